@@ -1,0 +1,282 @@
+"""Each op against torchvision's per-image counterpart, and what the draws promise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as V
+from torchvision.transforms import InterpolationMode
+
+from train.errors import UsageError
+from train.parts import augment
+from train.parts.contracts import Framing
+
+SHAPES = [(3, 32, 32), (1, 28, 28), (3, 21, 34), (3, 37, 24)]
+OPS = {
+    "flip": augment.flip(),
+    "crop": augment.crop(),
+    "color": augment.color(),
+    "rotate": augment.rotate(40.0),
+    "multi_scale": augment.multi_scale(),
+    "erase": augment.erase(),
+    "pipeline": augment.Pipeline([augment.multi_scale(), augment.flip(), augment.crop(), augment.color(), augment.erase()]),
+}
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(shape, count=16, dtype=torch.uint8):
+    images = torch.randint(0, 256, (count, *shape), generator=rng(7), dtype=torch.uint8)
+    return images if dtype == torch.uint8 else images.float() / 255
+
+
+def one_by_one(op, images, reference):
+    """What `op` makes of a batch, and what `reference(image, its choices)` makes of each image alone."""
+    choices = op.draw(rng(), len(images), tuple(images.shape[1:]))
+    alone = [reference(image, {name: value[i] for name, value in choices.items()}) for i, image in enumerate(images)]
+    return op.apply(images, choices), torch.stack(alone)
+
+
+def same(actual, expected):
+    assert actual.dtype == expected.dtype
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 if expected.is_floating_point() else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_flip_mirrors_the_drawn_images(shape, dtype):
+    same(*one_by_one(augment.flip(), pictures(shape, dtype=dtype), lambda x, c: V.horizontal_flip(x) if c["flip"] else x))
+
+
+@pytest.mark.parametrize("padding", [None, 0, 3])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_is_a_cut_of_the_padded_image(shape, dtype, padding):
+    pixels = math.ceil(min(shape[1:]) / 8) if padding is None else padding
+
+    def reference(image, c):
+        return V.crop(V.pad(image, [pixels]), int(c["top"]), int(c["left"]), *image.shape[1:])
+
+    same(*one_by_one(augment.crop(padding), pictures(shape, dtype=dtype), reference))
+
+
+@pytest.mark.parametrize("side", [28, 32])
+def test_crop_reaches_every_place_equally_often(side):
+    choices = augment.crop().draw(rng(), 81 * 200, (1, side, side))
+    counts = torch.bincount(choices["top"] * 9 + choices["left"], minlength=81)
+    assert len(counts) == 81
+    assert ((counts - 200).abs() < 5 * 200**0.5).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_color_blends_as_torchvision_does(shape):
+    def reference(image, c):
+        image = V.adjust_brightness(image, c["brightness"].item())
+        return V.adjust_saturation(V.adjust_contrast(image, c["contrast"].item()), c["saturation"].item())
+
+    images = pictures(shape, dtype=torch.float32)
+    same(*one_by_one(augment.color(0.8, 0.7, 1.5), images, reference))
+
+
+def test_color_factors_fill_their_range_and_zero_changes_nothing():
+    choices = augment.color(0.4, 1.5, 0.0).draw(rng(), 20_000, (3, 8, 8))
+    for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.0, 2.5), ("saturation", 1.0, 1.0)):
+        factor = choices[name]
+        assert factor.min() == pytest.approx(low, abs=1e-3)
+        assert factor.max() == pytest.approx(high, abs=1e-3)
+        assert factor.mean() == pytest.approx((low + high) / 2, abs=0.03)
+    images = pictures((3, 8, 8), dtype=torch.float32)
+    op = augment.color(0, 0, 0)
+    same(op.apply(images, op.draw(rng(), 16, (3, 8, 8))), images)
+
+
+@pytest.mark.parametrize("degrees", [15.0, 180.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rotate_turns_each_image_by_its_own_angle(shape, degrees):
+    def reference(image, c):
+        return V.rotate(image, math.degrees(c["radians"]), InterpolationMode.BILINEAR)
+
+    same(*one_by_one(augment.rotate(degrees), pictures(shape, dtype=torch.float32), reference))
+
+
+def test_rotate_angles_fill_both_sides():
+    degrees = augment.rotate(30.0).draw(rng(), 20_000, (1, 8, 8))["radians"].rad2deg()
+    assert degrees.abs().max() <= 30.001
+    assert degrees.mean() == pytest.approx(0, abs=0.5)
+    assert degrees.std() == pytest.approx(60 / 12**0.5, rel=0.02)
+
+
+def short_side(image, length):
+    return V.resize(image, [length], InterpolationMode.BILINEAR, antialias=False)
+
+
+@pytest.mark.parametrize("fit", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_multi_scale_cuts_out_of_the_resized_image(shape, fit):
+    op = augment.multi_scale([48, 90], 42, 48, fit_to_data=fit)
+    crop = min(shape[1:]) if fit else 42
+
+    def reference(image, c):
+        return V.crop(short_side(image, int(c["target"])), int(c["top"]), int(c["left"]), crop, crop)
+
+    images = pictures(shape, dtype=torch.float32)
+    same(*one_by_one(op, images, reference))
+    assert op.output_shape(shape) == (shape[0], crop, crop)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 300, 256)])
+def test_multi_scale_tests_on_the_centre(shape):
+    op = augment.multi_scale()
+    side = min(shape[1:])
+    resized = short_side(pictures(shape, 4, torch.float32), round(256 * side / 224))
+    top, left = (resized.shape[2] - side) // 2, (resized.shape[3] - side) // 2
+    same(op.evaluate(pictures(shape, 4)), V.crop(resized, top, left, side, side))
+
+
+def test_multi_scale_draws_every_length_and_place():
+    choices = augment.multi_scale().draw(rng(), 50_000, (1, 28, 28))
+    assert choices["target"].unique().tolist() == list(range(32, 61))
+    for length in (32, 45, 60):
+        drawn = choices["target"] == length
+        for corner in ("top", "left"):
+            assert choices[corner][drawn].unique().tolist() == list(range(length - 28 + 1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (500, 300), (64, 64)])
+def test_a_framing_region_is_the_crop_seen_in_the_source(height, width):
+    op = augment.multi_scale([256, 480], 224, 256, fit_to_data=True)
+    assert isinstance(op, Framing)
+    assert op.size() == (224, 224)
+    short = min(height, width)
+    regions = torch.tensor([op.train_region(rng(seed), height, width) for seed in range(2000)], dtype=torch.float64)
+    top, left, high, wide = regions.unbind(1)
+    assert high.equal(wide)
+    assert (high >= 224 / 480 * short - 1e-9).all()
+    assert (high <= 224 / 256 * short + 1e-9).all()
+    length = 224 * short / high
+    assert (length - length.round()).abs().max() < 1e-9
+    assert length.mean() == pytest.approx(368, abs=8)
+    assert (regions >= 0).all()
+    assert (top + high <= height + 1e-9).all()
+    assert (left + wide <= width + 1e-9).all()
+    for place in (top / (height - high), left / (width - wide)):
+        assert place.mean() == pytest.approx(0.5, abs=0.03)
+        assert place.std() == pytest.approx(12**-0.5, abs=0.02)
+    side = short * 224 / 256
+    assert op.test_region(height, width) == pytest.approx(((height - side) / 2, (width - side) / 2, side, side))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_erase_zeroes_the_drawn_rectangle(shape, dtype):
+    def reference(image, c):
+        top, left, height, width = (int(c[name]) for name in ("top", "left", "height", "width"))
+        return V.erase(image, top, left, height, width, torch.zeros((), dtype=dtype)) if height else image
+
+    images = pictures(shape, 64, dtype)
+    actual, expected = one_by_one(augment.erase(), images, reference)
+    same(actual, expected)
+    assert (actual != images).any()
+
+
+def test_erase_keeps_to_its_probability_and_ranges():
+    choices = augment.erase(0.3, [0.1, 0.2], [0.5, 2.0]).draw(rng(), 20_000, (3, 200, 200))
+    erased = choices["height"] > 0
+    assert erased.float().mean() == pytest.approx(0.3, abs=0.015)
+    top, left, height, width = (choices[name][erased] for name in ("top", "left", "height", "width"))
+    share, ratio = height * width / 200**2, height / width
+    assert 0.095 < share.min() < 0.11
+    assert 0.19 < share.max() < 0.205
+    assert share.mean() == pytest.approx(0.15, abs=0.002)
+    assert 0.49 < ratio.min() < 0.52
+    assert ratio.log().mean() == pytest.approx(0, abs=0.02)
+    assert (top / (200 - height)).mean() == pytest.approx(0.5, abs=0.02)
+    assert ((top + height <= 200) & (left + width <= 200)).all()
+
+
+def test_erase_spares_an_image_that_no_rectangle_fits_into():
+    op, images = augment.erase(1.0, [1.0, 1.0], [3.0, 3.0]), pictures((3, 32, 32))
+    same(op.apply(images, op.draw(rng(), 16, (3, 32, 32))), images)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
+def test_flip_keeps_to_its_probability(p):
+    assert augment.flip(p).draw(rng(), 20_000, (1, 8, 8))["flip"].float().mean() == pytest.approx(p, abs=0.015)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_draws_are_a_function_of_the_generator_one_per_image(name):
+    op, shape = OPS[name], (3, 32, 32)
+    state = torch.get_rng_state()
+    first, again, other = (op.draw(rng(seed), 64, shape) for seed in (1, 1, 2))
+    assert torch.get_rng_state().equal(state)
+    for key, value in first.items():
+        assert len(value) == 64
+        assert value.device.type == "cpu"
+        assert value.equal(again[key])
+        assert not value.equal(other[key])
+        assert len(value.unique()) > 1
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_apply_treats_each_image_alone_and_leaves_its_input_as_it_was(name):
+    op, shape = OPS[name], (3, 32, 32)
+    images = pictures(shape)
+    choices = op.draw(rng(), len(images), shape)
+    result = op.apply(images, choices)
+    assert images.equal(pictures(shape))
+    assert tuple(result.shape[1:]) == op.output_shape(shape)
+    last = op.apply(images[-1:], {key: value[-1:] for key, value in choices.items()})
+    torch.testing.assert_close(result[-1:], last, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["flip", "crop", "color", "rotate", "erase"])
+def test_validation_images_are_left_alone(name):
+    images = pictures((3, 32, 32))
+    assert OPS[name].evaluate(images) is images
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: augment.Pipeline([augment.flip(), augment.multi_scale()]), "first"),
+        (lambda: augment.multi_scale([480, 256]), r"augment.multi_scale.short_side=\[480,256\]"),
+        (lambda: augment.multi_scale([200, 256]), r"augment.multi_scale.short_side=\[200,256\]"),
+        (lambda: augment.multi_scale(test_short_side=100), "augment.multi_scale.test_short_side=100"),
+        (lambda: augment.erase(scale=[0.4, 0.1]), r"augment.erase.scale=\[0.4,0.1\]"),
+        (lambda: augment.erase(ratio=[3.0, 1.0]), r"augment.erase.ratio=\[3.0,1.0\]"),
+    ],
+)
+def test_what_cannot_be_done_is_said(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_as_float_scales_bytes_and_leaves_floats():
+    images = pictures((1, 4, 4))
+    same(augment.as_float(images), images / 255)
+    noise = torch.randn(2, 1, 4, 4, generator=rng())
+    assert augment.as_float(noise) is noise
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("name", OPS)
+def test_a_gpu_makes_the_same_images_without_waiting_for_it(name):
+    op, images = OPS[name], pictures((3, 32, 32))
+    choices = op.draw(rng(), len(images), (3, 32, 32))
+    device = torch.device("cuda")
+    on_device = images.to(device)
+    op.apply(on_device, augment.move(choices, device))  # the first call loads kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = op.apply(on_device, augment.move(choices, device))
+        op.evaluate(on_device)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(result.cpu(), op.apply(images, choices), rtol=0, atol=1e-4)

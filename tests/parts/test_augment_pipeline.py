@@ -1,0 +1,74 @@
+"""Several augmentations as one, and how they are chosen on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from train.parts import augment
+
+CONF = Path(__file__).parents[2] / "conf"
+IMAGES = torch.randint(0, 256, (16, 3, 32, 40), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_pipeline_applies_its_ops_in_order():
+    ops = [augment.multi_scale([12, 20], 10, 12, fit_to_data=False), augment.crop(), augment.erase()]
+    pipeline, images = augment.Pipeline(ops), IMAGES
+    choices = pipeline.draw(rng(), 16, (3, 32, 40))
+    expected = images
+    for index, op in enumerate(ops):
+        expected = op.apply(expected, {key[2:]: value for key, value in choices.items() if key.startswith(f"{index}.")})
+    assert pipeline.apply(images, choices).equal(expected)
+    assert pipeline.output_shape((3, 32, 40)) == (3, 10, 10)
+    assert pipeline.evaluate(images).equal(ops[0].evaluate(images))
+    assert augment.Pipeline([]).apply(images, augment.Pipeline([]).draw(rng(), 16, (3, 32, 40))) is images
+
+
+def test_what_an_op_draws_does_not_depend_on_the_others():
+    shape = (3, 32, 32)
+    short = augment.Pipeline([augment.flip(), augment.rotate()]).draw(rng(), 32, shape)
+    long = augment.Pipeline([augment.erase(), augment.rotate(), augment.flip()]).draw(rng(), 32, shape)
+    assert short["1.radians"].equal(long["1.radians"])
+
+
+def test_a_pipeline_parts_the_framing_from_the_rest():
+    framing, flip = augment.multi_scale(), augment.flip()
+    pipeline = augment.Pipeline([framing, flip])
+    assert pipeline.framing is framing
+    assert list(pipeline.rest.ops) == [flip]
+    assert augment.Pipeline([flip]).framing is None
+    assert list(augment.Pipeline([flip]).rest.ops) == [flip]
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        (None, ["crop", "flip"]),
+        ("augment=none", []),
+        ("augment=[flip,rotate,erase]", ["flip", "rotate", "erase"]),
+        ("augment=[rotate,flip]", ["rotate", "flip"]),
+        ("augment=lecture", ["multi_scale", "flip", "rotate", "color"]),
+        ("augment=[lecture,erase]", ["multi_scale", "flip", "rotate", "color", "erase"]),
+        ("augment.flip.p=0.3", ["crop", "flip"]),
+        ("~augment.flip", ["crop"]),
+    ],
+)
+def test_choices_compose_on_the_command_line(tmp_path, override, names):
+    primary = {"defaults": ["_self_", {"augment": "flip_crop"}], "augment": {}, "hydra": {"searchpath": [f"file://{CONF}"]}}
+    OmegaConf.save(primary, tmp_path / "config.yaml")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        config = compose("config", [override] if override else [])
+    ops = instantiate(config.augment, _convert_="all")
+    assert list(ops) == names
+    for name, op in ops.items():  # the numbers in a YAML are the function's own defaults
+        default = augment.flip(0.3) if override == "augment.flip.p=0.3" and name == "flip" else getattr(augment, name)()
+        assert OmegaConf.create(vars(op)) == OmegaConf.create(vars(default))

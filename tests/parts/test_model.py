@@ -1,0 +1,182 @@
+"""The lab's own models: their sizes, names and biases, what they accept and what they refuse."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from train.errors import ShapeError, UsageError
+from train.parts import norm as norms
+from train.parts.activation import activation
+from train.parts.model import convnet, mlp, plain, resnet
+
+NORMS = {"none": None, "batch": norms.batch(), "layer": norms.layer(), "instance": norms.instance(), "group": norms.group(4)}
+MODELS = {
+    "mlp": partial(mlp, depth=2, width=16),
+    "convnet": partial(convnet, width=8),
+    "convnet_deep": partial(convnet, stages=4, convs=1, width=4),
+    "plain": partial(plain, depth=9, width=8),
+    "resnet": partial(resnet, depth=8, width=8),
+}
+CASES = [(m, n) for m in MODELS for n in NORMS if (m, n) != ("mlp", "instance")]
+
+
+def build(factory, shape=(3, 32, 32), classes=10, norm=None, act: Any = "relu", dropout=0.0, **settings):
+    return factory(input_shape=shape, classes=classes, norm=norm, activation=activation(act), dropout=dropout, **settings)
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def names(model):
+    """Of the leaves, in the order of registration."""
+    return [name for name, module in model.named_modules() if name and not list(module.children())]
+
+
+def order_of_calls(model, images):
+    """(name, module) of the leaves in the order in which the forward calls them."""
+    calls = []
+    hooks = [
+        module.register_forward_hook(lambda module, *_, name=name: calls.append((name, module)))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    model(images)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+@pytest.mark.parametrize(("model", "norm"), CASES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 17, 33)])
+def test_logits_have_the_shape_and_gradients_reach_every_parameter(model, norm, shape):
+    torch.manual_seed(0)
+    net = build(MODELS[model], shape, 7, NORMS[norm], act="tanh", dropout=0.1)
+    logits = net(torch.randn(4, *shape))
+    assert logits.shape == (4, 7)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(("model", "norm"), CASES)
+def test_biases_exist_exactly_where_no_norm_follows(model, norm):
+    net = build(MODELS[model], norm=NORMS[norm])
+    calls = order_of_calls(net, torch.randn(2, 3, 32, 32))
+    is_norm = [type(module).__name__.endswith("Norm") for _, module in calls]
+    layers = 0
+    for (name, module), norm_follows in zip(calls, [*is_norm[1:], False], strict=True):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            layers += 1
+            assert (module.bias is None) == norm_follows, name
+            assert norm_follows == (norm != "none" and name != "head"), name
+    assert layers > 1
+    assert any(is_norm) == (norm != "none")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_activations_are_modules_called_once(model):
+    net = build(MODELS[model], act="gelu")
+    calls = [name for name, module in order_of_calls(net, torch.randn(2, 3, 32, 32)) if isinstance(module, nn.GELU)]
+    layers = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(calls) == len(set(calls)) == len(layers) - 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_dropout_modules_exist_only_above_zero(model):
+    count = {p: [d.p for d in build(MODELS[model], dropout=p).modules() if isinstance(d, nn.Dropout)] for p in (0.0, 0.3)}
+    assert count == {0.0: [], 0.3: [0.3] * (2 if model == "mlp" else 1)}
+
+
+def test_names():
+    assert names(build(mlp, norm=norms.batch(), dropout=0.5, depth=2)) == [
+        *("flatten", "fc1", "norm1", "act1", "dropout1", "fc2", "norm2", "act2", "dropout2", "head")
+    ]
+    assert names(build(convnet, norm=norms.batch(), dropout=0.5, stages=2, convs=2)) == [
+        *("stage1.conv1", "stage1.norm1", "stage1.act1", "stage1.conv2", "stage1.norm2", "stage1.act2"),
+        *("stage2.conv1", "stage2.norm1", "stage2.act1", "stage2.conv2", "stage2.norm2", "stage2.act2"),
+        *("pool", "dropout", "head"),
+    ]
+    assert names(build(plain, depth=5)) == [
+        *("stem.conv", "stem.act", "stage1.conv1", "stage1.act1", "stage2.conv1", "stage2.act1", "stage3.conv1", "stage3.act1"),
+        *("pool", "head"),
+    ]
+    block = ("conv1", "norm1", "act1", "conv2", "norm2", "act2", "shortcut")
+    assert names(build(resnet, norm=norms.batch(), depth=8)) == [
+        *("stem.conv", "stem.norm", "stem.act"),
+        *(f"stage{stage}.block1.{part}" for stage in (1, 2, 3) for part in block),
+        *("pool", "head"),
+    ]
+
+
+def test_parameter_counts():
+    batch = norms.batch()
+    assert parameters(build(mlp, (1, 28, 28), depth=0)) == 7850  # softmax regression on MNIST
+    assert parameters(build(mlp, (1, 28, 28), depth=1, width=100)) == 784 * 100 + 100 + 100 * 10 + 10
+    # The ResNets of He et al. 2015, table 6, with parameter-free shortcuts: 0.27, 0.46, 0.66, 0.85 and 1.7 million.
+    assert parameters(build(resnet, norm=batch, depth=20)) == 269_722
+    millions = [parameters(build(resnet, norm=batch, depth=depth)) / 1e6 for depth in (32, 44, 56, 110)]
+    assert [round(m, 2 if m < 1 else 1) for m in millions] == [0.46, 0.66, 0.85, 1.7]
+    # 9 k^2 weights a convolution, two norm parameters a channel
+    stages = [1 * 32 + 32 * 32, 32 * 64 + 64 * 64, 64 * 128 + 128 * 128]
+    assert parameters(build(convnet, (1, 28, 28), norm=batch)) == 9 * sum(stages) + 4 * (32 + 64 + 128) + 1290
+
+
+@pytest.mark.parametrize("depth", [8, 20, 32])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_plain_and_resnet_differ_in_the_shortcuts_alone(depth, norm):
+    pair = [build(factory, norm=NORMS[norm], depth=depth) for factory in (plain, resnet)]
+    shapes = [[tuple(p.shape) for p in net.parameters()] for net in pair]
+    assert shapes[0] == shapes[1]
+    # With the same weights and the residual branch's output removed, the shortcuts are what is left.
+    images = torch.rand(2, 3, 32, 32)
+    resnet_features = nn.Sequential(*list(pair[1].children())[:-2]).eval()
+    with torch.no_grad():
+        for name, parameter in pair[1].named_parameters():
+            if ".conv2." in name or ".norm2." in name:
+                parameter.zero_()
+        features = resnet_features(images)
+        stem = resnet_features[0](images)
+    assert torch.equal(features[:, :16], stem[:, :, ::4, ::4])
+    assert not features[:, 16:].any()
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5, 6, 7, 13, 50])
+def test_plain_has_exactly_depth_layers(depth):
+    net = build(plain, depth=depth, width=4)
+    layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+    assert net(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("depth", "offered"),
+    [(19, "depth=14 or 20"), (21, "depth=20 or 26"), (13, "depth=8 or 14"), (7, "depth=8."), (2, "depth=8.")],
+)
+def test_resnet_names_the_nearest_depths(depth, offered):
+    with pytest.raises(UsageError, match=rf"model.depth={depth}: .*{offered}"):
+        build(resnet, depth=depth)
+
+
+@pytest.mark.parametrize(("size", "most"), [(28, 5), (32, 6), (4, 3), (1, 1)])
+def test_convnet_refuses_more_stages_than_the_image_has_halves(size, most):
+    assert build(convnet, (1, size, 50), stages=most, width=1)(torch.randn(2, 1, size, 50)).shape == (2, 10)
+    with pytest.raises(ShapeError, match=rf"model.stages={most + 1} .*{size}x50.* {most - 1} times.*model.stages={most} or less"):
+        build(convnet, (1, size, 50), stages=most + 1, width=1)
+
+
+def test_convnet_takes_large_images():
+    assert build(convnet, (3, 224, 224), width=4)(torch.randn(1, 3, 224, 224)).shape == (1, 10)
+
+
+def test_the_lecture_network_keeps_its_names():
+    with torch.device("meta"):
+        net = build(mlp, (4096, 1, 1), act="tanh", depth=6, width=4096)
+    assert names(net) == ["flatten", *(f"{part}{n}" for n in range(1, 7) for part in ("fc", "act")), "head"]

@@ -1,0 +1,145 @@
+"""Norms against the lecture's formulas, written out in float64."""
+
+import copy
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra.utils import get_method, instantiate
+from torch import nn
+
+from train.errors import ShapeError
+from train.parts import norm
+
+CONF = Path(__file__).parents[2] / "conf/norm"
+SHAPES = [(5, 12), (5, 12, 7), (5, 12, 3, 4)]
+NORMS = [norm.batch(eps=0.5), norm.layer(eps=0.5), norm.group(groups=4, eps=0.5), norm.instance(eps=0.5)]
+PER_IMAGE = [(norm.layer(), 1), (norm.group(groups=4), 4), (norm.group(groups=12), 12), (norm.instance(), 12)]
+
+
+def images(shape, seed=0):
+    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 2
+
+
+def with_parameters(module, seed=1):
+    """The module in float64 with gamma and beta that are not the identity; returned as NumPy arrays beside it."""
+    generator = torch.Generator().manual_seed(seed)
+    module = module.double()
+    with torch.no_grad():
+        for parameter in (module.weight, module.bias):
+            parameter.normal_(generator=generator)
+    return module, module.weight.detach().numpy(), module.bias.detach().numpy()
+
+
+def scaled(x, mean, var, gamma, beta, eps=1e-5):
+    channel = (1, -1) + (1,) * (x.ndim - 2)
+    return gamma.reshape(channel) * (x - mean) / np.sqrt(var + eps) + beta.reshape(channel)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("momentum", [0.1, 1.0])
+def test_batch_norm_in_training_and_at_test_time(shape, momentum):
+    module, gamma, beta = with_parameters(norm.batch(momentum=momentum)(12))
+    alpha = 1 - momentum
+    running_mean, running_var = np.zeros(12), np.ones(12)
+    over = (0, *range(2, len(shape)))
+    for step in range(3):
+        x = images(shape, step)
+        mean, var = x.numpy().mean(over, keepdims=True), x.numpy().var(over, keepdims=True)
+        np.testing.assert_allclose(module(x).detach(), scaled(x.numpy(), mean, var, gamma, beta), rtol=1e-9)
+        running_mean = alpha * running_mean + (1 - alpha) * mean.ravel()
+        running_var = alpha * running_var + (1 - alpha) * x.numpy().var(over, ddof=1)
+    np.testing.assert_allclose(module.get_buffer("running_mean"), running_mean, rtol=1e-9)
+    np.testing.assert_allclose(module.get_buffer("running_var"), running_var, rtol=1e-9)
+
+    module.eval()
+    x, channel = images(shape, 9), (1, -1) + (1,) * (len(shape) - 2)
+    expected = scaled(x.numpy(), running_mean.reshape(channel), running_var.reshape(channel), gamma, beta)
+    np.testing.assert_allclose(module(x).detach(), expected, rtol=1e-9)
+    np.testing.assert_allclose(module.get_buffer("running_mean"), running_mean, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "factory", "groups"), [(s, f, g) for s in SHAPES for f, g in PER_IMAGE if s[2:] or g < 12])
+@pytest.mark.parametrize("training", [True, False])
+def test_per_image_norms(shape, factory, groups, training):
+    module, gamma, beta = with_parameters(factory(12))
+    x = images(shape)
+    expected = np.empty(shape)
+    for n in range(shape[0]):
+        for block in np.split(np.arange(12), groups):
+            values = x.numpy()[n, block]
+            expected[n, block] = scaled(values[None], values.mean(), values.var(), gamma[block], beta[block])[0]
+    np.testing.assert_allclose(module.train(training)(x).detach(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "factory"), [(s, f) for s in SHAPES for f in NORMS if s[2:] or f is not NORMS[3]])
+def test_eps_is_used_and_gradients_are_right(shape, factory):
+    module, _, _ = with_parameters(factory(12))
+    x = images(shape)[:2, :].requires_grad_()
+    assert torch.autograd.gradcheck(module, (x,))
+    reference = copy.deepcopy(module)
+    reference.eps = 1e-5
+    assert not torch.allclose(module(x), reference(x), rtol=1e-3)
+
+
+def test_batch_norm_speaks_torchs_state_dict():
+    assert set(norm.batch()(4).state_dict()) == set(nn.BatchNorm2d(4).state_dict())
+
+
+def test_types_and_repr_tell_norms_apart():
+    modules = [norm.batch()(12), norm.layer()(12), norm.instance()(12), norm.group(groups=3)(12)]
+    assert [type(m).__name__ for m in modules] == ["BatchNorm", "LayerNorm", "InstanceNorm", "GroupNorm"]
+    assert repr(modules[3]) == "GroupNorm(12, groups=3, eps=1e-05)"
+    assert norm.none() is None
+
+
+@pytest.mark.parametrize(
+    ("factory", "channels", "shape", "words"),
+    [
+        (norm.group(groups=8), 12, (2, 12, 4, 4), ["norm.groups=8", "12 channels", "norm.groups=6 or norm.groups=12"]),
+        (norm.group(groups=32), 12, (2, 12), ["norm.groups=32", "12 channels", "norm.groups=12,"]),
+        (norm.group(groups=12), 12, (2, 12, 1, 1), ["norm=group", "[2, 12, 1, 1]", "norm.groups"]),
+        (norm.instance(), 12, (2, 12, 1, 1), ["norm=instance", "[2, 12, 1, 1]", "norm=layer"]),
+        (norm.instance(), 12, (2, 12), ["norm=instance", "[2, 12]", "norm=layer"]),
+        (norm.layer(), 1, (2, 1, 1, 1), ["norm=layer", "[2, 1, 1, 1]", "norm=none"]),
+        (norm.batch(), 12, (1, 12), ["norm=batch", "[1, 12]", "batch_size"]),
+        (norm.batch(), 12, (1, 12, 1, 1), ["norm=batch", "[1, 12, 1, 1]", "batch_size"]),
+    ],
+)
+def test_impossible_shapes(factory, channels, shape, words):
+    module = factory(channels)
+    with pytest.raises(ShapeError) as caught:
+        module(torch.ones(shape))
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_norm_takes_one_value_at_test_time():
+    assert norm.batch()(3).eval()(torch.ones(1, 3)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("factory", [norm.batch(), norm.layer(), norm.group(groups=4), norm.instance()])
+def test_autocast_in_channels_last(factory):
+    """As the loop runs them: bfloat16 maps, float32 parameters."""
+    x = images((4, 12, 6, 6)).float().contiguous(memory_format=torch.channels_last)
+    module = factory(12)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = module(x.bfloat16())
+    y.float().square().sum().backward()
+    torch.testing.assert_close(y.float(), factory(12)(x), atol=0.03, rtol=0.03)
+    assert module.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_yaml_is_the_factorys_signature(path):
+    config = yaml.safe_load(path.read_text())
+    factory = get_method(config["_target_"])
+    parameters = inspect.signature(factory).parameters
+    assert list(config) == ["_target_", *parameters]
+    if factory.__name__ == path.stem:  # a YAML that is the function's own repeats its defaults
+        assert all(config[name] == parameter.default for name, parameter in parameters.items())
+    factory = instantiate(config)
+    assert (factory is None) if path.stem == "none" else factory(8)(images((2, 8, 3, 3)).float()).shape == (2, 8, 3, 3)

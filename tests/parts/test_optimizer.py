@@ -1,0 +1,107 @@
+"""Optimizers against the update rules written out."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_method, instantiate
+
+from train.errors import UsageError
+from train.parts import optimizer
+
+CONF = Path(__file__).parents[2] / "conf/optimizer"
+TARGET = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+
+def as_tuple(value):
+    """A YAML list as the tuple that a signature has for its default."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def gradient(w):
+    return 3 * (w - TARGET) + torch.sin(w)
+
+
+def trajectory(factory, decay, steps=8, device="cpu"):
+    w = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64, device=device))
+    update = factory([{"params": [w], "weight_decay": decay}])
+    for _ in range(steps):
+        w.grad = gradient(w.detach().cpu()).to(device)
+        update.step()
+    return w.detach().cpu()
+
+
+def sgd_by_hand(lr, momentum, nesterov, decay, steps=8):
+    w, v = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for _ in range(steps):
+        g = gradient(w) + decay * w
+        v = momentum * v + g
+        w = w - lr * (g + momentum * v if nesterov else v)
+    return w
+
+
+def adamw_by_hand(lr, first, second, eps, decay, steps=8):
+    w, m, v = (torch.zeros(3, dtype=torch.float64) for _ in range(3))
+    for t in range(1, steps + 1):
+        g = gradient(w)
+        m, v = first * m + (1 - first) * g, second * v + (1 - second) * g**2
+        w = w - lr * decay * w - lr * (m / (1 - first**t)) / ((v / (1 - second**t)).sqrt() + eps)
+    return w
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.8, False), (0.8, True)])
+def test_sgd(momentum, nesterov, decay):
+    found = trajectory(optimizer.sgd(lr=0.05, momentum=momentum, nesterov=nesterov), decay)
+    torch.testing.assert_close(found, sgd_by_hand(0.05, momentum, nesterov, decay), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adamw(decay):
+    found = trajectory(optimizer.adamw(lr=0.05, betas=[0.7, 0.9], eps=1e-4), decay)
+    torch.testing.assert_close(found, adamw_by_hand(0.05, 0.7, 0.9, 1e-4, decay), rtol=1e-9, atol=0)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("factory", [optimizer.sgd(), optimizer.adamw()])
+def test_a_gpu_takes_the_same_steps(factory):
+    torch.testing.assert_close(trajectory(factory, 0.1, device="cuda"), trajectory(factory, 0.1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("factory", "kind"), [(optimizer.sgd(), torch.optim.SGD), (optimizer.adamw(), torch.optim.AdamW)])
+def test_torchs_own_class_fused_where_it_can_be(factory, kind):
+    here = factory([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": 0.1}])
+    assert type(here) is kind
+    assert here.defaults["fused"] is True
+    elsewhere = factory([{"params": [torch.nn.Parameter(torch.ones(2, device="meta"))], "weight_decay": 0.1}])
+    assert elsewhere.defaults["fused"] is False
+
+
+def test_a_changed_learning_rate_is_used():
+    """As the loop applies a schedule: by writing `lr` into the groups."""
+    w = torch.nn.Parameter(torch.zeros(1))
+    update = optimizer.sgd(lr=1.0, momentum=0.0, nesterov=False)([{"params": [w], "weight_decay": 0.0}])
+    for group in update.param_groups:
+        group["lr"] = 0.25
+    w.grad = torch.ones(1)
+    update.step()
+    assert w.item() == -0.25
+
+
+def test_nesterov_needs_momentum():
+    with pytest.raises(UsageError, match=r"optimizer\.nesterov=true.*optimizer\.momentum"):
+        optimizer.sgd(momentum=0.0, nesterov=True)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_yaml_is_the_factorys_signature(path):
+    config = yaml.safe_load(path.read_text())
+    factory = get_method(config["_target_"])
+    parameters = inspect.signature(factory).parameters
+    assert list(config) == ["_target_", *parameters]
+    if factory.__name__ == path.stem:  # a YAML that is the function's own repeats its defaults
+        assert all(as_tuple(config[name]) == parameter.default for name, parameter in parameters.items())
+    assert trajectory(instantiate(config), 0.0).isfinite().all()

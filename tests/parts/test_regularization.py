@@ -1,0 +1,106 @@
+"""Weight decay against lambda/2 |W|^2 in the loss, dropout's expectation, and which parameters decay."""
+
+import copy
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from torch import nn
+from torch.nn import functional as F
+
+from train.parts import norm, optimizer
+from train.parts.regularization import Regularization, parameter_groups, regularization
+
+CONF = Path(__file__).parents[2] / "conf/regularization"
+SETTINGS = {  # weight_decay, dropout
+    "none": (0.0, 0.0),
+    "weight_decay": (5e-5, 0.0),
+    "dropout": (0.0, 0.5),
+    "weight_decay_dropout": (5e-5, 0.5),
+}
+
+
+def net():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), norm.batch()(4), nn.Tanh(), nn.Flatten(), nn.Linear(36, 5)).double()
+
+
+@pytest.mark.parametrize("decay_bias_and_norm", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_decay_by_sgd_is_the_lectures_penalty(decay_bias_and_norm, momentum):
+    penalty = 0.05
+    x = torch.randn(16, 2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = torch.arange(16) % 5
+    make = optimizer.sgd(lr=0.1, momentum=momentum, nesterov=momentum > 0)
+    decayed, explicit = net(), net()
+    groups = parameter_groups(decayed, regularization(weight_decay=penalty, decay_bias_and_norm=decay_bias_and_norm))
+    by_decay, by_loss = make(groups), make([{"params": list(explicit.parameters())}])
+    for _ in range(10):
+        by_decay.zero_grad()
+        F.cross_entropy(decayed(x), labels).backward()
+        by_decay.step()
+        by_loss.zero_grad()
+        weights = [p for name, p in explicit.named_parameters() if decay_bias_and_norm or name in ("0.weight", "4.weight")]
+        (F.cross_entropy(explicit(x), labels) + penalty / 2 * sum(w.square().sum() for w in weights)).backward()
+        by_loss.step()
+    for a, b in zip(decayed.parameters(), explicit.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    start = net()
+    assert all((a - b).abs().max() > 1e-4 for a, b in zip(decayed.parameters(), start.parameters(), strict=True))
+
+
+def test_adamw_decay_is_decoupled():
+    model = nn.Linear(3, 2, bias=False)
+    before = model.weight.detach().clone()
+    update = optimizer.adamw(lr=0.1)(parameter_groups(model, regularization(weight_decay=0.5)))
+    model(torch.zeros(1, 3)).sum().backward()  # gradient zero: what is left is the decay
+    update.step()
+    torch.testing.assert_close(model.weight.detach(), before * (1 - 0.1 * 0.5))
+
+
+def test_groups_hold_each_parameter_once_in_order():
+    model = net()
+    model.append(nn.Linear(5, 5))
+    model.append(copy.copy(model[-1]))  # shares its parameters
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = parameter_groups(model, regularization(weight_decay=0.1))
+    assert [(g["weight_decay"], [names[id(p)] for p in g["params"]]) for g in groups] == [
+        (0.1, ["0.weight", "4.weight", "5.weight"]),
+        (0.0, ["1.weight", "1.bias", "4.bias", "5.bias"]),
+    ]
+    (group,) = parameter_groups(model, regularization(weight_decay=0.1, decay_bias_and_norm=True))
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+@pytest.mark.parametrize(("bias", "decays"), [(True, [0.1, 0.0]), (False, [0.1])])
+def test_no_empty_group(bias, decays):
+    groups = parameter_groups(nn.Linear(2, 2, bias=bias), regularization(weight_decay=0.1))
+    assert [g["weight_decay"] for g in groups] == decays
+
+
+def test_dropouts_expectation_is_the_lectures():
+    """Mean over masks in training = test output; the lecture's own scaling by 1 - p at test time gives the same ratio."""
+    p, n = regularization(dropout=0.3).dropout, 200_000
+    x = torch.linspace(-2, 2, 5).expand(n, 5)
+    drop = nn.Dropout(p)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        y = drop(x)
+    off = (y == 0)[:, [0, 1, 3, 4]].double().mean().item()
+    assert off == pytest.approx(p, abs=5 * (p * (1 - p) / (4 * n)) ** 0.5)
+    torch.testing.assert_close(y.mean(0), drop.eval()(x)[0], atol=5 * 2 * (p / (1 - p) / n) ** 0.5, rtol=0)
+    unscaled = y * (1 - p)  # the lecture's training pass
+    torch.testing.assert_close(unscaled.mean(0), (1 - p) * x[0], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_yaml_is_the_signature(path):
+    config = yaml.safe_load(path.read_text())
+    assert list(config)[1:] == list(inspect.signature(regularization).parameters)
+    made = instantiate(config)
+    assert isinstance(made, Regularization)
+    assert (made.weight_decay, made.dropout) == SETTINGS.get(path.stem, (made.weight_decay, made.dropout))

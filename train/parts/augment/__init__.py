@@ -1,0 +1,30 @@
+"""Augmentations: what is drawn (`draw`, CPU tensors, one draw per image) is apart from applying it (`apply`, batched, on the
+images' device). Each factory function here is one choice of the group `augment`; they compose in the order of the config.
+
+`pixels`: color, erase. `geometry`: flip, crop, rotate. `framing`: multi_scale. `pipeline`: several ops as one.
+"""
+
+from train.parts.augment.framing import MultiScale, multi_scale
+from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
+from train.parts.augment.op import TrainingOnly, as_float
+from train.parts.augment.pipeline import Pipeline, move
+from train.parts.augment.pixels import Color, Erase, color, erase
+
+__all__ = [
+    "Color",
+    "Crop",
+    "Erase",
+    "Flip",
+    "MultiScale",
+    "Pipeline",
+    "Rotate",
+    "TrainingOnly",
+    "as_float",
+    "color",
+    "crop",
+    "erase",
+    "flip",
+    "move",
+    "multi_scale",
+    "rotate",
+]

@@ -1,0 +1,97 @@
+"""Ops that move pixels. Shapes: N images, C channels, H height, W width."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Interval
+from torch import Tensor
+
+from train.parts.augment.op import TrainingOnly, as_float, centres, sample, uniform, uniform_int
+from train.parts.contracts import Choices, Shape
+
+
+@dataclass(frozen=True)
+class Flip(TrainingOnly):
+    """See `flip`."""
+
+    p: float
+
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
+        """`flip`: bool [N]."""
+        return {"flip": torch.rand(count, generator=generator) < self.p}
+
+    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+        """The images, the drawn ones mirrored."""
+        return torch.where(choices["flip"][:, None, None, None], images.flip(3), images)
+
+
+def flip(p: Annotated[float, Interval(ge=0, le=1)] = 0.5) -> Flip:
+    """Mirror each image left to right with probability `p`. Keeps the type of the images."""
+    return Flip(p)
+
+
+@dataclass(frozen=True)
+class Crop(TrainingOnly):
+    """See `crop`."""
+
+    padding: int | None
+
+    def pixels(self, height: int, width: int) -> int:
+        """The zero pixels added to each side of an image."""
+        return math.ceil(min(height, width) / 8) if self.padding is None else self.padding
+
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
+        """`top`, `left`: int64 [N], the corner of the crop in the padded image."""
+        last = torch.full((count,), 2 * self.pixels(shape[1], shape[2]))
+        return {"top": uniform_int(generator, last), "left": uniform_int(generator, last)}
+
+    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+        """One crop of the original size per image."""
+        count, channels, height, width = images.shape
+        padding = self.pixels(height, width)
+        padded = F.pad(images, (padding, padding, padding, padding)).flatten(2)
+        row = choices["top"][:, None] + torch.arange(height, device=images.device)
+        column = choices["left"][:, None] + torch.arange(width, device=images.device)
+        # One flat index per pixel of the result: several times faster than indexing rows and columns apart.
+        place = row[:, :, None] * (width + 2 * padding) + column[:, None, :]
+        return padded.gather(2, place.view(count, 1, -1).expand(-1, channels, -1)).view(count, channels, height, width)
+
+
+def crop(padding: Annotated[int, Ge(0)] | None = None) -> Crop:
+    """Surround each image with `padding` pixels of zeros (raw zeros: black) and cut the original size out at a random place.
+
+    Each of the (2 padding + 1)^2 places is equally likely. None: an eighth of the short side, rounded up; 4 for images of 28 to
+    32 pixels, as is customary on CIFAR (He et al. 2015). Keeps the type of the images.
+    """
+    return Crop(padding)
+
+
+@dataclass(frozen=True)
+class Rotate(TrainingOnly):
+    """See `rotate`."""
+
+    degrees: float
+
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
+        """`radians`: float32 [N], anticlockwise."""
+        limit = math.radians(self.degrees)
+        return {"radians": uniform(generator, count, -limit, limit)}
+
+    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+        """The rotated images, float32."""
+        height, width = images.shape[2:]
+        x = centres(width, images.device)[None, None, :] - width / 2
+        y = centres(height, images.device)[None, :, None] - height / 2
+        cos, sin = choices["radians"].cos()[:, None, None], choices["radians"].sin()[:, None, None]
+        return sample(as_float(images), (cos * x - sin * y) * (2 / width), (sin * x + cos * y) * (2 / height), "zeros")
+
+
+def rotate(degrees: Annotated[float, Interval(ge=0, le=180)] = 15.0) -> Rotate:
+    """Rotate each image about its centre by an angle drawn uniformly from [-degrees, degrees]; bilinear, zeros where the
+    image does not reach."""
+    return Rotate(degrees)

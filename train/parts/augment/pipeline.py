@@ -1,0 +1,79 @@
+"""Several ops as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from train.errors import UsageError
+from train.parts.contracts import Choices, Framing, Op, Shape
+
+
+def move(choices: Choices, device: torch.device) -> Choices:
+    """The choices on `device`; to a GPU by copies out of pinned memory, which the host does not wait for."""
+    if device.type != "cuda":
+        return {name: value.to(device) for name, value in choices.items()}
+    return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in choices.items()}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Ops applied one after the other; itself an `Op`. The choice `name` of op number i is called "i.name".
+
+    UsageError when an op that frames the image (`Framing`) is not the first: it needs the whole image.
+    """
+
+    ops: Sequence[Op]
+
+    def __post_init__(self) -> None:
+        for op in self.ops[1:]:
+            if isinstance(op, Framing):
+                name = type(op).__name__
+                raise UsageError(
+                    f"augment: {name} cuts its crop out of the whole image, so it must be the first augmentation; "
+                    "list it first, as in augment=[multi_scale,flip], and once."
+                )
+
+    @property
+    def framing(self) -> Framing | None:
+        """The first op if it frames the image. Readers of image files apply it themselves, and `rest` comes after."""
+        return self.ops[0] if self.ops and isinstance(self.ops[0], Framing) else None
+
+    @property
+    def rest(self) -> Pipeline:
+        """The ops after the framing; all of them where there is none."""
+        return self if self.framing is None else Pipeline(self.ops[1:])
+
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
+        """The choices of all ops for `count` images of `shape`. Each op has a generator of its own, so that how much it draws
+        does not change what the others draw."""
+        seeds = torch.randint(2**63 - 1, (len(self.ops),), generator=generator).tolist()
+        choices: dict[str, Tensor] = {}
+        for index, (op, seed) in enumerate(zip(self.ops, seeds, strict=True)):
+            drawn = op.draw(torch.Generator().manual_seed(seed), count, shape)
+            choices |= {f"{index}.{name}": value for name, value in drawn.items()}
+            shape = op.output_shape(shape)
+        return choices
+
+    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+        """The images after all ops; choices that are still on the host are moved to the images' device."""
+        moved = move(choices, images.device)
+        for index, op in enumerate(self.ops):
+            start = f"{index}."
+            images = op.apply(images, {name.removeprefix(start): moved[name] for name in moved if name.startswith(start)})
+        return images
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """What all ops do to validation and test images."""
+        for op in self.ops:
+            images = op.evaluate(images)
+        return images
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one image after all ops."""
+        for op in self.ops:
+            shape = op.output_shape(shape)
+        return shape

@@ -1,0 +1,64 @@
+"""What each kind of part promises. Parts know these types and never each other.
+
+Shapes: N images of a batch, C channels, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Shape: TypeAlias = tuple[int, int, int]
+"""(C, H, W) of one image."""
+
+NormFactory: TypeAlias = Callable[[int], nn.Module]
+"""norm(channels) -> a module for inputs [N, C], [N, C, L] or [N, C, H, W]. `norm=none` is None instead of a factory."""
+
+ActivationFactory: TypeAlias = Callable[[], nn.Module]
+
+Initializer: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], None]
+"""init(model, images [N, C, H, W], generator): sets the parameters in place; `images` serve data-dependent inits."""
+
+Choices: TypeAlias = Mapping[str, Tensor]
+"""What an augmentation drew for a batch: CPU tensors whose first dimension is N."""
+
+ModelFactory: TypeAlias = Callable[..., nn.Module]
+"""model(*, input_shape: Shape, classes: int, norm: NormFactory | None, activation: ActivationFactory, dropout: float,
+**settings) -> nn.Module from images [N, C, H, W] to logits [N, K]."""
+
+Schedule: TypeAlias = Callable[[int, int], float]
+"""schedule(step, total_steps) -> the factor on the optimizer's learning rate; step counts from 0."""
+
+
+class Op(Protocol):
+    """One augmentation. Images are uint8 [N, C, H, W], or float32 in [0, 1]; an op that needs floats converts by
+    `train.parts.augment.as_float`, and one that only moves pixels keeps the type it was given."""
+
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
+        """Draw for `count` images of `shape`, from `generator` (CPU) alone."""
+
+    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+        """The augmented images, on the device of `images`; a pure function."""
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """What the op does to validation and test images: for most ops nothing."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of one image after the op, in training and in evaluation alike."""
+
+
+@runtime_checkable
+class Framing(Protocol):
+    """An op that cuts one region out of an image of any size and brings it to a fixed size. Readers of image files
+    use it while decoding, so that each image is resized once; all regions are (top, left, height, width) in pixels of the
+    source."""
+
+    def train_region(self, generator: torch.Generator, height: int, width: int) -> tuple[float, float, float, float]: ...
+
+    def test_region(self, height: int, width: int) -> tuple[float, float, float, float]: ...
+
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the result."""

@@ -1,0 +1,176 @@
+"""Weight initialisation: each choice returns `init(model, images, generator)`, which works in place.
+
+Touched, by every choice but `pytorch`:
+- weights of nn.Linear and nn.Conv1d/2d/3d (subclasses included): drawn as the choice says;
+- their biases: 0;
+- norms (modules whose class is called ...Norm, ...Norm2d and the like, torch's and ours): weight 1, bias 0.
+Not touched: everything else. Class tokens, positions, embeddings, layer scales, the packed projections of
+nn.MultiheadAttention, transposed convolutions and running statistics keep what the model's construction gave them.
+
+Weights are drawn in the order of `model.named_modules()`, from the given generator alone, on the CPU in float32: the same
+model and generator give the same bits on every device.
+
+fan_in = inputs that reach one output, fan_out = outputs that one input reaches. Linear [out, in]: in, out. Convolution
+[out, in / groups, k, k]: (in / groups) k k, (out / groups) k k.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from annotated_types import Interval
+from torch import Generator, Tensor, nn
+
+from train.parts.contracts import Initializer
+
+Positive = Annotated[float, Interval(gt=0)]
+Distribution = Literal["normal", "uniform"]
+Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+Draw: TypeAlias = Callable[[Layer, Generator], Tensor]
+
+
+def gaussian(std: Positive = 0.01) -> Initializer:
+    """N(0, std^2), whatever the layer's size. Deep nets lose the signal unless `std` happens to fit their width."""
+    return _each_layer(lambda layer, generator: _draw(layer, "normal", std, generator))
+
+
+def xavier() -> Initializer:
+    """N(0, 1 / fan_in): keeps the variance of the signal through linear layers. The lecture's; the paper's is `glorot`."""
+    return _each_layer(lambda layer, generator: _draw(layer, "normal", math.sqrt(1 / fans(layer)[0]), generator))
+
+
+def glorot(distribution: Distribution = "uniform", gain: Positive = 1.0) -> Initializer:
+    """Variance gain^2 * 2 / (fan_in + fan_out): a compromise between signal and gradient (Glorot & Bengio 2010)."""
+    return _each_layer(lambda layer, generator: _draw(layer, distribution, gain * math.sqrt(2 / sum(fans(layer))), generator))
+
+
+def kaiming(mode: Literal["fan_in", "fan_out"] = "fan_in", distribution: Distribution = "normal") -> Initializer:
+    """Variance 2 / fan, which makes up for the half that ReLU cuts off (He et al. 2015).
+
+    `fan_in` keeps the second moment of the signal forward, `fan_out` that of the gradient backward.
+    """
+    index = ("fan_in", "fan_out").index(mode)
+    return _each_layer(lambda layer, generator: _draw(layer, distribution, math.sqrt(2 / fans(layer)[index]), generator))
+
+
+def orthogonal(gain: Positive = 1.0) -> Initializer:
+    """`gain` times a random (semi-)orthogonal matrix: a linear layer keeps lengths (Saxe, McClelland & Ganguli 2014).
+
+    A convolution's weight is taken as a matrix [out, in k k]; with groups, each group's [out / groups, (in / groups) k k].
+    """
+    return _each_layer(lambda layer, generator: _draw_orthogonal(layer, gain, generator))
+
+
+def lsuv() -> Initializer:
+    """Layer-sequential unit variance (Mishkin & Matas 2016): `orthogonal`, then each layer's weight divided by the standard
+    deviation of its outputs on `images`, taken over all images, channels and positions, in the order in which layers run.
+
+    As biases are zero, outputs are proportional to the weight: one division is exact, where the paper iterates to a tolerance.
+    One forward pass serves all layers, because each hands on the output it has after the division. In this pass norms are
+    in training mode (batch norm uses the statistics of `images`) and everything else in evaluation mode, so that nothing
+    is dropped and nothing is drawn; modes and buffers, running statistics among them, are put back. A layer that runs more
+    than once is scaled the first time. One that does not run, or whose outputs have no finite positive deviation, stays
+    orthogonal.
+    """
+    start = orthogonal()
+
+    def init(model: nn.Module, images: Tensor, generator: Generator) -> None:
+        start(model, images, generator)
+        scaled: set[nn.Module] = set()
+
+        def scale(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+            std = output.float().std(correction=0)
+            if layer in scaled or not (std > 0 and std.isfinite()):
+                return output
+            scaled.add(layer)
+            layer.get_parameter("weight").div_(std)
+            return output / std
+
+        with torch.no_grad(), _measuring(model), _hooked(model, scale):
+            model(images.to(next(model.parameters()).device))
+
+    return init
+
+
+def pytorch() -> Initializer:
+    """torch's defaults: the model stays as it was constructed, with what the global generator gave it then.
+
+    Weights of linear layers and convolutions are uniform with variance 1 / (3 fan_in) (`kaiming_uniform_` with a = sqrt 5,
+    which is neither Xavier nor He), biases uniform in +-1 / sqrt(fan_in).
+    """
+    return lambda model, images, generator: None  # noqa: ARG005
+
+
+def fans(layer: Layer) -> tuple[int, int]:
+    """(fan_in, fan_out) of a linear layer or convolution."""
+    positions = math.prod(layer.weight.shape[2:])
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return layer.weight.shape[1] * positions, layer.weight.shape[0] // groups * positions
+
+
+def _each_layer(draw: Draw) -> Initializer:
+    def init(model: nn.Module, images: Tensor, generator: Generator) -> None:  # noqa: ARG001
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, Layer):
+                    module.weight.copy_(draw(module, generator))
+                    _fill(module, "bias", 0.0)
+                elif re.search(r"Norm(\dd)?$", type(module).__name__):
+                    _fill(module, "weight", 1.0)
+                    _fill(module, "bias", 0.0)
+
+    return init
+
+
+def _fill(module: nn.Module, name: str, value: float) -> None:
+    parameter = getattr(module, name, None)
+    if isinstance(parameter, nn.Parameter):
+        parameter.fill_(value)
+
+
+def _draw(layer: Layer, distribution: Distribution, std: float, generator: Generator) -> Tensor:
+    """Values of mean 0 and deviation `std`, in the shape of the layer's weight."""
+    weight = torch.empty(layer.weight.shape)
+    if distribution == "normal":
+        return weight.normal_(0, std, generator=generator)
+    bound = math.sqrt(3) * std
+    return weight.uniform_(-bound, bound, generator=generator)
+
+
+def _draw_orthogonal(layer: Layer, gain: float, generator: Generator) -> Tensor:
+    weight = torch.empty(layer.weight.shape)
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    for block in weight.chunk(groups):
+        nn.init.orthogonal_(block, gain, generator=generator)
+    return weight
+
+
+@contextmanager
+def _measuring(model: nn.Module) -> Iterator[None]:
+    """Norms in training mode, everything else in evaluation mode; modes and buffers as before on the way out."""
+    modes = {module: module.training for module in model.modules()}
+    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
+    for module in modes:
+        module.training = re.search(r"Norm(\dd)?$", type(module).__name__) is not None
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for buffer, before in buffers.items():
+            buffer.copy_(before)
+
+
+@contextmanager
+def _hooked(model: nn.Module, hook: Callable[[nn.Module, Any, Tensor], Tensor]) -> Iterator[None]:
+    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, Layer)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

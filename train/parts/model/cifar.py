@@ -1,0 +1,128 @@
+"""The pair of He, Zhang, Ren & Sun 2015, "Deep residual learning", section 4.2: a stack of 3x3 convolutions of any depth,
+plain and with residual shortcuts.
+
+Both: a stem of `width` channels, then three stages of `width`, 2 `width` and 4 `width` channels, where the second and the third
+start with stride 2; global average pooling and a linear head. The shortcuts have no parameters (option A of the paper), so
+that at the same depth and width the two differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Interval
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from train.errors import UsageError
+from train.parts.contracts import ActivationFactory, NormFactory, Shape
+from train.parts.model.layers import chain, conv3x3, conv_unit, pooled_head
+
+Width = Annotated[int, Interval(ge=1)]
+STAGES = 3
+
+
+def plain(
+    *,
+    input_shape: Shape,
+    classes: int,
+    norm: NormFactory | None,
+    activation: ActivationFactory,
+    dropout: float,
+    depth: Annotated[int, Interval(ge=2)] = 20,
+    width: Width = 16,
+) -> nn.Module:
+    """`depth` - 1 convolutions, each with norm and activation, and the head.
+
+    What the stem leaves is shared evenly among the stages, the earlier ones first; `depth` below 5 leaves out the later stages.
+    Names: `stem.conv`, `stage1.conv1`, `stage1.norm1`, `stage1.act1`, ..., `head`.
+    """
+    body: dict[str, nn.Module] = {"stem": chain(conv_unit(input_shape[0], width, norm, activation))}
+    channels = width
+    each, rest = divmod(depth - 2, STAGES)
+    for stage in range(1, STAGES + 1):
+        units: dict[str, nn.Module] = {}
+        for number in range(1, each + (stage <= rest) + 1):
+            outputs = width * 2 ** (stage - 1)
+            units |= conv_unit(channels, outputs, norm, activation, number, stride=_stride(stage, number))
+            channels = outputs
+        if units:
+            body[f"stage{stage}"] = chain(units)
+    return chain(body | pooled_head(channels, classes, dropout))
+
+
+def resnet(
+    *,
+    input_shape: Shape,
+    classes: int,
+    norm: NormFactory | None,
+    activation: ActivationFactory,
+    dropout: float,
+    depth: int = 20,
+    width: Width = 16,
+) -> nn.Module:
+    """Three stages of n residual blocks of two convolutions: `depth` = 6n + 2 layers with the stem and the head.
+
+    Names: `stem.conv`, `stage2.block1.conv1`, `stage2.block1.norm1`, ..., `head`. With `norm=none` nothing stands in for
+    the norm: the variance then grows from block to block, which is for the ablation to show.
+    UsageError: a `depth` that is not 6n + 2 with n >= 1.
+    """
+    body: dict[str, nn.Module] = {"stem": chain(conv_unit(input_shape[0], width, norm, activation))}
+    channels = width
+    for stage in range(1, STAGES + 1):
+        blocks: dict[str, nn.Module] = {}
+        for number in range(1, _blocks_per_stage(depth) + 1):
+            outputs = width * 2 ** (stage - 1)
+            blocks[f"block{number}"] = ResidualBlock(channels, outputs, norm, activation, _stride(stage, number))
+            channels = outputs
+        body[f"stage{stage}"] = chain(blocks)
+    return chain(body | pooled_head(channels, classes, dropout))
+
+
+class ResidualBlock(nn.Module):
+    """y = act(x' + norm(conv(act(norm(conv(x)))))), with x' = x, brought to y's shape where it differs.
+
+    x [N, inputs, H, W] -> y [N, outputs, H / stride, W / stride].
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, norm: NormFactory | None, activation: ActivationFactory, stride: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, outputs, norm, stride)
+        self.norm1 = nn.Identity() if norm is None else norm(outputs)
+        self.act1 = activation()
+        self.conv2 = conv3x3(outputs, outputs, norm)
+        self.norm2 = nn.Identity() if norm is None else norm(outputs)
+        self.act2 = activation()
+        self.shortcut = nn.Identity() if stride == 1 else StridedShortcut(outputs - inputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act1(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return self.act2(self.shortcut(x) + y)
+
+
+class StridedShortcut(nn.Module):
+    """Option A: every `stride`-th pixel, and `extra` channels of zeros behind the others. No parameters."""
+
+    def __init__(self, extra: int, stride: int) -> None:
+        super().__init__()
+        self.extra, self.stride = extra, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+def _stride(stage: int, number: int) -> int:
+    return 2 if stage > 1 and number == 1 else 1
+
+
+def _blocks_per_stage(depth: int) -> int:
+    blocks, rest = divmod(depth - 2, 2 * STAGES)
+    if blocks < 1:
+        raise UsageError(f"model.depth={depth}: this ResNet has 6n + 2 layers, n at least 1. Use model.depth=8.")
+    if rest:
+        below = 2 * STAGES * blocks + 2
+        raise UsageError(f"model.depth={depth}: this ResNet has 6n + 2 layers. Use model.depth={below} or {below + 2 * STAGES}.")
+    return blocks

@@ -1,0 +1,52 @@
+"""Regularisation as values: the model receives `dropout`, the loss `label_smoothing`, the optimizer the parameter groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Interval
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What `regularization` says, for the model, the loss and the optimizer to take from."""
+
+    weight_decay: float
+    dropout: float
+    label_smoothing: float
+    decay_bias_and_norm: bool
+
+
+def regularization(
+    weight_decay: Annotated[float, Interval(ge=0)] = 0.0,
+    dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+    decay_bias_and_norm: bool = False,
+) -> Regularization:
+    """The four values of the group.
+
+    weight_decay: the lambda of the lecture's penalty lambda/2 |W|^2 in the loss, exactly, with `optimizer=sgd`. With
+        `optimizer=adamw` it is decoupled: each update also takes lr * weight_decay * W off the weight (Loshchilov & Hutter
+        2019), which is not the gradient of a penalty, and calls for values like 0.01 to 0.1.
+    dropout: the lecture's p, the probability of turning a unit *off* (Srivastava et al. 2014). torch divides what is left
+        by 1 - p in training, where the lecture multiplies by 1 - p at test time: the expectations are the same.
+    label_smoothing: this share of the target goes to all classes alike (Szegedy et al. 2016).
+    decay_bias_and_norm: whether decay takes in biases and norm parameters, which are not in the lecture's W.
+    """
+    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm)
+
+
+def parameter_groups(model: nn.Module, regularization: Regularization) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer: each parameter once, in the model's order, with its group's `weight_decay`.
+
+    The first group decays; a second, without decay, holds the biases and norm parameters, which are known by having
+    fewer than two dimensions. With `decay_bias_and_norm` there is one group. Empty groups are left out.
+    """
+    everything = list(model.parameters())
+    skipped = [p for p in everything if p.ndim < 2 and not regularization.decay_bias_and_norm]
+    skipped_ids = set(map(id, skipped))
+    decayed = [p for p in everything if id(p) not in skipped_ids]
+    groups = [(decayed, regularization.weight_decay), (skipped, 0.0)]
+    return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
