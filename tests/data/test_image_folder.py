@@ -1,0 +1,180 @@
+"""The data set: what it finds, and every way a folder can be wrong."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data.contracts import Files
+from train.data.image_folder import CentreFraming, image_folder
+from train.errors import UsageError
+from train.parts.contracts import Framing
+
+
+def save(path, value=0, size=(8, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes; train and val."""
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog"):
+            for index in range(count):
+                save(tmp_path / split / name / f"{index}.png")
+    return tmp_path
+
+
+def message(root, **settings):
+    with pytest.raises(UsageError) as caught:
+        image_folder(str(root), **settings).load()
+    return str(caught.value)
+
+
+def names(files):
+    assert isinstance(files, Files)
+    return [f"{path.parent.name}/{path.name}" for path in files.paths]
+
+
+def test_classes_labels_and_shape(root):
+    data = image_folder(str(root), size=4, short_side=6)
+    splits = data.load()
+    assert data.shape == (3, 4, 4)
+    assert data.class_names == ("cat", "dog")
+    assert names(splits.train) == ["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png", "dog/2.png"]
+    assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert image_folder(str(root), channels=1).shape == (1, 224, 224)
+
+
+def test_val_alone_is_the_test_split(root):
+    splits = image_folder(str(root)).load()
+    assert splits.val is None
+    assert isinstance(splits.test, Files)
+    assert all(path.is_relative_to(root / "val") for path in splits.test.paths)
+
+
+def test_val_and_test_are_each_themselves(root):
+    save(root / "test" / "cat" / "a.png")
+    save(root / "test" / "dog" / "a.png")
+    splits = image_folder(str(root)).load()
+    assert names(splits.test) == ["cat/a.png", "dog/a.png"]
+    assert splits.val is not None
+    assert len(splits.val) == 4
+
+
+def test_test_alone(root):
+    (root / "val").rename(root / "test")
+    splits = image_folder(str(root)).load()
+    assert splits.val is None
+    assert len(splits.test) == 4
+
+
+def test_what_counts_as_an_image(root):
+    folder = root / "train" / "cat"
+    save(folder / "UPPER.JPG")
+    save(folder / "nested" / "deep" / "x.webp")
+    save(folder / ".hidden.png")
+    save(folder / ".cache" / "x.png")
+    save(root / "train" / ".thumbnails" / "x.png")
+    (folder / "notes.txt").write_text("no image")
+    (root / "train" / "README").write_text("no class")
+    splits = image_folder(str(root)).load()
+    assert isinstance(splits.train, Files)
+    found = [str(path.relative_to(folder)) for path in splits.train.paths if path.is_relative_to(folder)]
+    assert found == ["0.png", "1.png", "2.png", "UPPER.JPG", "nested/deep/x.webp"]
+    assert splits.train.labels.tolist() == [0] * 5 + [1] * 3
+
+
+def test_a_tilde_is_the_home_folder(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert len(image_folder(f"~/{root.name}").load().train) == 6
+
+
+def test_root_not_set():
+    with pytest.raises(UsageError, match=r"data\.root is not set.*Set data\.root=FOLDER"):
+        image_folder(None)
+
+
+def test_root_missing(tmp_path):
+    assert f"data.root={tmp_path}/nowhere: there is no such folder" in message(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("gone", "said"), [("train", "no folder train/"), ("val", "neither val/ nor test/")])
+def test_split_missing(root, gone, said):
+    shutil.rmtree(root / gone)
+    assert said in message(root)
+
+
+def test_no_class_folders(root):
+    shutil.rmtree(root / "train")
+    save(root / "train" / "0.png")
+    assert f"{root}/train has no folders" in message(root)
+
+
+def test_class_without_images(root):
+    (root / "train" / "owl").mkdir()
+    (root / "train" / "owl" / "notes.txt").write_text("none yet")
+    assert f"Classes without images in {root}/train: 'owl'" in message(root)
+
+
+def test_classes_differ(root):
+    save(root / "train" / "owl" / "0.png")
+    save(root / "val" / "emu" / "0.png")
+    said = message(root)
+    assert f"{root}/val lacks 'owl'" in said
+    assert f"{root}/train lacks 'emu'" in said
+
+
+def test_empty_file(root):
+    (root / "train" / "dog" / "1.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"train/dog/1\.png is empty"):
+        image_folder(str(root))
+
+
+def test_link_to_nowhere(root):
+    (root / "train" / "dog" / "9.png").symlink_to(root / "gone.png")
+    with pytest.raises(UsageError, match=r"train/dog/9\.png cannot be read: No such file"):
+        image_folder(str(root))
+
+
+def test_links_are_followed(root):
+    (root / "elsewhere").mkdir()
+    (root / "train" / "dog").rename(root / "elsewhere" / "dog")
+    (root / "train" / "dog").symlink_to(root / "elsewhere" / "dog")
+    assert len(image_folder(str(root)).load().train) == 6
+
+
+def test_broken_headers_are_found_before_training(root):
+    (root / "train" / "dog" / "1.png").write_bytes(b"no image at all")
+    (root / "val" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    said = message(root)
+    assert f"{root}/train/dog/1.png is not an image that can be read" in said
+    assert "2 of 10 files" in said
+    assert len(image_folder(str(root), check=False).load().train) == 6
+
+
+def test_a_mode_that_cannot_be_converted(root):
+    Image.new("LAB", (8, 8)).save(root / "train" / "dog" / "lab.tiff")
+    assert "lab.tiff" in message(root)
+
+
+@pytest.mark.parametrize("limit", [99, 51])
+def test_decompression_bomb(root, monkeypatch, limit):
+    save(root / "val" / "dog" / "huge.png", size=(10, 10 + limit % 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert "val/dog/huge.png" in message(root)
+
+
+def test_the_crop_must_fit():
+    with pytest.raises(UsageError, match=r"data\.size=300 .*data\.short_side=256"):
+        image_folder("anywhere", size=300)
+
+
+def test_the_default_framing():
+    framing = CentreFraming(short_side=256, crop=224)
+    assert isinstance(framing, Framing)
+    assert framing.size() == (224, 224)
+    assert framing.test_region(512, 1024) == (32, 288, 448, 448)
+    assert np.allclose(framing.test_region(100, 100), (6.25, 6.25, 87.5, 87.5))

@@ -1,0 +1,71 @@
+"""What a data set promises to the rest: what it is before it is loaded, and its splits once it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor
+
+from train.parts.contracts import Framing, Shape
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images that fit in memory. `images`: uint8 in [0, 255], or float32 as they are (noise), [N, C, H, W]; `labels`: int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images decoded as they are needed. `labels`: int64 [N]."""
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Source: TypeAlias = Arrays | Files
+
+
+@dataclass(frozen=True)
+class Splits:
+    """`val` is None until `train.data.split.carve` takes it out of `train`, unless the data set brings its own."""
+
+    train: Source
+    test: Source
+    val: Source | None = None
+
+
+class Dataset(Protocol):
+    """What a choice of the group `data` returns. Constructing one reads no images."""
+
+    shape: Shape
+    """(C, H, W) of the images as `load` gives them; for image files, as they leave the default framing."""
+    class_names: tuple[str, ...]
+
+    def load(self) -> Splits:
+        """Read (where allowed: download) the data. UsageError when it cannot be had, naming where it was looked for."""
+
+
+@runtime_checkable
+class Framed(Protocol):
+    """A data set of image files. `framing` brings them to `shape` where the augmentation has no framing of its own."""
+
+    framing: Framing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images`: float32 [N, C, H, W] on the device, augmented and pre-processed; `labels`: int64 [N] on the device."""
+
+    images: Tensor
+    labels: Tensor

@@ -1,0 +1,151 @@
+"""One image file -> one uint8 tensor, through a region of it and a single resize.
+
+Regions are (top, left, height, width) in pixels of the image as it is meant to be seen, that is, turned as its EXIF orientation
+says.
+
+What the modes become, before the resize:
+- grey, RGB: as they are. 1 bit, palette, CMYK, YCbCr, HSV: converted. Animations: their first frame.
+- transparency (alpha channel, transparent palette entry or colour): laid over white, the page most such drawings are made for;
+  over black, dark strokes would vanish.
+- 16 bit grey: value / 257, so that 65535 becomes 255. 32 bit integers (how some formats hand over 16 bit) likewise; values
+  outside [0, 65535] are an error.
+- float grey: [0, 1] is spread over [0, 255]; a file with values above 1 is taken to be in [0, 255]; anything else is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from train.errors import RunError
+
+Region: TypeAlias = tuple[float, float, float, float]
+
+# A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At no less than this many times the size that is needed, the difference to
+# the full decode stays at JPEG's own noise (1.4 of 255 rms on 1/f noise; at 1 it is 4.6 and shows as aliasing).
+DRAFT_MARGIN = 2.0
+# As Pillow's guide: from 3 on, averaging whole blocks of pixels before the antialiased resize cannot be told from doing without.
+REDUCING_GAP = 3.0
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored image into the one meant to be seen; 1 is upright."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The image with its header read and its pixels not. Raises whatever Pillow raises, which is nearly anything, for a file that
+    is not an image, has no pixels, a mode that cannot be converted, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
+    image = Image.open(path)
+    width, height = image.size
+    limit = Image.MAX_IMAGE_PIXELS
+    if width < 1 or height < 1:
+        raise ValueError(f"the image is {width} x {height} pixels")
+    if limit is not None and width * height > limit:
+        raise ValueError(
+            f"{width} x {height} pixels are more than the {limit} that Pillow takes for safe (a decompression bomb?)"
+        )
+    if image.mode == "LAB":
+        raise ValueError("Pillow cannot convert LAB to RGB")
+    return image
+
+
+def decode(path: str | Path, region: Callable[[int, int], Region], size: tuple[int, int], channels: int = 3) -> Tensor:
+    """uint8 [channels, *size]: what `region(height, width)` shows of the image at `path`, resized once to `size` (height, width),
+    bilinear with antialiasing.
+
+    In memory the channels lie innermost, as Pillow has them. channels: 3 for RGB, 1 for grey (luma). RunError naming the file
+    when it cannot be decoded."""
+    with _reading(path):
+        image = open_image(path)
+    with image:
+        with _reading(path):
+            if image.format not in ("JPEG", "MPO"):  # these alone can be drafted; others may find their orientation only now
+                image.load()
+            turn = _turn(image)
+        height, width = image.size if turn in _SWAPPING else image.size[::-1]
+        box = region(height, width)
+        with _reading(path):
+            enough = min(box[2] / size[0], box[3] / size[1]) / DRAFT_MARGIN
+            if enough >= 2:
+                image.draft(None, (max(1, int(image.width / enough)), max(1, int(image.height / enough))))
+            seen = image if turn is None else image.transpose(turn)
+            cut = _resize(to_8_bit(seen), box, (height, width), size)
+            return _tensor(cut.convert("L" if channels == 1 else "RGB"))
+
+
+_SWAPPING = {TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+
+def to_8_bit(image: Image.Image) -> Image.Image:
+    """The image in mode L or RGB; the head of this file says how. ValueError for values out of range."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        _demand(low >= 0 and high <= 65535, f"integer pixels from {low} to {high}, beyond [0, 65535]")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        values = np.asarray(image)
+        low, high = values.min(), values.max()
+        _demand(low >= 0 and high <= 255, f"float pixels from {low} to {high}, neither [0, 1] nor [0, 255]")  # NaN fails too
+        return Image.fromarray((values * (255 if high <= 1 else 1)).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _resize(image: Image.Image, region: Region, full: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    """The region, given for an image of `full` (height, width), out of an image that may have been decoded smaller."""
+    down, across = image.height / full[0], image.width / full[1]
+    top, left, height, width = region
+    # Rounding may put an edge beyond the border by less than a millionth of a pixel, which Pillow refuses.
+    box = (
+        max(0.0, left * across),
+        max(0.0, top * down),
+        min(float(image.width), (left + width) * across),
+        min(float(image.height), (top + height) * down),
+    )
+    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=REDUCING_GAP)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF raises nearly anything; the pixels are sound, and stay as they are stored
+        return None
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _demand(condition: object, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Turns whatever Pillow raises into one RunError with the file's name."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise RunError(f"{path} cannot be decoded: {reason}. Replace or remove the file.") from error

@@ -1,0 +1,165 @@
+"""Processes that decode image files, a batch at a time.
+
+A worker gets a `Request` and returns pixels; it keeps no state and holds no labels, so that which worker does what cannot matter.
+
+Why `forkserver`: forking this process is unsafe once CUDA or an OpenMP region has run in it, and spawning imports torch anew for
+each worker, some seconds of a core. The server imports once, runs nothing, and forks each worker in milliseconds.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from train.data.decode import decode
+from train.errors import RunError
+from train.parts.contracts import Framing
+from train.rng import generator
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch. `indices`: the images' places in their split, which their draws depend on; `epoch`: None asks for the test
+    regions."""
+
+    paths: list[str]
+    indices: list[int]
+    epoch: int | None
+
+
+class Decoder(Dataset[Tensor | RunError]):
+    """Request -> uint8 [N, C, H, W]. A file that cannot be decoded comes back as the error itself: raised in a worker it would
+    reach the user wrapped in the worker's traceback."""
+
+    def __init__(self, framing: Framing, channels: int, augment_seed: int) -> None:
+        self.framing = framing
+        self.channels = channels
+        self.augment_seed = augment_seed
+
+    def __getitem__(self, request: Request) -> Tensor | RunError:
+        size = self.framing.size()
+        # Channels innermost, as they are decoded: turning them around in here would take 4 % of a worker's time.
+        images = torch.empty((len(request.paths), *size, self.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+        for row, (path, index) in enumerate(zip(request.paths, request.indices, strict=True)):
+            region = self.framing.test_region
+            if request.epoch is not None:
+                draw = generator(self.augment_seed, "augment", request.epoch, index)
+                region = partial(self.framing.train_region, draw)
+            try:
+                images[row] = decode(path, region, size, self.channels)
+            except RunError as error:
+                return error
+        return images
+
+
+class _Plan:
+    """The sampler of a DataLoader that outlives an epoch: what it asks for is set before each."""
+
+    requests: Iterable[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+
+class DecodingPool:
+    """`workers` processes of one thread around one `Decoder`; 0 decodes in this process.
+
+    keep: the processes wait for the next call instead of ending with each. pin: the batches lie in pinned memory.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int, *, keep: bool, pin: bool = False) -> None:
+        self._plan = _Plan()
+        self._make = partial(_loader, decoder, self._plan, workers, keep=keep, pin=pin)
+        self._loader: DataLoader[Any] | None = None
+        self._running: Generator[Tensor, None, None] | None = None
+
+    def decoded(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
+        """The answer to each request, in order; an iterator of an earlier call ends. RunError naming the file that cannot be
+        decoded, with the processes ended."""
+        self._stop()
+        self._running = self._answers(requests)
+        return self._running
+
+    def close(self) -> None:
+        """End the processes; the next call starts new ones."""
+        self._stop()
+        self._loader = None
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _answers(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
+        """A DataLoader ends its processes as the last reference to its iterator goes: none may hang on a traceback of an error
+        that leaves here, so errors leave from outside of the loop."""
+        self._plan.requests = requests
+        if self._loader is None:
+            self._loader = self._make()
+        failure: RunError | None = None
+        try:
+            for answer in self._loader:
+                if isinstance(answer, RunError):
+                    failure = answer
+                    break
+                yield answer
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            if isinstance(error, RuntimeError) and not re.search("exited unexpectedly|killed by signal", str(error)):
+                raise
+            failure = RunError(
+                f"A process that decodes image files ended unexpectedly ({error}). Memory, or a container's shared memory, "
+                "may have run out: lower data.workers or trainer.batch_size."
+            )
+        if failure is not None:
+            self._loader = None
+            raise failure
+
+
+def _loader(decoder: Decoder, plan: _Plan, workers: int, *, keep: bool, pin: bool) -> DataLoader[Any]:
+    return DataLoader(
+        decoder,
+        sampler=plan,
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=keep and workers > 0,
+        pin_memory=pin,
+        multiprocessing_context=_context() if workers else None,
+        worker_init_fn=_start,
+        generator=torch.Generator(),  # or it would draw its base seed from the global generator
+    )
+
+
+def _context() -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # The server ignores a module that it cannot import: outside of an installation it may not find ours.
+    context.set_forkserver_preload(["torch.utils.data", "PIL.Image", __name__])
+    return context
+
+
+def _start(worker: int) -> None:  # noqa: ARG001
+    """In a new worker: only its parent ends it, by asking or by dying."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run decides when it is over
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, once per worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """torch's own watch looks at the server that forked the worker, which itself waits for the workers to end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

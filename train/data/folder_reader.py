@@ -1,0 +1,144 @@
+"""Batches on the device, from image files that are decoded as they are needed.
+
+Shapes: N images of the split, B images of a batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from train.data.contracts import Batch, Files
+from train.data.decoding_pool import Decoder, DecodingPool, Request
+from train.data.statistics import Kind, Preprocess, from_histogram, histogram
+from train.errors import UsageError
+from train.parts.augment import Pipeline
+from train.parts.contracts import Framing, Shape
+from train.rng import generator
+
+BATCH_OPS = 1
+"""Third index of the draws of a batch's ops, to keep them apart from the draws of the image whose index equals the step."""
+
+FIT_BATCH = 64
+
+
+class FolderReader:
+    """Reads one split of image files, with the interface of `ArrayReader`.
+
+    Each image is cut to its region and resized while it is decoded, in `workers` processes (0: in this one): by the framing that
+    `op` starts with (`multi_scale`), otherwise by `framing`. What remains of `op` runs batched on `device`, uint8
+    [B, C, H, W].
+
+    The batches of an epoch are a function of `order_seed`, `augment_seed` and the epoch's number alone: an image's region is
+    drawn from its index in the split, so the number of workers cannot matter. The processes of `epoch` are kept from epoch to
+    epoch, those of `sweep` end with it; all of them end with this process.
+
+    While reading: RunError naming the file that cannot be decoded, with no process left behind.
+    """
+
+    def __init__(
+        self,
+        source: Files,
+        op: Pipeline,
+        preprocess: Preprocess,
+        *,
+        framing: Framing,
+        channels: int = 3,
+        batch_size: int,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        order_seed: int,
+        augment_seed: int,
+        workers: int = 0,
+    ) -> None:
+        framing = framing if op.framing is None else op.framing
+        self.op = op.rest
+        self.source = source
+        self.preprocess = preprocess
+        self.batch_size = batch_size
+        self.device = device
+        self.memory_format = memory_format
+        self.order_seed = order_seed
+        self.augment_seed = augment_seed
+        self.labels = source.labels.to(device)
+        self.shape: Shape = (channels, *framing.size())
+        decoder = Decoder(framing, channels, augment_seed)
+        pin = device.type == "cuda"
+        self._training = DecodingPool(decoder, workers, keep=True, pin=pin)
+        self._evaluation = DecodingPool(decoder, workers, keep=False, pin=pin)
+
+    def __len__(self) -> int:
+        """N"""
+        return len(self.source)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
+        if self.batch_size > len(self):
+            raise UsageError(
+                f"trainer.batch_size={self.batch_size} is more than the {len(self)} training images. "
+                f"Use trainer.batch_size={len(self)} or less."
+            )
+        return len(self) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The training batches of an epoch, each image at most once, from step `start` of the epoch on; images of earlier steps
+        are not decoded. One iterator at a time. UsageError as `steps_per_epoch`."""
+        steps = range(start, self.steps_per_epoch)
+        order = torch.randperm(len(self), generator=generator(self.order_seed, "order", epoch))
+        return self._training_batches(epoch, steps, order)
+
+    def sweep(self) -> Iterator[Batch]:
+        """All images once in their own order, cut as for testing; the last batch may be smaller."""
+        parts = torch.arange(len(self)).split(self.batch_size)
+        requests = (_request(self.source, part, None) for part in parts)
+        for part, images in zip(parts, self._evaluation.decoded(requests), strict=True):
+            yield self._batch(self.op.evaluate(self._send(images)), part)
+
+    def close(self) -> None:
+        """End the processes; reading again starts new ones."""
+        self._training.close()
+        self._evaluation.close()
+
+    def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
+        parts = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
+        requests = (_request(self.source, part, epoch) for part in parts)
+        for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
+            draw = generator(self.augment_seed, "augment", epoch, step, BATCH_OPS)
+            choices = self.op.draw(draw, self.batch_size, self.shape)
+            yield self._batch(self.op.apply(self._send(images), choices), part)
+
+    def _batch(self, images: Tensor, part: Tensor) -> Batch:
+        return Batch(self.preprocess.apply(images, self.memory_format), self.labels.index_select(0, self._send(part)))
+
+    def _send(self, values: Tensor) -> Tensor:
+        """A copy on the device, which the host does not wait for; images come in pinned memory already."""
+        if self.device.type != "cuda":
+            return values.to(self.device)
+        return (values if values.is_pinned() else values.pin_memory()).to(self.device, non_blocking=True)
+
+
+def fit_files(
+    kind: Kind, train: Files, framing: Framing, *, channels: int = 3, limit: int = 2048, seed: int = 0, workers: int = 0
+) -> Preprocess:
+    """The pre-processing of `kind` for image files with this training split, as `framing` cuts them for testing.
+
+    Exact over the pixels of the split when it has at most `limit` images; otherwise over `limit` of them, drawn by `seed`. The
+    drawn images' mean then differs from the split's by about the standard deviation of an image's mean / sqrt(limit): with .15 of
+    the range and 2048 images .003. `none` decodes nothing. RunError naming a file that cannot be decoded."""
+    if kind == "none":
+        return Preprocess(kind, (0.0,) * channels, (1.0,) * channels)
+    chosen = torch.randperm(len(train), generator=generator(seed, "statistics"))[:limit].sort().values
+    pool = DecodingPool(Decoder(framing, channels, seed), workers, keep=False)
+    requests = (_request(train, part, None) for part in chosen.split(FIT_BATCH))
+    counts = torch.zeros(channels, 256, dtype=torch.int64)
+    for images in pool.decoded(requests):
+        counts += histogram(images)
+    return from_histogram(kind, counts)
+
+
+def _request(source: Files, part: Tensor, epoch: int | None) -> Request:
+    indices = part.tolist()
+    return Request([str(source.paths[index]) for index in indices], indices, epoch)

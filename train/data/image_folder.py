@@ -1,0 +1,193 @@
+"""Images of any size in folders, one folder per class: ImageNet's layout and everybody's own photographs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge
+
+from train.data.contracts import Files, Splits
+from train.data.decode import Region, open_image
+from train.errors import UsageError
+from train.parts.contracts import Shape
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}) | {
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".avif", ".jp2"),
+}
+CHECK_THREADS = 16
+CHECK_CHUNK = 256
+SHOWN = 5
+"""How many names a message lists."""
+
+
+class CentreFraming:
+    """The `Framing` of an image folder where no augmentation brings its own: resize the short side to `short_side`, cut the
+    centre square of `crop` pixels; in training and testing alike, nothing is drawn."""
+
+    def __init__(self, short_side: int, crop: int) -> None:
+        self.short_side = short_side
+        self.crop = crop
+
+    def train_region(self, generator: torch.Generator, height: int, width: int) -> Region:  # noqa: ARG002
+        """As `test_region`."""
+        return self.test_region(height, width)
+
+    def test_region(self, height: int, width: int) -> Region:
+        """(top, left, height, width) in pixels of the source."""
+        side = self.crop * min(height, width) / self.short_side
+        return (height - side) / 2, (width - side) / 2, side, side
+
+    def size(self) -> tuple[int, int]:
+        """(crop, crop)."""
+        return self.crop, self.crop
+
+
+class ImageFolder:
+    """See `image_folder`. `framing` is what its readers use when the augmentation has none."""
+
+    def __init__(
+        self, folders: dict[str, Files], class_names: tuple[str, ...], framing: CentreFraming, channels: int, check: bool
+    ) -> None:
+        self.shape: Shape = (channels, *framing.size())
+        self.class_names = class_names
+        self.framing = framing
+        self._folders = folders
+        self._check = check
+
+    def load(self) -> Splits:
+        """The splits' files. UsageError naming the first of those whose header is broken."""
+        if self._check:
+            check_headers([path for files in self._folders.values() for path in files.paths])
+        test = self._folders.get("test")
+        val = self._folders.get("val")
+        if test is None:
+            test, val = val, None
+        assert test is not None  # image_folder saw to it
+        return Splits(self._folders["train"], test, val)
+
+
+def image_folder(
+    root: str | None = None,
+    size: Annotated[int, Ge(1)] = 224,
+    short_side: Annotated[int, Ge(1)] = 256,
+    channels: Literal[1, 3] = 3,
+    check: bool = True,
+) -> ImageFolder:
+    """Image files under `root/train/<class>/`, and `root/val/<class>/` or `root/test/<class>/` or both.
+
+    With both, each is what its name says. With `val/` alone, as ImageNet comes, it serves as the test split: it is looked at
+    once, at the end, and `data.val_fraction` carves a validation split out of `train/`. Folders inside a class belong to it;
+    names that start with a dot, and files that are no images by their suffix, are left out. Classes and files are in the order of
+    their names.
+
+    size, short_side: the default framing, `CentreFraming`; an augmentation that frames (`augment=multi_scale`) replaces it.
+    channels: 3 for RGB, 1 for grey. check: read the header of every file in `load`, some 30 s per million files on a local disk.
+
+    Constructing it reads names and file lengths only. UsageError, naming the folder or file and the remedy, for a missing root or
+    split, a split without classes, a class without images, classes that differ between the splits, empty files, and a crop larger
+    than the short side.
+    """
+    if size > short_side:
+        raise UsageError(f"data.size={size} does not fit into data.short_side={short_side}; lower the first or raise the second.")
+    folders = _split_folders(root)
+    try:
+        scanned = {name: _scan(folder) for name, folder in folders.items()}
+    except OSError as error:  # a link to nowhere, or no permission
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}. Make it readable, or remove it.") from error
+    class_names = tuple(scanned["train"])
+    for name, found in scanned.items():
+        _same_classes(folders["train"], set(class_names), folders[name], set(found))
+    files = {name: _files(found) for name, found in scanned.items()}
+    return ImageFolder(files, class_names, CentreFraming(short_side, size), channels, check)
+
+
+def check_headers(paths: Sequence[Path]) -> None:
+    """Open every file as far as its header. UsageError with the number of those that cannot be read and the first of them."""
+    chunks = [paths[start : start + CHECK_CHUNK] for start in range(0, len(paths), CHECK_CHUNK)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(CHECK_THREADS) as pool:
+        warnings.simplefilter("ignore")  # about metadata, or about sizes that are an error here
+        broken = [found for chunk in pool.map(_broken, chunks) for found in chunk]
+    if broken:
+        more = f" ({len(broken)} of {len(paths)} files are like that.)" if len(broken) > 1 else ""
+        raise UsageError(f"{broken[0]}. Replace or remove the file.{more}")
+
+
+def _broken(paths: Sequence[Path]) -> list[str]:
+    messages = []
+    for path in paths:
+        try:
+            open_image(path).close()
+        except Exception as error:  # Pillow's readers raise nearly anything on a broken file
+            messages.append(f"{path} is not an image that can be read: {str(error) or type(error).__name__}")
+    return messages
+
+
+def _split_folders(root: str | None) -> dict[str, Path]:
+    """train, and those of val and test that exist."""
+    layout = "it must hold train/<class>/ with image files, and val/<class>/ or test/<class>/ or both"
+    if root is None:
+        raise UsageError(f"data.root is not set: data=image_folder reads a folder of yours; {layout}. Set data.root=FOLDER.")
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UsageError(f"data.root={root}: there is no such folder ({folder.absolute()}). Set data.root to a folder; {layout}.")
+    found = {name: folder / name for name in ("train", "val", "test") if (folder / name).is_dir()}
+    if "train" not in found:
+        raise UsageError(f"data.root={root}: it has no folder train/; {layout}.")
+    if len(found) == 1:
+        raise UsageError(f"data.root={root}: it has neither val/ nor test/; {layout}.")
+    return found
+
+
+def _scan(folder: Path) -> dict[str, list[str]]:
+    """The image files of each class folder, both in the order of their names."""
+    with os.scandir(folder) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise UsageError(f"{folder} has no folders: the images of each class go into a folder of their own, {folder}/<class>/.")
+    found = {name: sorted(_images(folder / name)) for name in classes}
+    without = [name for name, paths in found.items() if not paths]
+    if without:
+        known = " ".join(sorted(SUFFIXES))
+        raise UsageError(
+            f"Classes without images in {folder}: {_some(without)}. Add images ({known}), or remove the folders, in every split."
+        )
+    return found
+
+
+def _images(folder: str | Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _images(entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122, a Path per entry would double the time
+                if entry.stat().st_size == 0:
+                    raise UsageError(f"{entry.path} is empty (0 bytes). Replace or remove the file.")
+                yield entry.path
+
+
+def _same_classes(train: Path, expected: set[str], other: Path, found: set[str]) -> None:
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    parts = [f"{other} lacks {_some(missing)}"] if missing else []
+    parts += [f"{train} lacks {_some(extra)}"] if extra else []
+    if parts:
+        raise UsageError(f"The splits must have the same classes, but {' and '.join(parts)}. Add or remove these folders.")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
+
+
+def _files(found: dict[str, list[str]]) -> Files:
+    paths = tuple(Path(path) for names in found.values() for path in names)
+    counts = torch.tensor([len(names) for names in found.values()])
+    return Files(paths, torch.arange(len(found)).repeat_interleave(counts))

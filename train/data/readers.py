@@ -1,0 +1,84 @@
+"""The readers of a run's splits, with the pre-processing fitted on the training split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from train.data.contracts import Arrays, Dataset, Files, Framed, Source, Splits
+from train.data.folder_reader import FolderReader, fit_files
+from train.data.reader import ArrayReader
+from train.data.statistics import Kind, Preprocess, fit
+from train.parts.augment import Pipeline
+
+EVALUATION_FACTOR = 4
+"""Images of a batch without gradients, as a multiple of the training batch: it needs a fraction of the memory."""
+
+
+@dataclass(frozen=True)
+class Readers:
+    """One reader per split; `val` is None where there is no such split."""
+
+    train: ArrayReader | FolderReader
+    val: ArrayReader | FolderReader | None
+    test: ArrayReader | FolderReader
+    preprocess: Preprocess
+
+    def close(self) -> None:
+        """End the worker processes, where there are any."""
+        for reader in (self.train, self.val, self.test):
+            if isinstance(reader, FolderReader):
+                reader.close()
+
+
+@dataclass(frozen=True)
+class ReaderSettings:
+    """How batches are made, whatever the kind of data."""
+
+    preprocess: Kind
+    batch_size: int
+    device: torch.device
+    memory_format: torch.memory_format
+    order_seed: int
+    augment_seed: int
+    workers: int
+
+
+def open_readers(dataset: Dataset, splits: Splits, pipeline: Pipeline, settings: ReaderSettings) -> Readers:
+    """Fit the pre-processing and place the images. RunError for an image file that turns out to be broken."""
+    preprocess = fit_preprocess(dataset, splits.train, pipeline, settings)
+
+    def open_split(source: Source, batch_size: int) -> ArrayReader | FolderReader:
+        make: Callable[..., ArrayReader | FolderReader] = ArrayReader
+        extra = {}
+        if isinstance(source, Files):
+            assert isinstance(dataset, Framed)
+            make = FolderReader
+            extra = {"framing": dataset.framing, "channels": dataset.shape[0], "workers": settings.workers}
+        return make(
+            source,
+            pipeline,
+            preprocess,
+            batch_size=batch_size,
+            device=settings.device,
+            memory_format=settings.memory_format,
+            order_seed=settings.order_seed,
+            augment_seed=settings.augment_seed,
+            **extra,
+        )
+
+    large = settings.batch_size * EVALUATION_FACTOR
+    val = None if splits.val is None else open_split(splits.val, large)
+    return Readers(open_split(splits.train, settings.batch_size), val, open_split(splits.test, large), preprocess)
+
+
+def fit_preprocess(dataset: Dataset, train: Source, pipeline: Pipeline, settings: ReaderSettings) -> Preprocess:
+    if isinstance(train, Arrays):
+        return fit(settings.preprocess, train)
+    assert isinstance(dataset, Framed)
+    framing = pipeline.framing or dataset.framing
+    return fit_files(
+        settings.preprocess, train, framing, channels=dataset.shape[0], seed=settings.order_seed, workers=settings.workers
+    )

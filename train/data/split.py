@@ -1,0 +1,51 @@
+"""A validation split, carved out of the training split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from train.data.contracts import Arrays, Source, Splits
+from train.errors import UsageError
+from train.rng import generator
+
+
+def carve(splits: Splits, fraction: float, seed: int) -> Splits:
+    """`splits` with `val` taken out of `train`, class by class, drawn by `seed`.
+
+    A class of n images gives min(floor(`fraction` n + 1/2), n - 1), so that each keeps at least one for training. Both parts keep
+    the order of `train`. Fraction 0, or a data set that brings a validation split of its own: `splits` as they are.
+    UsageError when the fraction is outside [0, 1) or takes no image at all.
+    """
+    if not 0 <= fraction < 1:
+        raise UsageError(f"data.val_fraction={fraction} must be at least 0 and below 1.")
+    if fraction == 0 or splits.val is not None:
+        return splits
+    taken = _draw(splits.train.labels, fraction, seed)
+    if not taken.any():
+        raise UsageError(
+            f"data.val_fraction={fraction} of {len(splits.train)} training images leaves no image of any class for validation. "
+            "Raise it, or use data.val_fraction=0 for no validation split."
+        )
+    return replace(splits, train=_select(splits.train, ~taken), val=_select(splits.train, taken))
+
+
+def _draw(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Which images go to validation: bool [N]."""
+    randomness = generator(seed, "split")
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = torch.nonzero(labels == label).flatten()
+        count = min(math.floor(fraction * len(members) + 0.5), len(members) - 1)
+        taken[members[torch.randperm(len(members), generator=randomness)[:count]]] = True
+    return taken
+
+
+def _select(source: Source, chosen: Tensor) -> Source:
+    indices = torch.nonzero(chosen).flatten()
+    if isinstance(source, Arrays):
+        return Arrays(source.images.index_select(0, indices), source.labels[indices])
+    return replace(source, paths=tuple(source.paths[index] for index in indices.tolist()), labels=source.labels[indices])
