@@ -1,0 +1,171 @@
+import dataclasses
+import io
+import re
+import threading
+
+import pytest
+from rich.console import Console
+
+from train.sinks.console import ConsoleSink
+from train.sinks.contracts import Record
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+WIDTHS = [20, 40, 60, 80, 140]
+
+
+def terminal(width: int, **settings) -> Console:
+    environment = {"TERM": "xterm-256color", **settings.pop("environment", {})}
+    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ=environment, **settings)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def lines_of(console: Console) -> list[str]:
+    """Everything ever drawn, line by line, without colours and cursor movements."""
+    return re.split(r"[\r\n]+", CONTROL.sub("", written(console)))
+
+
+def long_run(console: Console, clock, info, outcome) -> ConsoleSink:
+    sink = ConsoleSink(console, clock)
+    sink.start(info)
+    for step in range(1, 1001):
+        clock.now += 0.1
+        sink.progress(step, step / 100, {"loss/train": 0.43214, "accuracy/train": 0.841})
+        if step % 100 == 0:
+            sink.record(Record(step, step / 100, 0.0, {"accuracy/val": 0.8712}))
+        if step == 500:
+            sink.message("layer [conv3] is dead: 62 % of its channels give zero for every image of the batch", "warning")
+    sink.finish(outcome)
+    sink.close()
+    return sink
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_line_is_wider_than_the_terminal_but_the_ones_to_copy(clock, info, outcome, width):
+    console = terminal(width)
+    long_run(console, clock, info, outcome)
+    lines = lines_of(console)
+    assert "…" not in written(console)
+    folder = str(info.folder)
+    assert [line for line in lines if len(line) > width and str(info.folder.parent) not in line] == []
+    assert folder in lines
+    assert f"folder: {folder}" in lines
+    assert f"look at it: tensorboard --logdir {info.folder.parent}" in lines
+
+
+@pytest.mark.parametrize(
+    ("width", "wanted", "unwanted"),
+    [
+        (40, ["epoch  5.1/10", "0:49 left", "loss 0.4321", "val 87.1 %"], ["img/s", "━"]),
+        (80, ["━", " 51 %", "epoch  5.1/10", "0:49 left", "step 507/1,000", "loss 0.4321", "train 84.1 %", "640 img/s"], []),
+    ],
+)
+def test_what_a_narrow_terminal_leaves_out(clock, info, outcome, width, wanted, unwanted):
+    console = terminal(width)
+    long_run(console, clock, info, outcome)
+    frames = re.split(r"\r", CONTROL.sub("", written(console)))
+    frame = next(frame for frame in frames if "  5.1/10" in frame and ("step" in frame or width == 40) and "0:49" in frame)
+    assert [text for text in wanted if text not in frame] == []
+    assert [text for text in unwanted if text in frame] == []
+
+
+def test_it_draws_at_most_four_times_a_second_and_without_a_thread(clock, info):
+    console = terminal(80)
+    sink = ConsoleSink(console, clock)
+    sink.start(info)
+    threads = threading.active_count()
+    for step in range(1, 1001):
+        clock.now += 0.01
+        sink.progress(step, step / 100, {"loss/train": 1.0})
+    assert threading.active_count() == threads
+    sink.close()
+    assert 30 <= written(console).count("img/s") <= 42
+
+
+def test_the_cursor_is_visible_while_it_runs(clock, info):
+    console = terminal(80)
+    sink = ConsoleSink(console, clock)
+    sink.start(info)
+    clock.now += 1
+    sink.progress(1, 0.01, {})
+    text = written(console)
+    assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
+    sink.close()
+
+
+def test_a_message_stands_above_the_moving_lines_and_is_not_markup(clock, info, outcome):
+    console = terminal(140)
+    long_run(console, clock, info, outcome)
+    message = "warning: layer [conv3] is dead: 62 % of its channels give zero for every image of the batch"
+    text = CONTROL.sub("", written(console))
+    assert text.count(message + "\n") == 1
+    assert re.match(r"\n━.* 50 %.*\nstep 4\d\d/1,000", text[text.index(message) + len(message) :])
+
+
+def test_a_long_word_of_a_message_is_not_broken(clock):
+    console = terminal(40)
+    address = "/a/folder-with-hyphens/" + "x" * 60
+    sink = ConsoleSink(console, clock)
+    sink.message(f"the checkpoint could not be written to {address} because the disk is full", "error")
+    assert address in lines_of(console)
+
+
+def test_the_summary_at_80_columns(clock, info, outcome):
+    console = terminal(80)
+    long_run(console, clock, info, outcome)
+    text = CONTROL.sub("", written(console))
+    rows = [line.rstrip() for line in text[text.index("done") :].splitlines()]
+    assert rows[:-2] == [
+        "done",
+        "validation accuracy  87.10 ± 1.06 %  standard error, n = 1,000",
+        "test accuracy        90.00 ± 0.60 %  standard error, n = 2,500",
+        "train loss           0.3211",
+        "validation loss      0.3540",
+        "test loss            0.3612",
+        "parameters           273,066",
+        "FLOPs per image      12.3 M",
+        "time                 1:02  1,000 steps",
+        "speed                2,314 images/s",
+        "peak memory          1.50 GiB  host",
+    ]
+
+
+def test_a_failure_before_the_start_has_a_summary_too(clock, outcome):
+    console = terminal(80)
+    sink = ConsoleSink(console, clock)
+    sink.progress(1, 0.1, {})
+    sink.finish(dataclasses.replace(outcome, status="failed", reason="out of memory"))
+    assert "failed: out of memory" in lines_of(console)
+
+
+def test_no_color(clock, info, outcome):
+    colours = re.compile(r"\x1b\[[0-9;]*(3[0-8]|9[0-7]|4[0-8])[0-9;]*m")
+    with_colour, without = terminal(80), terminal(80, environment={"NO_COLOR": "1"})
+    long_run(with_colour, clock, info, outcome)
+    long_run(without, clock, info, outcome)
+    assert colours.search(written(with_colour))
+    assert not colours.search(written(without))
+    assert "━" in written(without)
+
+
+def test_a_terminal_without_unicode(clock, info, outcome):
+    class Ascii(io.StringIO):
+        encoding = "ascii"
+
+    console = Console(file=Ascii(), force_terminal=True, width=80, _environ={"TERM": "xterm"})
+    long_run(console, clock, info, outcome)
+    assert written(console).isascii()
+
+
+def test_the_time_left_follows_a_change_of_pace(clock, info):
+    console = terminal(140)
+    sink = ConsoleSink(console, clock)
+    sink.start(info)
+    for step in range(401, 801):  # as after a resume: the first step seen is not the first of the run
+        clock.now += 0.1 if step <= 600 else 1.0
+        sink.progress(step, step / 100, {})
+    sink.close()
+    assert "3:20 left" in lines_of(console)[-3]

@@ -1,0 +1,20 @@
+"""Chooses how a run shows itself on an output stream."""
+
+from __future__ import annotations
+
+import os
+from typing import TextIO
+
+from train.sinks.contracts import Sink
+from train.sinks.plain import PlainSink, line_writer
+
+
+def stream_sink(stream: TextIO) -> Sink:
+    """The live view where `stream` is a terminal that can move its cursor, plain lines elsewhere."""
+    if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return PlainSink(line_writer(stream))
+    from rich.console import Console
+
+    from train.sinks.console import ConsoleSink
+
+    return ConsoleSink(Console(file=stream, highlight=False, markup=False))
