@@ -1,0 +1,178 @@
+"""The command as a user types it: answers, refusals, run folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.harness import COMMAND, SMALL, only_run
+from train.sinks.jsonl import read_records
+
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
+
+REFUSED = {
+    "init=xavir": "train: init=xavir: there is no such choice. Did you mean init=xavier?",
+    "optimizer.lrr=1": "Did you mean 'optimizer.lr'?",
+    "trainer.epoch=3": "Did you mean 'trainer.epochs'?",
+    "inti=xavier": "Did you mean 'init'?",
+    "+seeed=3": "train: seeed: there is no such key. Did you mean 'seed'?",
+    "+norm.grops=3": "norm.grops: there is no such key.",
+    "seed=null": "seed=null: it should be an integer.",
+    "norm=group norm.groups=abc": "norm.groups=abc: it should be an integer.",
+    "norm=group norm.groups=0": "norm.groups=0: it should be greater than or equal to 1.",
+    "regularization.dropout=1.5": "regularization.dropout=1.5: it should be less than 1.",
+    "optimizer.lr=.nan": "optimizer.lr",
+    "trainer.epochs=-1": "trainer.epochs=-1: it should be greater than or equal to 0.",
+    "trainer.device=tpu9": "trainer.device=tpu9",
+    "trainer.device=cuda:77": "trainer.device=cuda:77",
+    "model.activation=rely": "model.activation=rely: it should be 'relu'",
+    "data.val_fraction=1": "data.val_fraction=1",
+    "data=image_folder": "data.root",
+    "data=image_folder data.root=/nowhere/at/all": "/nowhere/at/all",
+    "norm=instance model=mlp": "fc1",
+    "norm=group norm.groups=7": "norm.groups=7",
+    "model.stages=9": "model.stages=9",
+    "model=resnet model.depth=21": "model.depth=21",
+    "trainer.batch_size=100000": "trainer.batch_size=100000",
+    "norm=batch,layer": "--multirun",
+    "norm._target_=train.parts.norm.nothing": "norm._target_=train.parts.norm.nothing",
+    "init=[gaussian": "init=[gaussian",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_bad_input_is_one_clear_message_and_leaves_nothing(train: Train, tmp_path: Path, arguments: str) -> None:
+    result = train(*arguments.split())
+    assert result.returncode == 2, result.stderr
+    assert REFUSED[arguments] in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
+
+
+def test_impossible_layer_is_named_with_its_remedy(train: Train) -> None:
+    result = train("norm=group", "norm.groups=7")
+    assert "layer stage1.norm1" in result.stderr
+    assert "32" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "norm=group"], ["--info", "searchpath"]])
+def test_answers_that_start_no_run_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
+    program = "import sys; from train import cli\ntry:\n cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_completion_offers_choices(train: Train) -> None:
+    result = train("-sc", "query=bash", COMP_LINE="train init=xa", COMP_POINT="13")
+    assert "init=xavier" in result.stdout
+
+
+def test_a_run_leaves_a_complete_folder(train: Train, tmp_path: Path) -> None:
+    result = train(*SMALL, "init=xavier", "norm=batch")
+    assert result.returncode == 0, result.stderr
+    folder = only_run(tmp_path)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "overrides.yaml", "status.json", "metrics.jsonl", "summary.json", "weights.pt", "train.log"} <= names
+    assert len([name for name in names if name.startswith("events.out.tfevents")]) == 1
+    assert "init=xavier" in folder.name
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("done", 0)
+    assert status["versions"]["torch"]
+    summary = json.loads((folder / "summary.json").read_text())
+    last = list(read_records(folder / "metrics.jsonl"))[-1]
+    assert last.values["accuracy/test"] == summary["test_accuracy"]
+    assert "init=xavier" in (folder / "overrides.yaml").read_text()
+    for shown in ("test accuracy", "parameters", "FLOPs", "tensorboard --logdir", str(folder)):
+        assert shown in result.stdout
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(train: Train, tmp_path: Path) -> None:
+    target = tmp_path / "mine"
+    assert train(*SMALL, f"hydra.run.dir={target}").returncode == 0
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    again = train(*SMALL, f"hydra.run.dir={target}")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_runs_that_start_together_get_folders_of_their_own(train: Train, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: train(*SMALL), range(4)))
+    assert [result.returncode for result in results] == [0] * 4
+    folders = list((tmp_path / "outputs").iterdir())
+    assert len(folders) == 4
+    assert all((folder / "summary.json").exists() for folder in folders)
+
+
+def test_divergence_is_an_outcome_of_its_own(train: Train, tmp_path: Path) -> None:
+    result = train(*SMALL, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=5", "trainer.precision=float32")
+    assert result.returncode == 3, result.stderr
+    folder = only_run(tmp_path)
+    status = json.loads((folder / "status.json").read_text())
+    assert status["status"] == "diverged"
+    assert "step" in status["reason"]
+    rows = list(read_records(folder / "metrics.jsonl"))
+    assert any(row.values.get("loss/train") != row.values.get("loss/train") for row in rows), "the NaN itself is on record"
+    assert not any("accuracy/test" in row.values for row in rows)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_at_a_step_and_keeps_it(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    arguments = [*SMALL, "trainer.epochs=100000", "trainer.max_steps=null"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([str(COMMAND), *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("outputs/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("interrupted", code)
+    assert (only_run(tmp_path) / "weights.pt").exists()
+
+
+def test_a_choice_from_outside_needs_one_function_and_one_yaml(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef scale(start: float = 1.0):\n    return lambda channels: nn.Identity()\n"
+    )
+    (tmp_path / "conf" / "norm").mkdir(parents=True)
+    (tmp_path / "conf" / "norm" / "scale.yaml").write_text("_target_: mine.scale\nstart: 2.0\n")
+    result = train("--config-dir", "conf", *SMALL, "norm=scale", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    wrong = train("--config-dir", "conf", *SMALL, "norm=scale", "norm.start=much", PYTHONPATH=str(tmp_path))
+    assert "norm.start=much: it should be a number." in wrong.stderr
+
+
+def test_a_multirun_gives_each_job_its_folder(train: Train, tmp_path: Path) -> None:
+    result = train("-m", *SMALL, "norm=batch,none", "seed=0,1")
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    folders = sorted(path for path in sweep.iterdir() if path.is_dir())
+    assert len(folders) == 4
+    arms = {json.loads((folder / "status.json").read_text())["arm"] for folder in folders}
+    assert len(arms) == 2, "an arm is a configuration without its seeds"
+    assert all((folder / "summary.json").exists() for folder in folders)
+
+
+def test_a_failing_job_of_a_multirun_does_not_end_the_others(train: Train, tmp_path: Path) -> None:
+    result = train("-m", *SMALL, "norm=group", "norm.groups=7,4")
+    assert result.returncode == 1
+    assert "norm.groups=7" in result.stderr
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    assert len(list(sweep.glob("*/summary.json"))) == 1

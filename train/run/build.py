@@ -1,0 +1,105 @@
+"""From a checked configuration to objects. The only place that turns a `_target_` into a function and calls it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import get_method
+from torch import nn
+
+from train.config import Settings, check_call
+from train.data.contracts import Dataset, Framed
+from train.errors import UsageError
+from train.parts.activation import ActivationName
+from train.parts.activation import activation as activation_named
+from train.parts.augment import Pipeline
+from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
+from train.parts.optimizer import OptimizerFactory
+from train.parts.regularization import Regularization
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the switches chose. Nothing here has read data or holds parameters yet."""
+
+    dataset: Dataset
+    pipeline: Pipeline
+    init: Initializer
+    norm: NormFactory | None
+    activation: ActivationFactory | None
+    regularization: Regularization
+    optimizer: OptimizerFactory
+    schedule: Schedule
+    model_settings: Mapping[str, Any]
+    input_shape: Shape
+
+    def new_model(self) -> nn.Module:
+        """A model with torch's default weights, drawn from the global generator and on the default device."""
+        return call("model", self.model_settings, self.model_inputs())
+
+    def model_inputs(self) -> dict[str, Any]:
+        return {
+            "input_shape": self.input_shape,
+            "classes": len(self.dataset.class_names),
+            "norm": self.norm,
+            "activation": self.activation,
+            "dropout": self.regularization.dropout,
+        }
+
+
+def build(settings: Settings) -> Parts:
+    """Call the function of every choice. UsageError for the first setting that does not fit."""
+    parts = settings.parts
+    dataset: Dataset = call("data", parts["data"], {}, offered={"root": settings.data.root})
+    pipeline = Pipeline([call(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
+    return Parts(
+        dataset=dataset,
+        pipeline=pipeline,
+        init=call("init", parts["init"], {}),
+        norm=call("norm", parts["norm"], {}),
+        activation=choose_activation(**check_call(choose_activation, "model", {"activation": parts["model"].get("activation")}, ())),
+        regularization=call("regularization", parts["regularization"], {}),
+        optimizer=call("optimizer", parts["optimizer"], {}),
+        schedule=call("schedule", parts["schedule"], {}),
+        model_settings=parts["model"],
+        input_shape=input_shape(dataset, pipeline),
+    )
+
+
+def input_shape(dataset: Dataset, pipeline: Pipeline) -> Shape:
+    """What reaches the model. Image files leave their reader in the size of the framing that decodes them."""
+    if isinstance(dataset, Framed) and pipeline.framing is not None:
+        return pipeline.rest.output_shape((dataset.shape[0], *pipeline.framing.size()))
+    return pipeline.output_shape(dataset.shape)
+
+
+def choose_activation(activation: ActivationName | None) -> ActivationFactory | None:
+    """`model.activation`; null leaves the choice to the model."""
+    return None if activation is None else activation_named(activation)
+
+
+def call(group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
+    """The result of the function that `node` names as `_target_`, with the node's settings and the arguments `given`.
+
+    Arguments in `offered` are passed only to a function that has them.
+    """
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise UsageError(f"{group}: this choice names no function. Its YAML needs a line '_target_: package.module.function'.")
+    function = locate(group, node["_target_"])
+    accepted = inspect.signature(function).parameters
+    passed = dict(given) | {name: value for name, value in (offered or {}).items() if name in accepted}
+    settings = {name: value for name, value in node.items() if name != "_target_" and name not in given}
+    return function(**check_call(function, group, settings, passed), **passed)
+
+
+def locate(group: str, target: Any) -> Any:
+    """The function behind a dotted path."""
+    try:
+        return get_method(str(target))
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None
+

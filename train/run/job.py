@@ -1,0 +1,74 @@
+"""One job as Hydra calls it: configuration in, exit code out, and a run folder that says what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from train.config import parse
+from train.errors import UsageError
+from train.run.folder import RunFolder
+
+INTERRUPTED = 128
+"""Exit codes above this one are 128 + the number of the signal that ended the run, as shells report it."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """`objective`: the accuracy that a sweeper maximises, NaN when there is none; `exit_code`: what the process ends with."""
+
+    objective: float
+    exit_code: int
+
+
+def run_job(config: DictConfig) -> JobResult:
+    """Train once. UsageError, with nothing left behind, for whatever can be known to be wrong before training."""
+    hydra = HydraConfig.get()
+    folder = RunFolder(Path(hydra.runtime.output_dir))
+    try:
+        content = resolve(config)
+        settings = parse(content)
+        from train.run.session import prepare  # imports torch
+
+        session = prepare(settings, folder)
+        folder.claim(content, list(hydra.overrides.task))
+    except UsageError:
+        remove_if_empty(folder.path)
+        raise
+    summary, exit_code = session.run(title(content, list(hydra.overrides.task)))
+    if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
+        raise KeyboardInterrupt  # the user, or the system, means the whole sweep
+    accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
+    return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
+
+
+def resolve(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values. UsageError for an interpolation that leads nowhere or a value left as `???`."""
+    try:
+        content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def title(content: Mapping[str, Any], overrides: list[str]) -> str:
+    """What the run is called on screen: what the command line changed."""
+    return " ".join(overrides) or "the default configuration"
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Hydra has made the folder by now; a command that was refused leaves none behind."""
+    for path in (folder, folder.parent):
+        try:
+            path.rmdir()
+        except OSError:
+            return

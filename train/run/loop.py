@@ -1,0 +1,213 @@
+"""The training loop. It knows steps, readers and sinks; not Hydra, not TensorBoard, not rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+
+from train import rng
+from train.data.contracts import Batch
+from train.observe.observer import Observer, due, forward_apart
+from train.parts.contracts import Schedule
+from train.run.losswatch import LossWatch
+from train.run.step import Measurement, Trainee, look, update
+from train.run.stop import Stop
+from train.sinks.contracts import Record, Sink
+
+
+class Reader(Protocol):
+    """What the loop needs of a split's reader."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+    def sweep(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Durations in steps; `total` is what will really run."""
+
+    total: int
+    steps_per_epoch: int
+    batch_size: int
+    record_every: int
+    evaluate_every: int
+    dropout_seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean loss and share of correct answers over `examples` images."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+    def values(self, split: str) -> dict[str, float]:
+        """As they are recorded."""
+        return {f"loss/{split}": self.loss, f"accuracy/{split}": self.accuracy}
+
+
+@dataclass
+class Ending:
+    """How the loop ended: after `steps` updates, with the loss of the last record and the last score on the validation split."""
+
+    status: Literal["done", "diverged", "interrupted"] = "done"
+    reason: str = ""
+    steps: int = 0
+    train_loss: float | None = None
+    val: Score | None = None
+    train_s: float = 0.0
+
+
+@dataclass
+class Loop:
+    """One training: what it works on, and what it has measured since the last record."""
+
+    trainee: Trainee
+    schedule: Schedule
+    train: Reader
+    val: Reader | None
+    plan: Plan
+    observer: Observer
+    sink: Sink
+    stop: Stop
+    began: float = field(default_factory=time.perf_counter)
+    ending: Ending = field(default_factory=Ending)
+    recent: list[Measurement] = field(default_factory=list)
+
+    def run(self) -> Ending:
+        """Train to the end of the plan, to the first loss that is not finite, or to a signal."""
+        if self.plan.total == 0:
+            self.observe_only()
+        for step, batch in self.batches():
+            measurement = self.observed_update(step, batch)
+            self.recent.append(measurement)
+            self.watch.add(step, measurement.loss)
+            done = self.ending.steps = step + 1
+            if self.diverged():
+                break
+            self.sink.progress(done, self.epochs(done), {})
+            if due(done, self.plan.record_every, self.plan.total):
+                self.record_training(done)
+            if self.evaluation_due(done):
+                self.record_validation(done)
+            if self.stop:
+                self.ending.status = "interrupted"
+                break
+        if self.ending.status != "diverged":
+            self.diverged(wait=True)
+        return self.ending
+
+    def __post_init__(self) -> None:
+        self.watch = LossWatch(self.trainee.placement.device)
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """All the training batches of the plan with the steps they belong to, timed."""
+        step = 0
+        for epoch in range(-(-self.plan.total // max(self.plan.steps_per_epoch, 1))):
+            self.trainee.model.train()
+            started = time.perf_counter()
+            try:
+                for batch in self.train.epoch(epoch):
+                    if step == self.plan.total:
+                        return
+                    yield step, batch
+                    step += 1
+            finally:
+                self.ending.train_s += time.perf_counter() - started
+
+    def observed_update(self, step: int, batch: Batch) -> Measurement:
+        """One update, seen from inside where that is due. Its dropout depends on the step alone."""
+        self.seed_dropout(step)
+        factor = self.schedule(step, self.plan.total)
+        if not due(step, self.observer.every, self.plan.total - 1):
+            return update(self.trainee, batch, factor)
+        if self.trainee.forward is not self.trainee.model:
+            # A compiled model does not call hooks: look at the same batch through the model as it was written.
+            self.look_apart(batch)
+            measurement = update(self.trainee, batch, factor)
+        else:
+            with self.observer.watching():
+                measurement = update(self.trainee, batch, factor)
+        self.record(step, self.observer.values())
+        return measurement
+
+    def seed_dropout(self, step: int) -> None:
+        rng.seed_device(self.trainee.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))
+
+    def observe_only(self) -> None:
+        """A run of no steps still shows the network at initialisation."""
+        if self.observer.every:
+            self.trainee.model.train()
+            self.seed_dropout(0)
+            self.look_apart(next(iter(self.train.epoch(0))))
+            self.record(0, self.observer.values())
+
+    def look_apart(self, batch: Batch) -> None:
+        def forward() -> None:
+            with self.trainee.placement.autocast():
+                self.trainee.model(batch.images)
+
+        with self.observer.watching():
+            forward_apart(self.trainee.model, forward)
+
+    def diverged(self, wait: bool = False) -> bool:
+        bad = self.watch.first_bad(wait)
+        if bad is None:
+            return False
+        self.ending.status = "diverged"
+        self.ending.reason = f"the training loss was not finite at step {bad}"
+        self.ending.steps = bad + 1
+        self.record_training(bad + 1)
+        return True
+
+    def record_training(self, done: int) -> None:
+        """Mean loss and accuracy since the last record; here they are copied from the device to the host."""
+        if not self.recent:
+            return
+        table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in self.recent]).cpu()
+        loss, correct = table.double().mean(dim=0).tolist()
+        self.recent.clear()
+        self.ending.train_loss = loss
+        lr = self.trainee.optimizer.param_groups[0]["lr"]
+        self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
+
+    def evaluation_due(self, done: int) -> bool:
+        return self.val is not None and due(done, self.plan.evaluate_every * self.plan.steps_per_epoch, self.plan.total)
+
+    def record_validation(self, done: int) -> None:
+        assert self.val is not None
+        started = time.perf_counter()
+        score = evaluate(self.trainee, self.val, self.stop)
+        self.trainee.model.train()
+        self.ending.train_s -= time.perf_counter() - started
+        if score is not None:
+            self.ending.val = score
+            self.record(done, score.values("val"))
+
+    def record(self, step: int, values: dict[str, float]) -> None:
+        self.sink.record(Record(step, self.epochs(step), time.perf_counter() - self.began, values))
+
+    def epochs(self, steps: int) -> float:
+        return steps / self.plan.steps_per_epoch if self.plan.steps_per_epoch else 0.0
+
+
+def evaluate(trainee: Trainee, reader: Reader, stop: Stop) -> Score | None:
+    """Loss and accuracy over a whole split; None when a signal came in between."""
+    trainee.model.eval()
+    looks: list[Measurement] = []
+    examples = 0
+    for batch in reader.sweep():
+        looks.append(look(trainee.model, trainee.placement, batch))
+        examples += len(batch.labels)
+        if stop:
+            return None
+    table = torch.stack([torch.stack((seen.loss, seen.correct.to(seen.loss.dtype))) for seen in looks]).cpu()
+    loss, correct = (table.double().sum(dim=0) / examples).tolist()
+    return Score(loss, correct, examples)

@@ -1,0 +1,41 @@
+"""Notices a loss that is not finite without making the device wait."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import torch
+from torch import Tensor
+
+
+class LossWatch:
+    """Holds the losses of the last steps until they have reached the host: at once on a CPU, asynchronously from a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, step: int, loss: Tensor) -> None:
+        if not self._cuda:
+            self._pending.append((step, loss, None))
+            return
+        host = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        host.copy_(loss, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._pending.append((step, host, event))
+
+    def first_bad(self, wait: bool = False) -> int | None:
+        """The first step whose loss was NaN or infinite, among those that have arrived; `wait` for all of them."""
+        while self._pending:
+            step, loss, event = self._pending[0]
+            if event is not None:
+                if wait:
+                    event.synchronize()
+                elif not event.query():
+                    return None
+            self._pending.popleft()
+            if not math.isfinite(float(loss)):
+                return step
+        return None

@@ -1,0 +1,253 @@
+"""One run: what is put together before training, and what happens from the first step to the summary."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
+
+from train import rng
+from train.config import Settings, epochs_needed, total_steps
+from train.data.contracts import Splits
+from train.data.readers import Readers, ReaderSettings, open_readers
+from train.data.split import carve
+from train.errors import RunError
+from train.observe.observer import Observer
+from train.parts.regularization import parameter_groups
+from train.run import placement as placing
+from train.run import preflight
+from train.run.build import Parts, build
+from train.run.folder import RunFolder, write_json, write_whole
+from train.run.loop import Loop, Plan, evaluate
+from train.run.memory import out_of_memory, peak_bytes
+from train.run.placement import Placement
+from train.run.step import Trainee
+from train.run.stop import Stop, listening
+from train.sinks.contracts import Record, RunInfo, Sink, Summary
+from train.sinks.fan_out import Sinks
+from train.sinks.jsonl import JsonlSink
+from train.sinks.log import log_file
+from train.sinks.terminal import stream_sink
+
+log = logging.getLogger("train")
+EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
+OUT_OF_MEMORY = 4
+SIGNALLED = 128
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that is ready to begin: every part checked, the data at hand, the folder still untouched."""
+
+    settings: Settings
+    parts: Parts
+    placement: Placement
+    cost: preflight.Cost
+    splits: Splits
+    folder: RunFolder
+
+    def run(self, title: str) -> tuple[Summary, int]:
+        """Train, and leave the folder complete whatever happens. The summary and the exit code of the process."""
+        began = time.perf_counter()
+        with self.logging(), listening() as stop:
+            sink = Sinks([JsonlSink(), *views(self.folder)])
+            try:
+                summary = self.train(title, sink, stop, began)
+                sink.finish(summary)
+            except BaseException as error:
+                self.failed(error, began)
+                raise
+            finally:
+                sink.close()
+        code = SIGNALLED + stop.signal if stop.signal is not None else EXIT_CODES[summary.status]
+        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **self.ended(began))
+        return summary, code
+
+    def train(self, title: str, sink: Sink, stop: Stop, began: float) -> Summary:
+        """From the data to the scores. The test split is looked at once, here, after the last step."""
+        trainer = self.settings.trainer
+        readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
+        try:
+            plan = self.plan(readers)
+            info = self.info(title, readers, plan)
+            self.describe(readers, info)
+            sink.start(info)
+            trainee = self.trainee(readers)
+            observer = Observer(trainee.model, self.settings.observe.every)
+            loop = Loop(trainee, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began)
+            ending = loop.run()
+            test = evaluate(trainee, readers.test, stop) if ending.status == "done" else None
+        finally:
+            readers.close()
+        if ending.status == "done" and test is None:
+            ending.status = "interrupted"
+        if test is not None:
+            sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
+        self.save_weights(trainee.model)
+        summary = Summary(
+            status=ending.status,
+            reason=ending.reason,
+            folder=self.folder.path,
+            steps=ending.steps,
+            time_s=time.perf_counter() - began,
+            parameters=self.cost.parameters,
+            flops_per_image=self.cost.flops,
+            train_loss=ending.train_loss,
+            images_per_s=ending.steps * trainer.batch_size / ending.train_s if ending.train_s else None,
+            peak_memory_bytes=peak_bytes(self.placement.device),
+            memory_of="device" if self.placement.device.type == "cuda" else "host",
+        )
+        if ending.val is not None:
+            summary = replace(
+                summary, val_accuracy=ending.val.accuracy, val_loss=ending.val.loss, val_examples=ending.val.examples
+            )
+        if test is not None:
+            summary = replace(summary, test_accuracy=test.accuracy, test_loss=test.loss, test_examples=test.examples)
+        write_json(self.folder.summary_file, asdict(summary))
+        return summary
+
+    def reader_settings(self) -> ReaderSettings:
+        return ReaderSettings(
+            preprocess=self.settings.data.preprocess,
+            batch_size=self.settings.trainer.batch_size,
+            device=self.placement.device,
+            memory_format=self.placement.memory_format,
+            order_seed=self.settings.seeds.order,
+            augment_seed=self.settings.seeds.augment,
+            workers=self.settings.data.workers,
+        )
+
+    def plan(self, readers: Readers) -> Plan:
+        trainer = self.settings.trainer
+        steps_per_epoch = readers.train.steps_per_epoch
+        return Plan(
+            total=total_steps(trainer, steps_per_epoch),
+            steps_per_epoch=steps_per_epoch,
+            batch_size=trainer.batch_size,
+            record_every=trainer.record_every,
+            evaluate_every=trainer.evaluate_every,
+            dropout_seed=self.settings.seeds.dropout,
+        )
+
+    def trainee(self, readers: Readers) -> Trainee:
+        """The model with the initial weights of the chosen init, and everything that updates it."""
+        trainer, regularization = self.settings.trainer, self.parts.regularization
+        model = self.placement.place(self.initial_model(readers))
+        optimizer = self.parts.optimizer(parameter_groups(model, regularization))
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return Trainee(
+            model=model,
+            forward=torch.compile(model) if trainer.compile else model,
+            optimizer=optimizer,
+            scaler=torch.amp.GradScaler(self.placement.device.type, enabled=self.placement.dtype is torch.float16),
+            placement=self.placement,
+            label_smoothing=regularization.label_smoothing,
+            grad_clip=trainer.grad_clip,
+        )
+
+    def initial_model(self, readers: Readers) -> nn.Module:
+        """On the CPU, so that every device starts from the same bits. Torch's own draws at construction are seeded too."""
+        seed = self.settings.seeds.init
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(rng.derive(seed, "init", 0))
+            model = self.parts.new_model()
+        images = next(readers.train.epoch(0)).images.cpu()
+        self.parts.init(model, images, rng.generator(seed, "init", 1))
+        return model
+
+    def info(self, title: str, readers: Readers, plan: Plan) -> RunInfo:
+        return RunInfo(
+            folder=self.folder.path,
+            name=title,
+            device=self.placement.describe(),
+            precision=f"{self.placement.precision} ({self.placement.reason}), {self.placement.layout}",
+            parameters=self.cost.parameters,
+            flops_per_image=self.cost.flops,
+            total_steps=plan.total,
+            steps_per_epoch=plan.steps_per_epoch,
+            epochs=plan.total / plan.steps_per_epoch,
+            batch_size=plan.batch_size,
+            data=self.settings.parts["data"]["_target_"].rpartition(".")[2],
+            train_size=len(readers.train),
+            val_size=len(readers.val) if readers.val is not None else 0,
+            test_size=len(readers.test),
+        )
+
+    def describe(self, readers: Readers, info: RunInfo) -> None:
+        """What was chosen for this machine and measured on the data: part of the run's record."""
+        placement, preprocess = self.placement, readers.preprocess
+        self.folder.update(
+            device=placement.describe(),
+            precision=placement.precision,
+            precision_reason=placement.reason,
+            memory_format=placement.layout,
+            threads=torch.get_num_threads(),
+            preprocess=asdict(preprocess),
+        )
+        log.info("%s on %s, %s", info.name, info.device, info.precision)
+        log.info("pre-processing %s: mean %s, std %s", preprocess.kind, preprocess.mean, preprocess.std)
+
+    def save_weights(self, model: nn.Module) -> None:
+        buffer = io.BytesIO()
+        torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
+        write_whole(self.folder.weights_file, buffer.getvalue())
+
+    def failed(self, error: BaseException, began: float) -> None:
+        """Say in the folder what the terminal is about to say; the terminal gets the exception itself."""
+        log.error("the run failed", exc_info=error)
+        code = OUT_OF_MEMORY if out_of_memory(error) else EXIT_CODES["failed"]
+        reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        self.folder.update(status="failed", reason=reason, exit_code=code, **self.ended(began))
+
+    def ended(self, began: float) -> dict[str, object]:
+        return {"wall_s": round(time.perf_counter() - began, 3), "peak_memory_bytes": peak_bytes(self.placement.device)}
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Inside, the package's log goes to train.log."""
+        handler = log_file(self.folder.path)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def prepare(settings: Settings, folder: RunFolder) -> Session:
+    """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy."""
+    folder.refuse_if_taken()
+    make_deterministic(settings.trainer.deterministic)
+    placement = placing.choose(settings.trainer)
+    parts = build(settings)
+    cost = preflight.check(parts, settings.trainer.batch_size)
+    splits = carve(parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    return Session(settings, parts, placement, cost, splits, folder)
+
+
+def views(folder: RunFolder) -> list[Sink]:
+    """The sinks that a run can do without. TensorBoard's import is part of what may fail."""
+    from train.sinks.tensorboard import TensorBoardSink
+
+    config = (folder.path / "config.yaml").read_text(encoding="utf-8")
+    return [TensorBoardSink(config), stream_sink(sys.stdout)]
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Whether torch refuses algorithms that do not repeat to the bit. Set both ways: a sweep may run many jobs in one process."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    torch.backends.cudnn.benchmark = not wanted

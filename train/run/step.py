@@ -1,0 +1,65 @@
+"""One update of the weights, and one look at images without an update: the numerical core of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train.data.contracts import Batch
+from train.run.placement import Placement
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Device tensors of no dimension: the batch's mean loss and its number of correct answers."""
+
+    loss: Tensor
+    correct: Tensor
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a step changes. `forward` is the model, or its compiled form with the same parameters."""
+
+    model: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    placement: Placement
+    label_smoothing: float
+    grad_clip: float | None
+
+
+def update(trainee: Trainee, batch: Batch, lr_factor: float) -> Measurement:
+    """Forward, backward and one step of the optimizer at `lr_factor` times its learning rate. Never waits for the device."""
+    with trainee.placement.autocast():
+        logits = trainee.forward(batch.images)
+    logits = logits.float()
+    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=trainee.label_smoothing)
+    for group in trainee.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * lr_factor
+    trainee.scaler.scale(loss).backward()
+    if trainee.grad_clip is not None:
+        trainee.scaler.unscale_(trainee.optimizer)
+        nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
+    trainee.scaler.step(trainee.optimizer)
+    trainee.scaler.update()
+    trainee.optimizer.zero_grad(set_to_none=True)
+    return Measurement(loss.detach(), correct(logits.detach(), batch.labels))
+
+
+@torch.no_grad()
+def look(model: nn.Module, placement: Placement, batch: Batch) -> Measurement:
+    """Sum of the losses (without label smoothing) and number of correct answers; the model is in evaluation mode."""
+    with placement.autocast():
+        logits = model(batch.images)
+    logits = logits.float()
+    return Measurement(functional.cross_entropy(logits, batch.labels, reduction="sum"), correct(logits, batch.labels))
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels).sum()
