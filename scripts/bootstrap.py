@@ -50,12 +50,13 @@ class Failure(Exception):
 
 
 class Interrupted(Exception):
-    """A signal asked to stop; its number is the only argument."""
+    """The signal with this number asked to stop."""
 
 
 def say(text: str) -> None:
     """One line on the error output: the standard output belongs to the command that follows."""
-    print(f"scripts/{sys.argv[3].rsplit('/', 1)[-1]}: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"scripts/{sys.argv[3].rsplit('/', 1)[-1]}: {text}", file=sys.stderr, flush=True)
 
 
 def remedy(error: str) -> str:
@@ -98,9 +99,9 @@ def why_anew(root: Path) -> str | None:
 
 def remove_marks(root: Path) -> None:
     """From here on the environment counts as unfinished, also after a power failure."""
-    for kind in KINDS:
-        (root / ".venv" / f".installed-{kind}").unlink(missing_ok=True)
-    os.sync()
+    for kind in marks(root):
+        (root / ".venv" / f".installed-{kind}").unlink()
+        os.sync()
 
 
 def write_marks(root: Path, kind: str, mark: bytes) -> None:
@@ -158,11 +159,12 @@ def read_lines(output: IO[str], lines: deque[str]) -> None:
 def show_progress(seconds: int, lines: Iterable[str]) -> None:
     """What pip is at: on a terminal one line that is written over; elsewhere a line every 15 seconds."""
     steps = [line.strip() for line in lines if re.match(r"\s*(Collecting|Downloading|Using cached|Building|Installing)", line)]
-    text = f"  {seconds:4d} s  {steps[-1] if steps else ''}"[: shutil.get_terminal_size((100, 0)).columns - 1]
+    text = f"  {seconds:4d} s  {steps[-1] if steps else ''}"
     if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+        print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
     elif seconds % 15 == 0:
-        print(text, file=sys.stderr, flush=True)
+        print(text[:100], file=sys.stderr, flush=True)
 
 
 def child_environment(venv: Path) -> dict[str, str]:
@@ -272,6 +274,7 @@ def raise_interrupted(number: int, _frame: FrameType | None) -> NoReturn:
     """Signal handler of the installation; a second signal also ends the cleaning up, which the next start makes up for."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL)
+    say("interrupted; the next start makes up for it, and what pip has downloaded is kept")
     raise Interrupted(number)
 
 
@@ -290,7 +293,6 @@ def main() -> None:
         say(f"cannot install into {root / '.venv'}: {error}\n  {remedy(str(error))}")
         sys.exit(1)
     except Interrupted as interrupted:
-        say("interrupted; the next start begins anew, and what pip has downloaded is kept")
         os.kill(os.getpid(), interrupted.args[0])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and the command would inherit that
     os.environ["TRAIN_INSTALLED"] = str(os.getpid())

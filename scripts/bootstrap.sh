@@ -19,7 +19,8 @@ import sys
 del sys.path[0]
 version = "%d.%d.%d" % sys.version_info[:3]
 try:
-    import ensurepip, venv
+    import venv
+    from ensurepip import version as _
     verdict = "usable"
 except ImportError:
     verdict = "no-venv"

@@ -76,11 +76,9 @@ def test_image_folder_trains_two_steps(tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for index in range(4):
                 Image.new("RGB", (40 + index, 36), (index * 50, 10, 200)).save(folder / f"{index}.png")
-    run = run_here(
-        tmp_path / "run",
-        ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.size=32", "data.short_side=34", "data.workers=0"]
-        + ["data.val_fraction=0.25", "model.width=4", "trainer.batch_size=2", "trainer.epochs=1", "trainer.max_steps=2"],
-    )
+    data = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.size=32", "data.short_side=34", "data.workers=0"]
+    size = ["data.val_fraction=0.25", "model.width=4", "trainer.batch_size=2", "trainer.epochs=1", "trainer.max_steps=2"]
+    run = run_here(tmp_path / "run", [*data, *size])
     assert any("accuracy/test" in record.values for record in read_records(run.metrics_file))
 
 

@@ -38,7 +38,7 @@ REFUSED = {
     "data.val_fraction=1": "data.val_fraction=1",
     "data=image_folder": "data.root",
     "data=image_folder data.root=/nowhere/at/all": "/nowhere/at/all",
-    "norm=instance model=mlp": "fc1",
+    "norm=instance model=mlp": "layer norm1",
     "norm=group norm.groups=7": "norm.groups=7",
     "model.stages=9": "model.stages=9",
     "model=resnet model.depth=21": "model.depth=21",
@@ -80,7 +80,7 @@ def test_completion_offers_choices(train: Train) -> None:
 
 
 def test_a_run_leaves_a_complete_folder(train: Train, tmp_path: Path) -> None:
-    result = train(*SMALL, "init=xavier", "norm=batch")
+    result = train("init=xavier", "norm=batch", *SMALL)
     assert result.returncode == 0, result.stderr
     folder = only_run(tmp_path)
     names = {path.name for path in folder.iterdir()}

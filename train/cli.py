@@ -18,8 +18,8 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""What a process must find when it starts. The first two keep glibc from returning every step's buffers to the system and asking for
-them again (other allocators ignore them). The third lets threads that wait for each other sleep: by default they spin, and
+"""What a process must find when it starts. The first two keep glibc from returning every step's buffers to the system and asking
+for them again (other allocators ignore them). The third lets threads that wait for each other sleep: by default they spin, and
 another program on one of the cores then slows the training by up to an order of magnitude."""
 
 QUIET = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
@@ -109,12 +109,9 @@ def report_error(error: Exception) -> int:
         from train.suggest import explain
 
         error = UsageError(explain(error, config_dir(), sys.argv[1:]))
-    if isinstance(error, UsageError):
+    if isinstance(error, UsageError | RunError):
         print(f"train: {error}", file=sys.stderr)
-        return 2
-    if isinstance(error, RunError):
-        print(f"train: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     import traceback
 
     traceback.print_exception(error)

@@ -18,7 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from train.errors import UsageError, did_you_mean
 
 GROUPS = ("data", "augment", "init", "norm", "regularization", "model", "optimizer", "schedule", "observe")
-STRICT = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, frozen=True, allow_inf_nan=False)
+STRICT = ConfigDict(
+    strict=True, extra="forbid", arbitrary_types_allowed=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+)
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -90,7 +92,9 @@ def parse(config: Mapping[str, Any]) -> Settings:
         raise UsageError(f"{key}: this key is missing from the configuration.")
     for group in GROUPS:
         if not isinstance(config[group], Mapping):
-            raise UsageError(f"{group}={config[group]}: this is a group, and the command line or an experiment has put a value in its place.")
+            raise UsageError(
+                f"{group}={config[group]}: this is a group, and the command line or an experiment has put a value in its place."
+            )
     data = dict(config["data"])
     shared = {name: data.pop(name) for name in DataSettings.model_fields if name in data}
     parts = {name: config[name] for name in GROUPS if name not in ("data", "observe")} | {"data": data}
@@ -158,9 +162,7 @@ def check_call(function: Callable[..., Any], group: str, settings: Mapping[str, 
             continue
         default = ... if parameter.default is inspect.Parameter.empty else parameter.default
         fields[name] = (hints.get(name, Any), default)
-    # `model_` and other names pydantic keeps for itself are fine as settings
-    config = ConfigDict(**STRICT, protected_namespaces=())
-    schema = create_model(f"{group}_settings", __config__=config, **fields)
+    schema = create_model(f"{group}_settings", __config__=STRICT, **fields)
     checked = check(schema, group, settings)
     return {name: getattr(checked, name) for name in settings}
 

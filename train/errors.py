@@ -12,6 +12,8 @@ class UsageError(Exception):
     The message names the option, the value and the remedy.
     """
 
+    exit_code = 2
+
 
 class ShapeError(UsageError):
     """A layer cannot work on the shape it receives; raised in `forward`, where the pre-flight adds the layer's name."""
@@ -19,6 +21,14 @@ class ShapeError(UsageError):
 
 class RunError(Exception):
     """A run that had started could not go on, and a traceback would not help the user. Exit code 1."""
+
+    exit_code = 1
+
+
+class OutOfMemoryError(RunError):
+    """Device or host had no memory left. Exit code 4. No batch is made smaller for it: that would change the experiment."""
+
+    exit_code = 4
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

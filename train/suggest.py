@@ -21,7 +21,8 @@ def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str
     if isinstance(error, MissingConfigException) and error.options is not None:
         return unknown_choice(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override '{error.override}'. Quote values that hold commas, spaces, brackets or quotes, as in 'key=\"a b\"'."
+        remedy = "Quote values that hold commas, spaces, brackets or quotes, as in 'key=\"a b\"'."
+        return f"cannot read the override '{error.override}'. {remedy}"
     match = COULD_NOT_OVERRIDE.search(str(error))
     if match:
         return unknown_key(match["key"], config_dir, arguments)
@@ -89,5 +90,3 @@ def plain(error: Exception) -> str:
     lines = [line.strip() for part in parts for line in str(part).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key"))]
     return " ".join(kept) or type(error).__name__
-
-

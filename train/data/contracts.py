@@ -13,7 +13,7 @@ from train.parts.contracts import Framing, Shape
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images that fit in memory. `images`: uint8 in [0, 255], or float32 as they are (noise), [N, C, H, W]; `labels`: int64 [N]."""
+    """Images that fit in memory. `images`: uint8, or float32 taken as they are (noise), [N, C, H, W]; `labels`: int64 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -54,6 +54,7 @@ class Dataset(Protocol):
 
     def load(self) -> Splits:
         """Read (where allowed: download) the data. UsageError when it cannot be had, naming where it was looked for."""
+        ...
 
 
 @runtime_checkable

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from train.data.contracts import Arrays, Dataset, Files, Framed, Source, Splits
+from train.data.contracts import Arrays, Dataset, Framed, Source, Splits
 from train.data.folder_reader import FolderReader, fit_files
 from train.data.reader import ArrayReader
 from train.data.statistics import Kind, Preprocess, fit
@@ -51,23 +51,18 @@ def open_readers(dataset: Dataset, splits: Splits, pipeline: Pipeline, settings:
     preprocess = fit_preprocess(dataset, splits.train, pipeline, settings)
 
     def open_split(source: Source, batch_size: int) -> ArrayReader | FolderReader:
-        make: Callable[..., ArrayReader | FolderReader] = ArrayReader
-        extra = {}
-        if isinstance(source, Files):
-            assert isinstance(dataset, Framed)
-            make = FolderReader
-            extra = {"framing": dataset.framing, "channels": dataset.shape[0], "workers": settings.workers}
-        return make(
-            source,
-            pipeline,
-            preprocess,
-            batch_size=batch_size,
-            device=settings.device,
-            memory_format=settings.memory_format,
-            order_seed=settings.order_seed,
-            augment_seed=settings.augment_seed,
-            **extra,
-        )
+        common: dict[str, Any] = {
+            "batch_size": batch_size,
+            "device": settings.device,
+            "memory_format": settings.memory_format,
+            "order_seed": settings.order_seed,
+            "augment_seed": settings.augment_seed,
+        }
+        if isinstance(source, Arrays):
+            return ArrayReader(source, pipeline, preprocess, **common)
+        assert isinstance(dataset, Framed)
+        channels, workers = dataset.shape[0], settings.workers
+        return FolderReader(source, pipeline, preprocess, framing=dataset.framing, channels=channels, workers=workers, **common)
 
     large = settings.batch_size * EVALUATION_FACTOR
     val = None if splits.val is None else open_split(splits.val, large)
@@ -79,6 +74,4 @@ def fit_preprocess(dataset: Dataset, train: Source, pipeline: Pipeline, settings
         return fit(settings.preprocess, train)
     assert isinstance(dataset, Framed)
     framing = pipeline.framing or dataset.framing
-    return fit_files(
-        settings.preprocess, train, framing, channels=dataset.shape[0], seed=settings.order_seed, workers=settings.workers
-    )
+    return fit_files(settings.preprocess, train, framing, channels=dataset.shape[0], workers=settings.workers)

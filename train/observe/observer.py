@@ -59,7 +59,7 @@ class Observer:
         return {f"{statistic}/{layer}": row[i] for layer, row in named for i, statistic in enumerate(STATISTICS)}
 
     def _hook(self, name: str) -> Callable[..., None]:
-        def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        def measure(_: nn.Module, __: Any, output: Tensor) -> None:
             # Here and not later: an operation in place after this layer would overwrite its output.
             with torch.no_grad():
                 variance, mean = torch.var_mean(output.detach().float(), correction=0)

@@ -39,15 +39,19 @@ class Op(Protocol):
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
         """Draw for `count` images of `shape`, from `generator` (CPU) alone."""
+        ...
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
         """The augmented images, on the device of `images`; a pure function."""
+        ...
 
     def evaluate(self, images: Tensor) -> Tensor:
         """What the op does to validation and test images: for most ops nothing."""
+        ...
 
     def output_shape(self, shape: Shape) -> Shape:
         """The shape of one image after the op, in training and in evaluation alike."""
+        ...
 
 
 @runtime_checkable
@@ -62,3 +66,4 @@ class Framing(Protocol):
 
     def size(self) -> tuple[int, int]:
         """(height, width) of the result."""
+        ...

@@ -60,7 +60,9 @@ def build(settings: Settings) -> Parts:
         pipeline=pipeline,
         init=call("init", parts["init"], {}),
         norm=call("norm", parts["norm"], {}),
-        activation=choose_activation(**check_call(choose_activation, "model", {"activation": parts["model"].get("activation")}, ())),
+        activation=choose_activation(
+            **check_call(choose_activation, "model", {"activation": parts["model"].get("activation")}, ())
+        ),
         regularization=call("regularization", parts["regularization"], {}),
         optimizer=call("optimizer", parts["optimizer"], {}),
         schedule=call("schedule", parts["schedule"], {}),
@@ -102,4 +104,3 @@ def locate(group: str, target: Any) -> Any:
     except Exception as error:
         cause = error.__cause__ or error
         raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def run_job(config: DictConfig) -> JobResult:
     except UsageError:
         remove_if_empty(folder.path)
         raise
-    summary, exit_code = session.run(title(content, list(hydra.overrides.task)))
+    summary, exit_code = session.run(title(list(hydra.overrides.task)))
     if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
         raise KeyboardInterrupt  # the user, or the system, means the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
@@ -60,7 +59,7 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def title(content: Mapping[str, Any], overrides: list[str]) -> str:
+def title(overrides: list[str]) -> str:
     """What the run is called on screen: what the command line changed."""
     return " ".join(overrides) or "the default configuration"
 

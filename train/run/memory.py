@@ -16,7 +16,7 @@ def peak_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that host or device had no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

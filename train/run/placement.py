@@ -41,7 +41,7 @@ class Placement:
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, its 4-D weights in the memory format."""
-        return model.to(self.device, memory_format=self.memory_format)
+        return model.to(device=self.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def describe(self) -> str:
         """The hardware in words."""

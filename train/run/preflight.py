@@ -39,7 +39,9 @@ def check(parts: Parts, batch_size: int) -> Cost:
         logits = model(images)
     classes = len(parts.dataset.class_names)
     if tuple(logits.shape) != (len(images), classes):
-        raise UsageError(f"model: it returns {tuple(logits.shape)} for {len(images)} images where {(len(images), classes)} is needed.")
+        raise UsageError(
+            f"model: it returns {tuple(logits.shape)} for {len(images)} images where {(len(images), classes)} is needed."
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops() // len(images))
 

@@ -9,37 +9,36 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from train import rng
-from train.config import Settings, epochs_needed, total_steps
+from train.config import Settings, total_steps
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
-from train.errors import RunError
+from train.errors import OutOfMemoryError, RunError, UsageError
 from train.observe.observer import Observer
 from train.parts.regularization import parameter_groups
 from train.run import placement as placing
 from train.run import preflight
 from train.run.build import Parts, build
 from train.run.folder import RunFolder, write_json, write_whole
-from train.run.loop import Loop, Plan, evaluate
-from train.run.memory import out_of_memory, peak_bytes
+from train.run.loop import Ending, Loop, Plan, Score, evaluate
+from train.run.memory import is_out_of_memory, peak_bytes
 from train.run.placement import Placement
 from train.run.step import Trainee
 from train.run.stop import Stop, listening
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.fan_out import Sinks
-from train.sinks.jsonl import JsonlSink
+from train.sinks.jsonl import JsonlSink, encode_float
 from train.sinks.log import log_file
 from train.sinks.terminal import stream_sink
 
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
-OUT_OF_MEMORY = 4
 SIGNALLED = 128
 
 
@@ -63,8 +62,11 @@ class Session:
                 summary = self.train(title, sink, stop, began)
                 sink.finish(summary)
             except BaseException as error:
-                self.failed(error, began)
-                raise
+                known = self.explained(error)
+                self.failed(known or error, began)
+                if known is None:
+                    raise
+                raise known from error
             finally:
                 sink.close()
         code = SIGNALLED + stop.signal if stop.signal is not None else EXIT_CODES[summary.status]
@@ -73,7 +75,6 @@ class Session:
 
     def train(self, title: str, sink: Sink, stop: Stop, began: float) -> Summary:
         """From the data to the scores. The test split is looked at once, here, after the last step."""
-        trainer = self.settings.trainer
         readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
         try:
             plan = self.plan(readers)
@@ -91,7 +92,13 @@ class Session:
             ending.status = "interrupted"
         if test is not None:
             sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
-        self.save_weights(trainee.model)
+        if plan.total:
+            self.save_weights(trainee.model)  # without a step they are a function of the configuration
+        return self.summarise(ending, test, began)
+
+    def summarise(self, ending: Ending, test: Score | None, began: float) -> Summary:
+        """The summary, which is also left in the folder."""
+        val, batch_size = ending.val, self.settings.trainer.batch_size
         summary = Summary(
             status=ending.status,
             reason=ending.reason,
@@ -100,18 +107,18 @@ class Session:
             time_s=time.perf_counter() - began,
             parameters=self.cost.parameters,
             flops_per_image=self.cost.flops,
+            val_accuracy=val.accuracy if val else None,
+            val_examples=val.examples if val else 0,
+            test_accuracy=test.accuracy if test else None,
+            test_examples=test.examples if test else 0,
             train_loss=ending.train_loss,
-            images_per_s=ending.steps * trainer.batch_size / ending.train_s if ending.train_s else None,
+            val_loss=val.loss if val else None,
+            test_loss=test.loss if test else None,
+            images_per_s=ending.steps * batch_size / ending.train_s if ending.train_s else None,
             peak_memory_bytes=peak_bytes(self.placement.device),
             memory_of="device" if self.placement.device.type == "cuda" else "host",
         )
-        if ending.val is not None:
-            summary = replace(
-                summary, val_accuracy=ending.val.accuracy, val_loss=ending.val.loss, val_examples=ending.val.examples
-            )
-        if test is not None:
-            summary = replace(summary, test_accuracy=test.accuracy, test_loss=test.loss, test_examples=test.examples)
-        write_json(self.folder.summary_file, asdict(summary))
+        write_json(self.folder.summary_file, {name: as_json(value) for name, value in asdict(summary).items()})
         return summary
 
     def reader_settings(self) -> ReaderSettings:
@@ -201,10 +208,24 @@ class Session:
         torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
         write_whole(self.folder.weights_file, buffer.getvalue())
 
+    def explained(self, error: BaseException) -> RunError | None:
+        """What the user can do about an error of torch's, where there is something."""
+        if isinstance(error, RunError):
+            return error
+        if is_out_of_memory(error):
+            trainer, shape = self.settings.trainer, "x".join(map(str, self.parts.input_shape))
+            asked = f"trainer.batch_size={trainer.batch_size} images of {shape} in {self.placement.precision}"
+            remedy = "Less is needed with a smaller trainer.batch_size, model.width or image size, or trainer.precision=bfloat16."
+            return OutOfMemoryError(f"{self.placement.device} has no memory left for {asked}. {remedy}")
+        if "does not have a deterministic implementation" in str(error):
+            said = str(error).split(".")[0]
+            return RunError(f"{said}. Use trainer.deterministic=false to train with one that may differ from run to run.")
+        return None
+
     def failed(self, error: BaseException, began: float) -> None:
         """Say in the folder what the terminal is about to say; the terminal gets the exception itself."""
         log.error("the run failed", exc_info=error)
-        code = OUT_OF_MEMORY if out_of_memory(error) else EXIT_CODES["failed"]
+        code = error.exit_code if isinstance(error, RunError) else EXIT_CODES["failed"]
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
         self.folder.update(status="failed", reason=reason, exit_code=code, **self.ended(began))
 
@@ -233,7 +254,21 @@ def prepare(settings: Settings, folder: RunFolder) -> Session:
     parts = build(settings)
     cost = preflight.check(parts, settings.trainer.batch_size)
     splits = carve(parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    refuse_oversized_batch(settings.trainer.batch_size, len(splits.train))
     return Session(settings, parts, placement, cost, splits, folder)
+
+
+def refuse_oversized_batch(batch_size: int, images: int) -> None:
+    """UsageError when the training split does not fill one batch."""
+    if batch_size > images:
+        raise UsageError(
+            f"trainer.batch_size={batch_size} is more than the {images} training images. Use trainer.batch_size={images} or less."
+        )
+
+
+def as_json(value: object) -> object:
+    """JSON has no NaN: the losses of a diverged run become words, as in metrics.jsonl."""
+    return encode_float(value) if isinstance(value, float) else value
 
 
 def views(folder: RunFolder) -> list[Sink]:
@@ -249,5 +284,6 @@ def make_deterministic(wanted: bool) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every new tensor
+    # A debugging aid that costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = not wanted

@@ -18,7 +18,7 @@ class Stop:
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int, _: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
 
