@@ -30,6 +30,7 @@ from typing import IO, NoReturn
 KINDS = {"train": "", "test": "[test]"}  # the extra of pyproject.toml that each script needs; "test" contains "train"
 OWNER = ".made-by-scripts"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLEAR_LINE = "\r\033[K"
 PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
 
 # What an error says -> what to do about it; the first that fits is shown.
@@ -56,7 +57,8 @@ class Interrupted(Exception):
 def say(text: str) -> None:
     """One line on the error output: the standard output belongs to the command that follows."""
     with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"scripts/{sys.argv[3].rsplit('/', 1)[-1]}: {text}", file=sys.stderr, flush=True)
+        start = CLEAR_LINE if sys.stderr.isatty() else ""
+        print(f"{start}scripts/{sys.argv[3].rsplit('/', 1)[-1]}: {text}", file=sys.stderr, flush=True)
 
 
 def remedy(error: str) -> str:
@@ -162,7 +164,7 @@ def show_progress(seconds: int, lines: Iterable[str]) -> None:
     text = f"  {seconds:4d} s  {steps[-1] if steps else ''}"
     if sys.stderr.isatty():
         width = os.get_terminal_size(sys.stderr.fileno()).columns
-        print(f"\r\033[K{text[: width - 1]}", end="", file=sys.stderr, flush=True)
+        print(f"{CLEAR_LINE}{text[: width - 1]}", end="", file=sys.stderr, flush=True)
     elif seconds % 15 == 0:
         print(text[:100], file=sys.stderr, flush=True)
 
@@ -202,8 +204,6 @@ def run(command: Sequence[str | Path], root: Path, lock: int) -> None:
                 break
             show_progress(seconds, lines.copy())
     finally:
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
         stop(process)
     reader.join(timeout=1)
     if process.returncode != 0:
@@ -271,9 +271,9 @@ def ensure_installed(root: Path, kind: str) -> None:
 
 
 def raise_interrupted(number: int, _frame: FrameType | None) -> NoReturn:
-    """Signal handler of the installation; a second signal also ends the cleaning up, which the next start makes up for."""
+    """Signal handler of the installation. A second Ctrl-C ends the cleaning up too; a closed terminal often sends two hang-ups."""
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+        signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
     say("interrupted; the next start makes up for it, and what pip has downloaded is kept")
     raise Interrupted(number)
 
@@ -293,6 +293,7 @@ def main() -> None:
         say(f"cannot install into {root / '.venv'}: {error}\n  {remedy(str(error))}")
         sys.exit(1)
     except Interrupted as interrupted:
+        signal.signal(interrupted.args[0], signal.SIG_DFL)
         os.kill(os.getpid(), interrupted.args[0])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and the command would inherit that
     os.environ["TRAIN_INSTALLED"] = str(os.getpid())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -156,7 +155,7 @@ def test_clipping_bounds_the_true_gradient_in_every_precision(dtype: torch.dtype
     model = small_model()
     before = copy.deepcopy(model.state_dict())
     update(trainee_for(model, case, dtype), batch_of(8, 0), 1.0)
-    moved = sum(float((value - before[name]).double().square().sum()) for name, value in model.named_parameters()) ** 0.5
+    moved = sum((value.detach() - before[name]).square().sum().item() for name, value in model.named_parameters()) ** 0.5
     assert moved == pytest.approx(case.lr * 0.01, rel=1e-3)
 
 
@@ -183,10 +182,9 @@ def test_a_look_sums_over_images_and_changes_nothing() -> None:
     batch = batch_of(7, 1)
     seen = look(model, Placement(CPU, torch.float32, torch.contiguous_format, ""), batch)
     loss, correct = 0.0, 0
-    cross_entropy: Callable[..., Tensor] = nn.functional.cross_entropy
     for image, label in zip(batch.images, batch.labels, strict=True):
         logits = model(image[None])
-        loss += cross_entropy(logits, label[None]).item()
+        loss += nn.functional.cross_entropy(logits, label[None]).item()
         correct += int(logits.argmax() == label)
     assert seen.loss.item() == pytest.approx(loss, rel=1e-5)
     assert seen.correct.item() == correct

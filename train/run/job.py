@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from train.config import parse
 from train.errors import UsageError
 from train.run.folder import RunFolder
 
+SHOWN = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
 INTERRUPTED = 128
 """Exit codes above this one are 128 + the number of the signal that ended the run, as shells report it."""
 
@@ -42,7 +44,7 @@ def run_job(config: DictConfig) -> JobResult:
     except UsageError:
         remove_if_empty(folder.path)
         raise
-    summary, exit_code = session.run(title(list(hydra.overrides.task)))
+    summary, exit_code = session.run(title(hydra.runtime.choices, list(hydra.overrides.task)))
     if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
         raise KeyboardInterrupt  # the user, or the system, means the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
@@ -59,9 +61,11 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def title(overrides: list[str]) -> str:
-    """What the run is called on screen: what the command line changed."""
-    return " ".join(overrides) or "the default configuration"
+def title(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
+    """What the run is called on screen: the chosen ingredients, and which other values the command line changed."""
+    chosen = [f"{group}={choices[group]}" for group in SHOWN if choices.get(group)]
+    others = [override for override in overrides if override.split("=", 1)[0].lstrip("+~") not in SHOWN]
+    return " ".join([*chosen, *others])
 
 
 def remove_if_empty(folder: Path) -> None:

@@ -1,0 +1,130 @@
+"""A training loop of the kind people write, on a session's data and model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from train.data.contracts import Arrays
+from train.data.readers import Readers
+from train.errors import UsageError
+from train.parts.augment import geometry
+from train.parts.regularization import parameter_groups
+from train.run.session import Session, make_deterministic
+
+
+class PilImages(Dataset[tuple[Any, int]]):
+    """Images as torchvision's own data sets give them: one PIL image at a time, through a transform."""
+
+    def __init__(self, source: Arrays, transform: transforms.Compose) -> None:
+        self.pixels = source.images.permute(0, 2, 3, 1).numpy()
+        self.labels = source.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        pixels = self.pixels[index]
+        return self.transform(Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)), self.labels[index]
+
+
+class PlainLoop:
+    """PyTorch as tutorials teach it: a DataLoader of PIL images with torchvision's transforms, float32, loss and accuracy read
+    with `.item()` at every step. The same model and initial weights, optimizer settings and augmentation as `session`."""
+
+    def __init__(self, name: str, session: Session, readers: Readers, workers: int) -> None:
+        self.name = name
+        self.detail = f"float32, contiguous, not deterministic, {workers} workers"
+        self.session = session
+        self.device = session.placement.device
+        self.loader = plain_loader(session, readers, workers)
+        self.batches = endless(self.loader)
+        self.model = session.initial_model(readers).to(self.device)
+        self.optimizer = unfused(session, self.model)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=session.parts.regularization.label_smoothing)
+        self.loss = 0.0
+        self.correct = 0.0
+
+    def window(self, steps: int) -> Callable[[], None]:
+        make_deterministic(False)
+        torch.backends.cudnn.benchmark = False  # torch's own default
+        self.model.train()
+        return partial(self.run, steps)
+
+    def run(self, steps: int) -> None:
+        grad_clip = self.session.settings.trainer.grad_clip
+        for _ in range(steps):
+            images, labels = (part.to(self.device, non_blocking=True) for part in next(self.batches))
+            self.optimizer.zero_grad()
+            logits = self.model(images)
+            loss = self.criterion(logits, labels)
+            loss.backward()
+            if grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), grad_clip)
+            self.optimizer.step()
+            self.loss += loss.item()
+            self.correct += (logits.argmax(dim=1) == labels).float().mean().item()
+
+    def close(self) -> None:
+        self.batches.close()
+        del self.loader, self.batches
+
+
+def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+    """UsageError for data that people would not read this way."""
+    source = session.splits.train
+    if not isinstance(source, Arrays) or source.images.dtype != torch.uint8:
+        raise UsageError("The plain loop reads images of 8 bits held in memory: choose data=fashion_mini, cifar10 or their like.")
+    preprocess = readers.preprocess
+    ending = [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
+    return DataLoader(
+        PilImages(source, transforms.Compose([*augmentation(session), *ending])),  # pyright: ignore[reportArgumentType]
+        batch_size=session.settings.trainer.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=session.placement.device.type == "cuda",
+    )
+
+
+def augmentation(session: Session) -> list[nn.Module]:
+    """The torchvision counterparts of the chosen augmentation."""
+    _, height, width = session.parts.dataset.shape
+    found: list[nn.Module] = []
+    for op in session.parts.pipeline.ops:
+        if isinstance(op, geometry.Crop):
+            found.append(transforms.RandomCrop((height, width), padding=op.pixels(height, width)))
+        elif isinstance(op, geometry.Flip):
+            found.append(transforms.RandomHorizontalFlip(op.p))
+        else:
+            raise UsageError(
+                f"The plain loop has no counterpart of {type(op).__name__}: choose augment=flip_crop, flip, crop or none, "
+                "or leave it out with --only."
+            )
+    return found
+
+
+def unfused(session: Session, model: nn.Module) -> torch.optim.Optimizer:
+    """The configured optimizer as one gets it without asking for a fused one."""
+    groups = parameter_groups(model, session.parts.regularization)
+    configured = session.parts.optimizer(groups)
+    accepted = inspect.signature(type(configured)).parameters
+    settings = {name: value for name, value in configured.defaults.items() if name in accepted}
+    make: Any = type(configured)
+    return make(parameter_groups(model, session.parts.regularization), **(settings | {"fused": None, "foreach": None}))
+
+
+def endless(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Epoch after epoch."""
+    while True:
+        yield from loader

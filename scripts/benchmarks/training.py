@@ -1,0 +1,147 @@
+"""The loop of `train` as a user gets it, and the bare step that no loop can do without."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from torch import nn
+from torch.nn import functional
+
+from train import cli
+from train.config import parse
+from train.data.readers import Readers, open_readers
+from train.errors import RunError
+from train.observe.observer import Observer
+from train.run.folder import RunFolder
+from train.run.loop import Loop
+from train.run.session import Session, make_deterministic, prepare
+from train.run.stop import Stop
+from train.sinks.console import ConsoleSink
+from train.sinks.contracts import Sink
+from train.sinks.fan_out import Sinks
+from train.sinks.jsonl import JsonlSink
+from train.sinks.tensorboard import TensorBoardSink
+
+
+def open_session(overrides: Sequence[str], folder: Path) -> Session:
+    """What `train OVERRIDES` would have at hand just before training. UsageError as there."""
+    cli.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
+        content: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    return prepare(parse(content), RunFolder(folder))
+
+
+def readers_of(session: Session) -> Readers:
+    return open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
+
+
+def describe(session: Session) -> str:
+    placement = session.placement
+    kept = "deterministic" if session.settings.trainer.deterministic else "not deterministic"
+    return f"{placement.precision}, {placement.layout}, {kept}"
+
+
+class EndAfter(Sink):
+    """Asks the run to stop after so many steps, as a signal would."""
+
+    essential = True
+
+    def __init__(self, steps: int, stop: Stop) -> None:
+        self.steps = steps
+        self.stop = stop
+
+    def progress(self, step: int, epoch: float, values: object) -> None:  # noqa: ARG002
+        if step >= self.steps:
+            self.stop.signal = 0
+
+
+class TrainLoop:
+    """The loop of `train` with its readers, observation and sinks, the live view (drawn to nowhere) among them; no evaluation.
+
+    Each window begins at step 0, which is observed, and is stopped after its last step: of its steps, one in every
+    `observe.every` is observed, as in a long run.
+    """
+
+    def __init__(self, name: str, session: Session, readers: Readers) -> None:
+        self.name = name
+        self.detail = f"{describe(session)}, observe.every={session.settings.observe.every}"
+        self.session = session
+        self.readers = readers
+        self.plan = session.plan(readers)
+        self.trainee = session.trainee(readers)
+        self.observer = Observer(self.trainee.model, session.settings.observe.every)
+        self.null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, closed in `close`
+        self.folders = count()
+
+    def window(self, steps: int) -> Callable[[], None]:
+        """Running it raises RunError when the loss stops being finite."""
+        make_deterministic(self.session.settings.trainer.deterministic)
+        stop = Stop()
+        sink = self.open_sinks(steps, stop)
+        loop = Loop(self.trainee, self.session.parts.schedule, self.readers.train, None, self.plan, self.observer, sink, stop)
+        return partial(self.run, loop, sink, steps)
+
+    def run(self, loop: Loop, sink: Sink, steps: int) -> None:
+        try:
+            ending = loop.run()
+        finally:
+            sink.close()
+        if ending.steps != steps or ending.status == "diverged":
+            reason = ending.reason or f"the configuration ends after {ending.steps} steps"
+            raise RunError(f"{self.name}: {reason}, and a window has {steps}. Try fewer --steps, or another configuration.")
+
+    def open_sinks(self, steps: int, stop: Stop) -> Sinks:
+        folder = self.session.folder.path / str(next(self.folders))
+        folder.mkdir(parents=True)
+        screen = Console(file=self.null, force_terminal=True, width=100)
+        sink = Sinks([JsonlSink(), TensorBoardSink(), ConsoleSink(screen), EndAfter(steps, stop)])
+        sink.start(replace(self.session.info(self.name, self.readers, self.plan), folder=folder))
+        return sink
+
+    def close(self) -> None:
+        self.readers.close()
+        self.null.close()
+
+
+class BareStep:
+    """Forward, backward and update on one batch that lies on the device: what no loop can do without."""
+
+    def __init__(self, name: str, session: Session, readers: Readers) -> None:
+        self.name = name
+        self.detail = describe(session)
+        self.session = session
+        self.trainee = session.trainee(readers)
+        self.batch = next(readers.train.epoch(0))
+
+    def window(self, steps: int) -> Callable[[], None]:
+        make_deterministic(self.session.settings.trainer.deterministic)
+        self.trainee.model.train()
+        return partial(self.run, steps)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
+    def step(self) -> None:
+        trainee = self.trainee
+        with trainee.placement.autocast():
+            logits = trainee.forward(self.batch.images)
+        loss = functional.cross_entropy(logits.float(), self.batch.labels, label_smoothing=trainee.label_smoothing)
+        trainee.scaler.scale(loss).backward()
+        if trainee.grad_clip is not None:
+            trainee.scaler.unscale_(trainee.optimizer)
+            nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
+        trainee.scaler.step(trainee.optimizer)
+        trainee.scaler.update()
+        trainee.optimizer.zero_grad()
+
+    def close(self) -> None: ...

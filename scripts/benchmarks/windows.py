@@ -1,0 +1,178 @@
+"""Timed windows, interleaved between the contestants, that notice when other processes took part of the processor.
+
+Linux only in that part: elsewhere windows are timed and interleaved, and what others did is not known.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+PROC = Path("/proc")
+GRANULARITY_S = 0.03
+"""What the kernel's clock ticks can be off by; it matters for windows of a second or less."""
+IDLE_SHARE, IDLE_AFTER_S, SETTLED_BY_S = 0.1, 0.2, 10.0
+
+
+class Contestant(Protocol):
+    """Something that can do a number of steps of its work, and keeps its state in between."""
+
+    name: str
+    detail: str
+    """What it computes in: part of the output."""
+
+    def window(self, steps: int) -> Callable[[], None]:
+        """Make ready; calling the result does the steps, and is what is timed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How windows are taken. `lead_in`: untimed steps before each window; `repeats`: times that a disturbed window is taken
+    again; `tolerance`: share of all processors' time that others may use."""
+
+    rounds: int
+    steps: int
+    batch_size: int
+    lead_in: int
+    repeats: int
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """One timing. `foreign`: the share of all processors' time that other processes used, None where that cannot be seen;
+    `kept`: of the attempts in its round, the one that counts."""
+
+    contestant: str
+    round: int
+    attempt: int
+    seconds: float
+    images: int
+    foreign: float | None
+    disturbed: bool
+    kept: bool = False
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Processor time so far, in seconds: of everything on the processors this process may use, and of this process with its
+    descendants, living and ended."""
+
+    at: float
+    all_s: float
+    own_s: float
+
+
+def usage() -> Usage | None:
+    """None where the kernel does not tell."""
+    try:
+        ticks = os.sysconf("SC_CLK_TCK")
+        at = time.perf_counter()
+        return Usage(at, _busy_ticks() / ticks, _own_ticks() / ticks)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def foreign_share(before: Usage | None, after: Usage | None) -> float | None:
+    """Of the processors' time between the two, the share that other processes used."""
+    if before is None or after is None or after.all_s == before.all_s:  # some containers show a clock that stands still
+        return None
+    capacity = (after.at - before.at) * processors()
+    foreign = (after.all_s - before.all_s) - (after.own_s - before.own_s)
+    return max(0.0, foreign - GRANULARITY_S) / capacity
+
+
+def processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _busy_ticks() -> int:
+    """All but idle and waiting for disks. Stolen time counts: another virtual machine disturbs as well."""
+    mine = {f"cpu{index}" for index in os.sched_getaffinity(0)}
+    total = 0
+    for line in (PROC / "stat").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if name in mine:
+            user, nice, system, _idle, _wait, irq, softirq, steal = map(int, rest.split()[:8])
+            total += user + nice + system + irq + softirq + steal
+    return total
+
+
+def _own_ticks() -> int:
+    """A child that has ended is part of its parent's figure, once the parent has asked for its exit code."""
+    parents: dict[int, int] = {}
+    spent: dict[int, int] = {}
+    for entry in os.listdir(PROC):
+        if entry.isdigit():
+            try:
+                text = (PROC / entry / "stat").read_text()
+            except OSError:  # it ended just now
+                continue
+            fields = text.rpartition(")")[2].split()  # the name before may hold spaces
+            parents[int(entry)] = int(fields[1])
+            spent[int(entry)] = sum(map(int, fields[11:15]))
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return sum(spent.get(pid, 0) for pid in family)
+
+
+def settle() -> None:
+    """Wait until this process and its descendants are idle: workers fill their queues after a window has ended."""
+    deadline = time.perf_counter() + SETTLED_BY_S
+    before = usage()
+    while time.perf_counter() < deadline:
+        time.sleep(IDLE_AFTER_S)
+        after = usage()
+        if before is None or after is None or (after.own_s - before.own_s) <= IDLE_SHARE * (after.at - before.at):
+            return
+        before = after
+
+
+def interleave(
+    contestants: Sequence[Contestant], procedure: Procedure, wait: Callable[[], None], say: Callable[[str], None]
+) -> list[Window]:
+    """A B C A B C ...: every attempt, in the order of time. `wait` returns when the device has nothing left to do."""
+    windows: list[Window] = []
+    for number in range(procedure.rounds):
+        for contestant in contestants:
+            attempts: list[Window] = []
+            while len(attempts) <= procedure.repeats and not (attempts and not attempts[-1].disturbed):
+                attempts.append(take(contestant, procedure, number, len(attempts), wait))
+                say(line(attempts[-1], procedure))
+            best = attempts[-1] if not attempts[-1].disturbed else min(attempts, key=lambda window: window.foreign or 0.0)
+            windows += [replace(window, kept=window is best) for window in attempts]
+    return windows
+
+
+def take(contestant: Contestant, procedure: Procedure, number: int, attempt: int, wait: Callable[[], None]) -> Window:
+    """One window."""
+    settle()
+    contestant.window(procedure.lead_in)()
+    run = contestant.window(procedure.steps)
+    wait()
+    before = usage()
+    started = time.perf_counter()
+    run()
+    wait()
+    seconds = time.perf_counter() - started
+    foreign = foreign_share(before, usage())
+    disturbed = foreign is not None and foreign > procedure.tolerance
+    return Window(contestant.name, number, attempt, seconds, procedure.steps * procedure.batch_size, foreign, disturbed)
+
+
+def line(window: Window, procedure: Procedure) -> str:
+    others = "" if window.foreign is None else f", others used {window.foreign:.1%} of the processors"
+    verdict = " -> disturbed" if window.disturbed else ""
+    return f"round {window.round + 1}/{procedure.rounds} {window.contestant}: {window.images_per_s:,.0f} img/s{others}{verdict}"

@@ -1,0 +1,175 @@
+"""The run folder: one owner, files that are whole at every moment, identities."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.harness import SMALL, compose_config
+from train.errors import UsageError
+from train.run.folder import RunFolder, git_state, identity, versions, write_json, write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = {"seed": 0, "seeds": {"init": 0}, "norm": {"_target_": "a.b", "eps": 1e-5}}
+
+
+def test_one_of_twenty_threads_gets_the_folder(tmp_path: Path) -> None:
+    together = threading.Barrier(20)
+
+    def claim(number: int) -> bool:
+        folder = RunFolder(tmp_path / "run")
+        together.wait()
+        try:
+            folder.claim(CONFIG | {"number": number}, [f"number={number}"])
+        except UsageError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        won = list(pool.map(claim, range(20)))
+    assert sum(won) == 1
+    winner = won.index(True)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["number"] == winner
+    assert yaml.safe_load((tmp_path / "run" / "overrides.yaml").read_text()) == [f"number={winner}"]
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "running"
+
+
+CLAIM_WHEN_TOLD = """
+import sys
+from pathlib import Path
+from train.errors import UsageError
+from train.run.folder import RunFolder
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    RunFolder(Path(sys.argv[1])).claim({"seed": 0}, [])
+except UsageError as error:
+    assert "already holds a run" in str(error)
+    sys.exit(2)
+"""
+
+
+def test_one_of_several_processes_gets_the_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CLAIM_WHEN_TOLD, str(tmp_path / "run")]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
+    assert sorted(process.returncode for process in processes) == [0, 2, 2, 2, 2, 2]
+
+
+def test_a_taken_folder_is_refused_by_name(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run").claim(CONFIG, [])
+    with pytest.raises(UsageError, match=r"hydra\.run\.dir=.*run: this folder already holds a run"):
+        RunFolder(tmp_path / "run").refuse_if_taken()
+    RunFolder(tmp_path / "other").refuse_if_taken()
+
+
+REPLACE_FOREVER = """
+import itertools, sys
+from pathlib import Path
+from train.run.folder import write_whole
+path, size = Path(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+for count in itertools.count():
+    write_whole(path, bytes([count % 251]) * size)
+"""
+
+
+def test_a_process_killed_while_writing_leaves_the_file_whole(tmp_path: Path) -> None:
+    """Every byte of the file is the same: a mixture or a torn end would show."""
+    path, size = tmp_path / "weights.pt", 1_000_000
+    write_whole(path, b"\xff" * size)
+    chance = random.Random(0)
+    for _ in range(8):
+        process = subprocess.Popen([sys.executable, "-c", REPLACE_FOREVER, str(path), str(size)], cwd=ROOT, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        content = path.read_bytes()
+        assert len(content) == size
+        assert len(set(content)) == 1
+
+
+def test_a_reader_never_meets_half_a_status(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(CONFIG, [])
+    done = threading.Event()
+
+    def write() -> None:
+        for count in range(200):
+            folder.update(count=count, padding="x" * (1 + count * 97 % 5000))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = 0
+    while not done.is_set():
+        assert json.loads(folder.status_file.read_text())["status"] == "running"
+        seen += 1
+    writer.join()
+    assert seen > 10
+    assert json.loads(folder.status_file.read_text())["count"] == 199
+
+
+def test_writing_leaves_no_temporary_file_and_refuses_what_json_cannot_hold(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"one": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"one": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"one": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_identity_is_of_the_content_and_of_all_of_it() -> None:
+    assert identity({"a": 1, "b": {"c": [1, 2]}}) == identity({"b": {"c": [1, 2]}, "a": 1})
+    configs = [compose_config([*SMALL, *extra]) for extra in ([], ["seed=1"], ["norm.eps=1e-4"], ["trainer.epochs=2"], ["init=xavier"])]
+    assert len({identity(config) for config in configs}) == len(configs)
+    assert identity(compose_config(SMALL)) == identity(compose_config(SMALL))
+
+
+def test_an_arm_is_the_configuration_without_its_seeds(tmp_path: Path) -> None:
+    def claimed(name: str, *overrides: str) -> dict[str, str]:
+        folder = RunFolder(tmp_path / name)
+        folder.claim(compose_config([*SMALL, *overrides]), overrides)
+        return json.loads(folder.status_file.read_text())
+
+    base, seed, role, other = claimed("a"), claimed("b", "seed=5"), claimed("c", "seeds.order=7"), claimed("d", "norm=layer")
+    assert base["arm"] == seed["arm"] == role["arm"] != other["arm"]
+    assert len({run["identity"] for run in (base, seed, role, other)}) == 4
+
+
+def test_versions_and_commit_are_recorded(tmp_path: Path) -> None:
+    assert {"train", "python", "torch", "hydra-core"} <= set(versions())
+    assert git_state(tmp_path) is None, "outside a checkout there is no commit"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "file").write_text("1")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    clean = git_state(tmp_path)
+    (tmp_path / "file").write_text("2")
+    changed = git_state(tmp_path)
+    assert clean is not None
+    assert changed is not None
+    assert (len(clean["commit"]), clean["dirty"], changed["dirty"]) == (40, False, True)

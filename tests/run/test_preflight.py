@@ -1,0 +1,120 @@
+"""What cannot work is refused before any data is loaded, with the layer's name; and what a model costs, against hand counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.harness import settings_for
+from train.data.contracts import Dataset, Splits
+from train.data.noise import noise
+from train.errors import UsageError
+from train.run import preflight
+from train.run.build import build
+from train.run.folder import RunFolder
+from train.run.preflight import Cost
+from train.run.session import prepare
+
+IMPOSSIBLE = {
+    "data=noise norm=group norm.groups=7": ["layer stage1.norm1", "norm.groups=7", "32 channels"],
+    "data=noise model=resnet norm=group norm.groups=32": ["layer stem.norm", "norm.groups=32", "16 channels"],
+    "data=noise model=mlp norm=group norm.groups=512": ["layer norm1", "one value per mean"],
+    "data=noise model=mlp norm=instance": ["layer norm1", "norm=instance"],
+    "data=noise data.shape=[1,4,4] norm=instance": ["layer stage3.norm1", "norm=instance", "1x1"],
+    "data=noise data.shape=[3,2,2] model=resnet norm=instance": ["layer stage2.block1.norm1", "norm=instance", "1x1"],
+    "data=noise data.shape=[1,1,1] model.stages=1 trainer.batch_size=1": ["layer stage1.norm1", "trainer.batch_size"],
+    "data=noise data.shape=[1,28,28] model=torchvision model.name=alexnet norm=none": ["layer features.5", "(192, 2, 2)", "28x28"],
+    "data=noise data.shape=[3,32,32] model=torchvision model.name=densenet121 norm=instance": ["norm=instance", "1x1"],
+    "data=noise data.shape=[3,30,30] model=torchvision model.name=vit_b_16 norm=layer": ["model.name=vit_b_16", "30x30"],
+    "data=noise data.shape=[3,30,40] model=torchvision model.name=vit_b_16 norm=layer": ["model.name=vit_b_16", "30x40"],
+    "data=noise data.shape=[3,8,8] model.stages=9": ["model.stages=9", "model.stages=4"],
+}
+
+
+def check(overrides: str, batch_size: int = 8) -> Cost:
+    return preflight.check(build(settings_for(overrides.split())), batch_size)
+
+
+@pytest.mark.parametrize("overrides", IMPOSSIBLE)
+def test_impossible_layer_is_named(overrides: str) -> None:
+    batch_size = 1 if "trainer.batch_size=1" in overrides else 8
+    with pytest.raises(UsageError) as caught:
+        check(overrides, batch_size)
+    for fragment in IMPOSSIBLE[overrides]:
+        assert fragment in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def unreadable() -> Dataset:
+    """A data set that must not be looked at."""
+
+    class Unreadable:
+        shape, class_names = noise().shape, noise().class_names
+
+        def load(self) -> Splits:
+            raise AssertionError("the data was loaded")
+
+    return Unreadable()
+
+
+UNREADABLE = ["data=noise", f"data._target_={__name__}.unreadable"] + [
+    f"~data.{name}" for name in ("shape", "classes", "train_size", "test_size", "seed")
+]
+
+
+def test_the_model_is_checked_before_the_data_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"stage1\.norm1"):
+        prepare(settings_for([*UNREADABLE, "norm=group", "norm.groups=7"]), RunFolder(tmp_path / "run"))
+    with pytest.raises(AssertionError, match="the data was loaded"):
+        prepare(settings_for(UNREADABLE), RunFolder(tmp_path / "run"))
+    assert not list(tmp_path.iterdir()), "preparing leaves nothing behind"
+
+
+def test_a_training_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
+    overrides = ["data=noise", "data.train_size=20", "data.val_fraction=0.5", "data.classes=2", "trainer.batch_size=11"]
+    with pytest.raises(UsageError, match=r"trainer\.batch_size=11 is more than the (9|10) training images"):
+        prepare(settings_for(overrides), RunFolder(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_cost_of_an_mlp_by_hand(norm: str) -> None:
+    """784 -> 100 -> 100 -> 10. Multiply-adds count as two; biases, norms and activations count nothing."""
+    cost = check(f"data=noise data.shape=[1,28,28] model=mlp model.depth=2 model.width=100 norm={norm}")
+    weights = 784 * 100 + 100 * 100 + 100 * 10
+    biases = {"none": 100 + 100 + 10, "batch": 2 * (100 + 100) + 10}[norm]
+    assert cost == Cost(parameters=weights + biases, flops=2 * weights)
+
+
+@pytest.mark.parametrize("norm", ["none", "group"])
+def test_cost_of_a_convnet_by_hand(norm: str) -> None:
+    """Two stages of two 3x3 convolutions on 3x10x12: 8 channels at 10x12, 16 at 5x6; then the head."""
+    cost = check(f"data=noise data.shape=[3,10,12] data.classes=7 model.width=8 model.stages=2 model.convs=2 norm={norm}")
+    kernels = [9 * 3 * 8, 9 * 8 * 8, 9 * 8 * 16, 9 * 16 * 16]
+    positions = [10 * 12, 10 * 12, 5 * 6, 5 * 6]
+    per_channel = 1 if norm == "none" else 2
+    parameters = sum(kernels) + per_channel * (8 + 8 + 16 + 16) + 16 * 7 + 7
+    flops = 2 * (sum(k * p for k, p in zip(kernels, positions, strict=True)) + 16 * 7)
+    assert cost == Cost(parameters, flops)
+
+
+def test_cost_does_not_depend_on_the_batch() -> None:
+    overrides = "data=noise model.width=8 norm=layer"
+    assert check(overrides, 1) == check(overrides, 2) == check(overrides, 512)
+
+
+def test_checking_draws_nothing_and_takes_no_memory() -> None:
+    before = torch.random.get_rng_state()
+    cost = check("data=noise data.shape=[3,64,64] model=mlp model.width=1000000 model.depth=2")  # 4 TB of weights
+    assert cost.parameters > 10**12
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def narrow(**_: object) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+
+
+def test_a_model_of_ones_own_that_gives_too_few_logits_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"\(2, 3\) for 2 images where \(2, 10\)"):
+        check(f"data=noise model=mlp ~model.width ~model.depth model._target_={__name__}.narrow")

@@ -1,0 +1,74 @@
+"""Gaussian integrals of activation functions: E[phi(x)], E[phi(x)^2] and E[phi'(x)^2] for x ~ N(0, q)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+GRID = 1024
+"""Values of q at which the integrals are computed; between them they are interpolated in ln q (error below 1e-4)."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Each in the shape of the variances asked for: E[phi], E[phi^2] and E[phi'^2]."""
+
+    mean: Tensor
+    second: Tensor
+    slope: Tensor
+
+
+def moments(function: Function, variance: Tensor) -> Moments:
+    """The moments of `function`, which works element by element on float64, at every q of `variance` (>= 0, float64).
+
+    The derivative is autograd's, so that a kink counts as torch counts it.
+    """
+    positive = variance[variance > 0]
+    knots = variance.new_zeros(1)
+    if positive.numel():
+        low, high = positive.min().log(), positive.max().log()
+        inner = torch.linspace(0, 1, 1 if high - low < 1e-9 else GRID, dtype=torch.float64)
+        knots = torch.cat([knots, (low + inner * (high - low)).exp()])
+    tables = _integrate(function, knots)
+    place = np.log(variance.clamp(min=1e-320).numpy())
+    at = np.log(knots[1:].numpy())
+
+    def look_up(table: Tensor) -> Tensor:
+        inside = np.interp(place, at, table[1:].numpy()) if len(at) else np.zeros_like(place)
+        return torch.where(variance > 0, torch.from_numpy(np.asarray(inside)), table[0])
+
+    return Moments(*map(look_up, tables))
+
+
+def _integrate(function: Function, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three integrals for each of `variance` [K]."""
+    nodes, weights = _quadrature()
+    with torch.enable_grad():
+        x = (variance.sqrt()[:, None] * nodes).requires_grad_()
+        y = function(x)
+        (slope,) = torch.autograd.grad(y.sum(), x) if y.requires_grad else (torch.zeros_like(x),)
+    y = y.detach()
+    return y @ weights, y.square() @ weights, slope.square() @ weights
+
+
+@cache
+def _quadrature() -> tuple[Tensor, Tensor]:
+    """Nodes and weights for the standard normal: Gauss-Legendre on panels that halve towards 0, out to 12.
+
+    Gauss-Hermite, one polynomial for the whole line, misses E[relu] by 1 % at 50 nodes, and loses a function that is
+    steep at 0 (tanh at a large q) between its nodes. Here a kink at 0 lies on an edge, and the panels reach down to 2^-20.
+    """
+    edges = np.concatenate([[0.0], 2.0 ** np.arange(-20, 1), np.arange(1.5, 12.5, 0.5)])
+    points, weights = np.polynomial.legendre.leggauss(8)
+    half = np.diff(edges)[:, None] / 2
+    nodes = (edges[:-1, None] + half * (1 + points)).ravel()
+    density = (half * weights).ravel() * np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)
+    return torch.from_numpy(np.concatenate([-nodes, nodes])), torch.from_numpy(np.concatenate([density, density]))
