@@ -37,9 +37,7 @@ PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install"
 REMEDIES = {
     "No space left|quota exceeded": "The disk is full: on Linux, torch needs about 5 GB in .venv and 3 GB in pip's cache.",
     "CERTIFICATE_VERIFY": "The package index's certificate is not trusted here; PIP_CERT names your network's own.",
-    "ConnectionError|Timeout|ProxyError|establish a new connection|name resolution": (
-        "The package index cannot be reached: check the network (HTTPS_PROXY names a proxy), then repeat the command."
-    ),
+    "ConnectionError|Timeout|ProxyError|name resolution": "The package index cannot be reached: check the network, then repeat.",
     "No matching distribution": "No package index offers this here: check the network and the settings of pip, then repeat.",
     "Permission denied": "Check who owns the checkout, .venv and pip's cache.",
     "Read-only file system": "The checkout cannot be written: copy it to a place that can.",
@@ -128,7 +126,7 @@ def empty(root: Path) -> None:
 def own(venv: Path) -> int:
     """Creates .venv or recognises it as made here; returns the descriptor of its lock file."""
     venv.mkdir(exist_ok=True)
-    # In this order: a start beside this one may be creating the folder, and then the owner's file is the first in it.
+    # In this order: a start beside this one may be making the folder, and then the owner's file is the first in it.
     if any(venv.iterdir()) and not (venv / OWNER).exists():
         raise Failure(
             f"{venv} was not made by scripts/train, so it is left as it is.\n"
@@ -271,7 +269,7 @@ def ensure_installed(root: Path, kind: str) -> None:
 
 
 def raise_interrupted(number: int, _frame: FrameType | None) -> NoReturn:
-    """Signal handler of the installation. A second Ctrl-C ends the cleaning up too; a closed terminal often sends two hang-ups."""
+    """Signal handler of the installation. A second Ctrl-C ends the cleaning up too; a closed terminal sends two hang-ups."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
     say("interrupted; the next start makes up for it, and what pip has downloaded is kept")

@@ -78,7 +78,6 @@ def test_settings_that_do_not_fit_are_named_with_what_is_allowed(settings: dict[
     with pytest.raises(UsageError) as caught:
         checked(**settings)
     assert str(caught.value).startswith(said)
-    assert "images" not in str(caught.value).split("Known:")[-1] or "images" in settings
 
 
 def test_alternatives_make_one_sentence() -> None:

@@ -49,7 +49,9 @@ class FolderReading:
 class TorchvisionReading:
     """Batches on the device from torchvision's usual pipeline for training on photographs."""
 
-    def __init__(self, name: str, root: Path, preprocess: Preprocess, batch_size: int, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, name: str, root: Path, preprocess: Preprocess, batch_size: int, workers: int, device: torch.device
+    ) -> None:
         self.name = name
         self.detail = f"RandomResizedCrop + RandomHorizontalFlip, {workers} workers"
         self.device = device
@@ -86,7 +88,9 @@ def draw(batches: Iterator[Batch], steps: int) -> None:
 def write_photographs(root: Path, images: int, width: int) -> int:
     """A folder as `data=image_folder` wants it: `images` JPEGs to train on, one per class to test on, upright and lying,
     4 : 3. Returns the mean size of a file in bytes."""
-    sizes = [write_photograph(root / "train" / f"class{index % CLASSES}" / f"{index:05}.jpg", index, width) for index in range(images)]
+    sizes = [
+        write_photograph(root / "train" / f"class{index % CLASSES}" / f"{index:05}.jpg", index, width) for index in range(images)
+    ]
     for index in range(CLASSES):
         write_photograph(root / "test" / f"class{index}" / "0.jpg", images + index, width)
     return sum(sizes) // len(sizes)
@@ -106,11 +110,11 @@ def photograph(seed: int, height: int, width: int) -> Tensor:
     noise."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.zeros(1, 3, height, width)
-    for octave in range(8):
+    for octave in range(9):
         cells = 2 + 2**octave
         grey = torch.randn(1, 1, cells, cells, generator=generator)
         colour = torch.randn(1, 3, cells, cells, generator=generator)
         layer = functional.interpolate(grey + 0.3 * colour, (height, width), mode="bilinear", align_corners=True)
-        image += layer * 1.6**-octave
-    image += 0.08 * torch.randn(1, 3, height, width, generator=generator)
+        image += layer * 1.4**-octave
+    image += 0.12 * torch.randn(1, 3, height, width, generator=generator)
     return (image[0] * 50 + 128).clamp(0, 255).to(torch.uint8)

@@ -20,6 +20,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -32,21 +33,40 @@ Positive = Annotated[float, Interval(gt=0)]
 Distribution = Literal["normal", "uniform"]
 Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Draw: TypeAlias = Callable[[Layer, Generator], Tensor]
+Nominal: TypeAlias = Callable[[Layer], float]
+
+
+@dataclass(frozen=True)
+class LayerByLayer:
+    """An initializer that fills each layer's weight by `draw`, with values of the deviation `requested_std(layer)`."""
+
+    draw: Draw
+    requested_std: Nominal
+
+    def __call__(self, model: nn.Module, images: Tensor, generator: Generator) -> None:  # noqa: ARG002
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, Layer):
+                    module.weight.copy_(self.draw(module, generator))
+                    _fill(module, "bias", 0.0)
+                elif re.search(r"Norm(\dd)?$", type(module).__name__):
+                    _fill(module, "weight", 1.0)
+                    _fill(module, "bias", 0.0)
 
 
 def gaussian(std: Positive = 0.01) -> Initializer:
     """N(0, std^2), whatever the layer's size. Deep nets lose the signal unless `std` happens to fit their width."""
-    return _each_layer(lambda layer, generator: _draw(layer, "normal", std, generator))
+    return _independent("normal", lambda layer: std)  # noqa: ARG005
 
 
 def xavier() -> Initializer:
     """N(0, 1 / fan_in): keeps the variance of the signal through linear layers. The lecture's; the paper's is `glorot`."""
-    return _each_layer(lambda layer, generator: _draw(layer, "normal", math.sqrt(1 / fans(layer)[0]), generator))
+    return _independent("normal", lambda layer: math.sqrt(1 / fans(layer)[0]))
 
 
 def glorot(distribution: Distribution = "uniform", gain: Positive = 1.0) -> Initializer:
     """Variance gain^2 * 2 / (fan_in + fan_out): a compromise between signal and gradient (Glorot & Bengio 2010)."""
-    return _each_layer(lambda layer, generator: _draw(layer, distribution, gain * math.sqrt(2 / sum(fans(layer))), generator))
+    return _independent(distribution, lambda layer: gain * math.sqrt(2 / sum(fans(layer))))
 
 
 def kaiming(mode: Literal["fan_in", "fan_out"] = "fan_in", distribution: Distribution = "normal") -> Initializer:
@@ -55,7 +75,7 @@ def kaiming(mode: Literal["fan_in", "fan_out"] = "fan_in", distribution: Distrib
     `fan_in` keeps the second moment of the signal forward, `fan_out` that of the gradient backward.
     """
     index = ("fan_in", "fan_out").index(mode)
-    return _each_layer(lambda layer, generator: _draw(layer, distribution, math.sqrt(2 / fans(layer)[index]), generator))
+    return _independent(distribution, lambda layer: math.sqrt(2 / fans(layer)[index]))
 
 
 def orthogonal(gain: Positive = 1.0) -> Initializer:
@@ -63,7 +83,12 @@ def orthogonal(gain: Positive = 1.0) -> Initializer:
 
     A convolution's weight is taken as a matrix [out, in k k]; with groups, each group's [out / groups, (in / groups) k k].
     """
-    return _each_layer(lambda layer, generator: _draw_orthogonal(layer, gain, generator))
+
+    def nominal(layer: Layer) -> float:
+        rows = layer.weight.shape[0] // (1 if isinstance(layer, nn.Linear) else layer.groups)
+        return gain / math.sqrt(max(rows, fans(layer)[0]))
+
+    return LayerByLayer(lambda layer, generator: _draw_orthogonal(layer, gain, generator), nominal)
 
 
 def lsuv() -> Initializer:
@@ -113,18 +138,8 @@ def fans(layer: Layer) -> tuple[int, int]:
     return layer.weight.shape[1] * positions, layer.weight.shape[0] // groups * positions
 
 
-def _each_layer(draw: Draw) -> Initializer:
-    def init(model: nn.Module, images: Tensor, generator: Generator) -> None:  # noqa: ARG001
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, Layer):
-                    module.weight.copy_(draw(module, generator))
-                    _fill(module, "bias", 0.0)
-                elif re.search(r"Norm(\dd)?$", type(module).__name__):
-                    _fill(module, "weight", 1.0)
-                    _fill(module, "bias", 0.0)
-
-    return init
+def _independent(distribution: Distribution, std: Nominal) -> LayerByLayer:
+    return LayerByLayer(lambda layer, generator: _draw(layer, distribution, std(layer), generator), std)
 
 
 def _fill(module: nn.Module, name: str, value: float) -> None:

@@ -5,6 +5,7 @@ Decided by rules on what the hardware is, never by a measurement: a busy machine
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,3 +98,20 @@ def fast_bfloat16_unit() -> str | None:
         if capabilities.get(name):
             return name
     return None
+
+
+def settle_arithmetic(deterministic: bool) -> None:
+    """Process-wide settings of torch, set both ways because a sweep may run many jobs in one process.
+
+    `deterministic`: refuse algorithms that do not repeat to the bit, and do not let cuDNN choose by timing. float32 means
+    float32: NVIDIA's TF32, which keeps 10 bits of the mantissa and which torch lets convolutions use by default, is off; who
+    wants speed has bfloat16.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # A debugging aid that costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.fan_out import Sinks
 from train.sinks.jsonl import JsonlSink, encode_float
 from train.sinks.log import log_file
+from train.sinks.plain import PlainSink
 from train.sinks.terminal import stream_sink
 
 log = logging.getLogger("train")
@@ -79,7 +79,7 @@ class Session:
         try:
             plan = self.plan(readers)
             info = self.info(title, readers, plan)
-            self.describe(readers, info)
+            self.describe(readers)
             sink.start(info)
             trainee = self.trainee(readers)
             observer = Observer(trainee.model, self.settings.observe.every)
@@ -181,7 +181,7 @@ class Session:
             flops_per_image=self.cost.flops,
             total_steps=plan.total,
             steps_per_epoch=plan.steps_per_epoch,
-            epochs=plan.total / plan.steps_per_epoch,
+            epochs=round(plan.total / plan.steps_per_epoch, 2),
             batch_size=plan.batch_size,
             data=self.settings.parts["data"]["_target_"].rpartition(".")[2],
             train_size=len(readers.train),
@@ -189,7 +189,7 @@ class Session:
             test_size=len(readers.test),
         )
 
-    def describe(self, readers: Readers, info: RunInfo) -> None:
+    def describe(self, readers: Readers) -> None:
         """What was chosen for this machine and measured on the data: part of the run's record."""
         placement, preprocess = self.placement, readers.preprocess
         self.folder.update(
@@ -200,7 +200,6 @@ class Session:
             threads=torch.get_num_threads(),
             preprocess=asdict(preprocess),
         )
-        log.info("%s on %s, %s", info.name, info.device, info.precision)
         log.info("pre-processing %s: mean %s, std %s", preprocess.kind, preprocess.mean, preprocess.std)
 
     def save_weights(self, model: nn.Module) -> None:
@@ -249,7 +248,7 @@ class Session:
 def prepare(settings: Settings, folder: RunFolder) -> Session:
     """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy."""
     folder.refuse_if_taken()
-    make_deterministic(settings.trainer.deterministic)
+    placing.settle_arithmetic(settings.trainer.deterministic)
     placement = placing.choose(settings.trainer)
     parts = build(settings)
     cost = preflight.check(parts, settings.trainer.batch_size)
@@ -276,14 +275,4 @@ def views(folder: RunFolder) -> list[Sink]:
     from train.sinks.tensorboard import TensorBoardSink
 
     config = (folder.path / "config.yaml").read_text(encoding="utf-8")
-    return [TensorBoardSink(config), stream_sink(sys.stdout)]
-
-
-def make_deterministic(wanted: bool) -> None:
-    """Whether torch refuses algorithms that do not repeat to the bit. Set both ways: a sweep may run many jobs in one process."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
-    # A debugging aid that costs a pass over every new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    torch.backends.cudnn.benchmark = not wanted
+    return [TensorBoardSink(config), PlainSink(log.info), stream_sink(sys.stdout)]

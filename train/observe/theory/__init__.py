@@ -1,7 +1,7 @@
 """What mean-field theory expects of the signal at initialisation, layer by layer, forward and backward.
 
     chain_of(model, shape) -> Chain                 the layers in the order of the signal, read off one forward on shapes
-    predict(chain, images) -> Prediction            mean, std and relative gradient std at the output of every layer
+    predict(chain, images) -> list of Expected       mean, std and relative gradient std at the output of every layer
 
 The theory (Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015 for ReLU; Yang et al. 2019 for batch norm) takes many
 channels, weights that are independent, of mean 0 and independent of the signal, and a network in training mode.
@@ -10,7 +10,7 @@ channels, weights that are independent, of mean 0 and independent of the signal,
 
 from train.observe.theory.chain import chain_of
 from train.observe.theory.gaussian import Moments, moments
-from train.observe.theory.recursion import Expected, Prediction, predict
+from train.observe.theory.recursion import Expected, predict
 from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted, Window
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "GlobalPool",
     "Moments",
     "Norm",
-    "Prediction",
     "Stage",
     "Uncovered",
     "Weighted",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from train.observe.observer import is_activation
+from train.observe.theory.gaussian import Function
 from train.observe.theory.stages import (
     Activation,
     Chain,
@@ -32,97 +34,166 @@ from train.parts.init import fans
 from train.parts.model.layers import GlobalAveragePool
 from train.parts.norm import GroupNorm, InstanceNorm, LayerNorm
 
-PER_IMAGE = (LayerNorm, InstanceNorm, GroupNorm)
-TRANSPARENT = (nn.Identity,)
-
 
 def chain_of(model: nn.Module, shape: Shape) -> Chain:
     """The layers of `model` for images of `shape`, in the order in which they run. The model is as before afterwards.
 
-    Weight variances are the second moments of the weights that are there, so that every init is covered, a user's own
-    included, and one that looks at data; nothing is asked about where they came from. Read at initialisation.
-    What is not a layer of a kind in `stages` becomes `Uncovered`, and so does every point where a layer's input is not what the
-    layer before it returned (a residual sum, a function call, a branch): the chain goes on behind it.
+    Weight variances are the second moments of the weights that are there, so that every init is covered, a user's own and
+    one that looks at data included. So call it at initialisation, and with weights that are not on the meta device.
+    What is not a layer of a kind in `stages` becomes `Uncovered`, and so does every point where a layer's input is not what
+    the layer before it returned (a residual sum, a function call, a branch): the chain goes on behind it.
     """
     calls, output = _run(model, shape)
     times = Counter(call.name for call in calls)
     stages: list[Stage] = []
-    previous: _Call | None = None
-    for call in calls:
-        stages += _joint(previous, call)
-        stages.append(_repeated(call) if times[call.name] > 1 else _stage(call))
-        previous = call
-    if previous is not None and not previous.handed_on(output):
-        stages.append(Uncovered("the output", f"it is not what {previous.name} returned"))
+    for previous, call in zip([None, *calls], calls, strict=False):
+        if previous is not None:
+            stages += _joint(previous, call)
+        repeated = times[call.name] > 1
+        stages.append(Uncovered(call.name, "it runs more than once in a forward") if repeated else _stage(call))
+    if calls and _root(output) is not _root(calls[-1].output):
+        stages.append(Uncovered("the output", f"it is not what {calls[-1].name} returned"))
     return stages
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module without submodules. `version` is that of the output when the module returned it."""
+    """One call of a module without submodules, the shape it received, and which version (torch's count of the changes in
+    place) of its input it saw and of its output it left."""
 
     name: str
     module: nn.Module
     input: Tensor
     received: tuple[int, ...]
+    seen: int
     output: Tensor
-    version: int
+    left: int
 
     @property
     def size(self) -> Size:
         return (self.received[2], self.received[3]) if len(self.received) == 4 else (1, 1)
 
-    def handed_on(self, x: Tensor) -> bool:
-        """Whether `x` is this call's output or a view of all of it, unchanged since."""
-        root = _root(self.output)
-        return _root(x) is root and root._version == self.version and x.numel() == root.numel()
+
+@dataclass
+class _Recorder:
+    calls: list[_Call] = field(default_factory=list)
+    seen: int = 0
+
+    def before(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.seen = _root(inputs[0])._version if inputs and isinstance(inputs[0], Tensor) else 0
+
+    def after(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                received = tuple(inputs[0].shape)
+                self.calls.append(_Call(name, module, inputs[0], received, self.seen, output, _root(output)._version))
+
+        return note
 
 
 def _run(model: nn.Module, shape: Shape) -> tuple[list[_Call], Tensor]:
-    """In evaluation mode, which draws nothing."""
+    """The calls in order, and what the model returned. In evaluation mode, which draws nothing."""
     weights = {name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    images = torch.zeros(2, *shape, device="meta")
-    calls: list[_Call] = []
+    recorder = _Recorder()
     with ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         model.eval()
         for name, module in model.named_modules():
-            if next(module.children(), None) is None and not isinstance(module, TRANSPARENT):
-                stack.callback(module.register_forward_hook(partial(_note, calls, name)).remove)
+            if next(module.children(), None) is None and not isinstance(module, nn.Identity):
+                stack.callback(module.register_forward_pre_hook(recorder.before).remove)
+                stack.callback(module.register_forward_hook(recorder.after(name)).remove)
         with torch.no_grad():
-            output = torch.func.functional_call(model, weights, (images,))
-    return calls, output
-
-
-def _note(calls: list[_Call], name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-        calls.append(_Call(name, module, inputs[0], tuple(inputs[0].shape), output, _root(output)._version))
+            output = torch.func.functional_call(model, weights, (torch.zeros(2, *shape, device="meta"),))
+    return recorder.calls, output
 
 
 def _root(x: Tensor) -> Tensor:
+    """The tensor that `x` is a view of, or `x`."""
     return x if x._base is None else x._base
 
 
-def _joint(previous: _Call | None, call: _Call) -> list[Stage]:
-    """What stands between two calls: usually nothing."""
-    if previous is None:
-        return []
+def _joint(previous: _Call, call: _Call) -> list[Stage]:
+    """What stands between two calls: as a rule nothing."""
     returned = tuple(previous.output.shape)
-    if not _received_from(previous, call):
+    if _root(call.input) is not _root(previous.output) or call.seen != previous.left:
         return [Uncovered(call.name, f"its input is not what {previous.name} returned, but a sum, a branch or a function of it")]
     if call.received == returned:
         return []
     if len(returned) == 4 and call.received == (returned[0], returned[1] * returned[2] * returned[3]):
         return [Flatten(call.name, (returned[2], returned[3]))]
-    return [Uncovered(call.name, f"the output of {previous.name} reaches it in another shape")]
+    return [Uncovered(call.name, f"what {previous.name} returned reaches it in another shape")]
 
 
-def _received_from(previous: _Call, call: _Call) -> bool:
-    """In-place modules return the tensor they were given, a version later."""
-    root = _root(previous.output)
-    return _root(call.input) is root and call.input.numel() == root.numel() and call.seen == previous.version
+def _stage(call: _Call) -> Stage:
+    name, module = call.name, call.module
+    pools = isinstance(module, GlobalAveragePool | nn.AdaptiveAvgPool2d) and call.output.shape[2:].numel() == 1
+    if isinstance(module, nn.Linear | _ConvNd):
+        return _weighted(call, module)
+    if isinstance(module, _BatchNorm | LayerNorm | InstanceNorm | GroupNorm | nn.LayerNorm | nn.GroupNorm):
+        return _norm(call, module)
+    if is_activation(module):
+        return _activation(name, module)
+    if isinstance(module, nn.Dropout):
+        return Dropout(name, module.p)
+    if isinstance(module, nn.Flatten) and call.output.ndim == 2:
+        return Flatten(name, call.size)
+    if pools and len(call.received) == 4:
+        return GlobalPool(name, call.size)
+    return Uncovered(name, f"the theory knows no {type(module).__name__}")
 
 
-def _repeated(call: _Call) -> Stage:
-    return Uncovered(call.name, "it runs more than once in one forward")
+def _weighted(call: _Call, module: nn.Linear | _ConvNd) -> Stage:
+    if not isinstance(module, nn.Linear | nn.Conv2d) or len(call.received) != (2 if isinstance(module, nn.Linear) else 4):
+        return Uncovered(call.name, f"the theory is written for [N, C] and [N, C, H, W], and it works on {list(call.received)}")
+    weight = module.weight.detach().double()
+    second, mean = weight.square().mean().item(), weight.mean().item()
+    # Five standard errors of a mean of that many independent weights.
+    if mean**2 * weight.numel() > 25 * second:
+        return Uncovered(call.name, f"its weights have the mean {mean:.3g}, where the theory takes 0")
+    bias = 0.0 if module.bias is None else module.bias.detach().double().square().mean().item()
+    return Weighted(call.name, *fans(module), second, bias, _window(module), call.size)
+
+
+def _window(module: nn.Linear | nn.Conv2d) -> Window:
+    if isinstance(module, nn.Linear):
+        return Window()
+    kernel, stride, dilation = (tuple(map(int, v)) for v in (module.kernel_size, module.stride, module.dilation))
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padding = module._reversed_padding_repeated_twice  # resolved from numbers, "same" and "valid" alike
+    return Window((kernel[0], kernel[1]), (stride[0], stride[1]), (dilation[0], dilation[1]), padding, mode)
+
+
+def _norm(call: _Call, module: nn.Module) -> Stage:
+    scale, shift = module.weight, module.bias
+    identity = all(p is None or bool((p.detach() == value).all()) for p, value in ((scale, 1), (shift, 0)))
+    if not identity or len(call.received) not in (2, 4):
+        return Uncovered(call.name, "the theory takes norms with scale 1 and shift 0, on [N, C] or [N, C, H, W]")
+    eps, size = float(module.eps), call.size  # pyright: ignore[reportArgumentType]
+    if isinstance(module, _BatchNorm):
+        return Norm(call.name, True, 1, eps, size)
+    if isinstance(module, nn.LayerNorm):
+        last = len(call.received) == 2 and len(module.normalized_shape) == 1
+        return Norm(call.name, False, call.received[1], eps) if last else Uncovered(call.name, "it does not run over channels")
+    groups = module.num_groups if isinstance(module, nn.GroupNorm) else module.groups
+    return Norm(call.name, False, call.received[1] // int(groups), eps, size)  # pyright: ignore[reportArgumentType]
+
+
+def _activation(name: str, module: nn.Module) -> Stage:
+    function = _in_float64(module)
+    points = torch.linspace(-2, 2, 6, dtype=torch.float64)
+    try:
+        with torch.no_grad():
+            each = torch.cat([function(point.reshape(1, 1)).reshape(-1) for point in points])
+            elementwise = torch.equal(function(points.reshape(1, -1)).reshape(-1), each)
+    except RuntimeError:
+        elementwise = False
+    return Activation(name, function) if elementwise else Uncovered(name, "it does not work element by element")
+
+
+def _in_float64(module: nn.Module) -> Function:
+    """A copy that does not change its input and is in evaluation mode."""
+    function = copy.deepcopy(module).cpu().double().eval()
+    if hasattr(function, "inplace"):
+        function.inplace = False  # pyright: ignore[reportArgumentType]
+    return function

@@ -1,0 +1,127 @@
+"""How fast this program is, as ratios measured side by side in one run.
+
+    python scripts/benchmark.py                              # the training loop, at the default configuration
+    python scripts/benchmark.py model=resnet norm=group      # at another one: any overrides of `train`
+    python scripts/benchmark.py --cost-of-observing          # with and without a look inside the network
+    python scripts/benchmark.py --image-folder               # reading photographs
+
+The loop of `train` (real readers, observation, sinks and live view; no evaluation) is compared with
+- plain: a DataLoader of PIL images, torchvision's transforms, float32, `.item()` at every step;
+- bare: forward, backward and update on one batch that lies on the device, in the precision and memory format of `train`;
+- and is shown in float32 too (train_float32), since its default may be bfloat16.
+
+The contestants take turns, and each has one timed window per round. A window in which other processes used more than
+--tolerance of the processors is discarded and taken again, at most --repeats times; other users of a GPU are not noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train import cli
+
+if TYPE_CHECKING:
+    from benchmarks.sections import Options
+
+SECTIONS = {"loop": "--loop", "observing": "--cost-of-observing", "folder": "--image-folder"}
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("overrides", nargs="*", help="as for `train`, for the sections that train")
+    add = made.add_argument_group("sections (default: --loop)").add_argument
+    add("--loop", action="store_true", help="the training loop against a plain one and the bare step")
+    add("--cost-of-observing", action="store_true", help="the training loop against itself with observe=off")
+    add("--image-folder", action="store_true", help="reading generated JPEGs, against torchvision's pipeline")
+    add = made.add_argument_group("windows").add_argument
+    add("--only", default="", metavar="A,B", help="these contestants alone, by the names in the output")
+    add("--rounds", type=positive, default=5, help="windows of each contestant that count (%(default)s)")
+    add("--steps", type=positive, help="steps per window (training: observe.every, or 100; image files: 20)")
+    add("--repeats", type=int, default=3, help="further attempts at a disturbed window (%(default)s)")
+    add("--tolerance", type=float, default=0.03, help="share of the processors that others may use (%(default)s)")
+    add("--json", metavar="PATH", help="write everything measured as one line of JSON; - is standard output")
+    add = made.add_argument_group("sizes").add_argument
+    add("--workers", type=positive, default=2, help="processes of each reader that has any (%(default)s)")
+    add("--images", type=positive, default=400, help="JPEGs to generate (%(default)s)")
+    add("--image-width", type=positive, default=500, help="their longer side in pixels (%(default)s)")
+    add("--batch-size", type=positive, default=32, help="for --image-folder (%(default)s)")
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_intermixed_args()
+    cli.prepare_process()  # first of all: libraries read the environment as they load
+    try:
+        run(arguments)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(cli.report_error(error))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure the chosen sections, one after the other, and show each as it is done."""
+    from rich.console import Console
+
+    from benchmarks import report
+    from benchmarks.sections import run_section, wanted
+
+    options = options_from(arguments)
+    chosen = [name for name, flag in SECTIONS.items() if getattr(arguments, flag[2:].replace("-", "_"))] or ["loop"]
+    chosen = [name for name in chosen if wanted(name, options)]
+    console = Console(highlight=False, stderr=arguments.json == "-")
+    report.heading(console)
+    sections = []
+    with tempfile.TemporaryDirectory(prefix="train-benchmark-") as folder:
+        for name in chosen:
+            sections.append(run_section(name, options, Path(folder) / name, say))
+            report.show(console, sections[-1])
+    if arguments.json:
+        text = json.dumps(report.as_json(sections, options.overrides), allow_nan=False) + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+        else:
+            Path(arguments.json).write_text(text, encoding="utf-8")
+
+
+def options_from(arguments: argparse.Namespace) -> Options:
+    """UsageError for a contestant that does not exist."""
+    from benchmarks.sections import NAMES, Options
+    from train.errors import UsageError, did_you_mean
+
+    known = {name for names in NAMES.values() for name in names}
+    only = frozenset(name for name in arguments.only.split(",") if name)
+    for name in only - known:
+        raise UsageError(f"--only {name}: there is no such contestant. {did_you_mean(name, known)}")
+    return Options(
+        overrides=arguments.overrides,
+        only=only,
+        rounds=arguments.rounds,
+        steps=arguments.steps,
+        repeats=max(0, arguments.repeats),
+        tolerance=arguments.tolerance,
+        workers=arguments.workers,
+        images=arguments.images,
+        image_width=arguments.image_width,
+        batch_size=arguments.batch_size,
+    )
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Medians and their spread, for people and for programs."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.sections import Section
+from benchmarks.windows import Window, processors
+from train.cli import ENVIRONMENT
+from train.run.folder import git_state, versions
+from train.run.placement import fast_bfloat16_unit
+
+SETTINGS = (*ENVIRONMENT, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
+Spread = tuple[float, float, float]
+"""Median, lowest, highest."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    return median(values), min(values), max(values)
+
+
+def kept(section: Section, contestant: str) -> list[Window]:
+    """One window per round, in the order of the rounds."""
+    return [window for window in section.windows if window.kept and window.contestant == contestant]
+
+
+def speed(section: Section, contestant: str) -> Spread:
+    """Images per second."""
+    return spread([window.images_per_s for window in kept(section, contestant)])
+
+
+def ratio(section: Section, first: str, second: str) -> Spread:
+    """Speed of the first over speed of the second, round by round."""
+    pairs = zip(kept(section, first), kept(section, second), strict=True)
+    return spread([above.images_per_s / below.images_per_s for above, below in pairs])
+
+
+def disturbance(section: Section) -> str:
+    """What is known about other processes."""
+    counting = [window for window in section.windows if window.kept]
+    unseen = sum(window.foreign is None for window in section.windows)
+    if unseen:
+        return f"Not known for {unseen} of {len(section.windows)} windows: whether other processes disturbed them."
+    limit = f"other processes used more than {section.procedure.tolerance:.1%} of the processors' time"
+    bad = sum(window.disturbed for window in counting)
+    taken = f"{len(section.windows) - len(counting)} windows in which {limit} were discarded and taken again."
+    if not bad:
+        return f"No window that counts was disturbed. {taken}"
+    return (
+        f"DISTURBED: in {bad} of the {len(counting)} windows that count, {limit}, after {section.procedure.repeats} repeats each; of "
+        f"such attempts the least disturbed one counts. Do not quote these numbers. {taken}"
+    )
+
+
+def hardware() -> dict[str, Any]:
+    """Of this machine."""
+    cuda = torch.cuda.is_available()
+    return {
+        "processor": processor_name(),
+        "processors": processors(),
+        "threads": torch.get_num_threads(),
+        "fast_bfloat16": fast_bfloat16_unit(),
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "system": platform.platform(),
+    }
+
+
+def processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def as_json(sections: Sequence[Section], overrides: Sequence[str]) -> dict[str, Any]:
+    """Everything that is known: speeds in images per second, foreign as a fraction."""
+    return {
+        "hardware": hardware(),
+        "versions": versions(),
+        "git": git_state(Path(__file__).resolve().parents[2]),
+        "environment": {name: os.environ.get(name) for name in SETTINGS},
+        "overrides": list(overrides),
+        "sections": [section_json(section) for section in sections],
+    }
+
+
+def section_json(section: Section) -> dict[str, Any]:
+    names = ("median", "lowest", "highest")
+    return {
+        "name": section.name,
+        "procedure": asdict(section.procedure),
+        "contestants": dict(section.contestants),
+        "images_per_s": {name: dict(zip(names, speed(section, name), strict=True)) for name in section.contestants},
+        "ratios": {f"{a}/{b}": dict(zip(names, ratio(section, a, b), strict=True)) for a, b in section.ratios},
+        "disturbance": disturbance(section),
+        "notes": list(section.notes),
+        "windows": [asdict(window) for window in section.windows],
+    }
+
+
+def show(console: Console, section: Section) -> None:
+    """Speeds, ratios and what to know about them."""
+    table = Table(title=Text(section.title), title_justify="left")
+    for heading in ("", "img/s", "lowest .. highest", "ms per step"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, detail in section.contestants.items():
+        middle, low, high = speed(section, name)
+        batch_ms = section.procedure.batch_size / middle * 1000
+        cells = (f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{batch_ms:.2f}")
+        table.add_row(Text.assemble((name, "bold"), "\n", (detail, "dim")), *map(Text, cells))
+    console.print(table)
+    for first, second in section.ratios:
+        middle, low, high = ratio(section, first, second)
+        console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f})"))
+    for note in (disturbance(section), *section.notes):
+        console.print(Padding(Text(f"- {note}"), (0, 0, 0, 0)))
+    console.print()
+
+
+def heading(console: Console) -> None:
+    """The machine, in one line."""
+    facts, has = hardware(), versions()
+    gpu = f", {facts['gpu']}" if facts["gpu"] else ""
+    unit = f", {facts['fast_bfloat16']}" if facts["fast_bfloat16"] else ""
+    console.print(
+        Text(
+            f"{facts['processor']}{unit}, {facts['processors']} processors, {facts['threads']} threads{gpu}; "
+            f"torch {has['torch']}, torchvision {has['torchvision']}, Python {has['python']}"
+        )
+    )

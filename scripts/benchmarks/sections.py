@@ -1,0 +1,181 @@
+"""What is compared with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
+from benchmarks.plain import PlainLoop
+from benchmarks.training import BareStep, TrainLoop, open_session, readers_of
+from benchmarks.windows import Contestant, Procedure, Window, interleave
+from train.errors import UsageError
+from train.run.session import Session
+
+DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20}
+EXTRA_LEAD_IN = 4
+PREFETCH = 2
+"""Batches that each worker of a DataLoader has ready before they are asked for."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of the command line."""
+
+    overrides: Sequence[str]
+    only: frozenset[str]
+    rounds: int
+    steps: int | None
+    repeats: int
+    tolerance: float
+    workers: int
+    images: int
+    image_width: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """What was measured. `ratios`: pairs of contestants, speed of the first over speed of the second."""
+
+    name: str
+    title: str
+    contestants: Mapping[str, str]
+    ratios: Sequence[tuple[str, str]]
+    procedure: Procedure
+    windows: Sequence[Window]
+    notes: Sequence[str]
+
+
+Makers = Mapping[str, Callable[[], Contestant]]
+"""By name, what makes a contestant: those left out are never made."""
+
+NAMES = {
+    "loop": ("train", "plain", "bare", "train_float32"),
+    "observing": ("train", "train_unobserved"),
+    "folder": ("folder_reader", "torchvision_folder"),
+}
+TITLES = {
+    "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step",
+    "observing": "The cost of observing: `train` with its observation and with observe=off",
+    "folder": "Image files: the reader of image_folder and torchvision's ImageFolder",
+}
+RATIOS = {
+    "loop": (("train", "plain"), ("train_float32", "plain"), ("train", "bare")),
+    "observing": (("train", "train_unobserved"),),
+    "folder": (("folder_reader", "torchvision_folder"),),
+}
+
+
+def run_section(name: str, options: Options, folder: Path, say: Callable[[str], None]) -> Section:
+    """Prepare and measure one section, below the empty `folder`. UsageError for what cannot be compared."""
+    prepare = {"loop": prepare_loop, "observing": prepare_observing, "folder": prepare_folder}[name]
+    makers, session, notes = prepare(options, folder)
+    procedure = procedure_for(name, options, session)
+    with ExitStack() as stack:
+        contestants: list[Contestant] = []
+        for key in wanted(name, options):
+            if key in makers:
+                say(f"preparing {key}")
+                contestants.append(makers[key]())
+                stack.callback(contestants[-1].close)
+        windows = interleave(contestants, procedure, waiter(session.placement.device), say)
+    details = {contestant.name: contestant.detail for contestant in contestants}
+    ratios = [pair for pair in RATIOS[name] if set(pair) <= set(details)]
+    return Section(name, TITLES[name], details, ratios, procedure, windows, [*notes, *steadiness(procedure)])
+
+
+def wanted(section: str, options: Options) -> list[str]:
+    """The names of the section's contestants that `--only` leaves."""
+    return [name for name in NAMES[section] if not options.only or name in options.only]
+
+
+def procedure_for(section: str, options: Options, session: Session) -> Procedure:
+    """Windows of training are as long as the pause between two observations, so that each has exactly one."""
+    every = session.settings.observe.every
+    steps = options.steps or (every if section != "folder" and every else DEFAULT_STEPS[section])
+    lead_in = PREFETCH * options.workers + EXTRA_LEAD_IN
+    batch_size = session.settings.trainer.batch_size
+    return Procedure(options.rounds, steps, batch_size, lead_in, options.repeats, options.tolerance)
+
+
+def waiter(device: torch.device) -> Callable[[], None]:
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+def prepare_loop(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
+    session = open_session(options.overrides, folder / "train")
+    readers = readers_of(session)
+    makers: dict[str, Callable[[], Contestant]] = {
+        "train": lambda: TrainLoop("train", session, readers_of(session)),
+        "plain": lambda: PlainLoop("plain", session, readers, options.workers),
+        "bare": lambda: BareStep("bare", session, readers),
+    }
+    notes = [observed_share(session, options)]
+    if session.placement.mixed:
+        makers["train_float32"] = partial(train_loop, "train_float32", [*options.overrides, "trainer.precision=float32"], folder)
+    else:
+        notes.append("`train` chooses float32 here by itself, so that there is no train_float32 beside it.")
+    if "plain" in wanted("loop", options):
+        notes.append(
+            "`plain` runs in this process, so that it too has the memory and thread settings with which `train` starts; where "
+            "these help it, its ratio is an understatement. It uses torch's defaults for determinism."
+        )
+    return makers, session, notes
+
+
+def prepare_observing(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
+    session = open_session(options.overrides, folder / "observed")
+    if not session.settings.observe.every:
+        raise UsageError("--cost-of-observing compares with observe=off: leave observe=off out of the overrides.")
+    makers: Makers = {
+        "train": lambda: TrainLoop("train", session, readers_of(session)),
+        "train_unobserved": partial(train_loop, "train_unobserved", [*options.overrides, "observe.every=0"], folder),
+    }
+    return makers, session, [observed_share(session, options)]
+
+
+def train_loop(name: str, overrides: Sequence[str], folder: Path) -> TrainLoop:
+    session = open_session(overrides, folder / name)
+    return TrainLoop(name, session, readers_of(session))
+
+
+def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
+    """The overrides of the command line are about training, and do not apply."""
+    root = folder / "photographs"
+    size = write_photographs(root, options.images, options.image_width)
+    sizes = [f"trainer.batch_size={options.batch_size}", f"data.workers={options.workers}", "data.val_fraction=0.0"]
+    overrides = ["data=image_folder", f"data.root={root}", "augment=[multi_scale,flip]", *sizes]
+    session = open_session(overrides, folder / "reading")
+    readers = readers_of(session)
+    device = session.placement.device
+    makers: Makers = {
+        "folder_reader": lambda: FolderReading("folder_reader", session, readers),
+        "torchvision_folder": lambda: TorchvisionReading(
+            "torchvision_folder", root / "train", readers.preprocess, options.batch_size, options.workers, device
+        ),
+    }
+    width, height = options.image_width, options.image_width * 3 // 4
+    note = f"{options.images} generated JPEGs, {width} x {height} or upright, quality {QUALITY}, {size / 1000:.0f} kB on average."
+    return makers, session, [note]
+
+
+def observed_share(session: Session, options: Options) -> str:
+    every = session.settings.observe.every
+    if not every:
+        return "`train` does not observe here."
+    steps = options.steps or every
+    return f"`train` observes {-(-steps // every)} of the {steps} steps of a window; a long run observes 1 of {every}."
+
+
+def steadiness(procedure: Procedure) -> list[str]:
+    return [
+        f"Windows of {procedure.steps} steps of {procedure.batch_size} images, one contestant after the other, {procedure.rounds} "
+        f"rounds. {procedure.lead_in} untimed steps come before each, and workers are running and their queues filled: only "
+        "the steady state is timed, with the pauses between epochs that fall into it."
+    ]

@@ -1,0 +1,100 @@
+"""Looking does not change what is looked at: the trained weights are the same to the bit, observed or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.harness import run_here
+from train.run.folder import RunFolder
+from train.sinks.jsonl import read_records
+
+BASE = [
+    "data=noise",
+    "data.shape=[3,12,12]",
+    "data.train_size=48",
+    "data.test_size=8",
+    "data.val_fraction=0.25",
+    "augment=flip_crop",
+    "norm=batch",
+    "regularization=weight_decay_dropout",
+    "model.width=8",
+    "model.stages=2",
+    "trainer.batch_size=8",
+    "trainer.epochs=3",
+    "trainer.device=cpu",
+    "trainer.record_every=1",
+]
+"""Dropout, batch norm's running averages and augmentation: all that a careless look could disturb."""
+
+OBSERVED = {"off": ["observe=off"], "default": ["observe=basic"], "each step": ["observe=basic", "observe.every=1"]}
+STEPS = 12
+
+
+def trained(folder: Path, overrides: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]], list[int]]:
+    """Weights and running averages; what was recorded of the training itself; the steps that were observed."""
+    run: RunFolder = run_here(folder, overrides)
+    records = list(read_records(run.metrics_file))
+    scores = [dict(record.values) for record in records if not any(tag.startswith("activation") for tag in record.values)]
+    seen = [record.step for record in records if any(tag.startswith("activation_std") for tag in record.values)]
+    return torch.load(run.weights_file, weights_only=True), scores, seen
+
+
+def assert_the_same_when_observed(tmp_path: Path, overrides: list[str]) -> None:
+    runs = {name: trained(tmp_path / name.replace(" ", "-"), [*overrides, *how]) for name, how in OBSERVED.items()}
+    assert {name: seen for name, (_, _, seen) in runs.items()} == {
+        "off": [],
+        "default": [0, STEPS - 1],
+        "each step": list(range(STEPS)),
+    }
+    unseen, scores, _ = runs["off"]
+    for name in ("default", "each step"):
+        weights, others, _ = runs[name]
+        assert all(torch.equal(weights[key], value) for key, value in unseen.items()), name
+        assert others == scores
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_observing_changes_nothing(tmp_path: Path, precision: str) -> None:
+    assert_the_same_when_observed(tmp_path, [*BASE, f"trainer.precision={precision}"])
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet model.depth=8"])
+def test_observing_changes_nothing_in_other_models(tmp_path: Path, model: str) -> None:
+    base = [item for item in BASE if not item.startswith("model.stages")]
+    assert_the_same_when_observed(tmp_path, [*base, *f"model={model}".split()])
+
+
+def test_observing_changes_nothing_in_a_model_of_torchvision(tmp_path: Path) -> None:
+    """Whose ReLUs were written to work in place."""
+    base = [item for item in BASE if not item.startswith("model.")]
+    assert_the_same_when_observed(tmp_path, [*base, "model=torchvision", "model.name=shufflenet_v2_x0_5"])
+
+
+@pytest.mark.slow
+def test_observing_changes_nothing_when_compiled(tmp_path: Path) -> None:
+    """Compiled runs are compared with compiled runs: the compiler rounds in its own way."""
+    torch._dynamo.reset()
+    assert_the_same_when_observed(tmp_path, [*BASE, "trainer.precision=float32", "trainer.compile=true"])
+
+
+def test_what_is_observed_is_what_the_layer_gave(tmp_path: Path) -> None:
+    """The first linear layer of a network on noise, before the first update, by hand."""
+    overrides = ["data=noise", "data.shape=[4,2,2]", "data.train_size=8", "data.test_size=4", "data.val_fraction=0", "augment=none"]
+    size = ["model=mlp", "model.depth=1", "model.width=16", "norm=none", "init=pytorch", "model.activation=sigmoid"]
+    fixed = ["trainer.batch_size=8", "trainer.epochs=1", "trainer.device=cpu", "trainer.precision=float32", "optimizer.lr=1e-30"]
+    weights, _, _ = trained(tmp_path / "run", [*overrides, *size, *fixed])
+    record = next(read_records(tmp_path / "run" / "metrics.jsonl"))
+    from train.data.noise import noise
+
+    images = noise([4, 2, 2], train_size=8, test_size=4).load().train.images.flatten(1)  # one batch: its order does not matter
+    hidden = images @ weights["fc1.weight"].T + weights["fc1.bias"]
+    outputs = {"fc1": hidden, "act1": hidden.sigmoid()}
+    outputs["head"] = outputs["act1"] @ weights["head.weight"].T + weights["head.bias"]
+    assert set(record.values) == {f"activation_{what}/{layer}" for what in ("mean", "std") for layer in outputs}
+    for layer, output in outputs.items():
+        assert record.values[f"activation_mean/{layer}"] == pytest.approx(output.mean().item(), abs=1e-5)
+        assert record.values[f"activation_std/{layer}"] == pytest.approx(output.std(correction=0).item(), rel=1e-4)

@@ -1,0 +1,230 @@
+r"""The recursion of mean-field theory over a chain of layers.
+
+Forward. The channels of a layer with random weights are Gaussian with mean 0 and a variance q that all share:
+
+    q' = fan_in var(w) E[phi(sqrt(q) z)^2],   z ~ N(0, 1)          (Poole et al. 2016; He et al. 2015 for ReLU)
+
+q is kept for every image and position of the batch: a window slides over the map of second moments exactly as it slides
+over the image, so that dark backgrounds, strides and zero padding are all accounted for. Only channels are averaged.
+A norm divides by sigma^2 = mean(q) - K / c, where K is the share of q that is the same wherever the norm's mean runs (the
+batch and its positions, or one image's) and c the channels that it runs over. For batch norm on batch norm's
+activations this makes sigma^2 = fan_in var(w) Var[phi].
+
+Backward. With g the mean square of the gradient with respect to a layer's output:
+
+    g = g' fan_out var(w) E[phi'(sqrt(q) z)^2] / sigma^2           (Schoenholz et al. 2017; Yang et al. 2019)
+
+so that batch norm -> phi -> linear multiplies g by E[phi'^2] / Var[phi]: pi / (pi - 1) for ReLU.
+
+Where it ends. Few channels (fluctuations of q of about 5 / channels per layer with ReLU); small batches (batch norm), and few
+independent positions (instance norm). Forward values stop at a pooled map, as its variance depends on how alike
+positions are, and resume after a norm. The ten outputs of a head are ten draws, however wide the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from train.observe.theory.gaussian import moments
+from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted
+
+MAX_VALUES = 2**19
+"""Numbers of the batch that are looked at: enough for the moments, and a large image's maps still fit."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is expected of the output of layer `name`, over all images, channels and positions. None: not covered.
+
+    `gradient_std` is relative to that of the last layer. `forward_gap` and `backward_gap` say why a value is missing.
+    """
+
+    name: str
+    mean: float | None
+    std: float | None
+    gradient_std: float | None
+    forward_gap: str = ""
+    backward_gap: str = ""
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """Between two layers, for N images and maps of H x W, or with 1 for any of them where all are alike.
+
+    `second` [N, 1, H, W]: the mean square over channels. `mean` [N, K, H, W]: the mean in each of K kinds of channel (the
+    channels of an image; behind an activation there is but one kind), None for 0. `exact`: it is measured. `normed`: the
+    norm that the channels come from. `source`: the weighted layer just passed, and the signal that it worked on.
+    """
+
+    second: Tensor
+    mean: Tensor | None = None
+    exact: bool = False
+    normed: Norm | None = None
+    source: tuple[Weighted, _Signal] | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A stage, the signal behind it or the reason why it is unknown, and by what the stage multiplies g (norms, activations)."""
+
+    stage: Stage
+    signal: _Signal | None
+    gap: str
+    gain: Tensor | None = None
+
+
+def predict(chain: Chain, images: Tensor) -> Sequence[Expected]:
+    """What to expect of every weighted layer, norm, activation and uncovered layer of `chain`, in the order of the signal.
+
+    `images` [N, C, H, W] or [N, C]: a batch as it reaches the model. Draws nothing; values are float64 throughout.
+    """
+    steps = _forward(chain, images)
+    gradients = _backward(steps)
+    shown = Weighted | Norm | Activation | Uncovered
+    return [_expected(step, g, why) for step, (g, why) in zip(steps, gradients, strict=True) if isinstance(step.stage, shown)]
+
+
+def _expected(step: _Step, g: Tensor | None, why: str) -> Expected:
+    mean = std = None
+    if step.signal is not None:
+        mean = 0.0 if step.signal.mean is None else step.signal.mean.mean().item()
+        std = max(step.signal.second.mean().item() - mean**2, 0.0) ** 0.5
+    return Expected(step.stage.name, mean, std, None if g is None else g.mean().sqrt().item(), step.gap, why)
+
+
+def _forward(chain: Chain, images: Tensor) -> list[_Step]:
+    steps: list[_Step] = []
+    signal: _Signal | None = _input(images)
+    gap = ""
+    for stage in chain:
+        step = _pass(stage, signal, gap)
+        if step.signal is not None and not step.signal.second.isfinite().all():
+            step = _Step(stage, None, f"the signal overflows at {stage.name}")
+        steps.append(step)
+        signal, gap = step.signal, step.gap
+    return steps
+
+
+def _input(images: Tensor) -> _Signal:
+    count = max(1, MAX_VALUES // images[0].numel())
+    x = images[:count].detach().cpu().double()
+    x = x.reshape(*x.shape[:2], *(x.shape[2:] or (1, 1)))
+    return _Signal(x.square().mean(dim=1, keepdim=True), x, exact=True)
+
+
+def _pass(stage: Stage, signal: _Signal | None, gap: str) -> _Step:
+    """`signal` through one stage."""
+    if isinstance(stage, Norm):
+        return _normalize(stage, signal)
+    if isinstance(stage, Uncovered):
+        return _Step(stage, None, f"theory ends at {stage.name}: {stage.reason}")
+    if signal is None:
+        return _Step(stage, None, gap)
+    if isinstance(stage, Weighted):
+        return _Step(stage, _weigh(stage, signal), "")
+    if isinstance(stage, Activation):
+        moment = moments(stage.function, signal.second)
+        return _Step(stage, _Signal(moment.second, moment.mean, normed=signal.normed), "", moment.slope)
+    if isinstance(stage, Dropout):
+        return _Step(stage, replace(signal, second=signal.second / (1 - stage.p)), "")
+    if isinstance(stage, Flatten):
+        mean = None if signal.mean is None else signal.mean.flatten(1)[:, :, None, None]
+        return _Step(stage, replace(signal, second=signal.second.mean(dim=(2, 3), keepdim=True), mean=mean), "")
+    return _Step(stage, None, f"theory ends at {stage.name}: a mean over positions depends on how alike they are")
+
+
+def _weigh(stage: Weighted, signal: _Signal) -> _Signal:
+    """q' = fan_in var(w) second + var(b), where `second` is averaged over the window, in which padding counts as 0."""
+    taps = stage.window.kernel[0] * stage.window.kernel[1]
+    average = torch.full((1, 1, *stage.window.kernel), 1 / taps, dtype=torch.float64)
+    seen = stage.window.slide(signal.second, average)
+    return _Signal(stage.fan_in * stage.weight_variance * seen + stage.bias_variance, source=(stage, signal))
+
+
+def _normalize(norm: Norm, signal: _Signal | None) -> _Step:
+    """A norm, which makes the variance 1 whatever reached it. What the gradient is divided by may still be unknown."""
+    if signal is None:
+        return _Step(norm, _Signal(torch.ones(1, 1, *norm.size, dtype=torch.float64), normed=norm), "")
+    over = (0, 2, 3) if norm.across_batch else (2, 3)
+    shared = _shared(norm, signal)
+    if shared is None:
+        if norm.channels == 1:
+            even = signal.second / signal.second.mean(dim=over, keepdim=True)
+            return _Step(norm, _Signal(even, normed=norm), "")
+        shared = torch.zeros_like(signal.second)
+    constant = shared.mean(dim=over, keepdim=True)
+    variance = signal.second.mean(dim=over, keepdim=True) - constant / norm.channels + norm.eps
+    centred = signal.second - (2 * shared - constant) / norm.channels
+    return _Step(norm, _Signal(centred.clamp(min=0) / variance, normed=norm), "", 1 / variance)
+
+
+def _shared(norm: Norm, signal: _Signal) -> Tensor | None:
+    """[N, 1, H, W]: E[x(n, p) a], where a is the average of x over the images and positions of the norm's mean.
+
+    With h the input of the weighted layer, it is fan_in var(w) times the mean, over the window and the kinds of channel, of
+    h times the average of h in that place of the window. None if the averages of h are not known: behind an activation
+    they are if h comes from a norm like this one, so that each channel runs through all of N(0, 1) where the mean does.
+    """
+    if signal.source is None:
+        return None
+    layer, before = signal.source
+    if before.mean is None or not (before.exact or _alike(before.normed, norm)):
+        return None
+    count, kinds = before.mean.shape[:2]
+    averages = layer.window.tap_means(before.mean)
+    if norm.across_batch:
+        products = layer.window.slide(before.mean, averages.mean(dim=0, keepdim=True))
+    else:
+        images = before.mean.reshape(1, count * kinds, *before.mean.shape[2:])
+        products = layer.window.slide(images, averages, groups=count).transpose(0, 1)
+    return layer.fan_in * layer.weight_variance * products / averages[0].numel() + layer.bias_variance
+
+
+def _alike(one: Norm | None, other: Norm) -> bool:
+    return one is not None and one.across_batch == other.across_batch and (one.channels == 1) == (other.channels == 1)
+
+
+def _backward(steps: Sequence[_Step]) -> list[tuple[Tensor | None, str]]:
+    """For each step g [N, 1, H, W] behind its stage relative to the end of the chain, or None and the reason."""
+    found: list[tuple[Tensor | None, str]] = []
+    g: Tensor | None = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    why = ""
+    for step in reversed(steps):
+        found.append((g, why))
+        before = None if g is None else _pull(step, g)
+        if g is not None and before is None:
+            reason = step.stage.reason if isinstance(step.stage, Uncovered) else step.gap or "what it divides by is not known"
+            why = f"theory ends at {step.stage.name}: {reason}"
+        g = before
+    return found[::-1]
+
+
+def _pull(step: _Step, g: Tensor) -> Tensor | None:
+    """g in front of a stage from g behind it."""
+    stage = step.stage
+    if isinstance(stage, Uncovered):
+        return None
+    if isinstance(stage, Weighted):
+        return _unweigh(stage, g)
+    if isinstance(stage, Dropout):
+        return g / (1 - stage.p)
+    if isinstance(stage, Flatten):
+        return g.expand(-1, -1, *stage.size)
+    if isinstance(stage, GlobalPool):
+        return g.expand(-1, -1, *stage.size) / (stage.size[0] * stage.size[1]) ** 2
+    return None if step.gain is None else g * step.gain
+
+
+def _unweigh(stage: Weighted, g: Tensor) -> Tensor:
+    """g = g' fan_out var(w): every input collects, over the windows that it is in, from all output channels."""
+    taps = stage.window.kernel[0] * stage.window.kernel[1]
+    average = torch.full((1, 1, *stage.window.kernel), 1 / taps, dtype=torch.float64)
+    with torch.enable_grad():
+        x = torch.zeros(1, 1, *stage.size, dtype=torch.float64).expand(len(g), -1, -1, -1).clone().requires_grad_()
+        y = stage.window.slide(x, average)
+        (collected,) = torch.autograd.grad(y, x, g.expand_as(y))
+    return stage.fan_out * stage.weight_variance * collected
