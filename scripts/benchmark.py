@@ -73,10 +73,9 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure the chosen sections, one after the other, and show each as it is done."""
-    from rich.console import Console
-
     from benchmarks import report
     from benchmarks.sections import run_section, wanted
+    from rich.console import Console
 
     options = options_from(arguments)
     chosen = [name for name, flag in SECTIONS.items() if getattr(arguments, flag[2:].replace("-", "_"))] or ["loop"]
@@ -98,13 +97,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def options_from(arguments: argparse.Namespace) -> Options:
     """UsageError for a contestant that does not exist."""
-    from benchmarks.sections import NAMES, Options
-    from train.errors import UsageError, did_you_mean
+    from benchmarks.sections import Options, check_only
 
-    known = {name for names in NAMES.values() for name in names}
     only = frozenset(name for name in arguments.only.split(",") if name)
-    for name in only - known:
-        raise UsageError(f"--only {name}: there is no such contestant. {did_you_mean(name, known)}")
+    check_only(only)
     return Options(
         overrides=arguments.overrides,
         only=only,

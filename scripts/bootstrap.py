@@ -25,11 +25,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO
 
 KINDS = {"train": "", "test": "[test]"}  # the extra of pyproject.toml that each script needs; "test" contains "train"
 OWNER = ".made-by-scripts"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TICK_S = 0.2
+stop_requests: list[int] = []  # the signals that came in
 CLEAR_LINE = "\r\033[K"
 PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off")
 
@@ -57,6 +59,20 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError):  # the terminal may be gone
         start = CLEAR_LINE if sys.stderr.isatty() else ""
         print(f"{start}scripts/{sys.argv[3].rsplit('/', 1)[-1]}: {text}", file=sys.stderr, flush=True)
+
+
+def request_stop(number: int, _frame: FrameType | None) -> None:
+    """Signal handler. A second Ctrl-C ends the cleaning up too; a closed terminal sends two hang-ups."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
+    stop_requests.append(number)
+
+
+def check_interrupted() -> None:
+    """Called wherever the installation waits."""
+    if stop_requests:
+        say("interrupted; the next start makes up for it, and what pip has downloaded is kept")
+        raise Interrupted(stop_requests[0])
 
 
 def remedy(error: str) -> str:
@@ -141,11 +157,14 @@ def locked(venv: Path) -> Iterator[int]:
     """Only one process changes .venv at a time; others wait for it here. Yields the descriptor that holds the lock."""
     lock = own(venv)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another start is installing into .venv: waiting until it has ended")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        for attempt in itertools.count():
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if attempt == 0:
+                say("another start is installing into .venv: waiting until it has ended")
+            check_interrupted()
+            time.sleep(TICK_S)
         yield lock
     finally:
         os.close(lock)
@@ -196,11 +215,13 @@ def run(command: Sequence[str | Path], root: Path, lock: int) -> None:
     reader = threading.Thread(target=read_lines, args=(process.stdout, lines), daemon=True)
     reader.start()
     try:
-        for seconds in itertools.count(1):
+        for tick in itertools.count(1):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1)
+                process.wait(timeout=TICK_S)
                 break
-            show_progress(seconds, lines.copy())
+            check_interrupted()
+            if tick % round(1 / TICK_S) == 0:
+                show_progress(round(tick * TICK_S), lines.copy())
     finally:
         stop(process)
     reader.join(timeout=1)
@@ -268,22 +289,15 @@ def ensure_installed(root: Path, kind: str) -> None:
             raise
 
 
-def raise_interrupted(number: int, _frame: FrameType | None) -> NoReturn:
-    """Signal handler of the installation. A second Ctrl-C ends the cleaning up too; a closed terminal sends two hang-ups."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
-    say("interrupted; the next start makes up for it, and what pip has downloaded is kept")
-    raise Interrupted(number)
-
-
 def main() -> None:
     """bootstrap.py CHECKOUT KIND SCRIPT ARGUMENTS: installs, then becomes SCRIPT ARGUMENTS."""
     root, kind, script, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, raise_interrupted)
+            signal.signal(number, request_stop)
     try:
         ensure_installed(root, kind)
+        check_interrupted()
     except Failure as failure:
         say(str(failure))
         sys.exit(1)

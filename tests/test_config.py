@@ -90,7 +90,7 @@ def test_alternatives_make_one_sentence() -> None:
 
 def test_a_class_is_checked_by_its_constructor_and_missing_annotations_take_anything() -> None:
     class Choice:
-        def __init__(self, width: Annotated[int, Ge(1)], anything=None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        def __init__(self, width: Annotated[int, Ge(1)], anything=None) -> None:
             self.width, self.anything = width, anything
 
     assert check_call(Choice, "g", {"width": 2, "anything": [1]}, ()) == {"width": 2, "anything": [1]}
@@ -156,7 +156,9 @@ def test_the_first_wrong_key_is_named(path: str, value: Any, said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
-@pytest.mark.parametrize(("epochs", "max_steps", "per_epoch", "total"), [(3, None, 4, 12), (3, 5, 4, 5), (3, 99, 4, 12), (0, 5, 4, 0), (3, 0, 4, 0)])
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "per_epoch", "total"), [(3, None, 4, 12), (3, 5, 4, 5), (3, 99, 4, 12), (0, 5, 4, 0), (3, 0, 4, 0)]
+)
 def test_durations_become_steps(epochs: int, max_steps: int | None, per_epoch: int, total: int) -> None:
     trainer = parse(compose_config([])).trainer
     assert isinstance(trainer, TrainerSettings)

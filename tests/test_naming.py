@@ -29,10 +29,12 @@ def test_slug(overrides: str) -> None:
 
 
 def test_a_space_and_letters_beyond_ascii_are_replaced() -> None:
-    assert slug(["a=größe 3", "b=\n\t\0"]) == "a=gr-e-3,b="  # noqa: RUF001
+    assert slug(["a=größe 3", "b=\n\t\0"]) == "a=gr-e-3,b="
 
 
-@pytest.mark.parametrize("overrides", [["x=" + "y" * 1000], [f"key{n}=value{n}" for n in range(100)], ["é" * 300], ["a" * 119 + "/b"]])
+@pytest.mark.parametrize(
+    "overrides", [["x=" + "y" * 1000], [f"key{n}=value{n}" for n in range(100)], ["é" * 300], ["a" * 119 + "/b"]]
+)
 def test_a_name_fits_into_a_file_system(tmp_path: Path, overrides: list[str]) -> None:
     name = run_name(overrides)
     assert len(slug(overrides).encode()) <= SLUG_BYTES

@@ -64,10 +64,14 @@ class TrainerSettings(BaseModel):
 
 
 class ObserveSettings(BaseModel):
-    """The keys of `observe`; `every` is 0 for never."""
+    """The keys of `observe`; `every` and `histogram_every` are 0 for never, `probe_size` for no probe."""
 
     model_config = STRICT
+    level: Literal["basic", "full"]
     every: Annotated[int, Ge(0)]
+    histogram_every: Annotated[int, Ge(0)]
+    probe_size: Literal[0] | Annotated[int, Ge(2)]
+    layers: str | list[str]
 
 
 @dataclass(frozen=True)

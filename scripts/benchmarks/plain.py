@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -18,7 +18,19 @@ from train.data.readers import Readers
 from train.errors import UsageError
 from train.parts.augment import geometry
 from train.parts.regularization import parameter_groups
-from train.run.session import Session, make_deterministic
+from train.run.placement import settle_arithmetic
+from train.run.session import Session
+
+CUDNN: Any = torch.backends.cudnn
+TORCH_DEFAULTS = torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision
+"""Read before a session changes them."""
+
+
+def use_torch_defaults() -> None:
+    """What `settle_arithmetic` sets, as it is in a program that sets nothing."""
+    settle_arithmetic(deterministic=False)
+    CUDNN.benchmark = False
+    torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision = TORCH_DEFAULTS
 
 
 class PilImages(Dataset[tuple[Any, int]]):
@@ -55,8 +67,7 @@ class PlainLoop:
         self.correct = 0.0
 
     def window(self, steps: int) -> Callable[[], None]:
-        make_deterministic(False)
-        torch.backends.cudnn.benchmark = False  # torch's own default
+        use_torch_defaults()
         self.model.train()
         return partial(self.run, steps)
 
@@ -79,7 +90,7 @@ class PlainLoop:
         del self.loader, self.batches
 
 
-def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader[Any]:
     """UsageError for data that people would not read this way."""
     source = session.splits.train
     if not isinstance(source, Arrays) or source.images.dtype != torch.uint8:
@@ -124,7 +135,7 @@ def unfused(session: Session, model: nn.Module) -> torch.optim.Optimizer:
     return make(parameter_groups(model, session.parts.regularization), **(settings | {"fused": None, "foreach": None}))
 
 
-def endless(loader: DataLoader[Any]) -> Iterator[Any]:
+def endless(loader: DataLoader[Any]) -> Generator[Any, None, None]:
     """Epoch after epoch."""
     while True:
         yield from loader

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.sections import Section
-from benchmarks.windows import Window, processors
 from train.cli import ENVIRONMENT
 from train.run.folder import git_state, versions
 from train.run.placement import fast_bfloat16_unit
+
+from .sections import Section
+from .windows import Window, processors
 
 SETTINGS = (*ENVIRONMENT, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
 Spread = tuple[float, float, float]
@@ -59,8 +59,9 @@ def disturbance(section: Section) -> str:
     if not bad:
         return f"No window that counts was disturbed. {taken}"
     return (
-        f"DISTURBED: in {bad} of the {len(counting)} windows that count, {limit}, after {section.procedure.repeats} repeats each; of "
-        f"such attempts the least disturbed one counts. Do not quote these numbers. {taken}"
+        f"DISTURBED: in {bad} of the {len(counting)} windows that count, {limit}, "
+        f"even after {section.procedure.repeats} repeats each; the least disturbed attempt counts. "
+        f"Do not quote these numbers. {taken}"
     )
 
 
@@ -126,7 +127,7 @@ def show(console: Console, section: Section) -> None:
         middle, low, high = ratio(section, first, second)
         console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f})"))
     for note in (disturbance(section), *section.notes):
-        console.print(Padding(Text(f"- {note}"), (0, 0, 0, 0)))
+        console.print(Text(f"- {note}"))
     console.print()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
-from benchmarks.plain import PlainLoop
-from benchmarks.training import BareStep, TrainLoop, open_session, readers_of
-from benchmarks.windows import Contestant, Procedure, Window, interleave
-from train.errors import UsageError
+from train.errors import UsageError, did_you_mean
 from train.run.session import Session
+
+from .folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
+from .plain import PlainLoop
+from .training import BareStep, TrainLoop, open_session, readers_of
+from .windows import Contestant, Procedure, Window, interleave
 
 DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20}
 EXTRA_LEAD_IN = 4
@@ -70,6 +71,14 @@ RATIOS = {
     "observing": (("train", "train_unobserved"),),
     "folder": (("folder_reader", "torchvision_folder"),),
 }
+
+
+def check_only(names: Iterable[str]) -> None:
+    """UsageError for the name of a contestant that does not exist."""
+    known = {name for names in NAMES.values() for name in names}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--only={name}: there is no such contestant. {did_you_mean(name, known)}")
 
 
 def run_section(name: str, options: Options, folder: Path, say: Callable[[str], None]) -> Section:
@@ -175,7 +184,7 @@ def observed_share(session: Session, options: Options) -> str:
 
 def steadiness(procedure: Procedure) -> list[str]:
     return [
-        f"Windows of {procedure.steps} steps of {procedure.batch_size} images, one contestant after the other, {procedure.rounds} "
-        f"rounds. {procedure.lead_in} untimed steps come before each, and workers are running and their queues filled: only "
-        "the steady state is timed, with the pauses between epochs that fall into it."
+        f"Windows of {procedure.steps} steps of {procedure.batch_size} images, the contestants in turn, "
+        f"{procedure.rounds} rounds. {procedure.lead_in} untimed steps come before each, with workers running and their queues "
+        "filled: only the steady state is timed, with the pauses between epochs that fall into it."
     ]

@@ -22,13 +22,15 @@ from train.data.readers import Readers, open_readers
 from train.errors import RunError
 from train.observe.observer import Observer
 from train.run.folder import RunFolder
-from train.run.loop import Loop
-from train.run.session import Session, make_deterministic, prepare
+from train.run.loop import Ending, Loop
+from train.run.placement import settle_arithmetic
+from train.run.session import Session, prepare
 from train.run.stop import Stop
 from train.sinks.console import ConsoleSink
 from train.sinks.contracts import Sink
 from train.sinks.fan_out import Sinks
 from train.sinks.jsonl import JsonlSink
+from train.sinks.plain import PlainSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
 
 
@@ -50,6 +52,14 @@ def describe(session: Session) -> str:
     return f"{placement.precision}, {placement.layout}, {kept}"
 
 
+def new_loop(session: Session, readers: Readers) -> Loop:
+    """As the session itself makes it, but without a validation split and with nobody listening."""
+    trainee = session.trainee(readers)
+    observer = Observer(trainee.model, session.settings.observe.every)
+    plan = session.plan(readers)
+    return Loop(trainee, session.parts.schedule, readers.train, None, plan, observer, Sinks(), Stop())
+
+
 class EndAfter(Sink):
     """Asks the run to stop after so many steps, as a signal would."""
 
@@ -65,7 +75,7 @@ class EndAfter(Sink):
 
 
 class TrainLoop:
-    """The loop of `train` with its readers, observation and sinks, the live view (drawn to nowhere) among them; no evaluation.
+    """The loop of `train` with its readers, observation and sinks; no evaluation. What they show and log goes nowhere.
 
     Each window begins at step 0, which is observed, and is stopped after its last step: of its steps, one in every
     `observe.every` is observed, as in a long run.
@@ -76,18 +86,16 @@ class TrainLoop:
         self.detail = f"{describe(session)}, observe.every={session.settings.observe.every}"
         self.session = session
         self.readers = readers
-        self.plan = session.plan(readers)
-        self.trainee = session.trainee(readers)
-        self.observer = Observer(self.trainee.model, session.settings.observe.every)
+        self.loop = new_loop(session, readers)
         self.null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, closed in `close`
         self.folders = count()
 
     def window(self, steps: int) -> Callable[[], None]:
         """Running it raises RunError when the loss stops being finite."""
-        make_deterministic(self.session.settings.trainer.deterministic)
+        settle_arithmetic(self.session.settings.trainer.deterministic)
         stop = Stop()
         sink = self.open_sinks(steps, stop)
-        loop = Loop(self.trainee, self.session.parts.schedule, self.readers.train, None, self.plan, self.observer, sink, stop)
+        loop = replace(self.loop, sink=sink, stop=stop, ending=Ending(), recent=[])
         return partial(self.run, loop, sink, steps)
 
     def run(self, loop: Loop, sink: Sink, steps: int) -> None:
@@ -103,8 +111,9 @@ class TrainLoop:
         folder = self.session.folder.path / str(next(self.folders))
         folder.mkdir(parents=True)
         screen = Console(file=self.null, force_terminal=True, width=100)
-        sink = Sinks([JsonlSink(), TensorBoardSink(), ConsoleSink(screen), EndAfter(steps, stop)])
-        sink.start(replace(self.session.info(self.name, self.readers, self.plan), folder=folder))
+        log = PlainSink(line_writer(self.null))
+        sink = Sinks([JsonlSink(), TensorBoardSink(), log, ConsoleSink(screen), EndAfter(steps, stop)])
+        sink.start(replace(self.session.info(self.name, self.readers, self.loop.plan), folder=folder))
         return sink
 
     def close(self) -> None:
@@ -123,7 +132,7 @@ class BareStep:
         self.batch = next(readers.train.epoch(0))
 
     def window(self, steps: int) -> Callable[[], None]:
-        make_deterministic(self.session.settings.trainer.deterministic)
+        settle_arithmetic(self.session.settings.trainer.deterministic)
         self.trainee.model.train()
         return partial(self.run, steps)
 

@@ -113,15 +113,15 @@ def _own_ticks() -> int:
     """A child that has ended is part of its parent's figure, once the parent has asked for its exit code."""
     parents: dict[int, int] = {}
     spent: dict[int, int] = {}
-    for entry in os.listdir(PROC):
-        if entry.isdigit():
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
             try:
-                text = (PROC / entry / "stat").read_text()
+                text = (entry / "stat").read_text()
             except OSError:  # it ended just now
                 continue
             fields = text.rpartition(")")[2].split()  # the name before may hold spaces
-            parents[int(entry)] = int(fields[1])
-            spent[int(entry)] = sum(map(int, fields[11:15]))
+            parents[int(entry.name)] = int(fields[1])
+            spent[int(entry.name)] = sum(map(int, fields[11:15]))
     family = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -102,7 +101,9 @@ def test_a_process_killed_while_writing_leaves_the_file_whole(tmp_path: Path) ->
     write_whole(path, b"\xff" * size)
     chance = random.Random(0)
     for _ in range(8):
-        process = subprocess.Popen([sys.executable, "-c", REPLACE_FOREVER, str(path), str(size)], cwd=ROOT, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", REPLACE_FOREVER, str(path), str(size)], cwd=ROOT, stdout=subprocess.PIPE
+        )
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(chance.uniform(0, 0.1))
@@ -139,12 +140,14 @@ def test_writing_leaves_no_temporary_file_and_refuses_what_json_cannot_hold(tmp_
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"one": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"one": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_identity_is_of_the_content_and_of_all_of_it() -> None:
     assert identity({"a": 1, "b": {"c": [1, 2]}}) == identity({"b": {"c": [1, 2]}, "a": 1})
-    configs = [compose_config([*SMALL, *extra]) for extra in ([], ["seed=1"], ["norm.eps=1e-4"], ["trainer.epochs=2"], ["init=xavier"])]
+    configs = [
+        compose_config([*SMALL, *extra]) for extra in ([], ["seed=1"], ["norm.eps=1e-4"], ["trainer.epochs=2"], ["init=xavier"])
+    ]
     assert len({identity(config) for config in configs}) == len(configs)
     assert identity(compose_config(SMALL)) == identity(compose_config(SMALL))
 

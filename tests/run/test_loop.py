@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.harness import only_run, run_here, settings_for
+from tests.harness import run_here, settings_for
 from train import rng
 from train.data.contracts import Arrays, Dataset, Splits
 from train.data.noise import noise
+from train.data.readers import open_readers
 from train.data.split import carve
 from train.parts import schedule as schedules
 from train.parts.augment import TrainingOnly
@@ -28,8 +27,6 @@ from train.run.folder import RunFolder
 from train.run.session import prepare
 from train.sinks.contracts import Record
 from train.sinks.jsonl import read_records
-
-Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
 BASE = [
     "data=noise",
@@ -65,7 +62,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "max_steps", "steps"), [(3, "null", 12), (3, "7", 7), (3, "12", 12), (3, "99", 12), (1, "4", 4), (2, "1", 1), (2, "0", 0)]
+    ("epochs", "max_steps", "steps"),
+    [(3, "null", 12), (3, "7", 7), (3, "12", 12), (3, "99", 12), (1, "4", 4), (2, "1", 1), (2, "0", 0)],
 )
 def test_a_run_ends_with_its_epochs_or_its_max_steps(tmp_path: Path, epochs: int, max_steps: str, steps: int) -> None:
     run = run_here(tmp_path / "run", [*BASE, f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"])
@@ -97,7 +95,10 @@ def test_the_schedule_spans_what_really_runs(
 def test_records_come_at_the_steps_that_are_due(tmp_path: Path) -> None:
     cadence = ["trainer.epochs=5", "trainer.record_every=3", "trainer.evaluate_every=2", "observe=basic", "observe.every=8"]
     run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, *cadence])
-    at = {tag: [record.step for record in records(run, tag)] for tag in ("loss/train", "accuracy/val", "activation_std", "accuracy/test")}
+    at = {
+        tag: [record.step for record in records(run, tag)]
+        for tag in ("loss/train", "accuracy/val", "activation_std", "accuracy/test")
+    }
     total = 20
     assert at["loss/train"] == [3, 6, 9, 12, 15, 18, total]
     assert at["accuracy/val"] == [8, 16, total]
@@ -133,8 +134,6 @@ def initial_model(overrides: list[str], folder: Path) -> nn.Module:
     """The model that a run of these overrides starts from."""
     settings = settings_for(overrides)
     session = prepare(settings, RunFolder(folder))
-    from train.data.readers import open_readers
-
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     return session.trainee(readers).model
 
@@ -223,7 +222,14 @@ def poisoned(bad: int, shape: list[int], classes: int, train_size: int, test_siz
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("bad", [0, 7, 16, 19])
 def test_a_nan_ends_the_run_at_exactly_its_step(tmp_path: Path, norm: str, bad: int) -> None:
-    sizes = ["data.train_size=20", "trainer.epochs=40", f"norm={norm}", "trainer.record_every=2", "observe=basic", "observe.every=1"]
+    sizes = [
+        "data.train_size=20",
+        "trainer.epochs=40",
+        f"norm={norm}",
+        "trainer.record_every=2",
+        "observe=basic",
+        "observe.every=1",
+    ]
     choice = [f"data._target_={__name__}.poisoned", f"+data.bad={bad}"]
     run = run_here(tmp_path / "run", [*BASE, *sizes, *choice])
     steps = [
@@ -281,7 +287,7 @@ def interrupting_evaluation() -> Interrupting:
 
 @pytest.mark.parametrize("at", [0, 5])
 def test_a_signal_ends_the_run_after_the_step_that_it_met(tmp_path: Path, at: int) -> None:
-    choice = ["~schedule.final", "~schedule.warmup", f"schedule._target_={__name__}.interrupting", f"+schedule.at={at}"]
+    choice = ["schedule=constant", "~schedule.warmup", f"schedule._target_={__name__}.interrupting", f"+schedule.at={at}"]
     run = run_here(tmp_path / "run", [*BASE, *choice, "trainer.epochs=3"])
     status, summary = read_json(run.status_file), read_json(run.summary_file)
     assert (status["status"], status["exit_code"], summary["steps"]) == ("interrupted", 130, at + 1)
@@ -298,20 +304,3 @@ def test_a_signal_during_an_evaluation_leaves_no_half_score(tmp_path: Path, vali
     assert (status["status"], status["exit_code"], summary["steps"]) == ("interrupted", 143, steps)
     assert not records(run, "accuracy/val")
     assert not records(run, "accuracy/test")
-
-
-# The lecture
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("choice", "expected"),
-    [("gaussian", (0.49, 0.29, 0.18, 0.11, 0.07, 0.05)), ("xavier", (0.63, 0.49, 0.41, 0.36, 0.32, 0.29))],
-)
-def test_the_lecture_s_figure(train: Train, tmp_path: Path, choice: str, expected: tuple[float, ...]) -> None:
-    result = train("experiment=lecture_init", f"init={choice}")
-    assert result.returncode == 0, result.stderr
-    first = next(read_records(only_run(tmp_path) / "metrics.jsonl"))
-    measured = [first.values[f"activation_std/act{layer}"] for layer in range(1, 7)]
-    assert first.step == 0
-    assert measured == pytest.approx(expected, abs=0.01)

@@ -1,16 +1,22 @@
-"""Looking does not change what is looked at: the trained weights are the same to the bit, observed or not."""
+"""Looking does not change what is looked at, to the bit; and it sees what is there: by hand, and in the lecture's figure."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.harness import run_here
+from tests.harness import only_run, run_here
+from train.data.contracts import Arrays
+from train.data.noise import noise
 from train.run.folder import RunFolder
 from train.sinks.jsonl import read_records
+
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
 BASE = [
     "data=noise",
@@ -71,7 +77,8 @@ def test_observing_changes_nothing_in_other_models(tmp_path: Path, model: str) -
 def test_observing_changes_nothing_in_a_model_of_torchvision(tmp_path: Path) -> None:
     """Whose ReLUs were written to work in place."""
     base = [item for item in BASE if not item.startswith("model.")]
-    assert_the_same_when_observed(tmp_path, [*base, "model=torchvision", "model.name=shufflenet_v2_x0_5"])
+    size = ["data.shape=[3,32,32]", "trainer.precision=float32"]
+    assert_the_same_when_observed(tmp_path, [*base, "model=torchvision", "model.name=shufflenet_v2_x0_5", *size])
 
 
 @pytest.mark.slow
@@ -83,18 +90,39 @@ def test_observing_changes_nothing_when_compiled(tmp_path: Path) -> None:
 
 def test_what_is_observed_is_what_the_layer_gave(tmp_path: Path) -> None:
     """The first linear layer of a network on noise, before the first update, by hand."""
-    overrides = ["data=noise", "data.shape=[4,2,2]", "data.train_size=8", "data.test_size=4", "data.val_fraction=0", "augment=none"]
+    overrides = [
+        "data=noise",
+        "data.shape=[4,2,2]",
+        "data.train_size=8",
+        "data.test_size=4",
+        "data.val_fraction=0",
+        "augment=none",
+    ]
     size = ["model=mlp", "model.depth=1", "model.width=16", "norm=none", "init=pytorch", "model.activation=sigmoid"]
     fixed = ["trainer.batch_size=8", "trainer.epochs=1", "trainer.device=cpu", "trainer.precision=float32", "optimizer.lr=1e-30"]
     weights, _, _ = trained(tmp_path / "run", [*overrides, *size, *fixed])
     record = next(read_records(tmp_path / "run" / "metrics.jsonl"))
-    from train.data.noise import noise
-
-    images = noise([4, 2, 2], train_size=8, test_size=4).load().train.images.flatten(1)  # one batch: its order does not matter
-    hidden = images @ weights["fc1.weight"].T + weights["fc1.bias"]
+    source = noise([4, 2, 2], train_size=8, test_size=4).load().train  # one batch: its order does not matter
+    assert isinstance(source, Arrays)
+    hidden = source.images.flatten(1) @ weights["fc1.weight"].T + weights["fc1.bias"]
     outputs = {"fc1": hidden, "act1": hidden.sigmoid()}
     outputs["head"] = outputs["act1"] @ weights["head.weight"].T + weights["head.bias"]
-    assert set(record.values) == {f"activation_{what}/{layer}" for what in ("mean", "std") for layer in outputs}
+    for what in ("activation_mean", "activation_std"):
+        assert {tag.partition("/")[2] for tag in record.values if tag.startswith(f"{what}/")} == set(outputs)
     for layer, output in outputs.items():
         assert record.values[f"activation_mean/{layer}"] == pytest.approx(output.mean().item(), abs=1e-5)
         assert record.values[f"activation_std/{layer}"] == pytest.approx(output.std(correction=0).item(), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("gaussian", (0.49, 0.29, 0.18, 0.11, 0.07, 0.05)), ("xavier", (0.63, 0.49, 0.41, 0.36, 0.32, 0.29))],
+)
+def test_the_lecture_s_figure(train: Train, tmp_path: Path, choice: str, expected: tuple[float, ...]) -> None:
+    result = train("experiment=lecture_init", f"init={choice}")
+    assert result.returncode == 0, result.stderr
+    first = next(read_records(only_run(tmp_path) / "metrics.jsonl"))
+    measured = [first.values[f"activation_std/act{layer}"] for layer in range(1, 7)]
+    assert first.step == 0
+    assert measured == pytest.approx(expected, abs=0.01)

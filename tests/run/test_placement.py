@@ -45,18 +45,26 @@ def test_precision_follows_from_what_the_processor_is(
     assert reason in chosen.reason
 
 
-@pytest.mark.parametrize(("name", "layout"), [("auto", "channels_last"), ("channels_last", "channels_last"), ("contiguous", "contiguous")])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("auto", "channels_last"), ("channels_last", "channels_last"), ("contiguous", "contiguous")]
+)
 def test_memory_format(name: str, layout: str) -> None:
     chosen = placement.choose(trainer("device=cpu", f"memory_format={name}"))
     assert chosen.layout == layout
-    model = chosen.place(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2)))
-    assert model[0].weight.is_contiguous(memory_format=chosen.memory_format)
-    assert model[2].weight.is_contiguous()
+    convolution, linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+    chosen.place(nn.Sequential(convolution, nn.Flatten(), linear))
+    assert convolution.weight.is_contiguous(memory_format=chosen.memory_format)
+    assert linear.weight.is_contiguous()
 
 
 @pytest.mark.parametrize(
     ("device", "said"),
-    [("tpu9", "no such kind of device"), ("cpu:1", "shows torch 1 device"), ("cuda:77", "this machine shows torch"), ("meta", "0 device")],
+    [
+        ("tpu9", "no such kind of device"),
+        ("cpu:1", "shows torch 1 device"),
+        ("cuda:77", "this machine shows torch"),
+        ("meta", "0 device"),
+    ],
 )
 def test_a_device_that_is_not_there_is_refused_with_the_remedy(device: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -74,7 +82,9 @@ def test_autocast_computes_matrix_products_in_the_precision(dtype: torch.dtype, 
 
 
 def test_what_was_chosen_is_on_record(tmp_path: Path) -> None:
-    run = run_here(tmp_path / "run", [*SMALL, "trainer.precision=bfloat16", "trainer.memory_format=contiguous", "trainer.device=cpu"])
+    run = run_here(
+        tmp_path / "run", [*SMALL, "trainer.precision=bfloat16", "trainer.memory_format=contiguous", "trainer.device=cpu"]
+    )
     status = json.loads(run.status_file.read_text())
     assert (status["precision"], status["precision_reason"], status["memory_format"]) == ("bfloat16", "asked for", "contiguous")
     assert status["threads"] == torch.get_num_threads()

@@ -25,7 +25,11 @@ IMPOSSIBLE = {
     "data=noise data.shape=[1,4,4] norm=instance": ["layer stage3.norm1", "norm=instance", "1x1"],
     "data=noise data.shape=[3,2,2] model=resnet norm=instance": ["layer stage2.block1.norm1", "norm=instance", "1x1"],
     "data=noise data.shape=[1,1,1] model.stages=1 trainer.batch_size=1": ["layer stage1.norm1", "trainer.batch_size"],
-    "data=noise data.shape=[1,28,28] model=torchvision model.name=alexnet norm=none": ["layer features.5", "(192, 2, 2)", "28x28"],
+    "data=noise data.shape=[1,28,28] model=torchvision model.name=alexnet norm=none": [
+        "layer features.5",
+        "(192, 2, 2)",
+        "28x28",
+    ],
     "data=noise data.shape=[3,32,32] model=torchvision model.name=densenet121 norm=instance": ["norm=instance", "1x1"],
     "data=noise data.shape=[3,30,30] model=torchvision model.name=vit_b_16 norm=layer": ["model.name=vit_b_16", "30x30"],
     "data=noise data.shape=[3,30,40] model=torchvision model.name=vit_b_16 norm=layer": ["model.name=vit_b_16", "30x40"],

@@ -1,20 +1,27 @@
+import dataclasses
 import io
-import json
 import math
-import os
 import re
-import subprocess
-import sys
-import time
-import urllib.request
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2 as layouts
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.util.tensor_util import make_ndarray
 
+from train.observe.observer import FULL, PROBE
 from train.sinks.contracts import Record
+from train.sinks.hparams import Arm
 from train.sinks.tensorboard import TensorBoardSink
+from train.sinks.tensorboard_values import CHARTS
+
+# Generated modules, whose contents a type checker cannot see.
+api: Any = api_pb2
+plugin_data: Any = plugin_data_pb2
+layout_pb2: Any = layouts
 
 CONFIG = "init:\n  gain: 1\n# ```\nnorm: <b>batch</b>\n"
 
@@ -100,28 +107,92 @@ def test_the_config_is_a_text(info, clock):
     assert [line[4:] for line in text.split("\n")] == CONFIG.splitlines()
 
 
-def served(address: str, what: str) -> dict:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{address}/data/plugin/{what}/tags", timeout=10) as answer:
-        return json.load(answer)
+def test_histograms_come_back_as_buckets(info, clock):
+    sink = write(info, clock, [])
+    sink.histogram("activation_histogram/head", 3, [-1.0, 0.0, 0.5, 2.0], [4, 0, 2])
+    with pytest.raises(ValueError, match="activation_histogram/head: 2 edges for 2 counts"):
+        sink.histogram("activation_histogram/head", 4, [0.0, 1.0], [1, 2])
+    sink.close()
+    events = read(info.folder)
+    assert events.PluginTagToContent("histograms").keys() == {"activation_histogram/head"}
+    (event,) = events.Tensors("activation_histogram/head")
+    assert event.step == 3
+    assert make_ndarray(event.tensor_proto).tolist() == [[-1, 0, 4], [0, 0.5, 0], [0.5, 2, 2]]
 
 
-@pytest.mark.slow
-def test_a_tensorboard_server_shows_the_run(info, clock):
-    write(info, clock, [Record(step, 0, 0, {"loss/train": 1 / (step + 1), "accuracy/val": 0.5}) for step in range(5)]).close()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(info.folder.parent)]
-    command += ["--load_fast=false", "--port", "0", "--host", "127.0.0.1"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        assert server.stderr is not None
-        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://[\w.:]+)/", line)))
-        tags: dict = {}
-        deadline = time.monotonic() + 30
-        while not tags and time.monotonic() < deadline:
-            tags = served(address, "scalars")
-            time.sleep(0.2)
-        assert {run: set(of_run) for run, of_run in tags.items()} == {info.folder.name: {"loss/train", "accuracy/val"}}
-        assert served(address, "text") == {info.folder.name: ["config"]}
-    finally:
-        server.kill()
-        server.communicate()
+def test_every_chart_of_the_layout_draws_tags_that_exist(info, clock):
+    write(info, clock, []).close()
+    (event,) = read(info.folder).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert {category.title for category in layout.category} == {"training", "activations", "gradients", "weights", "probe"}
+    patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+    for tag in [
+        "loss/train",
+        "accuracy/val",
+        "lr",
+        "activation_std/stage2.block1.conv1",
+        "update_ratio/head",
+        "probe_similarity/a",
+    ]:
+        assert len([pattern for pattern in patterns if re.match(pattern, tag)]) == 1, tag
+    assert not [pattern for pattern in patterns if re.match(pattern, "loss/training")]
+
+
+def test_every_statistic_that_is_measured_has_a_chart():
+    patterns = [tag for charts in CHARTS.values() for tags in charts.values() for tag in tags]
+    measured = FULL | {"probe_similarity"} | {f"probe_activation_{statistic}" for statistic in PROBE}
+    assert not [name for name in measured if not any(re.fullmatch(pattern, f"{name}/head") for pattern in patterns)]
+
+
+ARM = Arm("abc", {"norm": "batch", "trainer.compile": False, "optimizer.lr": 0.1}, frozenset({"optimizer.lr"}))
+
+
+def hparams_of(folder, part) -> Any:
+    content = read(folder).PluginTagToContent("hparams")[f"_hparams_/{part}"]
+    return getattr(plugin_data.HParamsPluginData.FromString(content), part)
+
+
+def test_the_arm_is_a_typed_row(info, clock, outcome):
+    sink = TensorBoardSink(arm=ARM, clock=clock)
+    sink.start(info)
+    clock.now += 60
+    sink.finish(outcome)
+    sink.close()
+    row, table, end = (hparams_of(info.folder, part) for part in ("session_start_info", "experiment", "session_end_info"))
+    assert (row.group_name, row.start_time_secs) == ("abc", 1000.0)
+    kinds = {name: (value.WhichOneof("kind"), getattr(value, value.WhichOneof("kind"))) for name, value in row.hparams.items()}
+    wanted = {"norm": ("string_value", "batch"), "trainer.compile": ("bool_value", False), "optimizer.lr": ("number_value", 0.1)}
+    assert kinds == wanted
+    types = {column.name: (api.DataType.Name(column.type), column.differs) for column in table.hparam_infos}
+    assert types == {
+        "norm": ("DATA_TYPE_STRING", False),
+        "trainer.compile": ("DATA_TYPE_BOOL", False),
+        "optimizer.lr": ("DATA_TYPE_FLOAT64", True),
+    }
+    assert (api.Status.Name(end.status), end.end_time_secs) == ("STATUS_SUCCESS", 1060.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "done", "diverged"), [("done", 1, 0), ("diverged", 0, 1), ("interrupted", 0, 0), ("failed", 0, 0), (None, 0, 0)]
+)
+def test_how_a_run_ended_is_a_status_and_two_numbers(info, clock, outcome, status, done, diverged):
+    sink = TensorBoardSink(arm=ARM, clock=clock)
+    sink.start(info)
+    sink.record(Record(7, 0, 0, {"accuracy/val": 0.3}))
+    if status is not None:
+        sink.finish(dataclasses.replace(outcome, status=status))
+    sink.close()
+    events = read(info.folder)
+    last = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag.startswith("final/")}
+    accuracy = {"final/accuracy_val": pytest.approx(0.871)} if done else {}
+    assert last == {"final/done": done, "final/diverged": diverged, **accuracy}
+    assert events.Scalars("final/done")[0].step == (7 if status is None else 1000)
+    ended = hparams_of(info.folder, "session_end_info").status
+    assert api.Status.Name(ended) == ("STATUS_SUCCESS" if done else "STATUS_FAILURE")
+
+
+def test_without_an_arm_there_is_no_hparams_table(info, clock, outcome):
+    sink = write(info, clock, [])
+    sink.finish(outcome)
+    sink.close()
+    assert "hparams" not in str(read(info.folder).Tags())

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-STATISTICS = ("activation_mean", "activation_std")
+from train.config import ObserveSettings
+from train.observe.apart import apart
+from train.observe.histogram import Histogram, bin_counts
+from train.observe.layers import WEIGHTED, LayerInfo, Site, chosen, find_sites, is_activation, observed_layers
+from train.observe.sheet import Observation, Sheet
+from train.observe.statistics import activation_statistics, gradient_statistics, length, similarity
+from train.observe.weights import WeightWatch
+from train.parts.contracts import Shape
+
+__all__ = ["Histogram", "LayerInfo", "Observation", "Observer", "due", "is_activation", "observed_layers"]
+
+BASIC = frozenset(
+    [
+        *("activation_mean", "activation_std", "activation_dead", "activation_zero", "activation_saturated"),
+        *("activation_nonfinite", "gradient_std", "parameter_gradient_norm", "weight_std", "update_ratio"),
+    ]
+)
+FULL = BASIC | {"activation_channel_mean_sq", "activation_channel_var", "gradient_nonfinite", "weight_distance"}
+LEVELS = {"basic": BASIC, "full": FULL}
+PROBE = frozenset(["mean", "std", "dead"])
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -21,59 +40,143 @@ def due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
-def observed_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """By name, in the order of definition: every convolution, every linear layer and every activation function."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED) or is_activation(module)}
-
-
-def is_activation(module: nn.Module) -> bool:
-    """Whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
-    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
-
-
 class Observer:
-    """Mean and standard deviation of the outputs of all observed layers, on the batch that a step works on."""
+    """Measures the layers of `model` that `settings` choose. The numbers stay on the device until `collect`.
 
-    def __init__(self, model: nn.Module, every: int) -> None:
-        self.layers = observed_layers(model)
-        self.every = every
-        self._measured: dict[str, Tensor] = {}
+    `input_shape`: (C, H, W) of the images; `probe`: images [n, C, H, W] on the device, as the model takes them, or None. To be
+    made when the weights are the initial ones: `weight_distance` is measured from there.
+    """
+
+    def __init__(self, model: nn.Module, settings: ObserveSettings, input_shape: Shape, probe: Tensor | None = None) -> None:
+        self.model = model
+        self.settings = settings
+        self.probe = probe
+        self.wanted = LEVELS[settings.level]
+        self._of_output, self._of_gradient = without("activation_", self.wanted), without("gradient_", self.wanted)
+        off = not settings.every and not settings.histogram_every and probe is None
+        sites, self._weighted = ([], {}) if off else choose(model, input_shape, settings.layers)
+        self.layers: tuple[LayerInfo, ...] = tuple(site.info for site in sites)
+        """The observed outputs in order of execution."""
+        self._sites: dict[str, dict[int, Site]] = defaultdict(dict)
+        for site in sites:
+            self._sites[site.module][site.call] = site
+        self._modules = dict(model.named_modules())
+        live = settings.every or settings.histogram_every
+        self._weights = WeightWatch(self._weighted, self.wanted if live else ())
+        self._sheet = Sheet()
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether the update number `step` (from 0) is to be watched."""
+        return due(step, self.settings.every, last) or self.histograms_due(step, last)
+
+    def histograms_due(self, step: int, last: int) -> bool:
+        return due(step, self.settings.histogram_every, last)
+
+    def collect(self) -> Observation:
+        """What was measured since the last time; the one copy from the device to the host."""
+        return self._sheet.read([*(layer.name for layer in self.layers), *self._weighted])
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Inside, every forward pass of the model is measured; outside nothing is attached to it."""
-        self._measured.clear()
-        handles = [module.register_forward_hook(self._hook(name)) for name, module in self.layers.items()]
-        try:
+    def watching_signals(self, scale: Tensor, histograms: bool = False) -> Iterator[None]:
+        """Inside, one forward and backward pass of the model is measured; outside nothing is attached to it.
+
+        `scale`: the factor on the loss that the backward pass starts from. Gradients are seen as the backward pass makes them,
+        before any clipping.
+        """
+
+        def arrived(site: Site, output: Tensor) -> None:
+            self._measure_output(site, output, histograms)
+            if output.requires_grad:
+                stack.callback(output.register_hook(lambda gradient: self._measure_gradient(site, gradient, scale)).remove)
+
+        lengths: dict[str, list[Tensor]] = defaultdict(list)
+        with ExitStack() as stack:
+            stack.enter_context(self._hooked(arrived))
+            for name, layer in self._weighted.items():
+                for parameter in layer.parameters(recurse=False):
+                    if parameter.requires_grad:
+                        add = lengths[name].append
+                        stack.callback(parameter.register_hook(lambda gradient, add=add: add(length(gradient.detach()))).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        for name, parts in lengths.items():
+            if parts:
+                self._sheet.put("", name, {"parameter_gradient_norm": torch.stack(parts).square().sum().sqrt() / scale})
 
-    def values(self) -> dict[str, float]:
-        """TensorBoard tag -> value of what was measured last; the one copy from the device to the host."""
-        if not self._measured:
-            return {}
-        table = torch.stack(list(self._measured.values())).cpu().tolist()
-        named = zip(self._measured, table, strict=True)
-        return {f"{statistic}/{layer}": row[i] for layer, row in named for i, statistic in enumerate(STATISTICS)}
+    @contextmanager
+    def watching_weights(self) -> Iterator[None]:
+        """Inside, one update is made."""
+        self.measure_weights()
+        before = self._weights.before()
+        yield
+        self._weights.after(before, self._sheet)
 
-    def _hook(self, name: str) -> Callable[..., None]:
-        def measure(_: nn.Module, __: Any, output: Tensor) -> None:
-            # Here and not later: an operation in place after this layer would overwrite its output.
-            with torch.no_grad():
-                variance, mean = torch.var_mean(output.detach().float(), correction=0)
-                self._measured[name] = torch.stack((mean, variance.sqrt()))
+    def measure_weights(self) -> None:
+        """The weights as they are, without an update."""
+        self._weights.measure(self._sheet)
 
-        return measure
+    @torch.no_grad()
+    def look_at_probe(self, autocast: AbstractContextManager[Any]) -> None:
+        """The forward pass on the probe, in evaluation mode (no dropout) except that norms use the probe's own statistics.
+
+        That is what the layers do in training, without its randomness, and it does not depend on how far running averages are.
+        """
+        if self.probe is None:
+            return
+
+        def arrived(site: Site, output: Tensor) -> None:
+            found = activation_statistics(output, site.channel_dim, site.info.function, PROBE)
+            self._sheet.put("probe_activation_", site.info.name, found)
+            self._sheet.put("probe_", site.info.name, {"similarity": similarity(output)})
+
+        with apart(self.model, batch_statistics=True), self._hooked(arrived), autocast:
+            self.model(self.probe)
+
+    @contextmanager
+    def _hooked(self, arrived: Callable[[Site, Tensor], None]) -> Iterator[None]:
+        """Inside, `arrived` gets every output of an observed layer, before any later operation can overwrite it in place."""
+        calls: Counter[str] = Counter()
+
+        def hook(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+            def measure(_: nn.Module, __: Any, output: Tensor) -> None:
+                site = self._sites[name].get(calls[name])
+                calls[name] += 1
+                if site is not None:
+                    arrived(site, output)
+
+            return measure
+
+        with ExitStack() as stack:
+            stack.callback(calls.clear)
+            for name in self._sites:
+                stack.callback(self._modules[name].register_forward_hook(hook(name)).remove)
+            try:
+                yield
+            except BaseException:
+                self._sheet.clear()
+                raise
+
+    @torch.no_grad()
+    def _measure_output(self, site: Site, output: Tensor, histograms: bool) -> None:
+        y, info = output.detach(), site.info
+        self._sheet.put("activation_", info.name, activation_statistics(y, site.channel_dim, info.function, self._of_output))
+        if histograms:
+            self._sheet.put_row(f"activation_histogram/{info.name}", bin_counts(y))
+
+    @torch.no_grad()
+    def _measure_gradient(self, site: Site, gradient: Tensor, scale: Tensor) -> None:
+        self._sheet.put("gradient_", site.info.name, gradient_statistics(gradient.detach(), scale, self._of_gradient))
 
 
-@torch.no_grad()
-def forward_apart(model: nn.Module, forward: Callable[[], object]) -> None:
-    """Run `forward` in training mode and leave no trace of it: running averages and the random state are put back."""
-    kept = [buffer.clone() for buffer in model.buffers()]
-    devices = [parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"][:1]
-    with torch.random.fork_rng(devices=devices):
-        forward()
-    for buffer, before in zip(model.buffers(), kept, strict=True):
-        buffer.copy_(before)
+def choose(model: nn.Module, input_shape: Shape, patterns: str | Sequence[str]) -> tuple[list[Site], dict[str, nn.Module]]:
+    """The outputs and the layers with weights that `observe.layers` fits, in order of execution; layers whose module is not
+    called, as the projection in nn.MultiheadAttention, come last. UsageError when a pattern fits nothing."""
+    sites = find_sites(model, input_shape)
+    weighted = {name: module for name, module in observed_layers(model).items() if isinstance(module, WEIGHTED)}
+    names = set(chosen(list(dict.fromkeys([*(site.info.name for site in sites), *weighted])), patterns))
+    order = dict.fromkeys([*(site.module for site in sites), *weighted])
+    return [site for site in sites if site.info.name in names], {n: weighted[n] for n in order if n in weighted and n in names}
+
+
+def without(prefix: str, tags: Collection[str]) -> frozenset[str]:
+    """The ends of the tags that begin with `prefix`."""
+    return frozenset(tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix))

@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
+from train.sinks.hparams import arm_id
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
 
@@ -54,7 +55,7 @@ class RunFolder:
             pid=os.getpid(),
             host=socket.gethostname(),
             identity=identity(config),
-            arm=identity({key: value for key, value in config.items() if key not in ("seed", "seeds")}),
+            arm=arm_id(config),
             versions=versions(),
             git=git_state(Path(__file__).resolve().parents[2]),
         )

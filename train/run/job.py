@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from train.config import parse
 from train.errors import UsageError
 from train.run.folder import RunFolder
+from train.sinks.hparams import arm_of
 
 SHOWN = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
 INTERRUPTED = 128
@@ -44,7 +45,9 @@ def run_job(config: DictConfig) -> JobResult:
     except UsageError:
         remove_if_empty(folder.path)
         raise
-    summary, exit_code = session.run(title(hydra.runtime.choices, list(hydra.overrides.task)))
+    choices = {group: choice for group, choice in hydra.runtime.choices.items() if not str(group).startswith("hydra/")}
+    overrides = list(hydra.overrides.task)
+    summary, exit_code = session.run(title(choices, overrides), arm_of(content, choices, overrides))
     if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
         raise KeyboardInterrupt  # the user, or the system, means the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy

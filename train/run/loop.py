@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -11,10 +12,11 @@ import torch
 
 from train import rng
 from train.data.contracts import Batch
-from train.observe.observer import Observer, due, forward_apart
+from train.observe.apart import differentiate_apart
+from train.observe.observer import Observer, due
 from train.parts.contracts import Schedule
 from train.run.losswatch import LossWatch
-from train.run.step import Measurement, Trainee, look, update
+from train.run.step import Measurement, Trainee, look, training_loss, update
 from train.run.stop import Stop
 from train.sinks.contracts import Record, Sink
 
@@ -97,6 +99,9 @@ class Loop:
                 self.record_training(done)
             if self.evaluation_due(done):
                 self.record_validation(done)
+            if due(done, self.plan.steps_per_epoch, self.plan.total):
+                self.look_at_probe()
+                self.record_observation(done)
             if self.stop:
                 self.ending.status = "interrupted"
                 break
@@ -126,36 +131,59 @@ class Loop:
         """One update, seen from inside where that is due. Its dropout depends on the step alone."""
         self.seed_dropout(step)
         factor = self.schedule(step, self.plan.total)
-        if not due(step, self.observer.every, self.plan.total - 1):
-            return update(self.trainee, batch, factor)
+        if step == 0:
+            self.look_at_probe()
+        if self.observer.due(step, self.plan.total - 1):
+            measurement = self.watched_update(step, batch, factor)
+        else:
+            measurement = update(self.trainee, batch, factor)
+        self.record_observation(step)
+        return measurement
+
+    def watched_update(self, step: int, batch: Batch, factor: float) -> Measurement:
         if self.trainee.forward is not self.trainee.model:
             # A compiled model does not call hooks: look at the same batch through the model as it was written.
-            self.look_apart(batch)
-            measurement = update(self.trainee, batch, factor)
-        else:
-            with self.observer.watching():
-                measurement = update(self.trainee, batch, factor)
-        self.record(step, self.observer.values())
-        return measurement
+            self.look_apart(step, batch)
+            with self.observer.watching_weights():
+                return update(self.trainee, batch, factor)
+        with self.watching_signals(step), self.observer.watching_weights():
+            return update(self.trainee, batch, factor)
 
     def seed_dropout(self, step: int) -> None:
         rng.seed_device(self.trainee.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))
 
     def observe_only(self) -> None:
         """A run of no steps still shows the network at initialisation."""
-        if self.observer.every:
+        self.look_at_probe()
+        if self.observer.due(0, 0):
             self.trainee.model.train()
             self.seed_dropout(0)
-            self.look_apart(next(iter(self.train.epoch(0))))
-            self.record(0, self.observer.values())
+            self.look_apart(0, next(iter(self.train.epoch(0))))
+            self.observer.measure_weights()
+        self.record_observation(0)
 
-    def look_apart(self, batch: Batch) -> None:
-        def forward() -> None:
-            with self.trainee.placement.autocast():
-                self.trainee.model(batch.images)
+    def look_apart(self, step: int, batch: Batch) -> None:
+        """Forward and backward pass of a training step, without one."""
+        trainee = self.trainee
+        with self.watching_signals(step):
+            differentiate_apart(trainee.model, lambda: trainee.scaler.scale(training_loss(trainee, trainee.model, batch)[0]))
 
-        with self.observer.watching():
-            forward_apart(self.trainee.model, forward)
+    def watching_signals(self, step: int) -> AbstractContextManager[None]:
+        scale = self.trainee.scaler.scale(torch.ones((), device=self.trainee.placement.device))  # get_scale() waits for the GPU
+        return self.observer.watching_signals(scale, self.observer.histograms_due(step, self.plan.total - 1))
+
+    def look_at_probe(self) -> None:
+        started = time.perf_counter()
+        self.observer.look_at_probe(self.trainee.placement.autocast())
+        self.ending.train_s -= time.perf_counter() - started
+
+    def record_observation(self, step: int) -> None:
+        """What was seen at `step`, if anything was."""
+        seen = self.observer.collect()
+        if seen.values:
+            self.record(step, dict(seen.values))
+        for found in seen.histograms:
+            self.sink.histogram(found.tag, step, found.edges, found.counts)
 
     def diverged(self, wait: bool = False) -> bool:
         bad = self.watch.first_bad(wait)

@@ -9,22 +9,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from train import rng
-from train.config import Settings, total_steps
+from train.config import ObserveSettings, Settings, total_steps
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
 from train.errors import OutOfMemoryError, RunError, UsageError
-from train.observe.observer import Observer
+from train.observe.observer import Observer, choose
+from train.observe.probe import probe_images
 from train.parts.regularization import parameter_groups
 from train.run import placement as placing
 from train.run import preflight
 from train.run.build import Parts, build
+from train.run.contradictions import contradictions
+from train.run.fingerprint import fingerprint
 from train.run.folder import RunFolder, write_json, write_whole
+from train.run.insight import Insight, Subject, expect, switches_of
 from train.run.loop import Ending, Loop, Plan, Score, evaluate
 from train.run.memory import is_out_of_memory, peak_bytes
 from train.run.placement import Placement
@@ -32,6 +37,8 @@ from train.run.step import Trainee
 from train.run.stop import Stop, listening
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.fan_out import Sinks
+from train.sinks.heatmap import HeatMapSink
+from train.sinks.hparams import Arm
 from train.sinks.jsonl import JsonlSink, encode_float
 from train.sinks.log import log_file
 from train.sinks.plain import PlainSink
@@ -53,13 +60,15 @@ class Session:
     splits: Splits
     folder: RunFolder
 
-    def run(self, title: str) -> tuple[Summary, int]:
+    def run(self, title: str, arm: Arm | None = None) -> tuple[Summary, int]:
         """Train, and leave the folder complete whatever happens. The summary and the exit code of the process."""
         began = time.perf_counter()
         with self.logging(), listening() as stop:
-            sink = Sinks([JsonlSink(), *views(self.folder)])
+            shown = Sinks(views(self.folder, arm))
+            insight = Insight(shown, self.folder.metrics_file)
+            sink = Sinks([JsonlSink(), shown, HeatMapSink(shown), insight])
             try:
-                summary = self.train(title, sink, stop, began)
+                summary = self.train(title, sink, insight, stop, began)
                 sink.finish(summary)
             except BaseException as error:
                 known = self.explained(error)
@@ -70,10 +79,11 @@ class Session:
             finally:
                 sink.close()
         code = SIGNALLED + stop.signal if stop.signal is not None else EXIT_CODES[summary.status]
-        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **self.ended(began))
+        diagnosis = {"diagnosis": insight.diagnosis.as_json()} if insight.diagnosis else {}
+        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.ended(began))
         return summary, code
 
-    def train(self, title: str, sink: Sink, stop: Stop, began: float) -> Summary:
+    def train(self, title: str, sink: Sink, insight: Insight, stop: Stop, began: float) -> Summary:
         """From the data to the scores. The test split is looked at once, here, after the last step."""
         readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
         try:
@@ -82,7 +92,9 @@ class Session:
             self.describe(readers)
             sink.start(info)
             trainee = self.trainee(readers)
-            observer = Observer(trainee.model, self.settings.observe.every)
+            observer = self.observer(trainee.model, readers)
+            proof = self.prove(trainee, readers, sink)
+            insight.subject = self.subject(trainee.model, observer, readers)
             loop = Loop(trainee, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began)
             ending = loop.run()
             test = evaluate(trainee, readers.test, stop) if ending.status == "done" else None
@@ -94,12 +106,32 @@ class Session:
             sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
         if plan.total:
             self.save_weights(trainee.model)  # without a step they are a function of the configuration
-        return self.summarise(ending, test, began)
+        summary = self.summary(ending, test, began)
+        verdict = {"initial_verdict": asdict(insight.verdict)} if insight.verdict else {}
+        content = {name: as_json(value) for name, value in asdict(summary).items()}
+        write_json(self.folder.summary_file, content | verdict | proof)
+        return summary
 
-    def summarise(self, ending: Ending, test: Score | None, began: float) -> Summary:
-        """The summary, which is also left in the folder."""
+    def prove(self, trainee: Trainee, readers: Readers, sink: Sink) -> dict[str, Any]:
+        """What shows that the chosen ingredients are really in this run; where they are not, it is said loudly."""
+        batch = next(readers.train.epoch(0))
+        found = fingerprint(trainee.model, self.settings, self.parts, trainee.optimizer, batch, readers.preprocess)
+        wrong = contradictions(found)
+        for sentence in wrong:
+            sink.message(sentence, "warning")
+            log.warning(sentence)
+        return {"fingerprint": found, "contradictions": wrong}
+
+    def subject(self, model: nn.Module, observer: Observer, readers: Readers) -> Subject:
+        """What the explanation of step 0 needs to know; theory is asked only when the layers will be looked at."""
+        images = next(readers.train.epoch(0)).images
+        expected = expect(model, self.parts.input_shape, images) if observer.due(0, 0) else ()
+        return Subject(observer.layers, expected, len(self.parts.dataset.class_names), switches_of(self.settings))
+
+    def summary(self, ending: Ending, test: Score | None, began: float) -> Summary:
+        """What came out."""
         val, batch_size = ending.val, self.settings.trainer.batch_size
-        summary = Summary(
+        return Summary(
             status=ending.status,
             reason=ending.reason,
             folder=self.folder.path,
@@ -118,8 +150,6 @@ class Session:
             peak_memory_bytes=peak_bytes(self.placement.device),
             memory_of="device" if self.placement.device.type == "cuda" else "host",
         )
-        write_json(self.folder.summary_file, {name: as_json(value) for name, value in asdict(summary).items()})
-        return summary
 
     def reader_settings(self) -> ReaderSettings:
         return ReaderSettings(
@@ -160,6 +190,16 @@ class Session:
             label_smoothing=regularization.label_smoothing,
             grad_clip=trainer.grad_clip,
         )
+
+    def observer(self, model: nn.Module, readers: Readers) -> Observer:
+        """For a model with its initial weights."""
+        size = self.settings.observe.probe_size
+        images = self.probe(readers, size) if size else None
+        return Observer(model, self.settings.observe, self.parts.input_shape, images)
+
+    def probe(self, readers: Readers, size: int) -> Tensor:
+        parts = self.parts
+        return probe_images(parts.dataset, self.splits.train, parts.pipeline, readers.preprocess, self.reader_settings(), size)
 
     def initial_model(self, readers: Readers) -> nn.Module:
         """On the CPU, so that every device starts from the same bits. Torch's own draws at construction are seeded too."""
@@ -252,9 +292,18 @@ def prepare(settings: Settings, folder: RunFolder) -> Session:
     placement = placing.choose(settings.trainer)
     parts = build(settings)
     cost = preflight.check(parts, settings.trainer.batch_size)
+    refuse_unknown_layers(parts, settings.observe)
     splits = carve(parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
     refuse_oversized_batch(settings.trainer.batch_size, len(splits.train))
     return Session(settings, parts, placement, cost, splits, folder)
+
+
+def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
+    """UsageError when `observe.layers` fits no layer."""
+    if observe.layers == "*":
+        return
+    with torch.device("meta"):
+        choose(parts.new_model(), parts.input_shape, observe.layers)
 
 
 def refuse_oversized_batch(batch_size: int, images: int) -> None:
@@ -270,9 +319,9 @@ def as_json(value: object) -> object:
     return encode_float(value) if isinstance(value, float) else value
 
 
-def views(folder: RunFolder) -> list[Sink]:
+def views(folder: RunFolder, arm: Arm | None) -> list[Sink]:
     """The sinks that a run can do without. TensorBoard's import is part of what may fail."""
     from train.sinks.tensorboard import TensorBoardSink
 
     config = (folder.path / "config.yaml").read_text(encoding="utf-8")
-    return [TensorBoardSink(config), PlainSink(log.info), stream_sink(sys.stdout)]
+    return [TensorBoardSink(config, arm), PlainSink(log.info), stream_sink(sys.stdout)]

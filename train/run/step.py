@@ -36,10 +36,7 @@ class Trainee:
 
 def update(trainee: Trainee, batch: Batch, lr_factor: float) -> Measurement:
     """Forward, backward and one step of the optimizer at `lr_factor` times its learning rate. Never waits for the device."""
-    with trainee.placement.autocast():
-        logits = trainee.forward(batch.images)
-    logits = logits.float()
-    loss = functional.cross_entropy(logits, batch.labels, label_smoothing=trainee.label_smoothing)
+    loss, logits = training_loss(trainee, trainee.forward, batch)
     for group in trainee.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * lr_factor
     trainee.scaler.scale(loss).backward()
@@ -50,6 +47,14 @@ def update(trainee: Trainee, batch: Batch, lr_factor: float) -> Measurement:
     trainee.scaler.update()
     trainee.optimizer.zero_grad(set_to_none=True)
     return Measurement(loss.detach(), correct(logits.detach(), batch.labels))
+
+
+def training_loss(trainee: Trainee, forward: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    """The batch's mean loss, not scaled, and its logits, float32 [N, K]."""
+    with trainee.placement.autocast():
+        logits = forward(batch.images)
+    logits = logits.float()
+    return functional.cross_entropy(logits, batch.labels, label_smoothing=trainee.label_smoothing), logits
 
 
 @torch.no_grad()

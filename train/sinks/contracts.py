@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -95,6 +95,9 @@ class Sink(Protocol):
 
     def image(self, tag: str, step: int, png: bytes) -> None:
         """A picture, PNG-encoded."""
+
+    def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
+        """How values are distributed: `counts[i]` of them lie between `edges[i]` and `edges[i + 1]`."""
 
     def message(self, text: str, level: Level = "info") -> None:
         """Something that the user should read now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
 
@@ -33,6 +33,9 @@ class Sinks(Sink):
 
     def image(self, tag: str, step: int, png: bytes) -> None:
         self._each(lambda sink: sink.image(tag, step, png))
+
+    def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
+        self._each(lambda sink: sink.histogram(tag, step, edges, counts))
 
     def message(self, text: str, level: Level = "info") -> None:
         self._each(lambda sink: sink.message(text, level))

@@ -9,37 +9,41 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, types_pb2
+from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from train.sinks.contracts import Record, RunInfo, Sink, Summary
+from train.sinks import tensorboard_values as values
+from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
+from train.sinks.hparams import Arm
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2
 _summary: Any = summary_pb2
-_tensor: Any = tensor_pb2
-_types: Any = types_pb2
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_COLORSPACE_RGBA = 4
 
 
 class TensorBoardSink(Sink):
-    """`config`: the run's resolved config as YAML, shown under Text; `flush_s`: how long a value may wait to be seen;
-    `clock`: seconds since 1970."""
+    """`config`: the run's resolved config as YAML, shown under Text; `arm`: the run's row in the HParams table, None for none;
+    `flush_s`: how long a value may wait to be seen; `clock`: seconds since 1970.
+
+    A run that is closed without `finish` has failed.
+    """
 
     name = "TensorBoard"
 
-    def __init__(self, config: str = "", flush_s: float = 15.0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: str = "", arm: Arm | None = None, flush_s: float = 15.0, clock: Callable[[], float] = time.time
+    ) -> None:
         self._config = config
+        self._arm = arm
         self._flush_s = flush_s
         self._clock = clock
         self._flushed_at = 0.0
+        self._step = 0
+        self._ended = False
         self._writer: RecordWriter | None = None
 
     def start(self, info: RunInfo) -> None:
@@ -47,34 +51,49 @@ class TensorBoardSink(Sink):
         path = info.folder / f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter(path.open("xb"))
         self._writer.write(_event.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        self._write(0, [values.layout()])
+        if self._arm is not None:
+            self._write(0, values.session_start(self._arm, now))
         if self._config:
-            self._write(0, [_text("config", self._config)])
+            self._write(0, [values.text("config", self._config)])
         self._flush()
 
     def record(self, record: Record) -> None:
-        self._write(record.step, [_summary.Summary.Value(tag=tag, simple_value=value) for tag, value in record.values.items()])
+        self._step = record.step
+        self._write(record.step, [values.scalar(tag, value) for tag, value in record.values.items()])
 
     def image(self, tag: str, step: int, png: bytes) -> None:
         """ValueError when `png` is something else."""
-        if not png.startswith(_PNG_START):
-            raise ValueError(f"image {tag}: not a PNG")
-        width, height = struct.unpack(">II", png[16:24])
-        picture = _summary.Summary.Image(width=width, height=height, colorspace=_COLORSPACE_RGBA, encoded_image_string=png)
-        self._write(step, [_summary.Summary.Value(tag=tag, image=picture)])
+        self._write(step, [values.image(tag, png)])
 
-    def finish(self, summary: Summary) -> None:  # noqa: ARG002
+    def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
+        """ValueError when there is not one edge more than counts."""
+        self._write(step, [values.histogram(tag, edges, counts)])
+
+    def finish(self, summary: Summary) -> None:
+        self._step = summary.steps
+        self._end(summary.status, summary)
         self._flush()
 
     def close(self) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
+            self._end("failed")
+        finally:
             writer, self._writer = self._writer, None
             writer.close()
 
-    def _write(self, step: int, values: list[Any]) -> None:
+    def _end(self, status: Status, summary: Summary | None = None) -> None:
+        if self._arm is not None and not self._ended:
+            self._ended = True
+            self._write(self._step, [*values.outcome(status, summary), values.session_end(status, self._clock())])
+
+    def _write(self, step: int, content: list[Any]) -> None:
         if self._writer is None:
             raise RuntimeError("a value before start() or after close()")
         now = self._clock()
-        event = _event.Event(wall_time=now, step=step, summary=_summary.Summary(value=values))
+        event = _event.Event(wall_time=now, step=step, summary=_summary.Summary(value=content))
         self._writer.write(event.SerializeToString())
         if now - self._flushed_at >= self._flush_s:
             self._flush()
@@ -83,11 +102,3 @@ class TensorBoardSink(Sink):
         if self._writer is not None:
             self._writer.flush()
             self._flushed_at = self._clock()
-
-
-def _text(tag: str, text: str) -> Any:
-    # TensorBoard renders Markdown: four spaces keep any text as it is, where a fence would end at the first ``` within.
-    code = "\n".join("    " + line for line in text.splitlines())
-    tensor = _tensor.TensorProto(dtype=_types.DT_STRING, string_val=[code.encode()])
-    metadata = _summary.SummaryMetadata(plugin_data=_summary.SummaryMetadata.PluginData(plugin_name="text"))
-    return _summary.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)

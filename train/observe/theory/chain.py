@@ -50,9 +50,9 @@ def chain_of(model: nn.Module, shape: Shape) -> Chain:
         if previous is not None:
             stages += _joint(previous, call)
         repeated = times[call.name] > 1
-        stages.append(Uncovered(call.name, "it runs more than once in a forward") if repeated else _stage(call))
+        stages.append(Uncovered(call.name, f"{call.name} runs more than once") if repeated else _stage(call))
     if calls and _root(output) is not _root(calls[-1].output):
-        stages.append(Uncovered("the output", f"it is not what {calls[-1].name} returned"))
+        stages.append(Uncovered("", f"the model does not return what {calls[-1].name} returned"))
     return stages
 
 
@@ -117,12 +117,12 @@ def _joint(previous: _Call, call: _Call) -> list[Stage]:
     """What stands between two calls: as a rule nothing."""
     returned = tuple(previous.output.shape)
     if _root(call.input) is not _root(previous.output) or call.seen != previous.left:
-        return [Uncovered(call.name, f"its input is not what {previous.name} returned, but a sum, a branch or a function of it")]
+        return [Uncovered("", f"{call.name} reads not what {previous.name} returned, but a sum, a branch or a function of it")]
     if call.received == returned:
         return []
     if len(returned) == 4 and call.received == (returned[0], returned[1] * returned[2] * returned[3]):
         return [Flatten(call.name, (returned[2], returned[3]))]
-    return [Uncovered(call.name, f"what {previous.name} returned reaches it in another shape")]
+    return [Uncovered("", f"what {previous.name} returned reaches {call.name} in another shape")]
 
 
 def _stage(call: _Call) -> Stage:
@@ -140,18 +140,18 @@ def _stage(call: _Call) -> Stage:
         return Flatten(name, call.size)
     if pools and len(call.received) == 4:
         return GlobalPool(name, call.size)
-    return Uncovered(name, f"the theory knows no {type(module).__name__}")
+    return Uncovered(name, f"theory knows no {type(module).__name__} ({name})")
 
 
 def _weighted(call: _Call, module: nn.Linear | _ConvNd) -> Stage:
     if not isinstance(module, nn.Linear | nn.Conv2d) or len(call.received) != (2 if isinstance(module, nn.Linear) else 4):
-        return Uncovered(call.name, f"the theory is written for [N, C] and [N, C, H, W], and it works on {list(call.received)}")
-    weight = module.weight.detach().double()
+        return Uncovered(call.name, f"{call.name} works on {len(call.received)} dimensions; theory knows [N, C] and [N, C, H, W]")
+    weight = module.weight.detach().cpu().double()
     second, mean = weight.square().mean().item(), weight.mean().item()
     # Five standard errors of a mean of that many independent weights.
     if mean**2 * weight.numel() > 25 * second:
-        return Uncovered(call.name, f"its weights have the mean {mean:.3g}, where the theory takes 0")
-    bias = 0.0 if module.bias is None else module.bias.detach().double().square().mean().item()
+        return Uncovered(call.name, f"the weights of {call.name} have the mean {mean:.3g}, where theory takes 0")
+    bias = 0.0 if module.bias is None else module.bias.detach().cpu().double().square().mean().item()
     return Weighted(call.name, *fans(module), second, bias, _window(module), call.size)
 
 
@@ -165,16 +165,20 @@ def _window(module: nn.Linear | nn.Conv2d) -> Window:
 
 
 def _norm(call: _Call, module: nn.Module) -> Stage:
-    scale, shift = module.weight, module.bias
-    identity = all(p is None or bool((p.detach() == value).all()) for p, value in ((scale, 1), (shift, 0)))
+    start = ((getattr(module, "weight", None), 1), (getattr(module, "bias", None), 0))
+    identity = all(p is None or bool((p.detach() == value).all()) for p, value in start)
     if not identity or len(call.received) not in (2, 4):
-        return Uncovered(call.name, "the theory takes norms with scale 1 and shift 0, on [N, C] or [N, C, H, W]")
+        return Uncovered(call.name, f"{call.name} has another scale than 1, another shift than 0 or another input than images")
     eps, size = float(module.eps), call.size  # pyright: ignore[reportArgumentType]
     if isinstance(module, _BatchNorm):
         return Norm(call.name, True, 1, eps, size)
     if isinstance(module, nn.LayerNorm):
         last = len(call.received) == 2 and len(module.normalized_shape) == 1
-        return Norm(call.name, False, call.received[1], eps) if last else Uncovered(call.name, "it does not run over channels")
+        return (
+            Norm(call.name, False, call.received[1], eps)
+            if last
+            else Uncovered(call.name, f"{call.name} does not run over channels")
+        )
     groups = module.num_groups if isinstance(module, nn.GroupNorm) else module.groups
     return Norm(call.name, False, call.received[1] // int(groups), eps, size)  # pyright: ignore[reportArgumentType]
 
@@ -186,9 +190,9 @@ def _activation(name: str, module: nn.Module) -> Stage:
         with torch.no_grad():
             each = torch.cat([function(point.reshape(1, 1)).reshape(-1) for point in points])
             elementwise = torch.equal(function(points.reshape(1, -1)).reshape(-1), each)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         elementwise = False
-    return Activation(name, function) if elementwise else Uncovered(name, "it does not work element by element")
+    return Activation(name, function) if elementwise else Uncovered(name, f"{name} does not work element by element")
 
 
 def _in_float64(module: nn.Module) -> Function:

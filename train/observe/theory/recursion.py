@@ -29,11 +29,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from train.observe.theory.channels import inverse_variance
 from train.observe.theory.gaussian import moments
 from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted
 
 MAX_VALUES = 2**19
 """Numbers of the batch that are looked at: enough for the moments, and a large image's maps still fit."""
+
+
+UNKNOWN_GAIN = "what it divides the gradient by depends on how alike images and positions are"
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,25 @@ class _Signal:
 
 @dataclass(frozen=True)
 class _Step:
-    """A stage, the signal behind it or the reason why it is unknown, and by what the stage multiplies g (norms, activations)."""
+    """A stage, and the signal behind it or the reason why that is unknown.
+
+    `gain`: what a norm or activation multiplies g by. `even_gain`: what an activation multiplies `_Gradient.even` by.
+    """
 
     stage: Stage
     signal: _Signal | None
     gap: str
     gain: Tensor | None = None
+    even_gain: Tensor | float = 1.0
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """`g` [N, 1, H, W]: mean square over channels. `even` [N, 1, 1, 1]: how much of it, averaged over positions, a norm of each
+    image and channel would take out: what does not change over positions, and what goes with the normed map itself."""
+
+    g: Tensor
+    even: Tensor | float = 0.0
 
 
 def predict(chain: Chain, images: Tensor) -> Sequence[Expected]:
@@ -85,7 +102,8 @@ def predict(chain: Chain, images: Tensor) -> Sequence[Expected]:
     steps = _forward(chain, images)
     gradients = _backward(steps)
     shown = Weighted | Norm | Activation | Uncovered
-    return [_expected(step, g, why) for step, (g, why) in zip(steps, gradients, strict=True) if isinstance(step.stage, shown)]
+    found = [_expected(step, g, why) for step, (g, why) in zip(steps, gradients, strict=True) if isinstance(step.stage, shown)]
+    return [expected for expected in found if expected.name]
 
 
 def _expected(step: _Step, g: Tensor | None, why: str) -> Expected:
@@ -121,20 +139,21 @@ def _pass(stage: Stage, signal: _Signal | None, gap: str) -> _Step:
     if isinstance(stage, Norm):
         return _normalize(stage, signal)
     if isinstance(stage, Uncovered):
-        return _Step(stage, None, f"theory ends at {stage.name}: {stage.reason}")
+        return _Step(stage, None, stage.reason)
     if signal is None:
         return _Step(stage, None, gap)
     if isinstance(stage, Weighted):
         return _Step(stage, _weigh(stage, signal), "")
     if isinstance(stage, Activation):
         moment = moments(stage.function, signal.second)
-        return _Step(stage, _Signal(moment.second, moment.mean, normed=signal.normed), "", moment.slope)
+        even = sum(value.mean(dim=(2, 3), keepdim=True).square() for value in (moment.slope_mean, moment.slope_along))
+        return _Step(stage, _Signal(moment.second, moment.mean, normed=signal.normed), "", moment.slope_second, even)
     if isinstance(stage, Dropout):
         return _Step(stage, replace(signal, second=signal.second / (1 - stage.p)), "")
     if isinstance(stage, Flatten):
         mean = None if signal.mean is None else signal.mean.flatten(1)[:, :, None, None]
         return _Step(stage, replace(signal, second=signal.second.mean(dim=(2, 3), keepdim=True), mean=mean), "")
-    return _Step(stage, None, f"theory ends at {stage.name}: a mean over positions depends on how alike they are")
+    return _Step(stage, None, f"the std of a mean over positions ({stage.name}) depends on how alike they are")
 
 
 def _weigh(stage: Weighted, signal: _Signal) -> _Signal:
@@ -159,7 +178,12 @@ def _normalize(norm: Norm, signal: _Signal | None) -> _Step:
     constant = shared.mean(dim=over, keepdim=True)
     variance = signal.second.mean(dim=over, keepdim=True) - constant / norm.channels + norm.eps
     centred = signal.second - (2 * shared - constant) / norm.channels
-    return _Step(norm, _Signal(centred.clamp(min=0) / variance, normed=norm), "", 1 / variance)
+    gain = 1 / variance
+    if norm.channels == 1 and signal.source is not None:
+        layer, before = signal.source
+        if before.exact and before.mean is not None:
+            gain = inverse_variance(norm, layer, before.mean)
+    return _Step(norm, _Signal(centred.clamp(min=0) / variance, normed=norm), "", gain)
 
 
 def _shared(norm: Norm, signal: _Signal) -> Tensor | None:
@@ -189,34 +213,36 @@ def _alike(one: Norm | None, other: Norm) -> bool:
 
 
 def _backward(steps: Sequence[_Step]) -> list[tuple[Tensor | None, str]]:
-    """For each step g [N, 1, H, W] behind its stage relative to the end of the chain, or None and the reason."""
+    """For each step g behind its stage relative to the end of the chain, or None and the reason."""
     found: list[tuple[Tensor | None, str]] = []
-    g: Tensor | None = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    gradient: _Gradient | None = _Gradient(torch.ones(1, 1, 1, 1, dtype=torch.float64))
     why = ""
     for step in reversed(steps):
-        found.append((g, why))
-        before = None if g is None else _pull(step, g)
-        if g is not None and before is None:
-            reason = step.stage.reason if isinstance(step.stage, Uncovered) else step.gap or "what it divides by is not known"
-            why = f"theory ends at {step.stage.name}: {reason}"
-        g = before
+        found.append((None if gradient is None else gradient.g, why))
+        if gradient is not None:
+            gradient = _pull(step, gradient)
+            why = "" if gradient is not None else step.gap or f"{step.stage.name}: {UNKNOWN_GAIN}"
     return found[::-1]
 
 
-def _pull(step: _Step, g: Tensor) -> Tensor | None:
-    """g in front of a stage from g behind it."""
-    stage = step.stage
-    if isinstance(stage, Uncovered):
-        return None
+def _pull(step: _Step, behind: _Gradient) -> _Gradient | None:
+    """The gradient in front of a stage from the one behind it."""
+    stage, g = step.stage, behind.g
     if isinstance(stage, Weighted):
-        return _unweigh(stage, g)
+        return _Gradient(_unweigh(stage, g))
     if isinstance(stage, Dropout):
-        return g / (1 - stage.p)
+        return replace(behind, g=g / (1 - stage.p))
     if isinstance(stage, Flatten):
-        return g.expand(-1, -1, *stage.size)
+        return _Gradient(g.expand(-1, -1, *stage.size))
     if isinstance(stage, GlobalPool):
-        return g.expand(-1, -1, *stage.size) / (stage.size[0] * stage.size[1]) ** 2
-    return None if step.gain is None else g * step.gain
+        g = g.expand(-1, -1, *stage.size) / (stage.size[0] * stage.size[1]) ** 2
+        return _Gradient(g, g.mean(dim=(2, 3), keepdim=True))
+    if step.gain is None:
+        return None
+    if isinstance(stage, Norm) and not stage.across_batch:
+        left = 1 - behind.even / g.mean(dim=(2, 3), keepdim=True) / stage.channels
+        return _Gradient(g * left * step.gain)
+    return _Gradient(g * step.gain, behind.even * step.even_gain)
 
 
 def _unweigh(stage: Weighted, g: Tensor) -> Tensor:

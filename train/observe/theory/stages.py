@@ -35,8 +35,11 @@ class Window:
 
     def tap_means(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C, k, k]: the mean of what each place in the window sees while the window moves over x."""
-        seen = F.unfold(self.pad(x), self.kernel, self.dilation, 0, self.stride).mean(dim=2)
-        return seen.reshape(*x.shape[:2], *self.kernel)
+        return self.patches(x).mean(dim=2).reshape(*x.shape[:2], *self.kernel)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] -> [N, C k k, positions]: what the window sees."""
+        return F.unfold(self.pad(x), self.kernel, self.dilation, 0, self.stride)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class GlobalPool:
 
 @dataclass(frozen=True)
 class Uncovered:
-    """Something that the theory does not cover; `reason` completes the sentence "theory ends at `name`: ..."."""
+    """A layer that the theory does not cover, or something between two layers (`name` is ""); `reason` says what."""
 
     name: str
     reason: str

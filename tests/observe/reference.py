@@ -1,0 +1,160 @@
+"""A slow twin of the observer, which keeps every output, gradient and weight and computes in float64; models to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tests.harness import settings_for
+from train.config import ObserveSettings
+from train.data.contracts import Batch
+from train.data.readers import Readers, open_readers
+from train.observe.observer import Observer
+from train.run.folder import RunFolder
+from train.run.session import Session, prepare
+from train.run.step import Trainee, update
+
+ONE = torch.ones(())
+NOISE = ["data=noise", "data.shape=[3,16,16]", "data.classes=4", "data.train_size=24", "data.test_size=8", "data.val_fraction=0"]
+BASE = [*NOISE, "augment=flip_crop", "regularization=weight_decay_dropout", "trainer.batch_size=8", "trainer.device=cpu"]
+
+
+def settings(**changes: Any) -> ObserveSettings:
+    given: dict[str, Any] = {"level": "full", "every": 1, "histogram_every": 0, "probe_size": 0, "layers": "*"}
+    return ObserveSettings(**(given | changes))
+
+
+def prepared(folder: Path, overrides: list[str]) -> tuple[Session, Readers]:
+    session = prepare(settings_for(overrides), RunFolder(folder))
+    return session, open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
+
+
+class Kept:
+    """Every output and every gradient of one forward and backward pass, under the names that the observer gives them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.outputs: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.kinds: dict[str, str] = {}
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        def keep(name: str) -> Callable[..., None]:
+            def hook(module: nn.Module, _: Any, output: Tensor) -> None:
+                calls = sum(seen == name or seen.startswith(f"{name}#") for seen in self.outputs)
+                key = name if calls == 0 else f"{name}#{calls + 1}"
+                self.outputs[key] = output.detach().clone()
+                self.kinds[key] = type(module).__name__
+                if output.requires_grad:
+                    output.register_hook(lambda gradient: self.gradients.__setitem__(key, gradient.clone()))
+
+            return hook
+
+        names = (nn.Conv2d, nn.Linear, nn.ReLU, nn.Tanh, nn.Sigmoid)
+        handles = [m.register_forward_hook(keep(n)) for n, m in self.model.named_modules() if isinstance(m, names)]
+        yield
+        for handle in handles:
+            handle.remove()
+
+    def signals(self, scale: float) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for layer, output in self.outputs.items():
+            y = output.double().movedim(1, 0).flatten(1)
+            kind = self.kinds[layer]
+            found = {
+                "mean": y.mean(),
+                "std": y.std(correction=0),
+                "zero": (y == 0).double().mean(),
+                "nonfinite": (~y.isfinite()).sum(),
+                "channel_mean_sq": y.mean(1).square().mean(),
+                "channel_var": y.var(1, correction=0).mean(),
+            }
+            if kind not in ("Conv2d", "Linear"):
+                found["dead"] = (y == 0).all(1).double().mean()
+            if kind == "Tanh":
+                found["saturated"] = (y.abs() > 0.97).double().mean()
+            if kind == "Sigmoid":
+                found["saturated"] = ((y < 0.03) | (y > 0.97)).double().mean()
+            values |= {f"activation_{name}/{layer}": value.item() for name, value in found.items()}
+        for layer, gradient in self.gradients.items():
+            values[f"gradient_std/{layer}"] = gradient.double().std(correction=0).item() / scale
+            values[f"gradient_nonfinite/{layer}"] = float((~gradient.isfinite()).sum())
+        return values
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    named = ((name, module.weight) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    return {name: weight.detach().double() for name, weight in named}
+
+
+def slow_twin(trainee: Trainee, batches: list[Batch]) -> dict[str, float]:
+    """What the observer should say of the last of the updates on `batches`."""
+    initial = weights_of(trainee.model)
+    *first, last = batches
+    for batch in first:
+        update(trainee, batch, 1.0)
+    kept, before, gradients = Kept(trainee.model), weights_of(trainee.model), dict[str, list[Tensor]]()
+    scale = trainee.scaler.get_scale() if trainee.scaler.is_enabled() else 1.0
+
+    def before_step(*_: Any) -> None:
+        for name in before:
+            layer = trainee.model.get_submodule(name)
+            gradients[name] = [p.grad.double().flatten() for p in layer.parameters() if p.grad is not None]
+
+    handle = trainee.optimizer.register_step_pre_hook(before_step)
+    with kept.keeping():
+        update(trainee, last, 1.0)
+    handle.remove()
+    values = kept.signals(scale)
+    for name, after in weights_of(trainee.model).items():
+        w, w0 = before[name], initial[name]
+        values[f"weight_std/{name}"] = w.std(correction=0).item()
+        values[f"weight_distance/{name}"] = ((w - w0).norm() / w0.norm()).item()
+        values[f"update_ratio/{name}"] = ((after - w).norm() / w.norm()).item()
+        values[f"parameter_gradient_norm/{name}"] = torch.cat(gradients[name]).norm().item() / scale
+    return values
+
+
+def observed(trainee: Trainee, observer: Observer, batches: list[Batch]) -> dict[str, float]:
+    *first, last = batches
+    for batch in first:
+        update(trainee, batch, 1.0)
+    scale = trainee.scaler.scale(torch.ones(()))
+    with observer.watching_signals(scale), observer.watching_weights():
+        update(trainee, last, 1.0)
+    return dict(observer.collect().values)
+
+
+def measured(model: nn.Module, images: Tensor, **changes: Any) -> dict[str, float]:
+    """One forward and backward pass of the mean output, observed."""
+    observer = Observer(model, settings(**changes), cast(Any, tuple(images.shape[1:])))
+    with observer.watching_signals(ONE):
+        model(images).mean().backward()
+    return dict(observer.collect().values)
+
+
+class Net(nn.Module):
+    """x -> conv -> activation, then the same two again, then a head; in place if asked."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.act = nn.ReLU(inplace)
+        self.unused = nn.Linear(2, 2)
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.conv(x))
+        z = self.conv(y)
+        z += y
+        return self.head(self.act(z).mean((2, 3)))
+
+
+def images_for_net() -> Tensor:
+    return torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,179 @@
+"""What the observer says of a step, against a slow twin that keeps every output, gradient and weight."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.harness import settings_for
+from tests.observe.reference import BASE, Kept, Net, images_for_net, measured, observed, prepared, settings, slow_twin
+from train.errors import UsageError
+from train.observe.observer import BASIC, FULL, LayerInfo, Observer
+from train.run.folder import RunFolder
+from train.run.session import prepare
+
+MODELS = {
+    "mlp": ["model.depth=2", "model.width=16", "model.activation=tanh"],
+    "convnet": ["model.stages=2", "model.width=8", "norm=none", "init=gaussian", "init.std=0.1"],
+    "plain": ["model.depth=6", "model.width=4", "model.activation=sigmoid"],
+    "resnet": ["model.depth=8", "model.width=4", "norm=group", "norm.groups=2"],
+    "torchvision": ["model.name=shufflenet_v2_x0_5", "data.shape=[3,32,32]"],
+}
+CASES = [(model, precision) for model in MODELS for precision in ("float32", "bfloat16")] + [("convnet", "float16")]
+
+
+@pytest.mark.parametrize(("model", "precision"), CASES)
+def test_every_number_is_the_slow_twin_s(model: str, precision: str, tmp_path: Path) -> None:
+    choice = [f"model={model}", *MODELS[model], f"trainer.precision={precision}"]
+    session, readers = prepared(tmp_path / "run", [*BASE, *choice])
+    trainee, twin = session.trainee(readers), session.trainee(readers)
+    observer = Observer(trainee.model, settings(), session.parts.input_shape)
+    batches = list(readers.train.epoch(0))
+    torch.manual_seed(0)
+    values = observed(trainee, observer, batches)
+    torch.manual_seed(0)
+    expected = slow_twin(twin, batches)
+    assert values.keys() == expected.keys()
+    assert values == pytest.approx(expected, rel=2e-4, abs=1e-7)
+    assert {tag.partition("/")[0] for tag in values} >= FULL - {"activation_saturated"}
+    states = (trainee.model.state_dict(), twin.model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_basic_measures_its_part_of_it(tmp_path: Path) -> None:
+    session, readers = prepared(tmp_path / "run", [*BASE, "model=mlp", "model.width=8", "model.activation=tanh"])
+    trainee = session.trainee(readers)
+    observer = Observer(trainee.model, settings(level="basic"), session.parts.input_shape)
+    values = observed(trainee, observer, [next(readers.train.epoch(0))])
+    assert {tag.partition("/")[0] for tag in values} == BASIC
+
+
+def test_clipping_shortens_the_update_and_not_what_is_seen_of_gradients(tmp_path: Path) -> None:
+    seen: dict[str, dict[str, float]] = {}
+    for clip in ("null", "1e-3"):
+        session, readers = prepared(tmp_path / clip, [*BASE, "model.width=4", f"trainer.grad_clip={clip}"])
+        trainee = session.trainee(readers)
+        observer = Observer(trainee.model, settings(), session.parts.input_shape)
+        torch.manual_seed(0)
+        seen[clip] = observed(trainee, observer, [next(readers.train.epoch(0))])
+    gradients = [tag for tag in seen["null"] if "gradient" in tag]
+    assert all(seen["null"][tag] == seen["1e-3"][tag] for tag in gradients)
+    assert seen["1e-3"]["update_ratio/head"] < 0.1 * seen["null"]["update_ratio/head"]
+
+
+# Layers
+
+
+def test_layers_come_in_order_of_execution_with_kind_and_function() -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.act, self.conv = nn.Linear(4, 3), nn.LeakyReLU(), nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.conv(x)).mean((2, 3)))
+
+    observer = Observer(Backwards(), settings(), (1, 5, 5))
+    expected = (LayerInfo("conv", "conv", ""), LayerInfo("act", "activation", "leaky_relu"), LayerInfo("head", "linear", ""))
+    assert observer.layers == expected
+    values = measured(Backwards(), torch.ones(2, 1, 5, 5))
+    assert [tag for tag in values if tag.startswith("gradient_std")] == [
+        f"gradient_std/{name}" for name in ("conv", "act", "head")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["stage1.conv1", "stage1.act1", "stage2.conv1", "stage2.act1", "head"]),
+        ("stage2.*", ["stage2.conv1", "stage2.act1"]),
+        (["head", "*.act?"], ["stage1.act1", "stage2.act1", "head"]),
+    ],
+)
+def test_a_pattern_chooses_layers(pattern: str | list[str], expected: list[str], tmp_path: Path) -> None:
+    session, readers = prepared(tmp_path / "run", [*BASE, "model.stages=2", "model.convs=1", "model.width=4"])
+    trainee = session.trainee(readers)
+    observer = Observer(trainee.model, settings(layers=pattern), session.parts.input_shape)
+    assert [layer.name for layer in observer.layers] == expected
+    values = observed(trainee, observer, [next(readers.train.epoch(0))])
+    assert {tag.partition("/")[2] for tag in values} == set(expected)
+
+
+@pytest.mark.parametrize("pattern", ["stage9.*", "[head,convolution]"])
+def test_a_pattern_without_a_layer_is_an_error_before_any_data_is_read(pattern: str, tmp_path: Path) -> None:
+    choice = [
+        "data=cifar10",
+        f"data.root={tmp_path}",
+        "data.download=false",
+        "model.stages=1",
+        "model.convs=1",
+        f"observe.layers={pattern}",
+    ]
+    with pytest.raises(UsageError) as caught:
+        prepare(settings_for(choice), RunFolder(tmp_path / "run"))
+    assert "observe.layers=" in str(caught.value)
+    assert "stage1.conv1, stage1.act1, head" in str(caught.value)
+
+
+# What a model may do
+
+
+def test_modules_called_twice_are_told_apart_and_in_place_operations_hide_nothing() -> None:
+    torch.manual_seed(0)
+    out_of_place, in_place = Net(False), Net(True)
+    in_place.load_state_dict(out_of_place.state_dict())
+    expected, values = (measured(model, images_for_net()) for model in (out_of_place, in_place))
+    assert values == pytest.approx(expected, rel=1e-6)
+    assert {"activation_std/conv", "activation_std/conv#2", "gradient_std/act", "gradient_std/act#2"} <= values.keys()
+    assert values["activation_zero/conv"] == 0
+    assert values["activation_zero/act"] > 0.3
+    kept = Kept(out_of_place)
+    out_of_place.zero_grad()
+    with kept.keeping():
+        out_of_place(images_for_net()).mean().backward()
+    twin = kept.signals(1.0)
+    assert {tag: values[tag] for tag in twin} == pytest.approx(twin, rel=1e-5, abs=1e-9)
+    both = torch.cat([p.grad.flatten() for p in out_of_place.conv.parameters() if p.grad is not None])
+    assert values["parameter_gradient_norm/conv"] == pytest.approx(both.norm().item(), rel=1e-5)
+
+
+def test_what_takes_no_part_has_no_numbers() -> None:
+    torch.manual_seed(0)
+    model = Net(False)
+    model.conv.requires_grad_(False)
+    values = measured(model, images_for_net())
+    assert not any("unused" in tag for tag in values)
+    assert "activation_std/conv" in values
+    assert not any(tag.startswith(("gradient", "parameter_gradient")) and "conv" in tag for tag in values)
+    assert "gradient_std/head" in values
+
+
+def test_values_that_are_not_finite_are_counted_where_they_arise() -> None:
+    torch.manual_seed(0)
+    model = Net(False)
+    with torch.no_grad():
+        model.conv.bias.copy_(torch.tensor([math.nan, 0.0, 0.0]))  # pyright: ignore[reportOptionalMemberAccess]
+    values = measured(model, images_for_net())
+    assert values["activation_nonfinite/conv"] == 4 * 36
+    assert values["activation_nonfinite/conv#2"] == 3 * 4 * 36
+    assert math.isnan(values["activation_std/conv"])
+
+
+def test_linear_layers_in_a_transformer_have_their_channels_last() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fc, self.act = nn.Conv2d(3, 5, 2, 2), nn.Linear(5, 7), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.fc(self.embed(x).flatten(2).transpose(1, 2)))
+
+    torch.manual_seed(0)
+    model = Mixer()
+    with torch.no_grad():
+        model.fc.bias.copy_(torch.tensor([-100.0] * 3 + [100.0] * 4))
+    assert measured(model, images_for_net())["activation_dead/act"] == pytest.approx(3 / 7)

@@ -1,0 +1,240 @@
+"""On a GPU: whole runs in every precision, twice the same; a step that never waits; pinned copies; divergence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import train.data.reader
+from tests.harness import run_here, settings_for
+from train.data.reader import ArrayReader
+from train.data.readers import Readers, open_readers
+from train.run.folder import RunFolder
+from train.run.losswatch import LossWatch
+from train.run.session import Session, prepare
+from train.run.step import Trainee, update
+from train.sinks.jsonl import read_records
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use"),
+]
+
+DEVICE = "cuda"
+PRECISIONS = ["float32", "bfloat16", "float16"]
+RUN = [
+    "data=noise",
+    "data.shape=[3,16,16]",
+    "data.classes=4",
+    "data.train_size=80",
+    "data.test_size=21",
+    "data.val_fraction=0.2",
+    "augment=flip_crop",
+    "norm=batch",
+    "regularization=weight_decay_dropout",
+    "model.width=16",
+    "model.stages=2",
+    "optimizer.lr=0.05",
+    "trainer.batch_size=16",
+    "trainer.epochs=3",
+    "trainer.record_every=1",
+    f"trainer.device={DEVICE}",
+]
+STEPS = 12
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def weights(run: RunFolder) -> dict[str, Tensor]:
+    return torch.load(run.weights_file, weights_only=True)
+
+
+def values(run: RunFolder) -> list[tuple[int, dict[str, float]]]:
+    return [(record.step, dict(record.values)) for record in read_records(run.metrics_file)]
+
+
+def same(first: RunFolder, second: RunFolder) -> bool:
+    one, other = weights(first), weights(second)
+    return all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Inside, an operation that makes the host wait for the GPU is an error."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def begin(folder: Path, *overrides: str) -> tuple[Session, Readers, Trainee]:
+    session = prepare(settings_for([*RUN, *overrides]), RunFolder(folder))
+    readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
+    return session, readers, session.trainee(readers)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_whole_run_twice_to_the_same_bits(tmp_path: Path, precision: str) -> None:
+    runs = [run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}"]) for name in ("first", "second")]
+    assert values(runs[0]) == values(runs[1])
+    assert same(*runs)
+    status, summary = read_json(runs[0].status_file), read_json(runs[0].summary_file)
+    assert (status["status"], status["precision"]) == ("done", precision)
+    assert status["device"] == torch.cuda.get_device_name()
+    assert (summary["steps"], summary["memory_of"]) == (STEPS, "device")
+    assert summary["peak_memory_bytes"] > 0
+    losses = [row["loss/train"] for _, row in values(runs[0]) if "loss/train" in row]
+    assert len(losses) == STEPS
+    assert all(math.isfinite(loss) for loss in losses)
+    assert all(value.device.type == "cpu" for value in weights(runs[0]).values()), "weights can be read without a GPU"
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05), ("float16", 0.02)])
+def test_the_gpu_trains_what_the_cpu_trains(tmp_path: Path, precision: str, tolerance: float) -> None:
+    """The same initial weights, order and augmentation; dropout is off, as each device has its own generator."""
+    plain = [*RUN, "regularization.dropout=0", "trainer.max_steps=2"]
+    there = run_here(tmp_path / "gpu", [*plain, f"trainer.precision={precision}"])
+    here = run_here(tmp_path / "cpu", [*plain, "trainer.device=cpu", "trainer.precision=float32"])
+    first, second = ([row["loss/train"] for _, row in values(run) if "loss/train" in row] for run in (there, here))
+    assert first == pytest.approx(second, rel=tolerance)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("extra", [[], ["trainer.grad_clip=1.0"], ["optimizer=adamw"]], ids=["sgd", "clipped", "adamw"])
+def test_the_step_never_waits_for_the_device(tmp_path: Path, precision: str, extra: list[str]) -> None:
+    """From drawing the batch to watching the loss."""
+    optimizer = [item for item in extra if item.startswith("optimizer=")]
+    session, readers, trainee = begin(tmp_path / "run", *optimizer, f"trainer.precision={precision}", *extra)
+    watch = LossWatch(session.placement.device)
+    for step, batch in enumerate(readers.train.epoch(0)):  # first calls allocate, choose algorithms and fill caches
+        watch.add(step, update(trainee, batch, 1.0).loss)
+    with no_waiting():
+        for step, batch in enumerate(readers.train.epoch(1), start=STEPS // 3):
+            watch.add(step, update(trainee, batch, 0.5).loss)
+            watch.first_bad()
+    assert watch.first_bad(wait=True) is None
+
+
+@pytest.mark.parametrize("augment", ["lecture", "erase", "none"])
+def test_augmentation_and_preprocessing_never_wait(tmp_path: Path, augment: str) -> None:
+    _, readers, _ = begin(tmp_path / "run", f"augment={augment}", "data.preprocess=standardize")
+    list(readers.train.epoch(0))
+    with no_waiting():
+        assert len(list(readers.train.epoch(1))) == STEPS // 3
+
+
+def test_images_that_stay_on_the_host_come_through_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, resident, _ = begin(tmp_path / "resident")
+    monkeypatch.setattr(train.data.reader, "SHARE_OF_FREE_MEMORY", 0.0)
+    _, streamed, _ = begin(tmp_path / "streamed")
+    assert isinstance(resident.train, ArrayReader)
+    assert isinstance(streamed.train, ArrayReader)
+    assert resident.train.images.is_cuda
+    assert not streamed.train.images.is_cuda
+    list(streamed.train.epoch(0))
+    with no_waiting():
+        batches = list(streamed.train.epoch(1))
+    for got, expected in zip(batches, resident.train.epoch(1), strict=True):
+        assert torch.equal(got.images, expected.images)
+        assert torch.equal(got.labels, expected.labels)
+    for got, expected in zip(streamed.test.sweep(), resident.test.sweep(), strict=True):
+        assert torch.equal(got.images, expected.images)
+
+
+def test_losses_arrive_without_waiting_and_the_first_bad_one_is_named() -> None:
+    watch = LossWatch(torch.device(DEVICE))
+    losses = torch.tensor([1.0, 2.0, math.nan, 3.0, math.inf], device=DEVICE)
+    with no_waiting():
+        for step in range(5):
+            watch.add(step, losses[step])
+    assert watch.first_bad(wait=True) == 2
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_divergence_is_found_at_its_step(tmp_path: Path, precision: str) -> None:
+    """A value that is not a number in one training image, as in the tests of the loop; there the CPU finds it."""
+    poison = ["data._target_=tests.run.test_loop.poisoned", "+data.bad=5", "augment=none", "data.val_fraction=0"]
+    length = ["trainer.epochs=9", f"trainer.precision={precision}"]
+    runs = [run_here(tmp_path / device, [*RUN, *poison, *length, f"trainer.device={device}"]) for device in (DEVICE, "cpu")]
+    there, here = (read_json(run.status_file) for run in runs)
+    assert (there["status"], there["exit_code"]) == ("diverged", 3)
+    assert there["reason"] == here["reason"]
+    assert read_json(runs[0].summary_file)["steps"] == read_json(runs[1].summary_file)["steps"]
+    assert not any("accuracy/test" in row for _, row in values(runs[0]))
+    assert any(math.isnan(row.get("loss/train", 0.0)) for _, row in values(runs[0])), "the NaN itself is on record"
+
+
+def test_divergence_in_the_last_step_is_found(tmp_path: Path) -> None:
+    """Its loss may still be on its way when the loop ends."""
+    run = run_here(tmp_path / "run", [*RUN, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=2", "trainer.precision=float32"])
+    assert read_json(run.status_file)["status"] == "diverged"
+    assert "step 1" in read_json(run.status_file)["reason"]
+
+
+def test_the_loss_scale_adapts_when_it_overflows(tmp_path: Path) -> None:
+    """float16: the first steps with a scale of 2^40 are left out, one halving each, and training goes on after them."""
+    _, readers, trainee = begin(tmp_path / "run", "trainer.precision=float16")
+    assert trainee.scaler.is_enabled()
+    batch = next(readers.train.epoch(0))
+    before = [parameter.detach().clone() for parameter in trainee.model.parameters()]
+    update(trainee, batch, 1.0)
+    trainee.scaler.update(2.0**40)
+    kept = [parameter.detach().clone() for parameter in trainee.model.parameters()]
+    assert not all(torch.equal(now, then) for now, then in zip(kept, before, strict=True))
+    update(trainee, batch, 1.0)
+    assert trainee.scaler.get_scale() == 2.0**39
+    assert all(torch.equal(now.detach(), then) for now, then in zip(trainee.model.parameters(), kept, strict=True))
+    for _ in range(40):
+        update(trainee, batch, 1.0)
+    assert not all(torch.equal(now.detach(), then) for now, then in zip(trainee.model.parameters(), kept, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_loss_scaling_where_the_range_is_wide(tmp_path: Path, precision: str) -> None:
+    assert not begin(tmp_path / "run", f"trainer.precision={precision}")[2].scaler.is_enabled()
+
+
+@pytest.mark.parametrize("deterministic", ["true", "false"])
+def test_float32_is_float32_and_not_tf32(tmp_path: Path, deterministic: str) -> None:
+    """TF32 keeps 10 bits of the mantissa: its sums of products are off by some 3e-4, those of float32 by some 1e-6."""
+    begin(tmp_path / "run", "trainer.precision=float32", f"trainer.deterministic={deterministic}")
+    generator = torch.Generator().manual_seed(0)
+
+    def error(function: Callable[[Tensor, Tensor], Tensor], *shapes: list[int]) -> float:
+        first, second = (torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes)
+        exact = function(first.double(), second.double())
+        return ((function(first, second).double() - exact).abs().mean() / exact.abs().mean()).item()
+
+    assert error(torch.matmul, [256, 256], [256, 256]) < 3e-5
+    assert error(functional.conv2d, [8, 64, 16, 16], [64, 64, 3, 3]) < 3e-5
+
+
+def test_auto_takes_bfloat16_where_the_hardware_is_fast_at_it(tmp_path: Path) -> None:
+    session, readers, trainee = begin(tmp_path / "run", "trainer.precision=auto")
+    fast = torch.cuda.get_device_capability() >= (8, 0)
+    assert session.placement.precision == ("bfloat16" if fast else "float32")
+    assert session.placement.layout == "channels_last"
+    batch = next(readers.train.epoch(0))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert all(parameter.is_cuda for parameter in trainee.model.parameters())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_observing_changes_nothing(tmp_path: Path, precision: str) -> None:
+    how = {"off": ["observe=off"], "each": ["observe=basic", "observe.every=1"]}
+    off, each = (run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}", *more]) for name, more in how.items())
+    assert same(off, each)
+    assert sum("activation_std/head" in row for _, row in values(each)) == STEPS

@@ -1,0 +1,227 @@
+"""What the fingerprint finds in models that do as they are told, and in models that do not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests import harness
+from train.data.contracts import Batch
+from train.data.statistics import Preprocess
+from train.parts import init, norm
+from train.parts.regularization import parameter_groups
+from train.run.build import Parts, build
+from train.run.contradictions import contradictions
+from train.run.fingerprint import fingerprint
+
+SMALL = ["data=noise", "data.shape=[3,16,16]", "model.width=16"]
+settings_for = cache(lambda *overrides: harness.settings_for(overrides))
+PREPROCESS = Preprocess("zero_center", (0.5, 0.25, 0.125), (1.0, 1.0, 1.0))
+
+
+class RMS(nn.Module):
+    """A norm of one's own, whose class is not called ...Norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x / x.square().mean(1, keepdim=True).sqrt()
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    return Batch(torch.randn(8, 3, 16, 16, generator=generator), torch.randint(10, (8,), generator=generator))
+
+
+def taken(
+    overrides: list[str],
+    change: Callable[[nn.Module], Any] = lambda _: None,
+    parts_change: Callable[[Parts], Parts] = lambda parts: parts,
+    decay: float | None = None,
+    size: Sequence[str] = SMALL,
+) -> dict[str, Any]:
+    """The fingerprint of a run with these overrides, the model changed by `change` after the init."""
+    settings = settings_for(*size, *overrides)
+    parts = parts_change(build(settings))
+    model = parts.new_model()
+    parts.init(model, batch().images, torch.Generator().manual_seed(0))
+    change(model)
+    regularization = parts.regularization if decay is None else replace(parts.regularization, weight_decay=decay)
+    optimizer = parts.optimizer(parameter_groups(model, regularization))
+    found = fingerprint(model, settings, parts, optimizer, batch(), PREPROCESS)
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
+    return found
+
+
+NORMS = {"batch": "BatchNorm", "layer": "LayerNorm", "instance": "InstanceNorm", "group": "GroupNorm"}
+INITS = ["gaussian", "xavier", "glorot", "kaiming", "orthogonal", "lsuv", "pytorch"]
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_each_norm_is_counted_and_has_no_bias_before_it(name):
+    found = taken([f"norm={name}", "model=convnet", "model.stages=2"])
+    assert found["norm"]["built"] == {NORMS[name]: 4}
+    assert found["norm"]["others"] == {}
+    assert found["norm"]["biases_before"] == 0
+    assert contradictions(found) == []
+
+
+@pytest.mark.parametrize(("name", "model"), [*((name, "convnet") for name in INITS), ("glorot", "mlp"), ("kaiming", "resnet")])
+def test_weights_are_what_the_init_requests(name, model):
+    found = taken([f"init={name}", f"model={model}", "regularization=weight_decay_dropout"])
+    assert contradictions(found) == []
+    known = name not in ("lsuv", "pytorch")
+    assert all((layer["requested_std"] is not None) == known for layer in found["init"]["layers"].values())
+
+
+def test_numbers_of_one_layer():
+    layer = taken(["init=kaiming", "model=convnet"])["init"]["layers"]["stage1.conv2"]
+    assert (layer["fan_in"], layer["fan_out"], layer["count"]) == (16 * 9, 16 * 9, 16 * 16 * 9)
+    assert layer["requested_std"] == pytest.approx(math.sqrt(2 / 144), rel=1e-5)
+    assert layer["std_sqrt_fan_in"] == pytest.approx(math.sqrt(2), rel=0.1)
+
+
+def test_depthwise_convolutions_and_orthogonal_groups():
+    layer = nn.Conv2d(16, 32, 3, groups=4)
+    start = init.orthogonal(gain=1.5)
+    start(layer, torch.zeros(1), torch.Generator().manual_seed(0))
+    assert isinstance(start, init.LayerByLayer)
+    assert layer.weight.square().mean().sqrt().item() == pytest.approx(start.requested_std(layer), rel=1e-4)
+
+
+def test_decay_dropout_activation_batch_and_preprocessing():
+    found = taken(["regularization=weight_decay_dropout", "model=mlp", "model.activation=tanh", "norm=layer"])
+    assert found["activation"]["built"] == {"Tanh": 3}
+    assert found["dropout"] == {"chosen": 0.5, "modules": {"0.5": 3}, "stochastic_depth": {}}
+    assert found["weight_decay"]["decayed"]["names"] == ["fc1.weight", "fc2.weight", "fc3.weight", "head.weight"]
+    assert found["weight_decay"]["not_decayed"]["tensors"] == 7
+    images, labels = batch().images.numpy(), batch().labels.numpy()
+    assert found["first_batch"]["sha256"] == hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    assert found["preprocess"]["mean"] == PREPROCESS.mean
+
+
+def test_the_hash_does_not_depend_on_the_memory_format():
+    settings = settings_for(*SMALL)
+    parts = build(settings)
+    model = parts.new_model()
+    optimizer = parts.optimizer(parameter_groups(model, parts.regularization))
+    other = Batch(batch().images.contiguous(memory_format=torch.channels_last), batch().labels)
+    first, second = (fingerprint(model, settings, parts, optimizer, seen, PREPROCESS)["first_batch"] for seen in (batch(), other))
+    assert first == second
+
+
+def test_it_changes_nothing():
+    before: dict[str, Any] = {}
+
+    def remember(model: nn.Module) -> None:
+        model.train()
+        before["state"] = {name: value.clone() for name, value in model.state_dict().items()}
+        before["model"] = model
+        before["random"] = torch.get_rng_state()
+
+    taken([], remember)
+    model = before["model"]
+    assert all(torch.equal(value, before["state"][name]) for name, value in model.state_dict().items())
+    assert all(module.training and not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), before["random"])
+
+
+def swap(old: type[nn.Module], new: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], None]:
+    def change(model: nn.Module) -> None:
+        for name, module in list(model.named_modules()):
+            if type(module) is old:
+                model.set_submodule(name, new(module))
+
+    return change
+
+
+def scale(model: nn.Module) -> None:
+    with torch.no_grad():
+        model.get_parameter("head.weight").mul_(1.3)
+
+
+def ignoring(**given: Any) -> Callable[[Parts], Parts]:
+    """Parts whose model does not get what was chosen: the model of one's own that ignores an argument."""
+
+    class Deaf(Parts):
+        def model_inputs(self) -> dict[str, Any]:
+            return super().model_inputs() | given
+
+    return lambda parts: Deaf(**vars(parts))
+
+
+CASES = [
+    (["norm=batch"], {"parts_change": ignoring(norm=None)}, "norm=batch, but the model builds none: it holds no norm layer"),
+    (["norm=batch"], {"parts_change": ignoring(norm=norm.group(4))}, "norm=batch, but the model builds none: it holds 6 Group"),
+    (["norm=none"], {"parts_change": ignoring(norm=norm.batch())}, "norm=none, but the model holds norm layers: 6 BatchNorm"),
+    (["norm=batch"], {"change": lambda m: m.add_module("more", nn.LayerNorm(4))}, "but the model also holds 1 LayerNorm"),
+    (["model.activation=tanh"], {"parts_change": ignoring(activation=nn.ReLU)}, "activation=tanh, but the model holds 6 ReLU"),
+    (["regularization=dropout"], {"parts_change": ignoring(dropout=0.0)}, "dropout=0.5, but the model holds no dropout module"),
+    (["regularization=dropout"], {"parts_change": ignoring(dropout=0.3)}, "holds dropout modules 1 with p=0.3"),
+    (["regularization=none"], {"parts_change": ignoring(dropout=0.3)}, "dropout=0, but the model also holds dropout modules 1"),
+    (["regularization=weight_decay"], {"decay": 0.0}, "weight_decay=5e-05, but no parameter decays"),
+    (["regularization=weight_decay"], {"decay": 0.1}, "weight_decay=5e-05, but the optimizer decays with 0.1"),
+    (["regularization=none"], {"decay": 0.1}, "weight_decay=0, but the optimizer decays with 0.1"),
+    (["init=kaiming"], {"change": scale}, "the weight std of 1 layers is not what it requests: head "),
+    (["init=kaiming"], {"change": lambda m: m.get_parameter("head.weight").data.fill_(math.nan)}, "head not finite"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "changed", "said"), CASES)
+def test_what_is_not_in_the_run_is_said_once(overrides, changed, said):
+    (sentence,) = contradictions(taken(overrides, **changed))
+    assert said in sentence
+
+
+def test_parameters_that_the_optimizer_does_not_hold():
+    settings = settings_for(*SMALL)
+    parts = build(settings)
+    model = parts.new_model()
+    parts.init(model, batch().images, torch.Generator().manual_seed(0))
+    groups = parameter_groups(model, parts.regularization)
+    groups[0]["params"] = groups[0]["params"][1:]
+    (sentence,) = contradictions(fingerprint(model, settings, parts, parts.optimizer(groups), batch(), PREPROCESS))
+    assert sentence == "1 trainable parameters are not in the optimizer and stay as they are: stage1.conv1.weight."
+
+
+def test_a_norm_of_ones_own_is_known_by_its_type():
+    def own(parts: Parts) -> Parts:
+        return replace(parts, norm=RMS)
+
+    found = taken([], parts_change=own)
+    assert found["norm"]["built"] == {"RMS": 6}
+    assert contradictions(found) == []
+    (sentence,) = contradictions(taken([], swap(RMS, lambda _: nn.Identity()), own))
+    assert "norm=batch, but the model builds none" in sentence
+
+
+def test_a_norm_inside_a_wrapper_and_biases_before_norms_are_counted():
+    def own(parts: Parts) -> Parts:
+        return replace(parts, norm=lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.Dropout2d(0.0)))
+
+    assert taken([], parts_change=own)["norm"]["built"]["BatchNorm2d"] == 6
+
+    def bias(model: nn.Module) -> None:
+        conv = model.get_submodule("stage1.conv2")
+        conv.bias = nn.Parameter(torch.zeros(16))
+
+    assert taken([], bias)["norm"]["biases_before"] == 1
+
+
+def test_a_torchvision_model():
+    given = ["data.shape=[3,64,64]", "model=torchvision", "model.name=shufflenet_v2_x0_5", "regularization=dropout", "norm=group"]
+    found = taken(["norm.groups=2", *given], size=["data=noise"])
+    assert contradictions(found) == []
+    assert found["norm"]["built"]["GroupNorm"] > 50
+    assert found["norm"]["biases_before"] == 0

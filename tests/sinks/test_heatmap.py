@@ -1,0 +1,226 @@
+import dataclasses
+import io
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.colors import LogNorm
+from PIL import Image
+
+from train.sinks import heatmap
+from train.sinks.contracts import Record, Sink
+from train.sinks.heatmap import Columns, HeatMapSink, LearningRate
+from train.sinks.heatmap_figure import as_table, colors, column_of, draw, numbers_between, scale, short
+
+LAYERS = ["stem.conv", "stage1.block1.conv1", "head"]
+
+
+class Album(Sink):
+    """Keeps the pictures."""
+
+    def __init__(self):
+        self.pictures = []
+
+    def image(self, tag, step, png):
+        self.pictures.append((tag, step, png))
+
+
+def record(step, value=1.0, statistic="activation_std", **more):
+    return Record(step, 0.0, 0.0, {f"{statistic}/{layer}": value for layer in LAYERS} | more)
+
+
+def columns_of(steps, value=lambda _, row: 1.0 + row):
+    columns = Columns()
+    for step in steps:
+        for row, layer in enumerate(LAYERS):
+            columns.add(step, layer, value(step, row))
+    return columns
+
+
+def test_layers_stay_in_the_order_of_the_record():
+    columns = columns_of([0, 10], lambda step, row: step + row)
+    assert list(columns.layers) == LAYERS
+    assert (columns.steps, columns.values) == ([0, 10], [[0, 1, 2], [10, 11, 12]])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 63, 64, 65, 1000])
+def test_thinning_keeps_the_first_the_last_and_even_distances(monkeypatch, count):
+    monkeypatch.setattr(heatmap, "MAX_COLUMNS", 8)
+    columns = columns_of(range(count))
+    assert len(columns.steps) == len(columns.values) <= 8
+    assert (columns.steps[0], columns.steps[-1]) == (0, count - 1)
+    assert len(columns.steps) >= min(count, 4)
+    assert len(set(np.diff(columns.steps[:-1]))) <= 1
+    assert all(len(column) == 3 for column in columns.values)
+
+
+@pytest.mark.parametrize("broken", [0, 7, 8, 9, 21, 150, 199])
+def test_thinning_keeps_the_first_step_that_broke(monkeypatch, broken):
+    monkeypatch.setattr(heatmap, "MAX_COLUMNS", 8)
+    columns = columns_of(range(200), lambda step, row: math.nan if step >= broken and row else 1.0)
+    assert columns.broken_step == broken
+    assert broken in columns.steps
+    assert len(columns.steps) <= 9
+
+
+def test_a_layer_that_comes_later_is_missing_before():
+    columns = Columns()
+    columns.add(0, "a", 1.0)
+    columns.add(5, "a", 2.0)
+    columns.add(5, "b", -math.inf)
+    table = as_table(columns)
+    assert table.tolist() == [[1.0, 2.0], [-math.inf, math.inf]]
+
+
+@pytest.mark.parametrize(
+    ("course", "jumps"),
+    [
+        ([0.1, 0.1, 0.01, 0.01, 0.001], [20, 40]),
+        ([0.1, 0.096, 0.092], []),
+        ([0.1, 0.2], [10]),
+        ([0.1], []),
+    ],
+)
+def test_the_learning_rate_jumps_where_it_changes_by_more_than_a_twentieth(course, jumps):
+    lr = LearningRate()
+    for i, value in enumerate(course):
+        lr.add(10 * i, value)
+    assert lr.jumps == jumps
+    assert lr.stands_out == bool(jumps)
+
+
+def test_a_learning_rate_that_jumps_all_the_time_is_a_curve_and_is_thinned_out():
+    lr = LearningRate()
+    for step in range(10_000):
+        lr.add(step, 0.9**step)
+    assert not lr.stands_out
+    assert len(lr.steps) == len(lr.values) <= 2 * heatmap.MAX_COLUMNS
+
+
+def test_the_scale_spans_decades_and_is_not_taken_over_by_one_column():
+    decades = np.array([[10.0**-i] * 40 for i in range(5)])
+    norm = scale(decades, share=False)
+    assert isinstance(norm, LogNorm)
+    assert (norm.vmin, norm.vmax) == (pytest.approx(1e-4), 1)
+    decades[:, -1] = 1e30
+    assert scale(decades, share=False).vmax == 1
+    decades[0] = [0, math.nan, math.inf, -math.inf] * 10
+    assert scale(decades, share=False).vmin == pytest.approx(1e-4)
+    flat = scale(np.full((2, 3), 5.0), share=False)
+    assert flat.vmax == pytest.approx(10 / math.sqrt(2))
+    assert scale(np.zeros((2, 3)), share=False).vmax == 1
+    share = scale(decades, share=True)
+    assert (share.vmin, share.vmax) == (0, 1)
+
+
+def test_zero_broken_and_missing_cells_look_like_no_value():
+    table = np.array([[1e-3, 1e-2, 1e-1, 1.0, 0.0, math.nan, -math.inf]])
+    shades = [tuple(map(float, shade)) for shade in colors(table, scale(table, share=False))[0]]
+    assert len(set(shades)) == 7
+    lightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in shades[:4]]
+    assert lightness == sorted(lightness)
+
+
+def test_a_share_of_zero_is_a_value():
+    table = np.array([[0.0, 1.0]])
+    assert colors(table, scale(table, share=True))[0, 0].sum() > 0.3
+
+
+def test_steps_lie_between_their_columns():
+    assert [column_of(step, [0, 10, 30]) for step in (-1, 0, 5, 10, 20, 30, 99)] == [0, 0, 0.5, 1, 1.5, 2, 2]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-12, 1.0), (0.3, 2.1), (0.7, 1.4), (2e-5, 8e-4), (1e-3, 1e3), (1.1, 2.3)])
+def test_the_color_bar_has_round_numbers(low, high):
+    ticks = numbers_between(low, high)
+    assert 3 <= len(ticks) <= 10
+    assert ticks == sorted(ticks)
+    assert all(0.999 * low <= tick <= 1.001 * high for tick in ticks)
+
+
+def test_numbers_are_short():
+    assert [short(x) for x in (0, 1.0, 0.02, 500, 1e4, 2e-5, 1e-13)] == ["0", "1", "0.02", "500", "1e4", "2e-5", "1e-13"]
+
+
+@pytest.mark.parametrize("count", [1, 12, 300])
+def test_pictures_of_any_number_of_layers(count):
+    columns, lr = Columns(), LearningRate()
+    for step in range(0, 60, 20):
+        lr.add(step, 0.1 / (1 + step))
+        for i in range(count):
+            columns.add(step, f"stage1.block{i}.conv1", 0.9**i if step < 40 else math.nan)
+    picture = Image.open(io.BytesIO(draw("activation_std", columns, lr, 40, "init=xavier")))
+    assert picture.width == 950
+    assert 200 <= picture.height <= 2200
+    assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
+
+
+def test_the_sink_draws_at_the_end_into_the_folder_and_the_target(info, outcome, clock):
+    album = Album()
+    sink = HeatMapSink(album, clock=clock)
+    sink.start(info)
+    for step in (0, 10, 20):
+        sink.record(record(step, 1.0 + step, lr=0.1))
+        sink.record(record(step, 0.1, "activation_mean"))
+        sink.record(record(step, 0.5, "activation_dead"))
+    assert not album.pictures
+    sink.finish(outcome)
+    assert [(tag, step) for tag, step, _ in album.pictures] == [("heatmap/activation_std", 20), ("heatmap/activation_dead", 20)]
+    for tag, _, png in album.pictures:
+        path = info.folder / "figures" / (tag.replace("/", "_") + ".png")
+        assert path.read_bytes() == png
+
+
+def test_one_column_is_no_map(info, outcome, clock):
+    album = Album()
+    sink = HeatMapSink(album, clock=clock)
+    sink.start(info)
+    sink.record(record(0))
+    sink.record(Record(5, 0, 0, {"loss/train": 1.0}))
+    sink.finish(outcome)
+    assert not album.pictures
+    assert not (info.folder / "figures").exists()
+
+
+def test_it_draws_now_and_then_and_seldom_where_drawing_is_slow(info, clock):
+    class SlowAlbum(Album):
+        def image(self, tag, step, png):
+            super().image(tag, step, png)
+            clock.now += 5.0
+
+    drawn = {}
+    for target in (Album(), SlowAlbum()):
+        clock.now = 0.0
+        sink = HeatMapSink(target, every_s=120.0, clock=clock)
+        sink.start(info)
+        for step in range(100):
+            sink.record(record(step))
+            clock.now += 10.0
+        drawn[type(target)] = [step for _, step, _ in target.pictures]
+    assert drawn == {Album: [12, 24, 36, 48, 60, 72, 84, 96], SlowAlbum: [12, 62]}
+
+
+@pytest.mark.parametrize("broken", ["loss/train", "activation_std/head", "gradient_std/head"])
+def test_the_first_step_that_is_not_finite_is_marked_in_every_map(info, outcome, broken):
+    pictures = []
+    for value in (1.0, math.nan):
+        album = Album()
+        sink = HeatMapSink(album)
+        sink.start(dataclasses.replace(info))
+        for step in (0, 1, 2):
+            sink.record(record(step, 0.5, "update_ratio"))
+            sink.record(record(step, 0.5, "activation_std"))
+        sink.record(Record(3, 0, 0, {broken: value}))
+        sink.finish(outcome)
+        pictures.append({tag: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for tag, _, png in album.pictures})
+    sound, marked = pictures
+    red = [(picture["heatmap/update_ratio"] == (204, 13, 26)).all(axis=-1).sum(axis=0) for picture in (sound, marked)]
+    assert red[0].max() == 0
+    assert red[1].max() > 100  # a line from top to bottom, not only its explanation
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    code = "import sys, train.sinks.heatmap, train.sinks.tensorboard; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,122 @@
+"""What a real TensorBoard says over HTTP about runs that the sink wrote."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from train.sinks.contracts import Record, RunInfo, Summary
+from train.sinks.hparams import arm_of
+from train.sinks.tensorboard import TensorBoardSink
+from train.sinks.tensorboard_values import CHARTS, METRICS
+
+pytestmark = pytest.mark.slow
+
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory) -> Path:
+    """Six runs: three seeds of two arms, of which one diverged."""
+    parent = tmp_path_factory.mktemp("logdir")
+    for norm in ("batch", "none"):
+        for seed in range(3):
+            status = "diverged" if (norm, seed) == ("none", 2) else "done"
+            write_run(parent / f"{norm}{seed}", norm, seed, status)
+    return parent
+
+
+def write_run(folder, norm, seed, status):
+    folder.mkdir()
+    config = {"seed": seed, "seeds": {"init": seed}, "norm": {"kind": norm}, "optimizer": {"lr": 0.1}}
+    sink = TensorBoardSink("a: 1\n", arm_of(config, {"norm": norm}, [f"norm={norm}", "optimizer.lr=0.1", f"seed={seed}"]))
+    sink.start(RunInfo(folder, norm, "cpu", "float32", 1, 1, 3, 3, 1.0, 4, "noise", 12, 4, 4))
+    accuracy = {"batch": 0.75, "none": 0.25}[norm] + seed / 8
+    for step in range(3):
+        sink.record(Record(step, 0, 0, {"loss/train": 1 / (step + 1), "activation_std/head": 1.0, "accuracy/val": 0.5}))
+    sink.histogram("activation_histogram/head", 0, [0.0, 1.0, 2.0], [3, 4])
+    sink.image("heatmap/activation_std", 2, PNG)
+    if status == "done":
+        sink.record(Record(3, 1, 0, {"accuracy/test": accuracy, "loss/test": 1.0 + seed}))
+    sink.finish(Summary(status, "", folder, 3, 1.0, 1, 1, val_accuracy=accuracy / 2))
+    sink.close()
+
+
+@pytest.fixture(scope="module", params=["auto", "false"])
+def ask(logdir, request) -> Iterator[Callable[..., Any]]:
+    """Questions to a real TensorBoard on loopback, with the reader of event files that it chooses and with its slow one."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
+    command += [f"--load_fast={request.param}", "--port", "0", "--host", "127.0.0.1"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        assert server.stderr is not None
+        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://[\w.:]+)/", line)))
+
+        def answer(path: str, **body: object) -> Any:
+            data = json.dumps(body).encode() if body else None
+            question = urllib.request.Request(f"{address}/data/plugin/{path}", data, {"Content-Type": "application/json"})
+            with opener.open(question, timeout=10) as response:
+                return json.load(response)
+
+        deadline = time.monotonic() + 60
+        while sum("final/done" in tags for tags in answer("scalars/tags").values()) < 6 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield answer
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_server_lists_scalars_images_histograms_and_the_config(ask):
+    runs = {f"{norm}{seed}" for norm in ("batch", "none") for seed in range(3)}
+    scalars = ask("scalars/tags")
+    assert scalars.keys() == runs
+    final = {"final/done", "final/diverged"}
+    assert set(scalars["none2"]) == {"loss/train", "accuracy/val", "activation_std/head", *final}
+    assert set(scalars["none1"]) == {*scalars["none2"], "accuracy/test", "loss/test", "final/accuracy_val"}
+    for plugin, tag in [("images", "heatmap/activation_std"), ("histograms", "activation_histogram/head"), ("text", "config")]:
+        assert {run: list(tags) for run, tags in ask(f"{plugin}/tags").items()} == {run: [tag] for run in runs}, plugin
+    ((_, step, buckets),) = ask("histograms/histograms?run=none0&tag=activation_histogram/head")
+    assert step == 0
+    assert sum(count for _, _, count in buckets) == 7
+
+
+def test_a_server_merges_the_layouts_and_finds_the_curves_of_a_chart(ask):
+    categories = {category["title"]: category["chart"] for category in ask("custom_scalars/layout")["category"]}
+    assert list(categories) == list(CHARTS)
+    assert [chart["title"] for chart in categories["activations"]] == list(CHARTS["activations"])
+    (pattern,) = categories["activations"][0]["multiline"]["tag"]
+    found = ask(f"custom_scalars/scalars?run=none0&tag={urllib.parse.quote(pattern)}")
+    assert found["regex_valid"]
+    assert list(found["tag_to_events"]) == ["activation_std/head"]
+
+
+def test_a_server_shows_the_seeds_of_an_arm_as_one_averaged_row(ask):
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = [{"hparam": "norm"}, {"metric": {"tag": "accuracy/test"}}]
+    table = ask("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=columns)
+    rows = {row["hparams"]["norm"]: row for row in table["sessionGroups"]}
+    assert table["totalSize"] == 2
+    assert rows["batch"]["hparams"] == {"norm": "batch", "optimizer.lr": 0.1, "arm": "norm=batch optimizer.lr=0.1"}
+    means = {norm: {value["name"]["tag"]: value["value"] for value in row["metricValues"]} for norm, row in rows.items()}
+    assert means["batch"] == pytest.approx(
+        {"accuracy/test": 0.875, "loss/test": 2, "final/accuracy_val": 0.4375, "final/done": 1, "final/diverged": 0}
+    )
+    assert means["none"] == pytest.approx(
+        {"accuracy/test": 0.3125, "loss/test": 1.5, "final/accuracy_val": 0.15625, "final/done": 2 / 3, "final/diverged": 1 / 3}
+    )
+    assert [session["status"] for session in rows["none"]["sessions"]] == ["STATUS_SUCCESS", "STATUS_SUCCESS", "STATUS_FAILURE"]
+    experiment = ask("hparams/experiment", experimentName="")
+    assert [metric["name"]["tag"] for metric in experiment["metricInfos"]] == list(METRICS)
+    assert {column["name"] for column in experiment["hparamInfos"]} == {"arm", "norm", "optimizer.lr"}

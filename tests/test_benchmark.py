@@ -1,0 +1,150 @@
+"""The benchmark: that it measures what it says, on sizes that say nothing about speed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from scripts.benchmarks.sections import Options, check_only, run_section
+from scripts.benchmarks.windows import Procedure, foreign_share, interleave, processors, usage
+from train.cli import ENVIRONMENT
+from train.errors import RunError, UsageError
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+TINY = ["model.width=4", "model.stages=2", "trainer.batch_size=8"]
+FEW = ["--rounds=2", "--steps=3", "--repeats=0", "--workers=1"]
+FILES = ["--images=12", "--image-width=48", "--batch-size=4"]
+BUSY = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
+linux = pytest.mark.skipif(usage() is None, reason="no /proc/stat on this system")
+
+
+def benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error::ResourceWarning", str(SCRIPT), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def images_per_s(section: dict, contestant: str) -> list[float]:
+    return [w["images"] / w["seconds"] for w in section["windows"] if w["contestant"] == contestant and w["kept"]]
+
+
+def check_section(section: dict, contestants: list[str], ratios: list[str], images: int) -> None:
+    assert list(section["contestants"]) == contestants
+    turns = [(w["round"], w["contestant"]) for w in section["windows"]]
+    assert turns == [(number, name) for number in range(2) for name in contestants]
+    assert all(w["images"] == images and w["seconds"] > 0 and w["kept"] for w in section["windows"])
+    assert list(section["ratios"]) == ratios
+    for name, figures in section["ratios"].items():
+        first, second = (images_per_s(section, contestant) for contestant in name.split("/"))
+        expected = [a / b for a, b in zip(first, second, strict=True)]
+        wanted = {"median": median(expected), "lowest": min(expected), "highest": max(expected)}
+        assert figures == pytest.approx(wanted)
+
+
+def test_measures_every_section_and_writes_it_down(tmp_path):
+    path = tmp_path / "out.json"
+    sections = ["--loop", "--cost-of-observing", "--image-folder"]
+    done = benchmark(*sections, *TINY, "trainer.precision=bfloat16", *FEW, *FILES, f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    assert {name: found["environment"][name] for name in ENVIRONMENT} == ENVIRONMENT
+    loop, observing, folder = found["sections"]
+    ratios = ["train/plain", "train_float32/plain", "train/bare"]
+    check_section(loop, ["train", "plain", "bare", "train_float32"], ratios, images=24)
+    check_section(observing, ["train", "train_unobserved"], ["train/train_unobserved"], images=24)
+    check_section(folder, ["folder_reader", "torchvision_folder"], ["folder_reader/torchvision_folder"], images=12)
+    precisions = {name: detail.split(",")[0] for name, detail in loop["contestants"].items()}
+    assert precisions == {"train": "bfloat16", "plain": "float32", "bare": "bfloat16", "train_float32": "float32"}
+    assert "train / plain" in done.stdout
+
+
+def options(*overrides: str, only: str) -> Options:
+    sizes = {"rounds": 1, "repeats": 0, "tolerance": 1.0, "workers": 1, "images": 4, "image_width": 48, "batch_size": 4}
+    return Options(overrides=[*TINY, *overrides], only=frozenset({only}), steps=9, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("section", "chosen", "error", "said"),
+    [
+        ("loop", options("augment=rotate", only="plain"), UsageError, "choose augment=flip_crop"),
+        ("loop", options("data=noise", "data.shape=[1,16,16]", only="plain"), UsageError, "choose data=fashion_mini"),
+        ("loop", options("trainer.max_steps=5", only="train"), RunError, "ends after 5 steps"),
+        ("observing", options("observe=off", only="train"), UsageError, "leave observe=off out"),
+    ],
+)
+def test_refuses_what_it_cannot_compare(tmp_path, section, chosen, error, said):
+    with pytest.raises(error, match=said):
+        run_section(section, chosen, tmp_path, silent)
+
+
+def test_a_misspelt_contestant_is_an_error_that_offers_the_nearest():
+    with pytest.raises(UsageError, match="Did you mean 'plain'"):
+        check_only(["train", "plane"])
+
+
+def silent(text: str) -> None: ...
+
+
+@dataclass
+class Sleeper:
+    """Works for a millisecond a step, and remembers what it was asked for."""
+
+    name: str
+    detail: str = ""
+    asked: list[int] = field(default_factory=list)
+
+    def window(self, steps: int) -> Callable[[], None]:
+        self.asked.append(steps)
+        return partial(time.sleep, steps / 1000)
+
+    def close(self) -> None: ...
+
+
+def procedure(repeats: int, tolerance: float) -> Procedure:
+    return Procedure(rounds=2, steps=20, batch_size=5, lead_in=1, repeats=repeats, tolerance=tolerance)
+
+
+def test_contestants_take_turns_after_untimed_steps():
+    contestants = [Sleeper("a"), Sleeper("b")]
+    windows = interleave(contestants, procedure(repeats=3, tolerance=1.0), lambda: None, silent)
+    assert [(w.round, w.contestant) for w in windows] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert all(w.kept and w.images == 100 and 0.02 <= w.seconds < 1 for w in windows)
+    assert contestants[0].asked == [1, 20, 1, 20]
+
+
+@linux
+def test_disturbed_windows_are_repeated_up_to_the_bound_and_the_best_attempt_is_marked():
+    windows = interleave([Sleeper("a")], procedure(repeats=2, tolerance=-1.0), lambda: None, silent)
+    assert [(w.round, w.attempt, w.disturbed) for w in windows] == [(r, a, True) for r in range(2) for a in range(3)]
+    for _, attempts in groupby(windows, key=lambda window: window.round):
+        shares = [(w.foreign or 0.0, w.kept) for w in attempts]
+        assert [kept for _, kept in shares].count(True) == 1
+        assert min(shares)[0] == next(share for share, kept in shares if kept)
+
+
+@linux
+def test_a_child_is_our_own_and_a_stranger_is_not():
+    before = usage()
+    subprocess.run([sys.executable, "-c", BUSY], check=True)
+    between = usage()
+    # The shell ends at once, so that its child becomes a child of the system.
+    subprocess.run(["sh", "-c", '"$0" -c "$1" & sleep 0.1', sys.executable, BUSY], check=True)
+    time.sleep(1.5)
+    after = usage()
+    assert before is not None
+    assert between is not None
+    assert after is not None
+    assert between.own_s - before.own_s >= 0.38
+    assert after.own_s - between.own_s < 0.2
+    share = foreign_share(between, after)
+    assert share is not None
+    assert share * processors() * (after.at - between.at) >= 0.25

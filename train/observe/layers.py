@@ -1,0 +1,120 @@
+"""Which layers there are to be seen, by name, in the order in which the signal passes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from train.errors import UsageError
+from train.observe.apart import apart
+from train.parts.activation import ActivationName, activation
+from train.parts.contracts import Shape
+
+WEIGHTED = (_ConvNd, nn.Linear)
+FUNCTIONS = {activation(name): name for name in get_args(ActivationName) if name != "identity"}
+TRIAL_IMAGES = 2
+
+Kind: TypeAlias = Literal["conv", "linear", "activation"]
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One observed output. `name`: of its module; a module called again in the same forward pass gives `name#2` and so on.
+
+    `function`: of an activation: its name under `model.activation`, or for others of torch's its class in lower case; else "".
+    """
+
+    name: str
+    kind: Kind
+    function: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the forward pass: call number `call` (from 0) of `module`. `channel_dim`: the dimension of the output that
+    counts its channels."""
+
+    info: LayerInfo
+    module: str
+    call: int
+    channel_dim: int
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
+    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
+
+
+def observed_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """By name, in the order of definition: every convolution, every linear layer and every activation function."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED) or is_activation(module)}
+
+
+def find_sites(model: nn.Module, input_shape: Shape) -> list[Site]:
+    """Every output of an observed layer in one forward pass of `model`, in order of execution.
+
+    Found by running it, on whatever device it is (the meta device included), on two black images in evaluation mode.
+    """
+    sites: list[Site] = []
+    calls: Counter[str] = Counter()
+    weighted_kind: list[Kind] = []
+
+    def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, _: Any, output: Tensor) -> None:
+            if isinstance(module, WEIGHTED):
+                weighted_kind[:] = [kind_of(module)]
+            call = calls[name]
+            calls[name] += 1
+            info = LayerInfo(f"{name}#{call + 1}" if call else name, kind_of(module), function_of(module))
+            sites.append(Site(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(apart(model))
+        for name, module in observed_layers(model).items():
+            stack.callback(module.register_forward_hook(note(name)).remove)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        model(torch.zeros(TRIAL_IMAGES, *input_shape, device=device))
+    return sites
+
+
+def channel_dim(output: Tensor, after_linear: bool) -> int:
+    """Convolutions put the channels second, linear layers last ([N, tokens, C], [N, H, W, C]); activations keep them there."""
+    return output.ndim - 1 if after_linear or output.ndim < 2 else 1
+
+
+def kind_of(module: nn.Module) -> Kind:
+    return "conv" if isinstance(module, _ConvNd) else "linear" if isinstance(module, nn.Linear) else "activation"
+
+
+def function_of(module: nn.Module) -> str:
+    return FUNCTIONS.get(type(module), type(module).__name__.lower()) if is_activation(module) else ""
+
+
+def chosen(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
+    """The names that a pattern fits, in their order. UsageError for a pattern that fits none.
+
+    Patterns are the shell's: `*` any characters, `?` any one, `[12]` one of these; the whole name must fit. A pattern that fits
+    `name` takes in `name#2`.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:
+        if not any(fits(name, pattern) for name in names):
+            raise UsageError(
+                f"observe.layers={pattern}: no layer has such a name. Known: {', '.join(names)}. "
+                "Use * for any characters, as in observe.layers=stage1.*"
+            )
+    return [name for name in names if any(fits(name, pattern) for pattern in patterns)]
+
+
+def fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern)

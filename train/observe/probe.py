@@ -1,0 +1,44 @@
+"""The probe: training images that are looked at again and again, so that times and runs can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from train.data.contracts import Arrays, Dataset, Source, Splits
+from train.data.readers import ReaderSettings, open_readers
+from train.data.statistics import Preprocess
+from train.parts.augment import Pipeline
+from train.rng import generator
+
+SEED = 0
+
+
+def probe_images(
+    dataset: Dataset, train: Source, pipeline: Pipeline, preprocess: Preprocess, settings: ReaderSettings, size: int
+) -> Tensor:
+    """`size` images of the training split (all, if it has fewer), [n, C, H, W] on the device: not augmented, and pre-processed
+    with the numbers `preprocess` of the whole split.
+
+    The draw has a seed of its own: runs on the same split see the same images, whatever their seeds. RunError for an image
+    file that turns out to be broken.
+    """
+    drawn = torch.randperm(len(train), generator=generator(SEED, "probe"))[:size]
+    source = subset(train, drawn)
+    plain = replace(settings, preprocess="none", batch_size=len(drawn))
+    readers = open_readers(dataset, Splits(train=source, test=source), pipeline, plain)
+    try:
+        reader = readers.test
+        reader.preprocess = preprocess
+        return next(iter(reader.sweep())).images
+    finally:
+        readers.close()
+
+
+def subset(source: Source, indices: Tensor) -> Source:
+    """These images, in this order."""
+    if isinstance(source, Arrays):
+        return Arrays(source.images.index_select(0, indices), source.labels[indices])
+    return replace(source, paths=tuple(source.paths[index] for index in indices.tolist()), labels=source.labels[indices])
