@@ -5,7 +5,7 @@
     python scripts/benchmark.py --cost-of-observing          # with and without a look inside the network
     python scripts/benchmark.py --image-folder               # reading photographs
 
-The loop of `train` (real readers, observation, sinks and live view; no evaluation) is compared with
+The loop of `train` (its readers, observation, sinks and live view; no evaluation) is compared with
 - plain: a DataLoader of PIL images, torchvision's transforms, float32, `.item()` at every step;
 - bare: forward, backward and update on one batch that lies on the device, in the precision and memory format of `train`;
 - and is shown in float32 too (train_float32), since its default may be bfloat16.
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument_group("windows").add_argument
     add("--only", default="", metavar="A,B", help="these contestants alone, by the names in the output")
     add("--rounds", type=positive, default=5, help="windows of each contestant that count (%(default)s)")
-    add("--steps", type=positive, help="steps per window (training: observe.every, or 100; image files: 20)")
+    add("--steps", type=positive, help="steps per window (training: 100, up to a multiple of observe.every; image files: 20)")
     add("--repeats", type=int, default=3, help="further attempts at a disturbed window (%(default)s)")
     add("--tolerance", type=float, default=0.03, help="share of the processors that others may use (%(default)s)")
     add("--json", metavar="PATH", help="write everything measured as one line of JSON; - is standard output")

@@ -50,6 +50,7 @@ def check_section(section: dict, contestants: list[str], ratios: list[str], imag
         assert figures == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 def test_measures_every_section_and_writes_it_down(tmp_path):
     path = tmp_path / "out.json"
     sections = ["--loop", "--cost-of-observing", "--image-folder"]
@@ -134,16 +135,23 @@ def test_disturbed_windows_are_repeated_up_to_the_bound_and_the_best_attempt_is_
 @linux
 def test_a_child_is_our_own_and_a_stranger_is_not():
     before = usage()
-    subprocess.run([sys.executable, "-c", BUSY], check=True)
+    command = [sys.executable, "-c", f"{BUSY}\nprint(flush=True)\ninput()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        alive = usage()
+        child.communicate("\n")
     between = usage()
     # The shell ends at once, so that its child becomes a child of the system.
     subprocess.run(["sh", "-c", '"$0" -c "$1" & sleep 0.1', sys.executable, BUSY], check=True)
     time.sleep(1.5)
     after = usage()
     assert before is not None
+    assert alive is not None
     assert between is not None
     assert after is not None
-    assert between.own_s - before.own_s >= 0.38
+    assert alive.own_s - before.own_s >= 0.38
+    assert between.own_s >= alive.own_s
     assert after.own_s - between.own_s < 0.2
     share = foreign_share(between, after)
     assert share is not None

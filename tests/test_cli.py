@@ -101,11 +101,11 @@ def test_a_run_leaves_a_complete_folder(train: Train, tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(train: Train, tmp_path: Path) -> None:
     target = tmp_path / "mine"
     assert train(*SMALL, f"hydra.run.dir={target}").returncode == 0
-    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
     again = train(*SMALL, f"hydra.run.dir={target}")
     assert again.returncode == 2
     assert "already holds a run" in again.stderr
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ BELOW: dict[str, set[str]] = {
     "naming": set(),
     "run": {"config", "observe", "sinks", "data", "parts", "rng", "errors"},
     "config": {"errors"},
-    "observe": {"sinks", "data", "parts", "rng", "errors"},
+    "observe": {"config", "sinks", "data", "parts", "rng", "errors"},  # of the schema: how it is to look
     "sinks": {"errors"},
     "data": {"parts", "rng", "errors"},
     "parts": {"rng", "errors"},

@@ -105,12 +105,18 @@ def wanted(section: str, options: Options) -> list[str]:
 
 
 def procedure_for(section: str, options: Options, session: Session) -> Procedure:
-    """Windows of training are as long as the pause between two observations, so that each has exactly one."""
-    every = session.settings.observe.every
-    steps = options.steps or (every if section != "folder" and every else DEFAULT_STEPS[section])
+    steps = options.steps or default_steps(section, session)
     lead_in = PREFETCH * options.workers + EXTRA_LEAD_IN
     batch_size = session.settings.trainer.batch_size
     return Procedure(options.rounds, steps, batch_size, lead_in, options.repeats, options.tolerance)
+
+
+def default_steps(section: str, session: Session) -> int:
+    """Windows of training hold whole pauses between two observations, so that as many steps are observed as in a long run."""
+    every = session.settings.observe.every
+    if section == "folder" or not every:
+        return DEFAULT_STEPS[section]
+    return every * -(-DEFAULT_STEPS[section] // every)
 
 
 def waiter(device: torch.device) -> Callable[[], None]:
@@ -144,9 +150,13 @@ def prepare_observing(options: Options, folder: Path) -> tuple[Makers, Session, 
         raise UsageError("--cost-of-observing compares with observe=off: leave observe=off out of the overrides.")
     makers: Makers = {
         "train": lambda: TrainLoop("train", session, readers_of(session)),
-        "train_unobserved": partial(train_loop, "train_unobserved", [*options.overrides, "observe.every=0"], folder),
+        "train_unobserved": partial(train_loop, "train_unobserved", unobserved(options.overrides), folder),
     }
     return makers, session, [observed_share(session, options)]
+
+
+def unobserved(overrides: Sequence[str]) -> list[str]:
+    return [*(override for override in overrides if not override.startswith("observe")), "observe=off"]
 
 
 def train_loop(name: str, overrides: Sequence[str], folder: Path) -> TrainLoop:
@@ -178,7 +188,7 @@ def observed_share(session: Session, options: Options) -> str:
     every = session.settings.observe.every
     if not every:
         return "`train` does not observe here."
-    steps = options.steps or every
+    steps = options.steps or default_steps("loop", session)
     return f"`train` observes {-(-steps // every)} of the {steps} steps of a window; a long run observes 1 of {every}."
 
 

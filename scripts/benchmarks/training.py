@@ -20,7 +20,6 @@ from train import cli
 from train.config import parse
 from train.data.readers import Readers, open_readers
 from train.errors import RunError
-from train.observe.observer import Observer
 from train.run.folder import RunFolder
 from train.run.loop import Ending, Loop
 from train.run.placement import settle_arithmetic
@@ -29,6 +28,7 @@ from train.run.stop import Stop
 from train.sinks.console import ConsoleSink
 from train.sinks.contracts import Sink
 from train.sinks.fan_out import Sinks
+from train.sinks.heatmap import HeatMapSink
 from train.sinks.jsonl import JsonlSink
 from train.sinks.plain import PlainSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
@@ -55,7 +55,7 @@ def describe(session: Session) -> str:
 def new_loop(session: Session, readers: Readers) -> Loop:
     """As the session itself makes it, but without a validation split and with nobody listening."""
     trainee = session.trainee(readers)
-    observer = Observer(trainee.model, session.settings.observe.every)
+    observer = session.observer(trainee.model, readers)
     plan = session.plan(readers)
     return Loop(trainee, session.parts.schedule, readers.train, None, plan, observer, Sinks(), Stop())
 
@@ -75,7 +75,8 @@ class EndAfter(Sink):
 
 
 class TrainLoop:
-    """The loop of `train` with its readers, observation and sinks; no evaluation. What they show and log goes nowhere.
+    """The loop of `train` with its readers, observation and sinks, whose screen and log lead nowhere. Not in
+    it: evaluation, and what is done once a run (the explanation of step 0, the last heat map).
 
     Each window begins at step 0, which is observed, and is stopped after its last step: of its steps, one in every
     `observe.every` is observed, as in a long run.
@@ -112,7 +113,8 @@ class TrainLoop:
         folder.mkdir(parents=True)
         screen = Console(file=self.null, force_terminal=True, width=100)
         log = PlainSink(line_writer(self.null))
-        sink = Sinks([JsonlSink(), TensorBoardSink(), log, ConsoleSink(screen), EndAfter(steps, stop)])
+        shown = Sinks([TensorBoardSink(), log, ConsoleSink(screen)])
+        sink = Sinks([JsonlSink(), shown, HeatMapSink(shown), EndAfter(steps, stop)])
         sink.start(replace(self.session.info(self.name, self.readers, self.loop.plan), folder=folder))
         return sink
 

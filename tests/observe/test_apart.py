@@ -28,8 +28,9 @@ def test_hooks_are_gone_however_the_step_ends(where: str) -> None:
         if where != "nowhere":
             raise ZeroDivisionError
 
-    model = Net(False)
+    model, outputs = Net(False), list[Tensor]()
     observer = Observer(model, settings(), (3, 6, 6))
+    model.conv.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     handle = model.head.register_forward_hook(fail) if where == "forward" else model.head.weight.register_hook(fail)
     before = attached(model)
     try:
@@ -41,6 +42,7 @@ def test_hooks_are_gone_however_the_step_ends(where: str) -> None:
     else:
         assert where == "nowhere"
     assert attached(model) == before
+    assert [len(output._backward_hooks or ()) for output in outputs] == [0, 0]
     handle.remove()
     with observer.watching_signals(ONE):
         model(images_for_net()).mean().backward()

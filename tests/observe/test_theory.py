@@ -141,11 +141,11 @@ def test_values_far_outside_float32():
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("q", [1e-8, 0.3, 7.0, 1e4])
+@pytest.mark.parametrize("q", [1e-8, 0.3, 400.0])
 def test_moments_against_a_fine_sum(name, q):
     function = activation(name)()
-    z = torch.linspace(-10, 10, 400_001, dtype=torch.float64)[1:] - 2.5e-5
-    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi) * 5e-5
+    z = torch.linspace(-10, 10, 100_001, dtype=torch.float64)[1:] - 1e-4
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi) * 2e-4
     x = (z * math.sqrt(q)).requires_grad_()
     y = function(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
@@ -243,9 +243,9 @@ NORMS = {"none": None, "batch": norm.batch(), "layer": norm.layer(), "instance":
 )
 def test_wide_perceptrons(name, make_norm, start):
     std, mean, gradient = worst(perceptron(make_norm, name), noise(192, 1, 8, 8), start, seeds=2)
-    assert std < 0.04
-    assert mean < 0.04
-    assert gradient < 0.06
+    assert std < 0.06
+    assert mean < 0.05
+    assert gradient < 0.08
 
 
 @pytest.mark.parametrize("start", [init.orthogonal(gain=1.4), init.lsuv(), init.pytorch()], ids=["orthogonal", "lsuv", "pytorch"])
@@ -269,7 +269,7 @@ def test_dropout_adds_to_the_signal():
 @pytest.mark.parametrize(
     ("name", "make_norm", "gradient_within"),
     [
-        ("relu", "none", 0.06),
+        ("relu", "none", 0.08),
         ("relu", "batch", 0.06),
         ("relu", "layer", 0.15),
         ("relu", "group", 0.15),
@@ -309,6 +309,16 @@ def test_a_convolution_of_many_channels(kind):
     before, after = expect(chain, images)
     assert after.std == pytest.approx(y.square().mean().sqrt().item(), rel=0.02)
     assert before.gradient_std == pytest.approx(images.grad.std().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [{}, {"padding": (1, 0), "dilation": (1, 2)}, {"stride": (3, 2), "padding": 2}])
+def test_the_means_of_what_each_place_in_the_window_sees(kind):
+    conv = nn.Conv2d(2, 1, (3, 2), bias=False, **kind)
+    images = noise(3, 2, 8, 9)
+    chain = read(nn.Sequential(conv), 2, 8, 9)
+    conv(images[:1]).mean().backward()  # of which the gradient by the weight is that mean
+    assert conv.weight.grad is not None
+    torch.testing.assert_close(chain[0].window.tap_means(images)[:1], conv.weight.grad)
 
 
 @pytest.mark.parametrize("across_batch", [True, False])

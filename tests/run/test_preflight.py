@@ -14,6 +14,7 @@ from train.errors import UsageError
 from train.run import preflight
 from train.run.build import build
 from train.run.folder import RunFolder
+from train.run.placement import choose
 from train.run.preflight import Cost
 from train.run.session import prepare
 
@@ -38,7 +39,8 @@ IMPOSSIBLE = {
 
 
 def check(overrides: str, batch_size: int = 8) -> Cost:
-    return preflight.check(build(settings_for(overrides.split())), batch_size)
+    settings = settings_for(overrides.split())
+    return preflight.check(build(settings), batch_size, choose(settings.trainer))
 
 
 @pytest.mark.parametrize("overrides", IMPOSSIBLE)
@@ -122,3 +124,10 @@ def narrow(**_: object) -> torch.nn.Module:
 def test_a_model_of_ones_own_that_gives_too_few_logits_is_refused() -> None:
     with pytest.raises(UsageError, match=r"\(2, 3\) for 2 images where \(2, 10\)"):
         check(f"data=noise model=mlp ~model.width ~model.depth model._target_={__name__}.narrow")
+
+
+def test_a_stride_larger_than_the_map_is_refused_where_its_gradient_would_be_wrong() -> None:
+    case = "model=resnet model.depth=8 data=noise data.shape=[3,2,2] norm=none augment=none data.val_fraction=0"
+    with pytest.raises(UsageError, match=r"layer stage3\.block1\.conv1, .*trainer.precision=float32"):
+        check(f"{case} trainer.precision=bfloat16 trainer.device=cpu")
+    check(f"{case} trainer.precision=float32 trainer.device=cpu")

@@ -8,6 +8,7 @@ import os
 import platform
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -42,23 +43,26 @@ class RunFolder:
     def claim(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         """Take the folder and write what is known before training. UsageError when it already holds a run."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self._status = {
+            "status": "running",
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "identity": identity(config),
+            "arm": arm_id(config),
+            "versions": versions(),
+            "git": git_state(Path(__file__).resolve().parents[2]),
+        }
+        temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
+        write_json(temporary, self._status)
         try:
-            with self.status_file.open("x"):
-                pass
+            os.link(temporary, self.status_file)  # of all who try, one succeeds, and nobody sees half a file
         except FileExistsError:
             self.refuse_if_taken()
+        finally:
+            temporary.unlink()
         OmegaConf.save(OmegaConf.create(dict(config)), self.path / "config.yaml")
         OmegaConf.save(OmegaConf.create(list(overrides)), self.path / "overrides.yaml")
-        self.update(
-            status="running",
-            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            identity=identity(config),
-            arm=arm_id(config),
-            versions=versions(),
-            git=git_state(Path(__file__).resolve().parents[2]),
-        )
 
     def update(self, **fields: Any) -> None:
         """Merge `fields` into status.json, which is whole at every moment."""

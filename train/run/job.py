@@ -42,7 +42,7 @@ def run_job(config: DictConfig) -> JobResult:
 
         session = prepare(settings, folder)
         folder.claim(content, list(hydra.overrides.task))
-    except UsageError:
+    except BaseException:
         remove_if_empty(folder.path)
         raise
     choices = {group: choice for group, choice in hydra.runtime.choices.items() if not str(group).startswith("hydra/")}

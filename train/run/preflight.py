@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from train.errors import ShapeError, UsageError
 from train.run.build import Parts
+from train.run.placement import Placement
 
 COUNT = 2
 """Images in the trial batch: batch norm over one value cannot train, and a run's batches hold more than one image."""
@@ -26,7 +27,7 @@ class Cost:
     flops: int
 
 
-def check(parts: Parts, batch_size: int) -> Cost:
+def check(parts: Parts, batch_size: int, placement: Placement) -> Cost:
     """Build the model without memory, send a batch of shapes through it in training mode and count.
 
     UsageError when a layer cannot work on what reaches it, or the model ends in another number of classes.
@@ -36,6 +37,8 @@ def check(parts: Parts, batch_size: int) -> Cost:
         images = torch.empty(min(COUNT, batch_size), *parts.input_shape)
     model.train()
     with torch.no_grad(), named_errors(model, parts), FlopCounterMode(display=False) as counter:
+        if placement.device.type == "cpu" and placement.dtype is torch.bfloat16:
+            refuse_broken_gradients(model)
         logits = model(images)
     classes = len(parts.dataset.class_names)
     if tuple(logits.shape) != (len(images), classes):
@@ -44,6 +47,27 @@ def check(parts: Parts, batch_size: int) -> Cost:
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops() // len(images))
+
+
+def refuse_broken_gradients(model: nn.Module) -> None:
+    """Make convolutions complain about maps smaller than their stride.
+
+    There torch 2.14 on a CPU leaves uninitialised memory in the bfloat16 gradient of the weight, different at every call
+    (oneDNN; seen with AVX-512 BF16; float32 is right).
+    """
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        size, stride = inputs[0].shape[-2:], module.stride
+        if any(s > length for s, length in zip(stride, size, strict=True)) and max(module.kernel_size) > 1:
+            raise ShapeError(
+                f"its stride {max(stride)} is larger than its input of {size[0]}x{size[1]}, where torch computes wrong "
+                "gradients in bfloat16 on a CPU. Use trainer.precision=float32, larger images or a shallower model."
+            )
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(look)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from train.config import ObserveSettings, Settings, total_steps
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
+from train.data.statistics import Preprocess
 from train.errors import OutOfMemoryError, RunError, UsageError
 from train.observe.observer import Observer, choose
 from train.observe.probe import probe_images
@@ -47,6 +48,7 @@ from train.sinks.terminal import stream_sink
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
 SIGNALLED = 128
+MAX_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Session:
                 raise known from error
             finally:
                 sink.close()
-        code = SIGNALLED + stop.signal if stop.signal is not None else EXIT_CODES[summary.status]
+        code = SIGNALLED + (stop.signal or 0) if summary.status == "interrupted" else EXIT_CODES[summary.status]
         diagnosis = {"diagnosis": insight.diagnosis.as_json()} if insight.diagnosis else {}
         self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.ended(began))
         return summary, code
@@ -238,9 +240,9 @@ class Session:
             precision_reason=placement.reason,
             memory_format=placement.layout,
             threads=torch.get_num_threads(),
-            preprocess=asdict(preprocess),
+            preprocess=abridged(preprocess),
         )
-        log.info("pre-processing %s: mean %s, std %s", preprocess.kind, preprocess.mean, preprocess.std)
+        log.info("pre-processing %s", abridged(preprocess))
 
     def save_weights(self, model: nn.Module) -> None:
         buffer = io.BytesIO()
@@ -291,7 +293,7 @@ def prepare(settings: Settings, folder: RunFolder) -> Session:
     placing.settle_arithmetic(settings.trainer.deterministic)
     placement = placing.choose(settings.trainer)
     parts = build(settings)
-    cost = preflight.check(parts, settings.trainer.batch_size)
+    cost = preflight.check(parts, settings.trainer.batch_size, placement)
     refuse_unknown_layers(parts, settings.observe)
     splits = carve(parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
     refuse_oversized_batch(settings.trainer.batch_size, len(splits.train))
@@ -312,6 +314,13 @@ def refuse_oversized_batch(batch_size: int, images: int) -> None:
         raise UsageError(
             f"trainer.batch_size={batch_size} is more than the {images} training images. Use trainer.batch_size={images} or less."
         )
+
+
+def abridged(preprocess: Preprocess) -> dict[str, object]:
+    """For the record: the statistics of each channel, as far as anyone would read them."""
+    shown = {"mean": preprocess.mean, "std": preprocess.std}
+    few = {name: list(values) for name, values in shown.items() if len(values) <= MAX_CHANNELS}
+    return {"kind": preprocess.kind, "channels": len(preprocess.mean), **few}
 
 
 def as_json(value: object) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,11 +36,19 @@ class Window:
 
     def tap_means(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C, k, k]: the mean of what each place in the window sees while the window moves over x."""
-        return self.patches(x).mean(dim=2).reshape(*x.shape[:2], *self.kernel)
+        x = self.pad(x)
+        rows, columns = (self._visits(x.shape[2 + axis], axis) for axis in (0, 1))
+        return torch.stack([torch.stack([x[:, :, i, j].mean(dim=(2, 3)) for j in columns], dim=2) for i in rows], dim=2)
 
     def patches(self, x: Tensor) -> Tensor:
         """x [N, C, H, W] -> [N, C k k, positions]: what the window sees."""
         return F.unfold(self.pad(x), self.kernel, self.dilation, 0, self.stride)
+
+    def _visits(self, length: int, axis: int) -> list[slice]:
+        """For each place in the window, where it is while the window moves along `axis` of that `length`."""
+        kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
+        last = (length - dilation * (kernel - 1) - 1) // stride * stride
+        return [slice(place * dilation, place * dilation + last + 1, stride) for place in range(kernel)]
 
 
 @dataclass(frozen=True)
