@@ -55,13 +55,14 @@ def disturbance(section: Section) -> str:
         return f"Not known for {unseen} of {len(section.windows)} windows: whether other processes disturbed them."
     limit = f"other processes used more than {section.procedure.tolerance:.1%} of the processors' time"
     bad = sum(window.disturbed for window in counting)
-    taken = f"{len(section.windows) - len(counting)} windows in which {limit} were discarded and taken again."
+    again = len(section.windows) - len(counting)
+    taken = f" {again} windows in which {limit} were discarded and taken again." if again else ""
     if not bad:
-        return f"No window that counts was disturbed. {taken}"
+        return f"No window that counts was disturbed.{taken}"
     return (
         f"DISTURBED: in {bad} of the {len(counting)} windows that count, {limit}, "
         f"even after {section.procedure.repeats} repeats each; the least disturbed attempt counts. "
-        f"Do not quote these numbers. {taken}"
+        f"Do not quote these numbers.{taken}"
     )
 
 

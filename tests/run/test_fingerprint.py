@@ -108,7 +108,7 @@ def test_decay_dropout_activation_batch_and_preprocessing():
     assert found["weight_decay"]["not_decayed"]["tensors"] == 7
     images, labels = batch().images.numpy(), batch().labels.numpy()
     assert found["first_batch"]["sha256"] == hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    assert found["preprocess"]["mean"] == PREPROCESS.mean
+    assert found["preprocess"]["mean"] == list(PREPROCESS.mean)
 
 
 def test_the_hash_does_not_depend_on_the_memory_format():

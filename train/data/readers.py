@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from train.data.contracts import Arrays, Dataset, Framed, Source, Splits
+from train.data.contracts import Arrays, Batch, Dataset, Framed, Source, Splits
 from train.data.folder_reader import FolderReader, fit_files
 from train.data.reader import ArrayReader
 from train.data.statistics import Kind, Preprocess, fit
@@ -25,6 +26,11 @@ class Readers:
     val: ArrayReader | FolderReader | None
     test: ArrayReader | FolderReader
     preprocess: Preprocess
+
+    @cached_property
+    def first_batch(self) -> Batch:
+        """The batch of epoch 0 and step 0. Kept, because starting to read files costs seconds."""
+        return next(self.train.epoch(0))
 
     def close(self) -> None:
         """End the worker processes, where there are any."""

@@ -22,6 +22,9 @@ CHUNK = 256
 """Images per histogram call: small enough to stay in the processor's cache, twice as fast as all at once."""
 
 
+MAX_SHOWN = 16
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """x -> (x - `mean`) / `std` per channel, x in [0, 1] where the image was uint8, and as it is where it was float.
@@ -44,6 +47,12 @@ class Preprocess:
         if shift is not None:
             out.add_(shift)
         return out.contiguous(memory_format=memory_format)
+
+    def describe(self) -> dict[str, object]:
+        """For the record: the statistics of each channel, unless there are more channels than anyone would read."""
+        few = len(self.mean) <= MAX_SHOWN
+        statistics = {"mean": list(self.mean), "std": list(self.std)} if few else {}
+        return {"kind": self.kind, "channels": len(self.mean), **statistics}
 
 
 def fit(kind: Kind, train: Arrays) -> Preprocess:

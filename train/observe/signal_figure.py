@@ -57,10 +57,11 @@ def draw_signal(measured: Sequence[Point], expected: Sequence[Expected], title: 
     above.set_ylabel("std of the output")
     below.set_ylabel("std of the gradient,\nrelative to the last layer")
     _name_layers(below, measured)
-    gap = _first_gap(theory)
+    notes = ["Theory takes many channels: the fewer there are, the more single draws differ from it, and the more so with depth."]
+    if gap := _first_gap(theory):
+        notes.append(f"No curve where it does not cover a layer: {gap}.")
     above.set_title(title, loc="left", fontsize=10, wrap=True)
-    if gap:
-        figure.supxlabel(f"No curve where theory does not cover a layer: {gap}.", fontsize=8, x=0.01, ha="left", wrap=True)
+    figure.supxlabel("\n".join(notes), fontsize=8, x=0.01, ha="left")
     above.legend(loc="best", fontsize=8, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

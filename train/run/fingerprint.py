@@ -10,7 +10,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def fingerprint(
         "weight_decay": decay(model, parts.regularization, optimizer),
         "init": {"chosen": chosen_name(settings, "init"), "layers": weights(model, getattr(parts.init, "requested_std", None))},
         "first_batch": first_batch(batch),
-        "preprocess": asdict(preprocess),
+        "preprocess": preprocess.describe(),
     }
 
 

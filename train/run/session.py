@@ -19,8 +19,7 @@ from train.config import ObserveSettings, Settings, total_steps
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
-from train.data.statistics import Preprocess
-from train.errors import OutOfMemoryError, RunError, UsageError
+from train.errors import RunError, UsageError
 from train.observe.observer import Observer, choose
 from train.observe.probe import probe_images
 from train.parts.regularization import parameter_groups
@@ -31,8 +30,9 @@ from train.run.contradictions import contradictions
 from train.run.fingerprint import fingerprint
 from train.run.folder import RunFolder, write_json, write_whole
 from train.run.insight import Insight, Subject, expect, switches_of
-from train.run.loop import Ending, Loop, Plan, Score, evaluate
-from train.run.memory import is_out_of_memory, peak_bytes
+from train.run.loop import Loop, Plan, evaluate
+from train.run.memory import peak_bytes
+from train.run.outcome import as_json, explained, summarise
 from train.run.placement import Placement
 from train.run.step import Trainee
 from train.run.stop import Stop, listening
@@ -40,7 +40,7 @@ from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.fan_out import Sinks
 from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import Arm
-from train.sinks.jsonl import JsonlSink, encode_float
+from train.sinks.jsonl import JsonlSink
 from train.sinks.log import log_file
 from train.sinks.plain import PlainSink
 from train.sinks.terminal import stream_sink
@@ -48,7 +48,6 @@ from train.sinks.terminal import stream_sink
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
 SIGNALLED = 128
-MAX_CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Session:
                 summary = self.train(title, sink, insight, stop, began)
                 sink.finish(summary)
             except BaseException as error:
-                known = self.explained(error)
+                known = explained(error, self.settings.trainer, self.placement, self.parts.input_shape)
                 self.failed(known or error, began)
                 if known is None:
                     raise
@@ -108,7 +107,7 @@ class Session:
             sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
         if plan.total:
             self.save_weights(trainee.model)  # without a step they are a function of the configuration
-        summary = self.summary(ending, test, began)
+        summary = summarise(ending, test, self.cost, plan.batch_size, self.placement.device, self.folder.path, began)
         verdict = {"initial_verdict": asdict(insight.verdict)} if insight.verdict else {}
         content = {name: as_json(value) for name, value in asdict(summary).items()}
         write_json(self.folder.summary_file, content | verdict | proof)
@@ -116,8 +115,7 @@ class Session:
 
     def prove(self, trainee: Trainee, readers: Readers, sink: Sink) -> dict[str, Any]:
         """What shows that the chosen ingredients are really in this run; where they are not, it is said loudly."""
-        batch = next(readers.train.epoch(0))
-        found = fingerprint(trainee.model, self.settings, self.parts, trainee.optimizer, batch, readers.preprocess)
+        found = fingerprint(trainee.model, self.settings, self.parts, trainee.optimizer, readers.first_batch, readers.preprocess)
         wrong = contradictions(found)
         for sentence in wrong:
             sink.message(sentence, "warning")
@@ -126,32 +124,9 @@ class Session:
 
     def subject(self, model: nn.Module, observer: Observer, readers: Readers) -> Subject:
         """What the explanation of step 0 needs to know; theory is asked only when the layers will be looked at."""
-        images = next(readers.train.epoch(0)).images
+        images = readers.first_batch.images
         expected = expect(model, self.parts.input_shape, images) if observer.due(0, 0) else ()
         return Subject(observer.layers, expected, len(self.parts.dataset.class_names), switches_of(self.settings))
-
-    def summary(self, ending: Ending, test: Score | None, began: float) -> Summary:
-        """What came out."""
-        val, batch_size = ending.val, self.settings.trainer.batch_size
-        return Summary(
-            status=ending.status,
-            reason=ending.reason,
-            folder=self.folder.path,
-            steps=ending.steps,
-            time_s=time.perf_counter() - began,
-            parameters=self.cost.parameters,
-            flops_per_image=self.cost.flops,
-            val_accuracy=val.accuracy if val else None,
-            val_examples=val.examples if val else 0,
-            test_accuracy=test.accuracy if test else None,
-            test_examples=test.examples if test else 0,
-            train_loss=ending.train_loss,
-            val_loss=val.loss if val else None,
-            test_loss=test.loss if test else None,
-            images_per_s=ending.steps * batch_size / ending.train_s if ending.train_s else None,
-            peak_memory_bytes=peak_bytes(self.placement.device),
-            memory_of="device" if self.placement.device.type == "cuda" else "host",
-        )
 
     def reader_settings(self) -> ReaderSettings:
         return ReaderSettings(
@@ -209,7 +184,7 @@ class Session:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(rng.derive(seed, "init", 0))
             model = self.parts.new_model()
-        images = next(readers.train.epoch(0)).images.cpu()
+        images = readers.first_batch.images.cpu()
         self.parts.init(model, images, rng.generator(seed, "init", 1))
         return model
 
@@ -240,28 +215,14 @@ class Session:
             precision_reason=placement.reason,
             memory_format=placement.layout,
             threads=torch.get_num_threads(),
-            preprocess=abridged(preprocess),
+            preprocess=preprocess.describe(),
         )
-        log.info("pre-processing %s", abridged(preprocess))
+        log.info("pre-processing %s", preprocess.describe())
 
     def save_weights(self, model: nn.Module) -> None:
         buffer = io.BytesIO()
         torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
         write_whole(self.folder.weights_file, buffer.getvalue())
-
-    def explained(self, error: BaseException) -> RunError | None:
-        """What the user can do about an error of torch's, where there is something."""
-        if isinstance(error, RunError):
-            return error
-        if is_out_of_memory(error):
-            trainer, shape = self.settings.trainer, "x".join(map(str, self.parts.input_shape))
-            asked = f"trainer.batch_size={trainer.batch_size} images of {shape} in {self.placement.precision}"
-            remedy = "Less is needed with a smaller trainer.batch_size, model.width or image size, or trainer.precision=bfloat16."
-            return OutOfMemoryError(f"{self.placement.device} has no memory left for {asked}. {remedy}")
-        if "does not have a deterministic implementation" in str(error):
-            said = str(error).split(".")[0]
-            return RunError(f"{said}. Use trainer.deterministic=false to train with one that may differ from run to run.")
-        return None
 
     def failed(self, error: BaseException, began: float) -> None:
         """Say in the folder what the terminal is about to say; the terminal gets the exception itself."""
@@ -314,18 +275,6 @@ def refuse_oversized_batch(batch_size: int, images: int) -> None:
         raise UsageError(
             f"trainer.batch_size={batch_size} is more than the {images} training images. Use trainer.batch_size={images} or less."
         )
-
-
-def abridged(preprocess: Preprocess) -> dict[str, object]:
-    """For the record: the statistics of each channel, as far as anyone would read them."""
-    shown = {"mean": preprocess.mean, "std": preprocess.std}
-    few = {name: list(values) for name, values in shown.items() if len(values) <= MAX_CHANNELS}
-    return {"kind": preprocess.kind, "channels": len(preprocess.mean), **few}
-
-
-def as_json(value: object) -> object:
-    """JSON has no NaN: the losses of a diverged run become words, as in metrics.jsonl."""
-    return encode_float(value) if isinstance(value, float) else value
 
 
 def views(folder: RunFolder, arm: Arm | None) -> list[Sink]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from train.observe.observer import is_activation
+from train.observe.layers import is_activation
 from train.observe.theory.gaussian import Function
 from train.observe.theory.stages import (
     Activation,

@@ -16,9 +16,13 @@ Backward. With g the mean square of the gradient with respect to a layer's outpu
 
 so that batch norm -> phi -> linear multiplies g by E[phi'^2] / Var[phi]: pi / (pi - 1) for ReLU.
 
-Where it ends. Few channels (fluctuations of q of about 5 / channels per layer with ReLU); small batches (batch norm), and few
-independent positions (instance norm). Forward values stop at a pooled map, as its variance depends on how alike
-positions are, and resume after a norm. The ten outputs of a head are ten draws, however wide the network.
+Where it ends. Measured over predicted std, 8 layers of 1000 units, both directions: within 3 % (tanh, any norm; batch norm with
+any activation but the sigmoid) to 20 % (ReLU without batch norm, where every layer adds about 5 / channels to the relative
+variance of q). It wants many channels: with a norm, gradients outgrow the theory from layer to layer, as the mean of 1 / variance
+is above 1 / mean variance, and on real images through 20 layers of 16 to 64 channels that makes a factor of about 2 (batch,
+instance), 3 (layer) or 5 (groups of two channels). It wants some hundred images for batch norm, and maps above 5 x 5 for
+instance norm. Forward values stop at a pooled map, whose variance depends on how alike positions are, and resume behind
+a norm. The outputs of a head are few draws, however wide the network.
 """
 
 from __future__ import annotations
