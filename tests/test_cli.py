@@ -62,7 +62,7 @@ def test_bad_input_is_one_clear_message_and_leaves_nothing(train: Train, tmp_pat
 def test_impossible_layer_is_named_with_its_remedy(train: Train) -> None:
     result = train("norm=group", "norm.groups=7")
     assert "layer stage1.norm1" in result.stderr
-    assert "32" in result.stderr
+    assert "24 channels" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "norm=group"], ["--info", "searchpath"]])

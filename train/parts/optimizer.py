@@ -20,7 +20,7 @@ Positive = Annotated[float, Interval(gt=0)]
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 
 
-def sgd(lr: Positive = 0.1, momentum: Fraction = 0.9, nesterov: bool = True) -> OptimizerFactory:
+def sgd(lr: Positive = 0.2, momentum: Fraction = 0.9, nesterov: bool = True) -> OptimizerFactory:
     """Stochastic gradient descent: v <- momentum v + g, w <- w - lr v, with g = gradient + weight_decay w.
 
     `nesterov` steps along g + momentum v instead of v (Sutskever et al. 2013).

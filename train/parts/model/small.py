@@ -21,7 +21,7 @@ def convnet(
     dropout: float,
     stages: Annotated[int, Interval(ge=1)] = 3,
     convs: Annotated[int, Interval(ge=1)] = 2,
-    width: Annotated[int, Interval(ge=1)] = 32,
+    width: Annotated[int, Interval(ge=1)] = 24,
 ) -> nn.Module:
     """`stages` stages of `convs` 3x3 convolutions, each with norm and activation; then pooling, dropout and head.
 
