@@ -38,7 +38,10 @@ def test_every_number_is_the_slow_twin_s(model: str, precision: str, tmp_path: P
     torch.manual_seed(0)
     expected = slow_twin(twin, batches)
     assert values.keys() == expected.keys()
-    assert values == pytest.approx(expected, rel=2e-4, abs=1e-7)
+    for tag, value in expected.items():
+        # A mean near zero is a difference of large sums: float32 knows it to a share of the std.
+        scale = expected[tag.replace("_mean/", "_std/")] if "_mean/" in tag else 0.0
+        assert values[tag] == pytest.approx(value, rel=2e-4, abs=1e-7 + 1e-6 * scale), tag
     assert {tag.partition("/")[0] for tag in values} >= FULL - {"activation_saturated"}
     states = (trainee.model.state_dict(), twin.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -470,7 +470,7 @@ def test_in_place_activations_are_followed():
 
 
 def test_a_flatten_by_function_is_followed():
-    model = convnet(**settings((1, 4, 4), None, "relu"), stages=1, convs=1)
+    model = convnet(**settings((1, 4, 4), None, "relu"), stages=1, convs=1, width=32)
     model.set_submodule("pool", nn.AdaptiveAvgPool2d(1))
     model.set_submodule("head", nn.Sequential(nn.Flatten(), nn.Linear(32, 10)))
     assert [type(stage) for stage in read(model, 1, 4, 4)] == [Weighted, Activation, GlobalPool, Flatten, Weighted]

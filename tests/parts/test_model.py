@@ -126,7 +126,7 @@ def test_parameter_counts():
     assert [round(m, 2 if m < 1 else 1) for m in millions] == [0.46, 0.66, 0.85, 1.7]
     # 9 k^2 weights a convolution, two norm parameters a channel
     stages = [1 * 32 + 32 * 32, 32 * 64 + 64 * 64, 64 * 128 + 128 * 128]
-    assert parameters(build(convnet, (1, 28, 28), norm=batch)) == 9 * sum(stages) + 4 * (32 + 64 + 128) + 1290
+    assert parameters(build(convnet, (1, 28, 28), norm=batch, width=32)) == 9 * sum(stages) + 4 * (32 + 64 + 128) + 1290
 
 
 @pytest.mark.parametrize("depth", [8, 20, 32])

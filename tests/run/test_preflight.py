@@ -19,7 +19,7 @@ from train.run.preflight import Cost
 from train.run.session import prepare
 
 IMPOSSIBLE = {
-    "data=noise norm=group norm.groups=7": ["layer stage1.norm1", "norm.groups=7", "32 channels"],
+    "data=noise norm=group norm.groups=7": ["layer stage1.norm1", "norm.groups=7", "24 channels"],
     "data=noise model=resnet norm=group norm.groups=32": ["layer stem.norm", "norm.groups=32", "16 channels"],
     "data=noise model=mlp norm=group norm.groups=512": ["layer norm1", "one value per mean"],
     "data=noise model=mlp norm=instance": ["layer norm1", "norm=instance"],
