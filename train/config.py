@@ -74,6 +74,18 @@ class ObserveSettings(BaseModel):
     layers: str | list[str]
 
 
+class ThresholdSettings(BaseModel):
+    """The keys of `observe.thresholds`; `train.observe.initial_report.Thresholds` says what each is."""
+
+    model_config = STRICT
+    fade: Annotated[float, Gt(0)]
+    explode: Annotated[float, Gt(0)]
+    gradient_fade: Annotated[float, Gt(0)]
+    gradient_explode: Annotated[float, Gt(0)]
+    dead: Annotated[float, Interval(gt=0, le=1)]
+    saturated: Annotated[float, Interval(gt=0, le=1)]
+
+
 @dataclass(frozen=True)
 class Settings:
     """A checked configuration. `parts` holds, for each group, what its chosen function is called with."""
@@ -83,6 +95,7 @@ class Settings:
     data: DataSettings
     trainer: TrainerSettings
     observe: ObserveSettings
+    thresholds: ThresholdSettings
     parts: Mapping[str, Mapping[str, Any]]
 
 
@@ -101,13 +114,16 @@ def parse(config: Mapping[str, Any]) -> Settings:
             )
     data = dict(config["data"])
     shared = {name: data.pop(name) for name in DataSettings.model_fields if name in data}
+    observe = dict(config["observe"])
+    thresholds = observe.pop("thresholds", {})
     parts = {name: config[name] for name in GROUPS if name not in ("data", "observe")} | {"data": data}
     return Settings(
         seed=check(create_model("Seed", __config__=STRICT, seed=(int, ...)), "", {"seed": config["seed"]}).seed,
         seeds=check(Seeds, "seeds", config["seeds"]),
         data=check(DataSettings, "data", shared),
         trainer=check(TrainerSettings, "trainer", config["trainer"]),
-        observe=check(ObserveSettings, "observe", config["observe"]),
+        observe=check(ObserveSettings, "observe", observe),
+        thresholds=check(ThresholdSettings, "observe.thresholds", thresholds),
         parts=parts,
     )
 

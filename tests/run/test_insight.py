@@ -67,3 +67,15 @@ def test_a_run_that_diverges_says_what_broke_first(train: Train, tmp_path: Path)
     assert diagnosis["layer"]
     assert any("optimizer.lr" in advice for advice in diagnosis["advice"])
     assert "off first" in result.stdout
+
+
+def test_thresholds_can_be_set_and_are_printed(train: Train, tmp_path: Path) -> None:
+    size = [*SMALL, "model.width=32", "trainer.epochs=0", "trainer.max_steps=null"]
+    result = train(*size, "observe.thresholds.fade=0.99", "observe.thresholds.dead=0.75")
+    assert result.returncode == 0, result.stderr
+    assert "std below x0.99 fades" in result.stdout
+    assert "dead from 75 %" in result.stdout
+    assert json.loads((only_run(tmp_path) / "summary.json").read_text())["initial_verdict"]["kind"] == "fades"
+    wrong = train(*size, "observe.thresholds.dead=2")
+    assert wrong.returncode == 2
+    assert "observe.thresholds.dead=2: it should be less than or equal to 1." in wrong.stderr

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from train.config import Settings
 from train.observe.advice import Switches
 from train.observe.diagnosis import Diagnosis, at_chance, diagnose
-from train.observe.initial_report import DEFAULT, Verdict, judge, layer_rows
+from train.observe.initial_report import DEFAULT, Thresholds, Verdict, judge, layer_rows
 from train.observe.layer_table import table
 from train.observe.layers import LayerInfo
 from train.observe.theory import Expected, chain_of, predict
@@ -46,8 +46,9 @@ class Insight(Sink):
 
     name = "the explanation"
 
-    def __init__(self, out: Sink, metrics_file: Path) -> None:
+    def __init__(self, out: Sink, metrics_file: Path, thresholds: Thresholds = DEFAULT) -> None:
         self.out = out
+        self.thresholds = thresholds
         self.metrics_file = metrics_file
         self.subject: Subject | None = None
         self.verdict: Verdict | None = None
@@ -69,20 +70,20 @@ class Insight(Sink):
         if subject is None or not (summary.status == "diverged" or at_chance(self._losses, subject.classes)):
             return
         records = list(read_records(self.metrics_file))
-        self.diagnosis = diagnose(records, subject.classes, subject.switches, subject.layers)
+        self.diagnosis = diagnose(records, subject.classes, subject.switches, subject.layers, self.thresholds)
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
 
     def _introduce(self, record: Record) -> None:
         subject = self.subject
         rows = layer_rows(record.values, subject.layers if subject else ())
-        self.verdict = judge(rows, DEFAULT, subject.expected if subject else ())
+        self.verdict = judge(rows, self.thresholds, subject.expected if subject else ())
         unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns - 1
-        lines = ["", *(line.text for line in table(rows, width, unicode)), ""]
+        lines = ["", *(line.text for line in table(rows, width, unicode, thresholds=self.thresholds)), ""]
         self.out.message("\n".join(lines))
         self.out.message(self.verdict.sentence, "info" if self.verdict.kind == "healthy" else "warning")
-        self.out.message(f"({DEFAULT.describe()})")
+        self.out.message(f"({self.thresholds.describe()})")
         self._draw(record)
 
     def _draw(self, record: Record) -> None:

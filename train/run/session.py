@@ -20,6 +20,7 @@ from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
 from train.errors import RunError, UsageError
+from train.observe.initial_report import Thresholds
 from train.observe.observer import Observer, choose
 from train.observe.probe import probe_images
 from train.parts.regularization import parameter_groups
@@ -66,7 +67,7 @@ class Session:
         began = time.perf_counter()
         with self.logging(), listening() as stop:
             shown = Sinks(views(self.folder, arm))
-            insight = Insight(shown, self.folder.metrics_file)
+            insight = Insight(shown, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
             sink = Sinks([JsonlSink(), shown, HeatMapSink(shown), insight])
             try:
                 summary = self.train(title, sink, insight, stop, began)
