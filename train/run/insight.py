@@ -78,7 +78,8 @@ class Insight(Sink):
         subject = self.subject
         rows = layer_rows(record.values, subject.layers if subject else ())
         self.verdict = judge(rows, self.thresholds, subject.expected if subject else ())
-        unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        # rich's live view puts a proxy without an encoding in the place of sys.stdout
+        unicode = sys.__stdout__ is not None and sys.__stdout__.encoding.lower().startswith("utf")
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns - 1
         lines = ["", *(line.text for line in table(rows, width, unicode, thresholds=self.thresholds)), ""]
         self.out.message("\n".join(lines))
