@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from train.data.batches import whole_batches
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodingPool, Request
 from train.data.statistics import Kind, Preprocess, from_histogram, histogram
-from train.errors import UsageError
 from train.parts.augment import Pipeline
 from train.parts.contracts import Framing, Shape
 from train.rng import generator
@@ -76,12 +76,7 @@ class FolderReader:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
-        if self.batch_size > len(self):
-            raise UsageError(
-                f"trainer.batch_size={self.batch_size} is more than the {len(self)} training images. "
-                f"Use trainer.batch_size={len(self)} or less."
-            )
-        return len(self) // self.batch_size
+        return whole_batches(len(self), self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The training batches of an epoch, each image at most once, from step `start` of the epoch on; images of earlier steps

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from train.data.batches import whole_batches
 from train.data.contracts import Arrays, Batch
 from train.data.statistics import Preprocess
-from train.errors import UsageError
 from train.parts.contracts import Op, Shape
 from train.rng import generator
 
@@ -61,12 +61,7 @@ class ArrayReader:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
-        if self.batch_size > len(self):
-            raise UsageError(
-                f"trainer.batch_size={self.batch_size} is more than the {len(self)} training images. "
-                f"Use trainer.batch_size={len(self)} or less."
-            )
-        return len(self) // self.batch_size
+        return whole_batches(len(self), self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The training batches of an epoch, each image at most once, from step `start` of the epoch on.

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from train import rng
 from train.config import ObserveSettings, Settings, total_steps
+from train.data.batches import whole_batches
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
-from train.errors import RunError, UsageError
+from train.errors import RunError
 from train.observe.initial_report import Thresholds
 from train.observe.observer import Observer, choose
 from train.observe.probe import probe_images
@@ -258,7 +259,7 @@ def prepare(settings: Settings, folder: RunFolder) -> Session:
     cost = preflight.check(parts, settings.trainer.batch_size, placement)
     refuse_unknown_layers(parts, settings.observe)
     splits = carve(parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
-    refuse_oversized_batch(settings.trainer.batch_size, len(splits.train))
+    whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
     return Session(settings, parts, placement, cost, splits, folder)
 
 
@@ -268,14 +269,6 @@ def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
         return
     with torch.device("meta"):
         choose(parts.new_model(), parts.input_shape, observe.layers)
-
-
-def refuse_oversized_batch(batch_size: int, images: int) -> None:
-    """UsageError when the training split does not fill one batch."""
-    if batch_size > images:
-        raise UsageError(
-            f"trainer.batch_size={batch_size} is more than the {images} training images. Use trainer.batch_size={images} or less."
-        )
 
 
 def views(folder: RunFolder, arm: Arm | None) -> list[Sink]:
