@@ -17,7 +17,8 @@ import yaml
 
 from tests.harness import SMALL, compose_config
 from train.errors import UsageError
-from train.run.folder import RunFolder, git_state, identity, versions, write_json, write_whole
+from train.ledger.identity import identity
+from train.run.folder import RunFolder, git_state, versions, write_json, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 0, "seeds": {"init": 0}, "norm": {"_target_": "a.b", "eps": 1e-5}}

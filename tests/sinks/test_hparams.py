@@ -1,6 +1,7 @@
 import pytest
 
-from train.sinks.hparams import arm_id, arm_of
+from train.ledger.identity import arm_id
+from train.sinks.hparams import arm_of
 
 CONFIG = {
     "seed": 3,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
-from train.sinks.hparams import arm_id
+from train.ledger.identity import arm_id, identity
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
 
@@ -40,8 +39,11 @@ class RunFolder:
             remedy = "Choose another hydra.run.dir, or leave it out for a new folder."
             raise UsageError(f"hydra.run.dir={self.path}: this folder already holds a run, which is left as it is. {remedy}")
 
-    def claim(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-        """Take the folder and write what is known before training. UsageError when it already holds a run."""
+    def claim(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
+        """Take the folder and write what is known before training. UsageError when it already holds a run.
+
+        `config`: resolved, of the experiment alone; `choices`: option group -> chosen option.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         self._status = {
             "status": "running",
@@ -50,6 +52,7 @@ class RunFolder:
             "host": socket.gethostname(),
             "identity": identity(config),
             "arm": arm_id(config),
+            "choices": dict(choices or {}),
             "versions": versions(),
             "git": git_state(Path(__file__).resolve().parents[2]),
         }
@@ -68,12 +71,6 @@ class RunFolder:
         """Merge `fields` into status.json, which is whole at every moment."""
         self._status |= fields
         write_json(self.status_file, self._status)
-
-
-def identity(config: Mapping[str, Any]) -> str:
-    """A short hash of a resolved configuration: the same for the same experiment, wherever it runs."""
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from train.config import parse
 from train.errors import UsageError
+from train.ledger.identity import experiment_of
 from train.run.folder import RunFolder
 from train.sinks.hparams import arm_of
 
@@ -34,19 +35,21 @@ class JobResult:
 def run_job(config: DictConfig) -> JobResult:
     """Train once. UsageError, with nothing left behind, for whatever can be known to be wrong before training."""
     hydra = HydraConfig.get()
+    choices = {
+        str(group): choice for group, choice in hydra.runtime.choices.items() if choice and not str(group).startswith("hydra/")
+    }
+    overrides = list(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
     try:
-        content = resolve(config)
+        content = experiment_of(resolve(config))
         settings = parse(content)
         from train.run.session import prepare  # imports torch
 
         session = prepare(settings, folder)
-        folder.claim(content, list(hydra.overrides.task))
+        folder.claim(content, overrides, choices)
     except BaseException:
         remove_if_empty(folder.path)
         raise
-    choices = {group: choice for group, choice in hydra.runtime.choices.items() if not str(group).startswith("hydra/")}
-    overrides = list(hydra.overrides.task)
     summary, exit_code = session.run(title(choices, overrides), arm_of(content, choices, overrides))
     if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
         raise KeyboardInterrupt  # the user, or the system, means the whole sweep

@@ -250,17 +250,32 @@ class Session:
             handler.close()
 
 
-def prepare(settings: Settings, folder: RunFolder) -> Session:
-    """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy."""
-    folder.refuse_if_taken()
+@dataclass(frozen=True)
+class Assembly:
+    """A configuration that has been built once and found possible, before any data is loaded."""
+
+    parts: Parts
+    placement: Placement
+    cost: preflight.Cost
+
+
+def assemble(settings: Settings) -> Assembly:
+    """Build and check everything that needs no data. UsageError names the option and the remedy."""
     placing.settle_arithmetic(settings.trainer.deterministic)
     placement = placing.choose(settings.trainer)
     parts = build(settings)
     cost = preflight.check(parts, settings.trainer.batch_size, placement)
     refuse_unknown_layers(parts, settings.observe)
-    splits = carve(parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    return Assembly(parts, placement, cost)
+
+
+def prepare(settings: Settings, folder: RunFolder) -> Session:
+    """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy."""
+    folder.refuse_if_taken()
+    built = assemble(settings)
+    splits = carve(built.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
     whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
-    return Session(settings, parts, placement, cost, splits, folder)
+    return Session(settings, built.parts, built.placement, built.cost, splits, folder)
 
 
 def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from train.ledger.identity import SEEDS, arm_id
+
 Value: TypeAlias = bool | float | str
-
-SEEDS = ("seed", "seeds")
-"""The keys in which the runs of one arm differ."""
-
 
 ROOMS_LAST = ("data", "trainer", "observe")
 """What is set in these is seldom the question."""
@@ -45,12 +42,6 @@ def arm_of(config: Mapping[str, Any], choices: Mapping[str, str | None], overrid
     values |= {group: option for group, option in choices.items() if option is not None}
     values |= {key: _plain(_look_up(config, key, value)) for key, value in typed.items() if key not in values}
     return Arm(arm_id(config), values, frozenset(["arm", *ranked[:4]]))
-
-
-def arm_id(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of a hash of `config` without its seeds."""
-    arm = {key: value for key, value in config.items() if key not in SEEDS}
-    return hashlib.sha256(json.dumps(arm, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -1,0 +1,33 @@
+"""What makes two runs the same experiment, and what makes them runs of one arm. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+SEEDS = ("seed", "seeds")
+"""The keys in which the runs of one arm differ."""
+
+BOOKKEEPING = ("sweep", "report", "checkpoint", "resume")
+"""The keys that say how runs are organised and kept. No result depends on them."""
+
+
+def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved configuration without its bookkeeping: what a run folder keeps as `config.yaml`."""
+    return {str(key): value for key, value in config.items() if key not in BOOKKEEPING}
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits: the same for the same experiment, wherever and at whatever place of a sweep it runs."""
+    return _hash(experiment_of(config))
+
+
+def arm_id(config: Mapping[str, Any]) -> str:
+    """As `identity`, for the configuration without its seeds."""
+    return _hash({key: value for key, value in experiment_of(config).items() if key not in SEEDS})
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
