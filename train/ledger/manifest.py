@@ -45,8 +45,8 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`axes`: axis -> its levels, in the order typed, seeds not among them; `seeds`: the same for seed axes; `baseline`: the id of
-    the arm that the others are held against; `zipped`: axes that move together; `study`: the preset's name, or empty."""
+    """`axes`: axis -> its levels, in the order typed, seeds not among them; `seeds`: the same for seed axes; `baseline`: the id
+    of the arm that the others are held against; `zipped`: axes that move together; `study`: the preset's name, or empty."""
 
     command: tuple[str, ...]
     design: Design

@@ -35,9 +35,7 @@ class JobResult:
 def run_job(config: DictConfig) -> JobResult:
     """Train once. UsageError, with nothing left behind, for whatever can be known to be wrong before training."""
     hydra = HydraConfig.get()
-    choices = {
-        str(group): choice for group, choice in hydra.runtime.choices.items() if choice and not str(group).startswith("hydra/")
-    }
+    choices = {str(group): str(choice) for group, choice in hydra.runtime.choices.items() if choice and "/" not in str(group)}
     overrides = list(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
     try:
