@@ -4,6 +4,7 @@
     python scripts/benchmark.py model=resnet norm=group      # at another one: any overrides of `train`
     python scripts/benchmark.py --cost-of-observing          # with and without a look inside the network
     python scripts/benchmark.py --image-folder               # reading photographs
+    python scripts/benchmark.py --sweep                      # many runs, from the command to the report
 
 The loop of `train` (its readers, observation, sinks and live view; no evaluation) is compared with
 - plain: a DataLoader of PIL images, torchvision's transforms, float32, `.item()` at every step;
@@ -28,7 +29,7 @@ from train import cli
 if TYPE_CHECKING:
     from benchmarks.sections import Options
 
-SECTIONS = {"loop": "--loop", "observing": "--cost-of-observing", "folder": "--image-folder"}
+SECTIONS = {"loop": "--loop", "observing": "--cost-of-observing", "folder": "--image-folder", "sweep": "--sweep"}
 
 
 def positive(text: str) -> int:
@@ -45,10 +46,15 @@ def parser() -> argparse.ArgumentParser:
     add("--loop", action="store_true", help="the training loop against a plain one and the bare step")
     add("--cost-of-observing", action="store_true", help="the training loop against itself with observe=off")
     add("--image-folder", action="store_true", help="reading generated JPEGs, against torchvision's pipeline")
+    add("--sweep", action="store_true", help="a whole sweep, by several launchers and by hand")
     add = made.add_argument_group("windows").add_argument
     add("--only", default="", metavar="A,B", help="these contestants alone, by the names in the output")
     add("--rounds", type=positive, default=5, help="windows of each contestant that count (%(default)s)")
-    add("--steps", type=positive, help="steps per window (training: 100, up to a multiple of observe.every; image files: 20)")
+    add(
+        "--steps",
+        type=positive,
+        help="steps per window (training: 100, up to a multiple of observe.every; files: 20; sweep: 140)",
+    )
     add("--repeats", type=int, default=3, help="further attempts at a disturbed window (%(default)s)")
     add("--tolerance", type=float, default=0.03, help="share of the processors that others may use (%(default)s)")
     add("--json", metavar="PATH", help="write everything measured as one line of JSON; - is standard output")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from train.data.contracts import Arrays
+from train.data.contracts import Arrays, Source
 from train.data.readers import Readers
 from train.errors import UsageError
 from train.parts.augment import geometry
@@ -92,13 +92,8 @@ class PlainLoop:
 
 def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader[Any]:
     """UsageError for data that people would not read this way."""
-    source = session.splits.train
-    if not isinstance(source, Arrays) or source.images.dtype != torch.uint8:
-        raise UsageError("The plain loop reads images of 8 bits held in memory: choose data=fashion_mini, cifar10 or their like.")
-    preprocess = readers.preprocess
-    ending = [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
     return DataLoader(
-        PilImages(source, transforms.Compose([*augmentation(session), *ending])),  # pyright: ignore[reportArgumentType]
+        as_pil(session.splits.train, [*augmentation(session), *normalisation(readers)]),  # pyright: ignore[reportArgumentType]
         batch_size=session.settings.trainer.batch_size,
         shuffle=True,
         drop_last=True,
@@ -106,6 +101,21 @@ def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader
         persistent_workers=workers > 0,
         pin_memory=session.placement.device.type == "cuda",
     )
+
+
+def test_loader(session: Session, readers: Readers, source: Source) -> DataLoader[Any]:
+    """Every image once, as it is."""
+    return DataLoader(as_pil(source, normalisation(readers)), batch_size=session.settings.trainer.batch_size)  # pyright: ignore[reportArgumentType]
+
+
+def as_pil(source: Source, steps: Sequence[Any]) -> PilImages:
+    if not isinstance(source, Arrays) or source.images.dtype != torch.uint8:
+        raise UsageError("The plain loop reads images of 8 bits held in memory: choose data=fashion_mini, cifar10 or their like.")
+    return PilImages(source, transforms.Compose(steps))
+
+
+def normalisation(readers: Readers) -> list[Any]:
+    return [transforms.ToTensor(), transforms.Normalize(readers.preprocess.mean, readers.preprocess.std)]
 
 
 def augmentation(session: Session) -> list[nn.Module]:

@@ -13,12 +13,13 @@ import torch
 from train.errors import UsageError, did_you_mean
 from train.run.session import Session
 
+from . import sweep
 from .folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
 from .plain import PlainLoop
 from .training import BareStep, TrainLoop, open_session, readers_of
 from .windows import Contestant, Procedure, Window, interleave
 
-DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20}
+DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20, "sweep": 140}
 EXTRA_LEAD_IN = 4
 PREFETCH = 2
 """Batches that each worker of a DataLoader has ready before they are asked for."""
@@ -60,16 +61,19 @@ NAMES = {
     "loop": ("train", "plain", "bare", "train_float32"),
     "observing": ("train", "train_unobserved"),
     "folder": ("folder_reader", "torchvision_folder"),
+    "sweep": ("sweep_pool", "sweep_basic", "sweep_joblib", "sweep_plain"),
 }
 TITLES = {
     "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step",
     "observing": "The cost of observing: `train` with its observation and with observe=off",
     "folder": "Image files: the reader of image_folder and torchvision's ImageFolder",
+    "sweep": "A sweep, command to end: `train -m` with its own launcher and with others, and a plain program run by run",
 }
 RATIOS = {
     "loop": (("train", "plain"), ("train_float32", "plain"), ("train", "bare")),
     "observing": (("train", "train_unobserved"),),
     "folder": (("folder_reader", "torchvision_folder"),),
+    "sweep": (("sweep_pool", "sweep_basic"), ("sweep_pool", "sweep_joblib"), ("sweep_pool", "sweep_plain")),
 }
 
 
@@ -83,7 +87,7 @@ def check_only(names: Iterable[str]) -> None:
 
 def run_section(name: str, options: Options, folder: Path, say: Callable[[str], None]) -> Section:
     """Prepare and measure one section, below the empty `folder`. UsageError for what cannot be compared."""
-    prepare = {"loop": prepare_loop, "observing": prepare_observing, "folder": prepare_folder}[name]
+    prepare = {"loop": prepare_loop, "observing": prepare_observing, "folder": prepare_folder, "sweep": prepare_sweep}[name]
     makers, session, notes = prepare(options, folder)
     procedure = procedure_for(name, options, session)
     with ExitStack() as stack:
@@ -96,7 +100,8 @@ def run_section(name: str, options: Options, folder: Path, say: Callable[[str], 
         windows = interleave(contestants, procedure, waiter(session.placement.device), say)
     details = {contestant.name: contestant.detail for contestant in contestants}
     ratios = [pair for pair in RATIOS[name] if set(pair) <= set(details)]
-    return Section(name, TITLES[name], details, ratios, procedure, windows, [*notes, *steadiness(procedure)])
+    notes = notes if name == "sweep" else [*notes, *steadiness(procedure)]
+    return Section(name, TITLES[name], details, ratios, procedure, windows, notes)
 
 
 def wanted(section: str, options: Options) -> list[str]:
@@ -108,13 +113,15 @@ def procedure_for(section: str, options: Options, session: Session) -> Procedure
     steps = options.steps or default_steps(section, session)
     lead_in = PREFETCH * options.workers + EXTRA_LEAD_IN
     batch_size = session.settings.trainer.batch_size
+    if section == "sweep":  # nothing needs to warm up, since whole commands are timed; a step is one of every run
+        lead_in, batch_size = 0, batch_size * sweep.RUNS
     return Procedure(options.rounds, steps, batch_size, lead_in, options.repeats, options.tolerance)
 
 
 def default_steps(section: str, session: Session) -> int:
     """Windows of training hold whole pauses between two observations, so that as many steps are observed as in a long run."""
     every = session.settings.observe.every
-    if section == "folder" or not every:
+    if section in ("folder", "sweep") or not every:
         return DEFAULT_STEPS[section]
     return every * -(-DEFAULT_STEPS[section] // every)
 
@@ -182,6 +189,16 @@ def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Session, lis
     width, height = options.image_width, options.image_width * 3 // 4
     note = f"{options.images} generated JPEGs, {width} x {height} or upright, quality {QUALITY}, {size / 1000:.0f} kB on average."
     return makers, session, [note]
+
+
+def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
+    session = open_session(options.overrides, folder / "session")
+    makers = dict(sweep.contestants(options.overrides, options.workers, folder))
+    axes = " ".join(f"{axis}={','.join(levels)}" for axis, levels in sweep.AXES.items())
+    steps = options.steps or DEFAULT_STEPS["sweep"]
+    note = f"{sweep.RUNS} runs ({axes}) of {steps} steps, timed from the command to its end: start, training, evaluation, report."
+    absent = ["joblib is not installed (pip install hydra-joblib-launcher)."] if "sweep_joblib" not in makers else []
+    return makers, session, [note, *absent, "The plain program is not observed, keeps no record and makes no report."]
 
 
 def observed_share(session: Session, options: Options) -> str:

@@ -1,0 +1,69 @@
+"""A whole sweep, from the command to its end: by `train -m` with several launchers, and as people do it by hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from train.cli import ENVIRONMENT
+from train.errors import RunError
+
+AXES: Mapping[str, Sequence[str]] = {"init": ("xavier", "kaiming"), "norm": ("none", "batch", "group"), "seed": ("0", "1")}
+RUNS = len(list(itertools.product(*AXES.values())))
+LAUNCHERS = {"sweep_pool": "pool", "sweep_basic": "basic", "sweep_joblib": "joblib"}
+TAIL = 2000
+
+
+class SweepCommands:
+    """One command or several, one after the other, that together train every configuration for so many steps."""
+
+    def __init__(self, name: str, detail: str, commands: Callable[[int], Iterator[list[str]]], folder: Path) -> None:
+        self.name = name
+        self.detail = detail
+        self.commands = commands
+        self.folder = folder
+        folder.mkdir(parents=True)
+
+    def window(self, steps: int) -> Callable[[], None]:
+        return partial(self.run, steps)
+
+    def run(self, steps: int) -> None:
+        """RunError, with the end of what it said, when a command fails. No step is no command: nothing needs to warm up."""
+        environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+        for command in self.commands(steps) if steps else ():
+            done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RunError(f"{self.name}: {' '.join(command)} ended with {done.returncode}.\n{done.stderr[-TAIL:]}")
+
+    def close(self) -> None: ...
+
+
+def contestants(overrides: Sequence[str], workers: int, folder: Path) -> Iterator[tuple[str, Callable[[], SweepCommands]]]:
+    """By name, what makes it. The joblib launcher takes part where it is installed."""
+    for name, launcher in LAUNCHERS.items():
+        if launcher != "joblib" or importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
+            commands = partial(multirun, launcher, overrides, folder / name, count())
+            yield name, partial(SweepCommands, name, f"train -m hydra/launcher={launcher}", commands, folder / name)
+    commands = partial(one_by_one, overrides, workers)
+    detail = f"a plain PyTorch program, started once per configuration, {workers} workers"
+    yield "sweep_plain", partial(SweepCommands, "sweep_plain", detail, commands, folder / "plain")
+
+
+def multirun(launcher: str, overrides: Sequence[str], folder: Path, number: Iterator[int], steps: int) -> Iterator[list[str]]:
+    axes = [f"{axis}={','.join(levels)}" for axis, levels in AXES.items()]
+    where = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder / str(next(number))}"]
+    yield [str(Path(sys.executable).with_name("train")), "-m", *axes, *overrides, f"trainer.max_steps={steps}", *where]
+
+
+def one_by_one(overrides: Sequence[str], workers: int, steps: int) -> Iterator[list[str]]:
+    program = str(Path(__file__).with_name("plain_run.py"))
+    for levels in itertools.product(*AXES.values()):
+        chosen = [f"{axis}={level}" for axis, level in zip(AXES, levels, strict=True)]
+        yield [sys.executable, program, f"--workers={workers}", *chosen, *overrides, f"trainer.max_steps={steps}"]
