@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from train.data.batches import Batching
 from train.data.contracts import Files
 from train.data.decode import decode
 from train.data.folder_reader import FolderReader, fit_files
@@ -45,8 +46,10 @@ def files(tmp_path_factory):
 
 
 def reader(files, op=LECTURE, *, workers=0, batch_size=4, preprocess=RAW, **changes):
-    settings = {"framing": FRAMING, "device": torch.device("cpu"), "order_seed": 1, "augment_seed": 2} | changes
-    return FolderReader(files, op, preprocess, batch_size=batch_size, workers=workers, **settings)
+    framing, channels = changes.pop("framing", FRAMING), changes.pop("channels", 3)
+    settings = {"batch_size": batch_size, "device": torch.device("cpu"), "order_seed": 1, "augment_seed": 2} | changes
+    batching = Batching(**settings)
+    return FolderReader(files, op, preprocess, batching, framing=framing, channels=channels, workers=workers)
 
 
 def same(ours, theirs):
@@ -210,6 +213,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 import torch
+from train.data.batches import Batching
 from train.data.contracts import Files
 from train.data.folder_reader import FolderReader
 from train.data.image_folder import CentreFraming
@@ -219,8 +223,8 @@ from train.parts.augment import Pipeline
 if __name__ == "__main__":
     files = Files((Path(sys.argv[1]),) * 8, torch.zeros(8, dtype=torch.int64))
     reader = FolderReader(
-        files, Pipeline([]), Preprocess("none", (0.0,) * 3, (1.0,) * 3), framing=CentreFraming(20, 16), batch_size=1,
-        device=torch.device("cpu"), order_seed=0, augment_seed=0, workers=2,
+        files, Pipeline([]), Preprocess("none", (0.0,) * 3, (1.0,) * 3), Batching(1, torch.device("cpu"), 0, 0),
+        framing=CentreFraming(20, 16), workers=2,
     )
     batches = reader.epoch(0)
     next(batches)

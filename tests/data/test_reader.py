@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from train.data.batches import Batching
 from train.data.contracts import Arrays
 from train.data.reader import ArrayReader
 from train.data.statistics import Preprocess, fit
@@ -48,7 +49,7 @@ def photographs(count):
 def reader(source, op=None, preprocess=PLAIN, batch_size=8, device=CPU, order_seed=1, augment_seed=2, **settings):
     op = Pipeline([]) if op is None else op
     settings = {"batch_size": batch_size, "device": device, "order_seed": order_seed, "augment_seed": augment_seed, **settings}
-    return ArrayReader(source, op, preprocess, **settings)
+    return ArrayReader(source, op, preprocess, Batching(**settings))
 
 
 def values(batches):

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+
 from train.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How a split is cut into batches, where these go, and the seeds of the draws that decide what is in them."""
+
+    batch_size: int
+    device: torch.device
+    order_seed: int
+    augment_seed: int
+    memory_format: torch.memory_format = torch.contiguous_format
 
 
 def whole_batches(images: int, batch_size: int) -> int:

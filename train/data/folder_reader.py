@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from train.data.batches import whole_batches
+from train.data.batches import Batching, whole_batches
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodingPool, Request
 from train.data.statistics import Kind, Preprocess, from_histogram, histogram
@@ -28,10 +28,10 @@ class FolderReader:
     """Reads one split of image files, with the interface of `ArrayReader`.
 
     Each image is cut to its region and resized while it is decoded, in `workers` processes (0: in this one): by the framing that
-    `op` starts with (`multi_scale`), otherwise by `framing`. What remains of `op` runs batched on `device`, uint8
+    `op` starts with (`multi_scale`), otherwise by `framing`. What remains of `op` runs batched on the device, uint8
     [B, C, H, W].
 
-    The batches of an epoch are a function of `order_seed`, `augment_seed` and the epoch's number alone: an image's region is
+    The batches of an epoch are a function of the seeds in `batching` and the epoch's number alone: an image's region is
     drawn from its index in the split, so the number of workers cannot matter. The processes of `epoch` are kept from epoch to
     epoch, those of `sweep` end with it; all of them end with this process.
 
@@ -43,29 +43,21 @@ class FolderReader:
         source: Files,
         op: Pipeline,
         preprocess: Preprocess,
+        batching: Batching,
         *,
         framing: Framing,
         channels: int = 3,
-        batch_size: int,
-        device: torch.device,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        order_seed: int,
-        augment_seed: int,
         workers: int = 0,
     ) -> None:
         framing = framing if op.framing is None else op.framing
         self.op = op.rest
         self.source = source
         self.preprocess = preprocess
-        self.batch_size = batch_size
-        self.device = device
-        self.memory_format = memory_format
-        self.order_seed = order_seed
-        self.augment_seed = augment_seed
-        self.labels = source.labels.to(device)
+        self.batching = batching
+        self.labels = source.labels.to(batching.device)
         self.shape: Shape = (channels, *framing.size())
-        decoder = Decoder(framing, channels, augment_seed)
-        pin = device.type == "cuda"
+        decoder = Decoder(framing, channels, batching.augment_seed)
+        pin = batching.device.type == "cuda"
         self._training = DecodingPool(decoder, workers, keep=True, pin=pin)
         self._evaluation = DecodingPool(decoder, workers, keep=False, pin=pin)
 
@@ -76,18 +68,18 @@ class FolderReader:
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
-        return whole_batches(len(self), self.batch_size)
+        return whole_batches(len(self), self.batching.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The training batches of an epoch, each image at most once, from step `start` of the epoch on; images of earlier steps
         are not decoded. One iterator at a time. UsageError as `steps_per_epoch`."""
         steps = range(start, self.steps_per_epoch)
-        order = torch.randperm(len(self), generator=generator(self.order_seed, "order", epoch))
+        order = torch.randperm(len(self), generator=generator(self.batching.order_seed, "order", epoch))
         return self._training_batches(epoch, steps, order)
 
     def sweep(self) -> Iterator[Batch]:
         """All images once in their own order, cut as for testing; the last batch may be smaller."""
-        parts = torch.arange(len(self)).split(self.batch_size)
+        parts = torch.arange(len(self)).split(self.batching.batch_size)
         requests = (_request(self.source, part, None) for part in parts)
         for part, images in zip(parts, self._evaluation.decoded(requests), strict=True):
             yield self._batch(self.op.evaluate(self._send(images)), part)
@@ -98,21 +90,22 @@ class FolderReader:
         self._evaluation.close()
 
     def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
-        parts = [order[step * self.batch_size : (step + 1) * self.batch_size] for step in steps]
+        size = self.batching.batch_size
+        parts = [order[step * size : (step + 1) * size] for step in steps]
         requests = (_request(self.source, part, epoch) for part in parts)
         for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
-            draw = generator(self.augment_seed, "augment", epoch, step, BATCH_OPS)
-            choices = self.op.draw(draw, self.batch_size, self.shape)
+            draw = generator(self.batching.augment_seed, "augment", epoch, step, BATCH_OPS)
+            choices = self.op.draw(draw, size, self.shape)
             yield self._batch(self.op.apply(self._send(images), choices), part)
 
     def _batch(self, images: Tensor, part: Tensor) -> Batch:
-        return Batch(self.preprocess.apply(images, self.memory_format), self.labels.index_select(0, self._send(part)))
+        return Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, self._send(part)))
 
     def _send(self, values: Tensor) -> Tensor:
         """A copy on the device, which the host does not wait for; images come in pinned memory already."""
-        if self.device.type != "cuda":
-            return values.to(self.device)
-        return (values if values.is_pinned() else values.pin_memory()).to(self.device, non_blocking=True)
+        if self.batching.device.type != "cuda":
+            return values.to(self.batching.device)
+        return (values if values.is_pinned() else values.pin_memory()).to(self.batching.device, non_blocking=True)
 
 
 def fit_files(

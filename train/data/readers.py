@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-import torch
-
+from train.data.batches import Batching
 from train.data.contracts import Arrays, Batch, Dataset, Framed, Source, Splits
 from train.data.folder_reader import FolderReader, fit_files
 from train.data.reader import ArrayReader
@@ -44,12 +42,8 @@ class ReaderSettings:
     """How batches are made, whatever the kind of data."""
 
     preprocess: Kind
-    batch_size: int
-    device: torch.device
-    memory_format: torch.memory_format
-    order_seed: int
-    augment_seed: int
     workers: int
+    batching: Batching
 
 
 def open_readers(dataset: Dataset, splits: Splits, pipeline: Pipeline, settings: ReaderSettings) -> Readers:
@@ -57,22 +51,17 @@ def open_readers(dataset: Dataset, splits: Splits, pipeline: Pipeline, settings:
     preprocess = fit_preprocess(dataset, splits.train, pipeline, settings)
 
     def open_split(source: Source, batch_size: int) -> ArrayReader | FolderReader:
-        common: dict[str, Any] = {
-            "batch_size": batch_size,
-            "device": settings.device,
-            "memory_format": settings.memory_format,
-            "order_seed": settings.order_seed,
-            "augment_seed": settings.augment_seed,
-        }
+        batching = replace(settings.batching, batch_size=batch_size)
         if isinstance(source, Arrays):
-            return ArrayReader(source, pipeline, preprocess, **common)
+            return ArrayReader(source, pipeline, preprocess, batching)
         assert isinstance(dataset, Framed)
         channels, workers = dataset.shape[0], settings.workers
-        return FolderReader(source, pipeline, preprocess, framing=dataset.framing, channels=channels, workers=workers, **common)
+        return FolderReader(source, pipeline, preprocess, batching, framing=dataset.framing, channels=channels, workers=workers)
 
-    large = settings.batch_size * EVALUATION_FACTOR
+    small = settings.batching.batch_size
+    large = small * EVALUATION_FACTOR
     val = None if splits.val is None else open_split(splits.val, large)
-    return Readers(open_split(splits.train, settings.batch_size), val, open_split(splits.test, large), preprocess)
+    return Readers(open_split(splits.train, small), val, open_split(splits.test, large), preprocess)
 
 
 def fit_preprocess(dataset: Dataset, train: Source, pipeline: Pipeline, settings: ReaderSettings) -> Preprocess:

@@ -27,7 +27,7 @@ def probe_images(
     """
     drawn = torch.randperm(len(train), generator=generator(SEED, "probe"))[:size]
     source = subset(train, drawn)
-    plain = replace(settings, preprocess="none", batch_size=len(drawn))
+    plain = replace(settings, preprocess="none", batching=replace(settings.batching, batch_size=len(drawn)))
     readers = open_readers(dataset, Splits(train=source, test=source), pipeline, plain)
     try:
         reader = readers.test

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from train import rng
 from train.config import ObserveSettings, Settings, total_steps
-from train.data.batches import whole_batches
+from train.data.batches import Batching, whole_batches
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
@@ -92,7 +92,7 @@ class Session:
         try:
             plan = self.plan(readers)
             info = self.info(title, readers, plan)
-            self.describe(readers)
+            self.describe(readers, plan)
             sink.start(info)
             trainee = self.trainee(readers)
             observer = self.observer(trainee.model, readers)
@@ -131,15 +131,14 @@ class Session:
         return Subject(observer.layers, expected, len(self.parts.dataset.class_names), switches_of(self.settings))
 
     def reader_settings(self) -> ReaderSettings:
-        return ReaderSettings(
-            preprocess=self.settings.data.preprocess,
+        batching = Batching(
             batch_size=self.settings.trainer.batch_size,
             device=self.placement.device,
             memory_format=self.placement.memory_format,
             order_seed=self.settings.seeds.order,
             augment_seed=self.settings.seeds.augment,
-            workers=self.settings.data.workers,
         )
+        return ReaderSettings(self.settings.data.preprocess, self.settings.data.workers, batching)
 
     def plan(self, readers: Readers) -> Plan:
         trainer = self.settings.trainer
@@ -208,7 +207,7 @@ class Session:
             test_size=len(readers.test),
         )
 
-    def describe(self, readers: Readers) -> None:
+    def describe(self, readers: Readers, plan: Plan) -> None:
         """What was chosen for this machine and measured on the data: part of the run's record."""
         placement, preprocess = self.placement, readers.preprocess
         self.folder.update(
@@ -218,6 +217,7 @@ class Session:
             memory_format=placement.layout,
             threads=torch.get_num_threads(),
             preprocess=preprocess.describe(),
+            total_steps=plan.total,
         )
         log.info("pre-processing %s", preprocess.describe())
 
