@@ -1,0 +1,215 @@
+"""What the statistics say of a study: samples out of runs, and every result under the id of its arm."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from train.ledger.run import Run
+from train.report.arms import FAILED, Arm, Study
+from train.report.claims import SMALLEST_EFFECT, Wording, claims_of_arms, claims_of_grid
+from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
+from train.report.curves import CURVE_TAGS, History, read_history
+from train.report.metric import Metric, number
+from train.report.statistics.compare import compare, pairwise
+from train.report.statistics.effects import factorial
+from train.report.statistics.rates import divergence
+from train.report.statistics.threats import find_threats
+
+BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
+RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
+"""Factors that set how long a run trains and how fast: that is the question then, no accident."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """`samples`, `rates` and `comparisons` by the arm's id; an arm without values, and the baseline, have no comparison. In the
+    statistics' own results arms go by their label, as in sentences."""
+
+    study: Study
+    metric: Metric
+    histories: Mapping[Path, History]
+    samples: Mapping[str, Sample]
+    comparisons: Mapping[str, Comparison]
+    rates: Mapping[str, Rate]
+    grid: Grid | None
+    pairs: tuple[Pairwise, ...]
+    claims: tuple[Claim, ...]
+    threats: tuple[Threat, ...]
+    smallest_effect: float
+
+    def history(self, run: Run) -> History:
+        return self.histories[run.folder]
+
+    def value(self, run: Run) -> float:
+        """The metric of a run that came to its end, NaN of any other."""
+        return self.metric.value(run, self.history(run)) if run.state == "done" else math.nan
+
+    def valued(self, arm: Arm) -> tuple[Run, ...]:
+        return tuple(run for run in arm.runs if math.isfinite(self.value(run)))
+
+    def effect(self, arm: Arm) -> float:
+        """By which the table is sorted: how much better than the baseline; NaN where there is no value."""
+        if arm.is_baseline:
+            return 0.0
+        found = self.comparisons.get(arm.id)
+        if found is None:
+            mean = self.mean(arm)
+            return mean if self.metric.higher_is_better else -mean
+        return found.difference if self.metric.higher_is_better else -found.difference
+
+    def mean(self, arm: Arm) -> float:
+        values = self.samples[arm.id].values
+        return sum(values) / len(values) if values else math.nan
+
+    def sd(self, arm: Arm) -> float:
+        """Between runs; NaN of fewer than two."""
+        values = self.samples[arm.id].values
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    @cached_property
+    def ranked(self) -> tuple[Arm, ...]:
+        """Best first; arms without a value last."""
+        effects = {arm.id: self.effect(arm) for arm in self.study.arms}
+        return tuple(sorted(self.study.arms, key=lambda arm: (math.isnan(effects[arm.id]), -_or_zero(effects[arm.id]))))
+
+
+def read_histories(study: Study, metric: Metric) -> dict[Path, History]:
+    """Of every run. Reading waits for the disk, so several are read at a time."""
+    tags = (*CURVE_TAGS, metric.tag)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda run: read_history(run, tags), study.runs)
+        return {run.folder: history for run, history in zip(study.runs, found, strict=True)}
+
+
+def analyse(
+    study: Study, metric: Metric, histories: Mapping[Path, History], *, pairs: bool, smallest_effect: float | None
+) -> Analysis:
+    names = labels(study.arms)
+    samples = {arm.id: sample_of(arm, names[arm.id], metric, histories) for arm in study.arms}
+    baseline, others = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
+    compared = compare(baseline, others, higher_is_better=metric.higher_is_better)
+    found = {made.arm: made for made in compared}
+    has_values = any(sample.values for sample in samples.values())
+    grid = factorial(cells_of(study, samples), crossed(study)) if study.is_grid and has_values else None
+    facts = facts_of(study, names, metric)
+    wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect)
+    effects = (*grid.main, *grid.interactions) if grid else compared
+    intervals = sum(effect.low is not None for effect in effects)
+    return Analysis(
+        study=study,
+        metric=metric,
+        histories=histories,
+        samples=samples,
+        comparisons={arm.id: found[names[arm.id]] for arm in study.arms if names[arm.id] in found},
+        rates={name: divergence([sample]) for name, sample in samples.items()},
+        grid=grid,
+        pairs=pairwise(list(samples.values())) if pairs else (),
+        claims=claimed(study, names, samples, compared, grid, facts, wording),
+        threats=find_threats(list(samples.values()), facts, metric, comparisons=intervals),
+        smallest_effect=wording.smallest_effect,
+    )
+
+
+def labels(arms: Sequence[Arm]) -> dict[str, str]:
+    """Id -> label, made unique: two arms can differ in what no factor of the plan says."""
+    plain = [arm.label for arm in arms]
+    return {arm.id: f"{arm.label} ({arm.id[:6]})" if plain.count(arm.label) > 1 else arm.label for arm in arms}
+
+
+def sample_of(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, History]) -> Sample:
+    done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.having("done")]
+    valued = [(value, seed) for value, seed in done if math.isfinite(value)]
+    diverged, failed = len(arm.having("diverged")), len(arm.having(*FAILED))
+    return Sample(
+        arm=name,
+        values=tuple(value for value, _ in valued),
+        seeds=tuple(seed for _, seed in valued),
+        diverged=diverged,
+        failed=failed,
+        missing=len(arm.runs) - len(valued) - diverged - failed + arm.missing,
+    )
+
+
+def facts_of(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
+    sizes = {size for run in study.runs if (size := metric.examples(run)) is not None}
+    typed = {factor: factor.lstrip("+~") for factor in study.factors}
+    return Facts(
+        conditions=tuple(_conditions(arm, names[arm.id]) for arm in study.arms),
+        test_size=max(sizes, default=None),
+        budget_factors=tuple(factor for factor, key in typed.items() if key in BUDGET_KEYS),
+        rate_factors=tuple(factor for factor, key in typed.items() if key in RATE_KEYS),
+    )
+
+
+def _conditions(arm: Arm, name: str) -> Conditions:
+    ended = [run for run in arm.runs if run.state in ("done", "diverged")]
+    done = [run for run in ended if run.state == "done"]
+    return Conditions(
+        arm=name,
+        budgets=_distinct(number(run.summary.get("steps")) * number(_at(run, "trainer", "batch_size")) for run in done),
+        learning_rates=_distinct(number(_at(run, "optimizer", "lr")) for run in ended),
+        versions=tuple(sorted({code_version(run) for run in ended})),
+        devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
+        precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
+    )
+
+
+def code_version(run: Run) -> str:
+    """Of the program and of torch, and the commit where it ran from a checkout."""
+    versions, git = run.status.get("versions"), run.status.get("git")
+    parts = [f"{name} {versions[name]}" for name in ("train", "torch") if name in versions] if isinstance(versions, dict) else []
+    if isinstance(git, dict):
+        parts.append(f"commit {str(git.get('commit', ''))[:10]}{' with changes' if git.get('dirty') else ''}")
+    return ", ".join(parts)
+
+
+def _at(run: Run, *keys: str) -> Any:
+    found: Any = run.config
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _distinct(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(sorted({value for value in values if math.isfinite(value)}))
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def claimed(
+    study: Study,
+    names: Mapping[str, str],
+    samples: Mapping[str, Sample],
+    found: Sequence[Comparison],
+    grid: Grid | None,
+    facts: Facts,
+    wording: Wording,
+) -> tuple[Claim, ...]:
+    """Of a grid by its main effects, else by the arms that differ from the baseline in one factor, then in several together."""
+    if len(study.arms) < 2:
+        return ()
+    if grid is not None:
+        return claims_of_grid(grid, cells_of(study, samples), wording, facts)
+    arms: dict[str, list[str]] = {factor: [] for factor in study.factors}
+    for arm in study.arms[1:]:
+        arms.setdefault(" and ".join(arm.differences) or "other settings", []).append(names[arm.id])
+    by_factor = {factor: changed for factor, changed in arms.items() if changed}
+    return claims_of_arms(by_factor, found, list(samples.values()), names[study.baseline.id], wording, facts)
+
+
+def crossed(study: Study) -> dict[str, tuple[str, ...]]:
+    """Factor -> levels, the baseline's first, of what really varies."""
+    return {factor: levels for factor, levels in study.factors.items() if len(levels) > 1}
+
+
+def cells_of(study: Study, samples: Mapping[str, Sample]) -> list[Cell]:
+    return [Cell(arm.levels, samples[arm.id]) for arm in study.arms]

@@ -1,0 +1,200 @@
+"""Runs sorted into arms, what the arms differ in, and which of them is the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from train.errors import UsageError
+from train.ledger.manifest import Design, Manifest
+from train.ledger.run import Run, State
+from train.report.collect import Collection
+from train.report.levels import Setting, factors_of, levels_in_order, setting_of
+
+NOT_ENDED: tuple[State, ...] = ("queued", "running", "interrupted")
+FAILED: tuple[State, ...] = ("failed", "lost")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All runs of one configuration, whatever their seeds. `levels`: factor -> level, for all factors of the study;
+    `differences`: those in which it is not at the baseline's level; `planned`: runs, 0 where no plan says."""
+
+    id: str
+    levels: Mapping[str, str]
+    differences: Mapping[str, str]
+    overrides: tuple[str, ...]
+    runs: tuple[Run, ...]
+    planned: int = 0
+    is_baseline: bool = False
+
+    @property
+    def label(self) -> str:
+        """What it differs in; of the baseline, that it is."""
+        if self.is_baseline:
+            return "baseline"
+        return " ".join(f"{factor}={level}" for factor, level in self.differences.items()) or f"like the baseline ({self.id[:6]})"
+
+    @property
+    def full_label(self) -> str:
+        """All its levels."""
+        return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "defaults"
+
+    def having(self, *states: State) -> tuple[Run, ...]:
+        return tuple(run for run in self.runs if run.state in states)
+
+    @cached_property
+    def missing(self) -> int:
+        """Planned and not even begun."""
+        return max(self.planned - len(self.runs), 0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """`arms`: the baseline first, then as planned or found; `factors`: factor -> its levels, the baseline's first;
+    `baseline_because`: one sentence; `design`: of the sweep, None for a collection of runs."""
+
+    collection: Collection
+    arms: tuple[Arm, ...]
+    factors: Mapping[str, tuple[str, ...]]
+    baseline_because: str
+    manifest: Manifest | None = None
+
+    @property
+    def baseline(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def design(self) -> Design | None:
+        return self.manifest.design if self.manifest else None
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(run for arm in self.arms for run in arm.runs)
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether two factors or more were crossed, so that each has an effect at every level of the others."""
+        crossed = [len(levels) for levels in self.factors.values() if len(levels) > 1]
+        together = any(len(arm.differences) > 1 for arm in self.arms)
+        return len(crossed) > 1 and together and self.design in (None, "grid") and 2 * len(self.arms) > math.prod(crossed)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An arm before it is known what it is compared with."""
+
+    id: str
+    setting: Setting
+    overrides: tuple[str, ...]
+    runs: tuple[Run, ...]
+    planned: int
+    planned_levels: Mapping[str, str]
+
+
+def study_of(collection: Collection, baseline: str = "") -> Study:
+    """`baseline`: the id of an arm or overrides (`init=kaiming norm=none`); empty for the plan's, or a choice that is explained.
+    UsageError, listing the arms, where it names none or several."""
+    manifest = _only_manifest(collection)
+    found = _find_arms(collection, manifest)
+    factors = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in found])
+    levels = {arm.id: _levels(arm, factors) for arm in found}
+    chosen, because = _choose(found, levels, baseline, collection)
+    ordered = sorted(found, key=lambda arm: arm.id != chosen)
+    reference = levels[chosen]
+    arms = [
+        Arm(
+            id=arm.id,
+            levels=levels[arm.id],
+            differences={factor: level for factor, level in levels[arm.id].items() if level != reference[factor]},
+            overrides=arm.overrides,
+            runs=arm.runs,
+            planned=arm.planned,
+            is_baseline=arm.id == chosen,
+        )
+        for arm in ordered
+    ]
+    spread = {factor: _baseline_first(reference[factor], [levels[arm.id][factor] for arm in ordered]) for factor in factors}
+    return Study(collection, tuple(arms), spread, because, manifest)
+
+
+def _only_manifest(collection: Collection) -> Manifest | None:
+    """The plan, where there is one and it speaks of every run."""
+    if len(collection.plans) != 1:
+        return None
+    manifest = collection.plans[0].manifest
+    planned = {arm.id for arm in manifest.arms}
+    return manifest if all(run.arm in planned for run in collection.runs) else None
+
+
+def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_Found]:
+    """As planned, or in the order of their first run's start."""
+    by_arm: dict[str, list[Run]] = {}
+    for run in sorted(collection.runs, key=lambda run: str(run.status.get("started", ""))):
+        by_arm.setdefault(run.arm or run.identity or str(run.folder), []).append(run)
+    planned = Counter(run.arm for run in manifest.runs) if manifest else Counter()
+    ids = [arm.id for arm in manifest.arms] if manifest else list(by_arm)
+    typed = {arm.id: arm for arm in manifest.arms} if manifest else {}
+    found = []
+    for name in ids:
+        runs = sorted(by_arm.get(name, []), key=lambda run: (run.seed, str(run.folder)))
+        overrides = typed[name].overrides if name in typed else runs[0].arm_overrides
+        setting = setting_of(runs[0]) if runs else _typed_setting(overrides)
+        levels = typed[name].levels if name in typed else {}
+        found.append(_Found(name, setting, tuple(overrides), tuple(runs), planned[name], levels))
+    return found
+
+
+def _typed_setting(overrides: Sequence[str]) -> Setting:
+    """All that is known of an arm without a run."""
+    pairs = [override.lstrip("+~").partition("=") for override in overrides]
+    return Setting({}, {key.partition("@")[0]: value for key, _, value in pairs})
+
+
+def _levels(arm: _Found, factors: Sequence[str]) -> dict[str, str]:
+    return {factor: arm.planned_levels.get(factor) or arm.setting.level(factor) for factor in factors}
+
+
+def _baseline_first(level: str, levels: Sequence[str]) -> tuple[str, ...]:
+    return (level, *(other for other in levels_in_order(levels) if other != level))
+
+
+def _choose(
+    found: Sequence[_Found], levels: Mapping[str, Mapping[str, str]], asked: str, collection: Collection
+) -> tuple[str, str]:
+    """The baseline's id and why it is the baseline."""
+    if asked:
+        return _named(found, levels, asked), "as asked for."
+    ids = {arm.id for arm in found}
+    planned = [plan.manifest.baseline for plan in collection.plans if plan.manifest.baseline in ids]
+    if len(set(planned)) == 1:
+        return planned[0], "as planned in the sweep."
+    with_runs = [arm for arm in found if arm.runs] or list(found)
+    common = {factor: Counter(levels[arm.id][factor] for arm in found).most_common(1)[0][0] for factor in levels[found[0].id]}
+    scores = [sum(levels[arm.id][factor] == level for factor, level in common.items()) for arm in with_runs]
+    best = [arm for arm, score in zip(with_runs, scores, strict=True) if score == max(scores)]
+    fewest = min(len(arm.overrides) for arm in best)
+    chosen = next(arm for arm in best if len(arm.overrides) == fewest)  # the first of them to start
+    if len(found) == 1:
+        return chosen.id, "the only arm."
+    return chosen.id, (
+        "no plan names one, so it was taken to be the arm that shares most settings with the others, then the one with the "
+        "fewest overrides, then the one that started first. --baseline chooses otherwise."
+    )
+
+
+def _named(found: Sequence[_Found], levels: Mapping[str, Mapping[str, str]], asked: str) -> str:
+    by_id = [arm.id for arm in found if arm.id == asked or (len(asked) >= 4 and arm.id.startswith(asked))]
+    wanted = dict(part.lstrip("+").partition("=")[::2] for part in asked.split() if "=" in part)
+    by_levels = [arm.id for arm in found if wanted and all(arm.setting.level(key) == level for key, level in wanted.items())]
+    matching = by_id or by_levels
+    if len(matching) == 1:
+        return matching[0]
+    arms = "\n".join(
+        f"  {arm.id}  {' '.join(f'{key}={level}' for key, level in levels[arm.id].items()) or 'defaults'}" for arm in found
+    )
+    problem = "fits several arms; name more of its settings" if matching else "fits no arm"
+    raise UsageError(f"--baseline '{asked}' {problem}. There are:\n{arms}")

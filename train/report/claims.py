@@ -1,0 +1,258 @@
+"""For each factor, the sentence that the runs carry.
+
+Every verdict comes from the simultaneous interval of a difference to the baseline, so all claims of one sweep together are
+false in at most 5 % of sweeps:
+
+    supported               the interval excludes 0
+    no_effect_larger_than   it includes 0 and lies within +-x; x, its farther end, is at most `smallest_effect`
+    underpowered            it includes 0 and reaches beyond `smallest_effect`; the sentence gives the difference that the design
+                            would have shown with 80 % probability at the spread measured
+    not_comparable          accuracy alone does not compare the two: runs on either side diverged or failed (those that ended are
+                            a selection), or the sides were trained for different budgets
+
+A learning rate that was not tuned per arm qualifies a claim without undoing it: the difference was measured, at that rate, and
+the sentence says so. A factor that sets the budget (or the rate) is compared across budgets (or rates), as it is the question.
+A grid's interactions do not change a verdict either; those shown are added, because an average over combinations hides them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+
+from train.report import phrases
+from train.report.contracts import (
+    Cell,
+    Claim,
+    Comparison,
+    Effect,
+    Facts,
+    Grid,
+    Interaction,
+    LevelClaim,
+    MainEffect,
+    Metric,
+    Sample,
+    Verdict,
+)
+from train.report.statistics.rates import divergence
+
+ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no_effect_larger_than")
+SMALLEST_EFFECT = 0.005
+"""Half a percentage point: 1.7 binomial standard errors of an accuracy of 90 % on 10,000 test images."""
+BUDGET_TOLERANCE = 0.01
+HOW = {"welch": "Welch", "pooled": "pooled spread", "none": ""}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """`smallest_effect`, in units of the metric: the difference below which nobody would mind; `confidence`: as in the intervals.
+    `scope` ends every supported claim, such as "with everything else at its baseline"."""
+
+    metric: Metric
+    smallest_effect: float = SMALLEST_EFFECT
+    confidence: float = 0.95
+    scope: str = ""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A level held against its baseline: `ours` and `theirs` are all arms on either side."""
+
+    factor: str
+    level: str
+    names: tuple[str, str]
+    effect: Effect
+    ours: tuple[Sample, ...]
+    theirs: tuple[Sample, ...]
+    averaged: str = ""
+
+
+def claims_of_arms(
+    factors: Mapping[str, Sequence[str]],
+    comparisons: Sequence[Comparison],
+    samples: Sequence[Sample],
+    baseline: str,
+    wording: Wording,
+    facts: Facts | None = None,
+) -> tuple[Claim, ...]:
+    """For sweeps of one factor, and for designs in which arms are single changes of the baseline. `factors`: factor -> the arms
+    in which it differs from the baseline. An arm without a comparison is one that has no value."""
+    by_arm = {sample.arm: sample for sample in samples}
+    effects: dict[str, Effect] = {comparison.arm: comparison for comparison in comparisons}
+    claims = []
+    for factor, arms in factors.items():
+        held = [
+            _Held(factor, arm, (arm, baseline), effects.get(arm, Effect(nan)), (by_arm[arm],), (by_arm[baseline],))
+            for arm in arms
+        ]
+        claims.append(_claim(factor, held, wording, facts or Facts()))
+    return tuple(claims)
+
+
+def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording, facts: Facts | None = None) -> tuple[Claim, ...]:
+    """One claim per factor, from its main effects; runs that diverged count wherever in the grid they lie."""
+    claims = []
+    for factor in dict.fromkeys(effect.factor for effect in grid.main):
+        held = [_of_grid(effect, cells) for effect in grid.main if effect.factor == factor]
+        shown = [i for i in grid.interactions if factor in (i.first, i.second) and i.excludes_zero]
+        claims.append(_claim(factor, held, wording, facts or Facts(), shown))
+    return tuple(claims)
+
+
+def _of_grid(effect: MainEffect, cells: Sequence[Cell]) -> _Held:
+    ours, theirs = (
+        tuple(cell.sample for cell in cells if cell.levels[effect.factor] == level) for level in (effect.level, effect.baseline)
+    )
+    averaged = ""
+    if effect.of_combinations > 1:
+        of = "" if effect.combinations == effect.of_combinations else f" of the {effect.of_combinations}"
+        averaged = f"over {effect.combinations}{of} combinations of the other factors"
+    names = (f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}")
+    return _Held(effect.factor, effect.level, names, effect, ours, theirs, averaged)
+
+
+def _claim(factor: str, held: Sequence[_Held], wording: Wording, facts: Facts, interactions: Sequence[Interaction] = ()) -> Claim:
+    levels = tuple(_level_claim(one, wording, facts) for one in held)
+    reached: list[Verdict] = [verdict for verdict in ORDER if any(level.verdict == verdict for level in levels)]
+    sentences = [level.sentence for level in levels] or [f"{factor}: there is nothing to hold against the baseline."]
+    sentences += [_depends(one, factor, wording) for one in interactions]
+    return Claim(factor, reached[0] if reached else "underpowered", " ".join(sentences), levels)
+
+
+def _level_claim(held: _Held, wording: Wording, facts: Facts) -> LevelClaim:
+    effect, obstacles = held.effect, _obstacles(held, facts)
+    if obstacles:
+        return LevelClaim(held.level, "not_comparable", _not_comparable(held, obstacles, wording), effect)
+    if effect.bound is None:
+        return LevelClaim(held.level, "underpowered", _nothing_to_tell(held, wording), effect)
+    if effect.excludes_zero:
+        return LevelClaim(held.level, "supported", _supported(held, wording, facts), effect)
+    if effect.bound <= wording.smallest_effect:
+        return LevelClaim(held.level, "no_effect_larger_than", _no_effect(held, wording, facts), effect)
+    return LevelClaim(held.level, "underpowered", _underpowered(held, wording, facts), effect)
+
+
+def _obstacles(held: _Held, facts: Facts) -> list[str]:
+    """Why the accuracies of the two sides do not compare them; empty where they do."""
+    ours, theirs = divergence(held.ours), divergence(held.theirs)
+    found = []
+    if ours.count or theirs.count:
+        rates = [f"{phrases.rate(side)} with {name}" for side, name in zip((ours, theirs), held.names, strict=True)]
+        found.append(f"{rates[0]} and {rates[1]} diverged")
+    failed = [
+        (sum(sample.failed for sample in side), name) for side, name in zip((held.ours, held.theirs), held.names, strict=True)
+    ]
+    found += [f"{phrases.runs(count)} with {name} failed" for count, name in failed if count]
+    if held.factor not in facts.budget_factors:
+        ours_for, theirs_for = (_values(side, facts, "budgets") for side in (held.ours, held.theirs))
+        if ours_for and theirs_for and _apart(ours_for, theirs_for):
+            found.append(f"the budgets differ ({phrases.numbers(ours_for)} against {phrases.numbers(theirs_for)})")
+    return found
+
+
+def _apart(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    return any(
+        abs(one - other) > BUDGET_TOLERANCE * max(abs(one), abs(other))
+        for one, other in ((min(ours), min(theirs)), (max(ours), max(theirs)))
+    )
+
+
+def _values(side: Sequence[Sample], facts: Facts, name: str) -> tuple[float, ...]:
+    """The different values of a field of the conditions, over the arms of one side."""
+    arms = {sample.arm for sample in side}
+    return tuple(sorted({value for made in facts.conditions if made.arm in arms for value in getattr(made, name)}))
+
+
+def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording) -> str:
+    said = f"{held.names[0]} and {held.names[1]} cannot be compared by {wording.metric.name} alone: {'; '.join(obstacles)}."
+    if isfinite(held.effect.difference):
+        said += f" The runs that ended differ by {_measured(held, wording)}, which is no claim about the two."
+    return said
+
+
+def _nothing_to_tell(held: _Held, wording: Wording) -> str:
+    counts = [sum(len(sample.values) for sample in side) for side in (held.ours, held.theirs)]
+    why = held.effect.note or "there is no value on one of the sides"
+    return (
+        f"{held.names[0]} against {held.names[1]}: nothing can be said of {wording.metric.name} from "
+        f"{counts[0]} against {phrases.runs(counts[1])} ({why})."
+    )
+
+
+def _supported(held: _Held, wording: Wording, facts: Facts) -> str:
+    metric, effect = wording.metric, held.effect
+    decimals = phrases.decimals_for(effect, metric)
+    direction = "higher" if effect.difference > 0 else "lower"
+    size = phrases.plain(abs(effect.difference), metric, decimals) + phrases.points(metric)
+    said = f"{held.names[0]} has a {metric.name} {size} {direction} than {held.names[1]} ({_support(held, wording)})"
+    if effect.bound is not None and effect.bound <= wording.smallest_effect:
+        said += f", less than the {phrases.at_least(wording.smallest_effect, metric, 2)}{phrases.points(metric)} taken to matter"
+    return said + _qualified(held, wording, facts) + "."
+
+
+def _no_effect(held: _Held, wording: Wording, facts: Facts) -> str:
+    metric, effect = wording.metric, held.effect
+    decimals = phrases.decimals_for(effect, metric)
+    bound = phrases.at_least(effect.bound or 0.0, metric, decimals) + phrases.points(metric)
+    seen = phrases.signed(effect.difference, metric, decimals)
+    return (
+        f"{held.names[0]} against {held.names[1]}: no effect on {metric.name} larger than {bound} "
+        f"(measured {seen}, {_support(held, wording)}){_qualified(held, wording, facts)}."
+    )
+
+
+def _underpowered(held: _Held, wording: Wording, facts: Facts) -> str:
+    metric, effect = wording.metric, held.effect
+    decimals = phrases.decimals_for(effect, metric)
+    least = phrases.at_least(effect.detectable or 0.0, metric, decimals) + phrases.points(metric)
+    seen = phrases.signed(effect.difference, metric, decimals) + phrases.points(metric)
+    return (
+        f"{held.names[0]} against {held.names[1]}: undecided; the difference of {seen} in {metric.name} could be chance "
+        f"({_support(held, wording)}), and these runs could only have seen {least} or more (with 80 % probability)"
+        f"{_qualified(held, wording, facts)}."
+    )
+
+
+def _measured(held: _Held, wording: Wording) -> str:
+    decimals = phrases.decimals_for(held.effect, wording.metric)
+    seen = phrases.signed(held.effect.difference, wording.metric, decimals) + phrases.points(wording.metric)
+    return f"{seen} ({_support(held, wording)})"
+
+
+def _support(held: _Held, wording: Wording) -> str:
+    """95 % interval +1.1 to +5.3, 5 against 5 runs, Welch"""
+    effect = held.effect
+    parts = [phrases.interval(effect, wording.metric, phrases.decimals_for(effect, wording.metric), wording.confidence)]
+    if isinstance(effect, Comparison | MainEffect):
+        parts.append(f"{effect.n} against {phrases.runs(effect.n_baseline)}")
+    how = "Dunnett" if isinstance(effect, Comparison) and effect.method == "pooled" else HOW[effect.method]
+    return ", ".join([*parts, *([how] if how else []), *([held.averaged] if held.averaged else [])])
+
+
+def _qualified(held: _Held, wording: Wording, facts: Facts) -> str:
+    """The learning rate that the claim is about, and the scope."""
+    said = f", {wording.scope}" if wording.scope else ""
+    ours, theirs = (_values(side, facts, "learning_rates") for side in (held.ours, held.theirs))
+    if held.factor in facts.rate_factors or not (ours and theirs):
+        return said
+    if facts.tuned_over:
+        return f"{said}, the learning rate tuned for every arm over {phrases.numbers(facts.tuned_over)}"
+    if ours != theirs:
+        return f"{said}, the learning rate changed along with it ({phrases.numbers(ours)} against {phrases.numbers(theirs)})"
+    rates = "rate" if len(ours) == 1 else "rates"
+    return f"{said}, at the learning {rates} {phrases.numbers(ours)}, not tuned per arm"
+
+
+def _depends(one: Interaction, factor: str, wording: Wording) -> str:
+    """The interaction as seen from `factor`; it is the same number from either side."""
+    first, second = (one.first, one.first_level, one.first_baseline), (one.second, one.second_level, one.second_baseline)
+    (name, level, base), (other, at, instead) = (first, second) if factor == one.first else (second, first)
+    decimals = phrases.decimals_for(one, wording.metric)
+    size = phrases.plain(abs(one.difference), wording.metric, decimals) + phrases.points(wording.metric)
+    direction = "higher" if one.difference > 0 else "lower"
+    return (
+        f"It depends on {other}: what {name}={level} adds to {name}={base} is {size} {direction} with {other}={at} than with "
+        f"{other}={instead} ({phrases.interval(one, wording.metric, decimals, wording.confidence)})."
+    )

@@ -1,0 +1,58 @@
+"""What a result cost: time against the metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from train.report.figures.style import WIDTH_IN, Look, percent, saved, short, tidy
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """The runs of one arm that ended: seconds and metric, in the same order."""
+
+    look: Look
+    times_s: Sequence[float]
+    values: Sequence[float]
+
+
+def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
+    """Every run small, the mean of an arm large with its number; the legend gives the names."""
+    columns = 1 if len(arms) <= 24 else 2
+    height = max(3.6, 0.6 + 0.178 * math.ceil(len(arms) / columns))
+    figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
+    axes = figure.add_subplot()
+    handles = []
+    for arm in arms:
+        marks = {"color": arm.look.color, "marker": arm.look.marker, "linestyle": "none"}
+        axes.plot(arm.times_s, arm.values, markersize=3, alpha=0.5, **marks)
+        place = (sum(arm.times_s) / len(arm.times_s), sum(arm.values) / len(arm.values))
+        (mean,) = axes.plot(*place, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
+        mean.set_label(f"{arm.look.number}  {short(arm.look.label, 34)}")
+        axes.annotate(str(arm.look.number), place, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
+        handles.append(mean)
+    times = [time for arm in arms for time in arm.times_s]
+    if min(times) > 0 and max(times) > 4 * min(times):
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
+    if share:
+        axes.yaxis.set_major_formatter(FuncFormatter(percent))
+    axes.set_xlabel("time of a run")
+    axes.set_ylabel(metric)
+    tidy(axes, "both")
+    axes.margins(0.08)
+    figure.legend(handles=handles, loc="outside right upper", ncols=columns, handlelength=1, markerscale=0.75)
+    return saved(figure)
+
+
+def _seconds(value: float, _: int) -> str:
+    for unit, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if value >= 2 * unit:
+            return f"{value / unit:g} {name}"
+    return f"{value:g} s"

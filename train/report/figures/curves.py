@@ -1,0 +1,152 @@
+"""Learning curves: every run thin, the mean of an arm strong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from train.report.figures.style import FAINT, GREY, WIDTH_IN, Look, finite, padded, percent, saved, short, tidy, wrapped
+
+TOGETHER = 6
+"""Up to as many arms share one chart; more have a small one each."""
+MOST_PANELS = 24
+_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run; `ended`: whether it came to its end, so that it counts in the mean."""
+
+    epochs: Sequence[float]
+    values: Sequence[float]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class ArmCurves:
+    """`mean`: (epoch, mean) where all runs that ended have a value."""
+
+    look: Look
+    lines: Sequence[Line]
+    mean: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One tag. `share`: a fraction, shown in percent."""
+
+    title: str
+    share: bool
+    arms: Sequence[ArmCurves]
+
+
+def draw_together(charts: Sequence[Chart]) -> bytes:
+    """One axes a chart, all arms in it."""
+    figure = Figure(figsize=(WIDTH_IN, 3.9), layout="constrained")
+    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+        limits, log = scale_of(chart)
+        for arm in sorted(chart.arms, key=lambda arm: arm.look.is_baseline):
+            _draw(axes, arm, strong=2.0)
+        _finish(axes, chart, limits, log)
+        axes.set_title(chart.title, loc="left")
+        axes.set_xlabel("epoch")
+    handles = {arm.look.number: arm.look for arm in charts[0].arms}
+    drawn = [_handle(handles[number]) for number in sorted(handles)]
+    columns = 2 if any(len(look.label) > 26 for look in handles.values()) else 3
+    figure.legend(handles=drawn, loc="outside lower left", ncols=columns, handlelength=3)
+    return saved(figure)
+
+
+def draw_apart(chart: Chart) -> bytes:
+    """A small axes for each arm, with the baseline's mean in each of them."""
+    arms = chart.arms[:MOST_PANELS]
+    rows = -(-len(arms) // _COLUMNS)
+    height = 0.75 + 1.75 * rows
+    figure = Figure(figsize=(WIDTH_IN, height))  # laid out by hand: measuring so many axes takes seconds
+    grid = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(0.055, 0.42 / height, 0.99, 1 - 0.36 / height, wspace=0.1, hspace=0.42)
+    limits, log = scale_of(chart)
+    reference = next((arm.mean for arm in chart.arms if arm.look.is_baseline), ())
+    for place, axes in enumerate(grid.flat):
+        if place >= len(arms):
+            axes.set_visible(False)
+            continue
+        arm = arms[place]
+        if reference and not arm.look.is_baseline:
+            axes.plot(*zip(*reference, strict=True), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)))
+        _draw(axes, arm, strong=1.8, plain=True)
+        _finish(axes, chart, limits, log)
+        axes.set_title(wrapped(f"{arm.look.number}  {arm.look.label}", 30), loc="left", fontsize=7.5)
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if place + _COLUMNS >= len(arms):
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("epoch", fontsize=8)
+    return saved(figure)
+
+
+def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
+    """Limits of the value axis and whether it is logarithmic: set by the runs that ended, so that one that explodes does not
+    hide all others."""
+    ended = finite([value for arm in chart.arms for line in arm.lines if line.ended for value in line.values])
+    values = ended or finite([value for arm in chart.arms for line in arm.lines for value in line.values])
+    if not values:
+        return (0.0, 1.0), False
+    low, high = (float(value) for value in np.quantile(values, (0.0, 1.0 if chart.share else 0.998)))
+    if chart.share:
+        return padded(low, high, 0.04), False
+    if low > 0 and high > 8 * low:
+        return (low / 1.15, high * 1.15), True
+    return padded(low, high, 0.04), False
+
+
+def _draw(axes: Axes, arm: ArmCurves, strong: float, plain: bool = False) -> None:
+    for line in arm.lines:
+        pairs = [(x, y) for x, y in zip(line.epochs, line.values, strict=True) if math.isfinite(y)]
+        if not pairs:
+            continue
+        axes.plot(*zip(*pairs, strict=True), color=arm.look.color, linewidth=0.6, alpha=0.45, rasterized=len(pairs) > 200)
+        if not line.ended:
+            axes.plot(*pairs[-1], marker="x", color=arm.look.color, markersize=6, clip_on=False)
+    if arm.mean:
+        every = max(1, len(arm.mean) // 6)
+        dashes = "-" if plain else arm.look.dashes
+        marker = "" if plain else arm.look.marker
+        axes.plot(*zip(*arm.mean, strict=True), color=arm.look.color, linewidth=strong, linestyle=dashes, marker=marker)
+        axes.lines[-1].set(markersize=4.5, markevery=every)
+
+
+def _finish(axes: Axes, chart: Chart, limits: tuple[float, float], log: bool) -> None:
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        narrow = limits[1] < 30 * limits[0]
+        axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if narrow else NullFormatter())
+        axes.tick_params(axis="y", which="minor", length=1.5, labelsize=7)
+    elif chart.share:
+        axes.yaxis.set_major_formatter(FuncFormatter(percent))
+    axes.set_ylim(*limits)
+    axes.set_xlim(0, _last_epoch(chart) * 1.02)
+    tidy(axes)
+    axes.spines["left"].set_color(FAINT)
+
+
+def _last_epoch(chart: Chart) -> float:
+    return max((line.epochs[-1] for arm in chart.arms for line in arm.lines if line.epochs), default=0.0) or 1.0
+
+
+def _one_two_five(value: float, _: int) -> str:
+    digit = value / 10 ** math.floor(math.log10(value))
+    return f"{value:g}" if round(digit) in (2, 5) else ""
+
+
+def _handle(look: Look) -> Line2D:
+    label = f"{look.number}  {short(look.label, 52)}"
+    return Line2D([], [], color=look.color, linestyle=look.dashes, marker=look.marker, markersize=4.5, linewidth=2, label=label)

@@ -1,0 +1,87 @@
+"""The signal in every arm: layers x arms, at initialisation and at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
+from numpy.typing import NDArray
+
+from train.report.figures.style import WIDTH_IN, Look, saved, short
+from train.sinks.heatmap_figure import colors, limits, numbers_between, scale
+from train.sinks.heatmap_figure import short as short_number
+
+_MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
+_BROKEN, _ZERO, _MISSING = (0.80, 0.05, 0.10), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
+"""As `train.sinks.heatmap_figure` paints these cells."""
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    """`first` and `last`: layers x arms; NaN or infinite where the signal broke, minus infinity where nothing was measured."""
+
+    statistic: str
+    layers: Sequence[str]
+    arms: Sequence[Look]
+    first: NDArray[np.float64]
+    last: NDArray[np.float64]
+
+
+def draw_heat(table: HeatTable) -> bytes:
+    """Two maps under one colour scale: before the first update, and at the last look."""
+    rows = len(table.layers)
+    body = max(1.5, min(0.17 * rows, 6.0))
+    foot = 0.3 + 0.052 * max(len(look.named(_ARM_CHARACTERS)) for look in table.arms)
+    figure = Figure(figsize=(WIDTH_IN, body + foot + 0.75), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    both = np.concatenate([table.first, table.last], axis=1)
+    norm = scale(both, share=False)
+    for axes, values, title in ((left, table.first, "at initialisation"), (right, table.last, "at the end")):
+        axes.imshow(colors(values, norm), aspect="auto", interpolation="nearest")
+        axes.set_title(title, loc="left")
+        _label(axes, table)
+    _bar(figure, [left, right], norm, both, table.statistic)
+    if notes := _notes(table, both):
+        figure.legend(handles=notes, loc="outside lower left", ncols=3, handlelength=1.2)
+    return saved(figure)
+
+
+def _label(axes: Axes, table: HeatTable) -> None:
+    every = math.ceil(len(table.layers) / _MAX_LAYER_LABELS)
+    axes.set_yticks(range(0, len(table.layers), every), [short(layer, 24) for layer in table.layers[::every]], fontsize=7.5)
+    axes.set_xticks(range(len(table.arms)), [look.named(_ARM_CHARACTERS) for look in table.arms], rotation=90, fontsize=7.5)
+    axes.tick_params(length=2, pad=2)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+
+
+def _bar(figure: Figure, axes: list[Axes], norm: Normalize, values: NDArray[np.float64], label: str) -> None:
+    low, high = limits(norm)
+    positive = values[np.isfinite(values) & (values > 0)]
+    below, above = bool((positive < low).any()), bool((positive > high).any())
+    extend = "both" if below and above else "min" if below else "max" if above else "neither"
+    bar = figure.colorbar(ScalarMappable(norm, "viridis"), ax=axes, extend=extend, extendfrac=0.03, aspect=30, pad=0.01)
+    ticks = numbers_between(low, high)
+    bar.set_ticks(ticks, labels=[short_number(tick) for tick in ticks])
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.tick_params(labelsize=8, length=2.5, pad=2)
+    bar.set_label(label, fontsize=8)
+
+
+def _notes(table: HeatTable, values: NDArray[np.float64]) -> list[Patch]:
+    notes = []
+    if bool((~np.isfinite(values) & (values != -np.inf)).any()):
+        notes.append(Patch(color=_BROKEN, label="NaN or infinite in a run"))
+    if bool((values == 0).any()):
+        notes.append(Patch(color=_ZERO, label="exactly zero"))
+    if bool((values == -np.inf).any()):
+        notes.append(Patch(color=_MISSING, label="no such layer, or no run that ended"))
+    return notes

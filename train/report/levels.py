@@ -1,0 +1,93 @@
+"""In what arms differ: which option groups and which configuration keys. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from train.ledger.identity import BOOKKEEPING, SEEDS
+from train.ledger.run import Run
+
+ABSENT = "-"
+"""The level of an arm whose configuration has no such key."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was chosen. `choices`: option group -> option; `values`: dotted key -> value; seeds and bookkeeping in neither."""
+
+    choices: Mapping[str, str]
+    values: Mapping[str, Any]
+
+    def level(self, factor: str) -> str:
+        """Of an option group, a dotted key, or an axis as it was typed (`+trainer.max_steps`)."""
+        key = re.sub(r"^[+~]+|@.*$", "", factor)
+        if key in self.choices:
+            return self.choices[key]
+        if key in self.values:
+            return text(self.values[key])
+        nested = {name[len(key) + 1 :]: value for name, value in self.values.items() if name.startswith(f"{key}.")}
+        return text(nested) if nested else ABSENT
+
+
+def setting_of(run: Run) -> Setting:
+    kept = {key: value for key, value in run.config.items() if key not in SEEDS and key not in BOOKKEEPING}
+    return Setting({str(group): str(option) for group, option in run.choices.items()}, flatten(kept))
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`. Lists and empty mappings are values."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
+
+
+def text(value: Any) -> str:
+    """A value as one would type it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
+
+
+def factors_of(settings: Sequence[Setting]) -> tuple[str, ...]:
+    """The option groups that differ between `settings`, then the keys that differ otherwise than by the choice of their group.
+
+    `norm=group` brings a `norm.groups` that `norm=batch` has not: the factor is `norm` alone, unless two arms with `norm=group`
+    have different ones.
+    """
+    groups = [group for group in _union(setting.choices for setting in settings) if _differ([s.level(group) for s in settings])]
+    keys = _union(setting.values for setting in settings)
+    return (*groups, *(key for key in keys if _differs_of_itself(key, settings, groups)))
+
+
+def _differs_of_itself(key: str, settings: Sequence[Setting], groups: Sequence[str]) -> bool:
+    group = key.partition(".")[0]
+    if group not in groups:
+        return _differ([text(setting.values.get(key, ABSENT)) for setting in settings])
+    by_option: dict[str, list[str]] = {}
+    for setting in settings:
+        by_option.setdefault(setting.level(group), []).append(text(setting.values.get(key, ABSENT)))
+    return any(_differ(levels) for levels in by_option.values())
+
+
+def levels_in_order(levels: Sequence[str]) -> tuple[str, ...]:
+    """Each once: numbers by size, all others in the order of their first appearance."""
+    unique = tuple(dict.fromkeys(levels))
+    try:
+        return tuple(sorted(unique, key=float))
+    except ValueError:
+        return unique
+
+
+def _differ(levels: Sequence[str]) -> bool:
+    return len(set(levels)) > 1
+
+
+def _union(mappings: Any) -> list[str]:
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))

@@ -1,0 +1,74 @@
+"""Means and spreads of groups of runs, and contrasts of such means: what comparisons and factorial analyses are built of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+Variances: TypeAlias = Literal["unequal", "equal"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`variance` is the unbiased one; 0 for one run, whose spread nobody knows."""
+
+    n: int
+    mean: float
+    variance: float
+
+    @property
+    def mean_variance(self) -> float:
+        return self.variance / self.n
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of means. `df` is infinite where nothing varies: then there is no error to speak of, and no interval."""
+
+    estimate: float
+    standard_error: float
+    df: float
+
+    @property
+    def known(self) -> bool:
+        """Whether the runs tell its error."""
+        return self.standard_error > 1e-12 * max(1.0, abs(self.estimate)) and 0 < self.df < inf
+
+
+def moments(values: Sequence[float]) -> Moments:
+    """ValueError without values, or with values that are no finite numbers: those are outcomes to count, never to average."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError("means are taken over finite values of at least one run")
+    constant = bool((array == array[0]).all())  # exactly: the variance of equal numbers can come out as 1e-34
+    mean = float(array[0]) if constant else float(array.mean())
+    return Moments(array.size, mean, 0.0 if constant else float(array.var(ddof=1)))
+
+
+def pooled_variance(groups: Sequence[Moments]) -> tuple[float, int]:
+    """The common variance of all groups and its degrees of freedom; (0, 0) when every group is one run."""
+    df = sum(group.n - 1 for group in groups)
+    return (sum(group.variance * (group.n - 1) for group in groups) / df if df else 0.0), df
+
+
+def contrast(weights: Sequence[float], groups: Sequence[Moments], *, pool: Sequence[Moments], variances: Variances) -> Contrast:
+    """sum of w_i mean_i over `groups`; its error from the common variance of `pool` (equal) or from each group's own.
+
+    With a variance of each group, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of
+    variance components", Biometrics Bulletin 2): V^2 / sum(V_i^2 / df_i) for V = sum V_i. A group of one run has no variance of
+    its own and takes the common one.
+    """
+    common, common_df = pooled_variance(pool)
+    estimate = sum(weight * group.mean for weight, group in zip(weights, groups, strict=True))
+    own = [(w**2 * g.mean_variance, g.n - 1) for w, g in zip(weights, groups, strict=True) if variances == "unequal" and g.n > 1]
+    borrowed = sum(
+        w**2 * common / g.n for w, g in zip(weights, groups, strict=True) if w != 0 and (variances == "equal" or g.n == 1)
+    )
+    parts = [(variance, df) for variance, df in [*own, (borrowed, common_df)] if variance > 0 and df > 0]
+    total = sum(variance for variance, _ in parts)
+    df = total**2 / sum(variance**2 / df for variance, df in parts) if parts else inf
+    return Contrast(estimate, sqrt(total), df)
