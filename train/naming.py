@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
 from collections.abc import Iterable
 
 SLUG_BYTES = 120
-"""File systems allow 255 bytes to a name; date, time and the random part need 24, sweeps add a number."""
+"""File systems allow 255 bytes to a name; date, time and the random part need 24, a sweep's hash 9."""
 
 
 def slug(overrides: Iterable[str]) -> str:
@@ -27,6 +28,12 @@ def stamp() -> str:
 def run_name(overrides: Iterable[str]) -> str:
     """The folder name of one run."""
     return f"{stamp()}_{slug(overrides)}"
+
+
+def job_name(overrides: Iterable[str]) -> str:
+    """The folder name of a run within its sweep: the same for the same overrides, whatever place they have in the sweep."""
+    lines = [str(line) for line in overrides]
+    return f"{slug(lines)}_{hashlib.sha256(chr(0).join(lines).encode()).hexdigest()[:8]}"
 
 
 def sweep_name() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 SEEDS = ("seed", "seeds")
 """The keys in which the runs of one arm differ."""
 
-BOOKKEEPING = ("sweep", "report", "checkpoint", "resume")
+BOOKKEEPING = ("sweep", "report", "checkpoint", "resume", "trust")
 """The keys that say how runs are organised and kept. No result depends on them."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import yaml
 
 from train.errors import UsageError
 from train.ledger.identity import SEEDS
+from train.ledger.lock import is_held, process_lives
 
 State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost"]
 """`lost`: it was running when its process ended without a word, as by SIGKILL or a power cut."""
@@ -62,15 +62,21 @@ class Run:
 def read_run(folder: Path) -> Run:
     """UsageError when `folder` holds no run, or files that no run writes."""
     try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        config = _yaml(folder / "config.yaml") or {}
+        status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
+        config = _mapping(_yaml(folder / "config.yaml") or {}, "config.yaml")
         overrides = _yaml(folder / "overrides.yaml") or []
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8")) if (folder / "summary.json").exists() else {}
+        summary = _summary(folder / "summary.json")
+        state, reason = _state(status)
+        if state == "running" and _ended(folder, status):
+            # Between the two looks it may have ended in good order: what it says last counts.
+            status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
+            state, reason = _state(status)
+            if state == "running":
+                state, reason = "lost", "its process ended without saying why (killed, or the machine stopped)"
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: this is no run folder, it has no {error.filename and Path(error.filename).name}.") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UsageError(f"{folder}: this run cannot be read ({type(error).__name__}: {error}).") from None
-    state, reason = _state(status)
     return Run(
         folder=folder,
         state=state,
@@ -78,7 +84,7 @@ def read_run(folder: Path) -> Run:
         identity=str(status.get("identity", "")),
         arm=str(status.get("arm", "")),
         config=config,
-        choices=dict(status.get("choices") or {}),
+        choices=_mapping(status.get("choices") or {}, "choices"),
         overrides=tuple(map(str, overrides)),
         status=status,
         summary=summary,
@@ -104,6 +110,17 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield from _walk(child)
 
 
+def _mapping(content: Any, name: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} holds no mapping")
+    return content
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """Empty where there is none yet."""
+    return _mapping(json.loads(path.read_text(encoding="utf-8")), path.name) if path.exists() else {}
+
+
 def _yaml(path: Path) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML was built with it, is ten times faster
     return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
@@ -113,16 +130,12 @@ def _state(status: Mapping[str, Any]) -> tuple[State, str]:
     said = str(status.get("status", ""))
     if said not in get_args(State):
         raise ValueError(f"status.json has the status {said!r}")
-    if said == "running" and status.get("host") == socket.gethostname() and not _alive(int(status.get("pid", 0))):
-        return "lost", "its process ended without saying why (killed, or the machine stopped)"
     return cast(State, said), str(status.get("reason", ""))
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _ended(folder: Path, status: Mapping[str, Any]) -> bool:
+    """Whether the process that says of itself that it is running is gone. Of another host's, only the lock can tell."""
+    held = is_held(folder)
+    if held is not None:
+        return not held
+    return status.get("host") == socket.gethostname() and not process_lives(int(status.get("pid", 0)))

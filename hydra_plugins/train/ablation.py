@@ -1,0 +1,30 @@
+"""The sweeper `ablation`, where Hydra finds it. The work is in `train.sweep.sweeper`, imported only when a sweep starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class AblationSweeper(Sweeper):
+    """Arms by a design, crossed with seeds. `conf/config.yaml` explains the keys under `sweep`."""
+
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """UsageError for a wrong key of the sweep or of its launcher."""
+        from train.sweep.sweeper import sweep_of
+
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self._sweep = sweep_of(hydra_context.config_loader, launcher, config, self.params)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """The results of the jobs that were started, as Hydra's launchers return them."""
+        return self._sweep.run(arguments)

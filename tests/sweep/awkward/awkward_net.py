@@ -1,0 +1,83 @@
+"""Models that end their run in every way there is; the sweeps of the tests train them, in processes of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def fail() -> None:
+    raise ValueError("this model fails on purpose")
+
+
+def leave() -> None:
+    sys.exit(7)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def exhaust() -> None:
+    raise MemoryError
+
+
+def sleep() -> None:
+    time.sleep(600)
+
+
+def dawdle() -> None:
+    time.sleep(0.1)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once() -> None:
+    mark = Path(os.environ["AWKWARD_MARK"])
+    if not mark.exists():
+        mark.touch()
+        die()
+
+
+WAYS: dict[str, Callable[[], None]] = {
+    "fails": fail,
+    "leaves": leave,
+    "crashes": crash,
+    "exhausts": exhaust,
+    "sleeps": sleep,
+    "dawdles": dawdle,
+    "dies": die,
+    "dies_once": die_once,
+}
+
+
+class Awkward(nn.Module):
+    """Logits of a linear net, after `how` was done, when it is being trained."""
+
+    def __init__(self, pixels: int, classes: int, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.head = nn.Linear(pixels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled() and not images.is_meta:
+            WAYS.get(self.how, lambda: None)()
+        return self.head(images.flatten(1)) * (math.nan if self.how == "diverges" else 1.0)
+
+
+def awkward(*, input_shape, classes, norm, activation, dropout, how: str) -> nn.Module:  # noqa: ARG001
+    """`early` crashes where the model is made, before the run has its folder."""
+    if how == "early":
+        crash()
+    return Awkward(math.prod(input_shape), classes, how)

@@ -1,0 +1,147 @@
+"""From overrides to runs: identities as Hydra's own composition gives them, duplicates, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+from tests.harness import compose_config
+from train import cli
+from train.errors import UsageError
+from train.ledger.identity import arm_id, identity
+from train.ledger.manifest import Manifest
+from train.sweep.axes import read_request
+from train.sweep.plan import Plan, draw_up
+from train.sweep.record import manifest_of, merged
+from train.sweep.settings import parse_sweep
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[Any]:
+    cli.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        yield hydra.config_loader
+
+
+def plan_of(loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None) -> Plan:
+    own = [line for line in overrides if line.startswith("sweep.")]
+    master = loader.load_configuration("config", own, RunMode.MULTIRUN)
+    settings, _ = parse_sweep({key: compose("config", own)[key] for key in ("sweep", "report")})
+    return draw_up(read_request(preset, overrides, loader), settings, loader, master)
+
+
+SAME = [
+    ["norm=none,batch", "seed=range(3)"],
+    ["norm=none,batch", "seed=0,1", "seeds.order=3,4", "trainer.epochs=2"],
+    ["seed=1,2", "seeds.init=7", "+model.note='${seed}'"],
+    ["seed=1,2", "++seeds.split=5", "optimizer.lr=0.1,0.2"],
+]
+
+
+@pytest.mark.parametrize("overrides", SAME, ids=" ".join)
+def test_every_run_is_what_hydra_composes_for_its_overrides(loader: Any, overrides: list[str]) -> None:
+    plan = plan_of(loader, overrides)
+    runs = plan.runs
+    assert len({run.identity for run in runs}) == len(runs)
+    for run in runs:
+        slow = compose_config(run.overrides)
+        assert (run.identity, run.arm) == (identity(slow), arm_id(slow)), run.overrides
+    GlobalHydra.instance().clear()
+
+
+def test_seeds_are_crossed_with_every_arm_and_come_round_by_round(loader: Any) -> None:
+    plan = plan_of(loader, ["norm=none,batch", "seed=range(3)"])
+    typed = [" ".join(run.overrides) for run in plan.runs]
+    assert typed == [f"norm={norm} seed={seed}" for seed in range(3) for norm in ("none", "batch")]
+    assert [len(arm.runs) for arm in plan.arms] == [3, 3]
+    assert plan.baseline.overrides == ("norm=none",)
+
+
+def test_an_arm_has_a_level_of_every_axis(loader: Any) -> None:
+    plan = plan_of(loader, ["sweep.design=one_at_a_time", "norm=none", "optimizer.lr=0.1,0.3", "init=gaussian,xavier"])
+    assert plan.baseline.levels == {"optimizer.lr": "0.2", "init": "kaiming"}
+    assert plan.baseline.overrides == ("norm=none",)
+    assert plan.arms[1].levels == {"optimizer.lr": "0.1", "init": "kaiming"}
+
+
+def test_what_is_asked_for_twice_is_made_once(loader: Any) -> None:
+    plan = plan_of(loader, ["sweep.design=one_at_a_time", "norm=batch,none,none", "seed=0,0,1"])
+    assert [" ".join(arm.overrides) for arm in plan.arms] == ["", "norm=none"]
+    assert len(plan.runs) == 4
+    reasons = {" ".join(item.overrides): item.reason for item in plan.dropped}
+    assert reasons == {
+        "seed=0": "named twice",
+        "norm=batch": "the same configuration as the baseline",
+        "norm=none": "the same configuration as norm=none",
+    }
+
+
+def test_values_are_read_as_hydra_reads_them(loader: Any) -> None:
+    plan = plan_of(loader, ["norm=glob(*,exclude=none)", "optimizer.lr=choice(0.1,1e-2)", "+model.note='a,b','c d'"])
+    assert plan.request.axes[0].levels == ("batch", "group", "instance", "layer")
+    assert plan.request.axes[1].levels == ("0.1", "0.01")
+    notes = {arm.config["model"]["note"] for arm in plan.arms}
+    assert notes == {"a,b", "c d"}
+
+
+def test_a_combination_that_cannot_be_composed_is_dropped_and_a_misspelling_is_not(loader: Any) -> None:
+    plan = plan_of(loader, ["norm=group,batch", "norm.groups=4,8"])
+    assert [arm.levels["norm"] for arm in plan.arms] == ["group", "group"]
+    assert [item.reason for item in plan.dropped] == ["norm.groups: there is no such key in this combination."] * 2
+    for wrong in (["norm=none,batch,grup"], ["sweep.design=one_at_a_time", "init=xavir"], ["norm.grops=1,2"]):
+        with pytest.raises(HydraException):
+            plan_of(loader, wrong)
+
+
+def test_an_impossible_baseline_or_a_misspelt_addition_is_refused(loader: Any) -> None:
+    plan = plan_of(loader, ["norm=group", "norm.groups=7,4"])
+    with pytest.raises(UsageError, match="The baseline .norm.groups=7. is impossible, .* too odd Choose another"):
+        plan.without({plan.baseline.id: "too odd"})
+    assert len(plan.without({plan.arms[1].id: "too odd"}).dropped) == 1
+    added = plan_of(loader, ["sweep.design=one_at_a_time", "+norm.grops=1,2"])
+    with pytest.raises(UsageError, match="no such key"):
+        added.without({arm.id: "norm.grops: there is no such key." for arm in added.arms[1:]})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sweep.design=grid,leave_one_out"], "cannot be swept"),
+        (["optimizer.lr=interval(0,1)"], "this sweeper tries listed values"),
+        (["norm=glob(x*)"], "no levels"),
+        (["sweep.zip=[[seed,norm]]", "seed=0,1", "norm=none,batch"], "seeds are crossed with every arm"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(loader: Any, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_request(None, overrides, loader) if message == "cannot be swept" else plan_of(loader, overrides)
+
+
+def test_the_command_line_replaces_axes_of_a_preset(loader: Any) -> None:
+    preset = {"norm": "none,batch", "seed": "range(5)", "trainer.epochs": 4, "trainer.grad_clip": None}
+    plan = plan_of(loader, ["seed=0,1", "norm=layer"], preset)
+    assert [arm.overrides for arm in plan.arms] == [("norm=layer", "trainer.epochs=4", "trainer.grad_clip=null")]
+    assert len(plan.runs) == 2
+
+
+def test_a_later_plan_is_merged_with_the_one_that_is_there(loader: Any) -> None:
+    def manifest(*overrides: str) -> Manifest:
+        plan = plan_of(loader, overrides)
+        return manifest_of(plan, plan.runs, ("train", "-m", *overrides), "", ())
+
+    small, large = manifest("norm=none,batch", "seed=0,1"), manifest("norm=none,batch", "init=kaiming,xavier", "seed=0,2")
+    both = merged(small, large)
+    assert len(both.runs) == 8 + 2, "seed 1 is in the first alone; its two arms are also in the second"
+    assert both.seeds == {"seed": ("0", "1", "2")}
+    assert both.axes == {"norm": ("none", "batch"), "init": ("kaiming", "xavier")}
+    part = merged(both, manifest("norm=batch", "seed=0,2"))
+    assert (part.baseline, part.command, part.design) == (both.baseline, both.command, both.design)
+    assert {run.identity for run in part.runs} == {run.identity for run in both.runs}

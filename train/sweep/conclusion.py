@@ -1,0 +1,131 @@
+"""The end of a sweep, whatever happened on the way: what became of every run, the report, how to go on, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.errors import Interrupted, UsageError
+from train.ledger.manifest import PlannedRun
+from train.ledger.run import ENDED_BY_ITSELF
+from train.sweep.reuse import runs_by_identity
+from train.sweep.settings import ReportSettings
+
+SHOWN_FAILURES = 20
+LOGS = ("train.log", "console.log")
+"""Where a run says what went wrong: its own log, or what its process printed."""
+
+ORDER = ("done", "diverged", "failed", "interrupted", "lost", "running", "queued", "missing")
+IN_WORDS = {
+    "lost": "ended without a word (killed)",
+    "running": "still running elsewhere",
+    "missing": "not started",
+}
+
+exit_codes: list[int] = []
+"""Of the sweeps that this process concluded. The front door ends with the last; the codes of single jobs do not matter then."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a planned run; `folder` is None where it left none."""
+
+    planned: PlannedRun
+    state: str
+    reason: str = ""
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.planned.overrides) or "defaults"
+
+
+def outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[Outcome]:
+    """From the run folders alone."""
+    found = runs_by_identity(folder)
+    results = []
+    for run in planned:
+        known = found.get(run.identity)
+        if known is not None:
+            results.append(Outcome(run, known.state, known.reason, known.folder))
+        else:
+            results.append(_unreadable(run, folder / run.folder))
+    return results
+
+
+def _unreadable(planned: PlannedRun, folder: Path) -> Outcome:
+    """A run without a readable record: it never began, or its process died while writing."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        return Outcome(planned, "failed", str(status.get("reason") or "its record is damaged"), folder)
+    except (OSError, ValueError, AttributeError):
+        return Outcome(planned, "missing", folder=folder if folder.exists() else None)
+
+
+def conclude(
+    folder: Path, planned: Sequence[PlannedRun], command: str, report: ReportSettings, error: BaseException | None = None
+) -> int:
+    """Print it all; returns the exit code. `command` repeats the sweep; `error`: what ended the launching before its time."""
+    results = outcomes(folder, planned)
+    counts = Counter(result.state for result in results)
+    print()
+    print(f"sweep  {counted(counts, len(results))}  in {folder}")
+    for line in failures(results):
+        print(line)
+    print(f"report {made_report(folder, report)}")
+    print(f"look   tensorboard --logdir {shlex.quote(str(folder))}")
+    code = exit_code(results, error)
+    print(f"{'go on ' if code else 'repeat'} {command}")
+    exit_codes.append(code)
+    return code
+
+
+def counted(counts: Counter[str], total: int) -> str:
+    """`25 runs: 22 done, 2 diverged, 1 failed`."""
+    parts = [f"{counts[state]} {IN_WORDS.get(state, state)}" for state in ORDER if counts[state]]
+    return f"{total} run{'s' if total != 1 else ''}: {', '.join(parts) or 'nothing to do'}"
+
+
+def failures(results: Sequence[Outcome]) -> list[str]:
+    """A table of what failed; what was interrupted or not started is counted only."""
+    failed = [result for result in results if result.state in ("failed", "lost")]
+    lines = []
+    for result in failed[:SHOWN_FAILURES]:
+        lines.append(f"  {result.state}: {result.name}")
+        lines.append(f"    {result.reason or 'no reason is known'}")
+        if (log := _log_of(result.folder)) is not None:
+            lines.append(f"    {log}")
+    if len(failed) > SHOWN_FAILURES:
+        lines.append(f"  and {len(failed) - SHOWN_FAILURES} more")
+    return lines
+
+
+def _log_of(folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    return next((folder / name for name in LOGS if (folder / name).exists()), folder)
+
+
+def exit_code(results: Sequence[Outcome], error: BaseException | None) -> int:
+    """0 when every planned run is a result; 128 + n when signal n ended the sweep; else 1."""
+    if isinstance(error, Interrupted):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 0 if error is None and all(result.state in ENDED_BY_ITSELF for result in results) else 1
+
+
+def made_report(folder: Path, settings: ReportSettings) -> str:
+    """Its path, or why there is none: a report that fails must not hide what the runs said."""
+    try:
+        from train.report.make import ReportOptions, make_report
+
+        return str(make_report([folder], folder, ReportOptions(**settings.model_dump())))
+    except UsageError as error:
+        return f"none: {error}"
+    except Exception as error:
+        return f"none could be made ({type(error).__name__}: {error}); the runs are untouched"

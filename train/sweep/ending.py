@@ -1,0 +1,73 @@
+"""How a job ended: the exit code of its process and what its folder says, put together into one state and one reason."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from train.errors import UsageError
+from train.run.refused import leave_word
+from train.sweep.jobs import CONSOLE, Job
+from train.sweep.nursery import signal_name
+from train.sweep.rows import ENDED, State, status_of
+
+OUT_OF_MEMORY = 4
+"""Exit code of a run that had too little memory; also kept in status.json."""
+TRANSIENT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGBUS})
+"""Signals that say something of the machine, not of the job, where none was sent from here: the system out of memory (also of
+shared memory, SIGBUS), an administrator. A fault of the program, as SIGSEGV, would only come again."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of a job. `transient`: another attempt may well end otherwise."""
+
+    state: State
+    reason: str
+    transient: bool
+
+
+def settle(job: Job, exit_code: int, seconds: float, limit_minutes: float | None, shared: bool) -> Ending:
+    """Read how the job ended; where its folder does not say, write it there. `shared`: other jobs use the same GPU's memory."""
+    assert job.folder is not None
+    status = status_of(job.folder)
+    said = status.get("status")
+    if said in ENDED and not (said == "interrupted" and job.timed_out):
+        code = int(status.get("exit_code") or 0)
+        by_others = said == "interrupted" and code - 128 not in job.sent
+        return Ending(said, str(status.get("reason", "")), by_others or (shared and code == OUT_OF_MEMORY))
+    state, reason = _unsaid(job, exit_code, limit_minutes)
+    code = 128 - exit_code if exit_code < 0 else exit_code or 1
+    try:
+        leave_word(job.folder, job.asked, state, reason, exit_code=code, wall_s=round(seconds, 3))
+    except (OSError, ValueError, UsageError) as error:
+        reason += f"; its folder does not say so ({error})"
+    return Ending(state, reason, exit_code < 0 and -exit_code in TRANSIENT - job.sent)
+
+
+def _unsaid(job: Job, exit_code: int, limit_minutes: float | None) -> tuple[Literal["failed", "interrupted"], str]:
+    """For a job that did not write its own end."""
+    assert job.folder is not None
+    if job.timed_out:
+        return "failed", f"stopped at its time limit, hydra.launcher.timeout_minutes={limit_minutes:g}"
+    if exit_code < 0:
+        by = signal_name(-exit_code)
+        if -exit_code in job.sent:
+            return "interrupted", f"ended by {by} when the sweep was stopped"
+        hint = "; the system does this when memory runs out" if exit_code == -signal.SIGKILL else ""
+        return "failed", f"killed by {by}{hint}"
+    if job.sent and exit_code == 128 + signal.SIGINT:
+        return "interrupted", "stopped before its first step"
+    last = last_line(job.folder / CONSOLE)
+    return "failed", f"its process ended with exit code {exit_code} before the run was over" + (f": {last}" if last else "")
+
+
+def last_line(log: Path) -> str:
+    """The last thing that the job printed; of a traceback, the error itself."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip().removeprefix("train: ")[:300] for line in reversed(lines) if line.strip()), "")

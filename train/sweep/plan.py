@@ -1,0 +1,282 @@
+"""From what a command asks for to the runs it means: every arm composed as Hydra would, with its identity, duplicates found.
+
+Composing takes some 75 ms. An arm is composed once; its other seeds are derived where nothing but `seed` and `seeds` can depend
+on them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from train.errors import UsageError
+from train.ledger.identity import SEEDS, arm_id, experiment_of, identity
+from train.ledger.manifest import Design, Dropped, PlannedRun
+from train.naming import job_name
+from train.run.job import resolve
+from train.suggest import COULD_NOT_OVERRIDE, plain
+from train.sweep import design as designing
+from train.sweep.axes import Request, level_of
+from train.sweep.design import Levels
+from train.sweep.settings import SweepSettings
+
+PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\w.\[\]]*)\}")
+"""Interpolations whose value is known not to depend on the seeds unless they name them."""
+
+COMPOSING = (HydraException, OmegaConfBaseException)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `runs`: one a seed."""
+
+    id: str
+    levels: Levels
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{axis}={level}" for axis, level in self.levels.items()) or "defaults"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The first arm is the baseline."""
+
+    request: Request
+    design: Design
+    zipped: tuple[tuple[str, ...], ...]
+    arms: tuple[Arm, ...]
+    dropped: tuple[Dropped, ...]
+
+    @property
+    def baseline(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Seed by seed, so that a sweep cut short has compared every arm."""
+        rows = itertools.zip_longest(*(arm.runs for arm in self.arms))
+        return tuple(run for row in rows for run in row if run is not None)
+
+    def without(self, impossible: Mapping[str, str]) -> Plan:
+        """Less the arms found impossible (id -> reason). UsageError when the baseline is, or all of a key that was added."""
+        reasons = {impossible.get(arm.id) for arm in self.arms}
+        if None not in reasons and len(reasons) == 1:
+            raise UsageError(impossible[self.baseline.id])
+        if self.baseline.id in impossible:
+            raise UsageError(_impossible_baseline(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
+        gone = tuple(Dropped(arm.overrides, impossible[arm.id]) for arm in self.arms if arm.id in impossible)
+        left = tuple(arm for arm in self.arms if arm.id not in impossible)
+        for axis in self.request.axes:  # Hydra takes every key that has a +, also a misspelt one
+            added = [arm for arm in self.arms if axis.key != axis.name and f"{axis.key}=" in " ".join(arm.overrides)]
+            if added and all(arm.id in impossible for arm in added):
+                raise UsageError(impossible[added[0].id])
+        return replace(self, arms=left, dropped=self.dropped + gone)
+
+
+def draw_up(request: Request, settings: SweepSettings, loader: ConfigLoader, master: DictConfig) -> Plan:
+    """Compose everything. UsageError for what the design cannot mean; Hydra's own errors for keys and options that fit no arm."""
+    seed_zips, zips = _zips(request, settings.zip)
+    of = designing.factors({axis.name: axis.levels for axis in request.axes}, zips)
+    chosen = {str(axis): level_of(level) for axis, level in (settings.baseline or {}).items()}
+    wanted = designing.arms(settings.design, of, chosen)
+    crossing = designing.crossed(designing.factors({axis.name: axis.levels for axis in request.seeds}, seed_zips))
+    seeds, repeated = _distinct(crossing)
+    composer = Composer(loader, master, request)
+    arms, failures = [], []
+    for levels in wanted:
+        try:
+            arms.append(list(composer.arms(levels, seeds)))
+        except (*COMPOSING, UsageError) as error:
+            failures.append((levels, error))
+    _refuse_what_never_fits(wanted, failures)
+    dropped = [Dropped(_lines(levels), "named twice") for levels in repeated]
+    dropped += [Dropped(request.overrides(levels), reason_of(error)) for levels, error in failures]
+    found, same = _once_each([arm for several in arms for arm in several])
+    zipped = tuple(tuple(group) for group in settings.zip)
+    return Plan(request, settings.design, zipped, tuple(found), (*dropped, *same))
+
+
+class Composer:
+    """Makes arms of levels. `master`: the composed configuration of the sweep, whose Hydra overrides hold for every job."""
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig, request: Request) -> None:
+        self.loader, self.master, self.request = loader, master, request
+        self.parser = OverridesParser.create()
+
+    def arms(self, levels: Levels, seeds: Sequence[Levels]) -> Iterator[Arm]:
+        """The arm at `levels` with a run for each of `seeds`; several where more than its seeds depends on the seed."""
+        config = self.compose({**levels, **seeds[0]})
+        complete = self.complete(levels, config)
+        grouped: dict[str, list[tuple[Mapping[str, Any], PlannedRun]]] = {}
+        for of_run, content in self.variants(config, levels, seeds):
+            overrides = self.request.overrides({**levels, **of_run})
+            run = PlannedRun(identity(content), arm_id(content), job_name(overrides), overrides)
+            grouped.setdefault(run.arm, []).append((content, run))
+        for id, members in grouped.items():
+            runs = tuple({run.identity: run for _, run in members}.values())
+            yield Arm(id, complete, self.request.overrides(levels), members[0][0], runs)
+
+    def compose(self, levels: Levels) -> DictConfig:
+        return self.loader.load_sweep_config(self.master, list(self.request.overrides(levels)))
+
+    def variants(self, config: DictConfig, levels: Levels, seeds: Sequence[Levels]) -> Iterator[tuple[Levels, Mapping[str, Any]]]:
+        """Each of `seeds` with the experiment's resolved configuration."""
+        content = content_of(config)
+        yield seeds[0], content
+        derivable = len(seeds) > 1 and self.derivable(config)
+        for of_run in seeds[1:]:
+            if not derivable:
+                yield of_run, content_of(self.compose({**levels, **of_run}))
+                continue
+            for override in self.parser.parse_overrides([f"{name}={level}" for name, level in of_run.items()]):
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)  # as Hydra applies it
+            yield of_run, content | {key: _resolved(config, key) for key in SEEDS if key in config}
+
+    def derivable(self, config: DictConfig) -> bool:
+        """Whether seeds can be put into the composed configuration afterwards: their axes set keys that are there, that no
+        constant sets too, and that nothing else refers to."""
+        if any(axis.key != axis.name for axis in self.request.seeds):
+            return False
+        if any(name.lstrip("~").partition(".")[0] in SEEDS for name in self.request.constants):
+            return False
+        rest = {key: node for key, node in _unresolved(config).items() if key not in (*SEEDS, "hydra")}
+        return all(_independent_of_seeds(text) for text in _texts(rest))
+
+    def complete(self, levels: Levels, config: DictConfig) -> Levels:
+        """With the level that each axis has where the arm leaves it as it is."""
+        choices = config.hydra.runtime.choices
+        known = {}
+        for axis in self.request.axes:
+            if axis.name in levels:
+                known[axis.name] = levels[axis.name]
+            elif axis.name in choices:
+                known[axis.name] = level_of(_plain(choices[axis.name]))
+            else:
+                known[axis.name] = level_of(_plain(OmegaConf.select(config, axis.name)))
+        return known
+
+
+def content_of(config: DictConfig) -> dict[str, Any]:
+    """The experiment as its run will resolve it. UsageError for a value that is missing or leads nowhere."""
+    known = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)  # for ${hydra:...}
+    try:
+        task = config.copy()
+        with open_dict(task):
+            del task["hydra"]
+        return experiment_of(resolve(task))
+    finally:
+        HydraConfig.instance().cfg = known
+
+
+def reason_of(error: Exception) -> str:
+    """Why a combination was not composed, in words."""
+    match = COULD_NOT_OVERRIDE.search(str(error))
+    if match:
+        return f"{match['key']}: there is no such key in this combination."
+    return str(error) if isinstance(error, UsageError) else plain(error)
+
+
+def _refuse_what_never_fits(wanted: Sequence[Levels], failures: Sequence[tuple[Levels, Exception]]) -> None:
+    """A level that no arm can be composed with is a mistake of typing, not an impossible combination: the error is raised."""
+    if not failures:
+        return
+    failed = [levels for levels, _ in failures]
+    for levels, error in failures:
+        key = COULD_NOT_OVERRIDE.search(str(error))
+        for axis, level in levels.items():
+            to_blame = isinstance(error, COMPOSING) and (key is None or key["key"] == axis)
+            if to_blame and all(arm in failed for arm in wanted if arm.get(axis) == level):
+                raise error
+    first, error = failures[0]
+    if len(failures) == len(wanted):
+        raise error
+    if first == wanted[0]:
+        name = " ".join(_lines(first)) or "defaults"
+        raise UsageError(_impossible_baseline(name, reason_of(error), len(wanted)))
+
+
+def _impossible_baseline(name: str, reason: str, arms: int) -> str:
+    if arms == 1:
+        return reason
+    return f"The baseline ({name}) is impossible, and every arm is held against it: {reason} Choose another: sweep.baseline."
+
+
+def _once_each(arms: Sequence[Arm]) -> tuple[list[Arm], list[Dropped]]:
+    found: dict[str, Arm] = {}
+    same = []
+    for arm in arms:
+        if arm.id in found:
+            which = "the baseline" if arm.id == arms[0].id else found[arm.id].name
+            same.append(Dropped(arm.overrides, f"the same configuration as {which}"))
+        else:
+            found[arm.id] = arm
+    return list(found.values()), same
+
+
+def _zips(request: Request, zipped: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
+    """Those of seeds, and the others."""
+    seeds = {axis.name for axis in request.seeds}
+    of_seeds, others = [], []
+    for group in zipped:
+        if 0 < len(seeds & set(group)) < len(group):
+            raise UsageError(f"sweep.zip=[[{','.join(group)}]]: seeds are crossed with every arm and cannot move with an axis.")
+        (of_seeds if group and set(group) <= seeds else others).append(group)
+    return of_seeds, others
+
+
+def _distinct(rows: Sequence[Levels]) -> tuple[list[Levels], list[Levels]]:
+    found: list[Levels] = []
+    repeated: list[Levels] = []
+    for row in rows:
+        (repeated if row in found else found).append(row)
+    return found, repeated
+
+
+def _lines(levels: Levels) -> tuple[str, ...]:
+    return tuple(f"{axis}={level}" for axis, level in levels.items())
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    value = config[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _unresolved(config: DictConfig) -> dict[str, Any]:
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for child in node.values():
+            yield from _texts(child)
+    elif isinstance(node, Sequence):
+        for child in node:
+            yield from _texts(child)
+
+
+def _independent_of_seeds(text: str) -> bool:
+    rest = PLAIN_REFERENCE.sub("", text)
+    return "${" not in rest and not any("seed" in match[1] for match in PLAIN_REFERENCE.finditer(text))

@@ -1,0 +1,86 @@
+"""What a sweep folder already holds of a plan, what of it counts, and where old attempts go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from train.errors import UsageError
+from train.ledger.code import other_code
+from train.ledger.manifest import PlannedRun
+from train.ledger.run import ENDED_BY_ITSELF, PREVIOUS, Run, find_runs, read_run
+from train.sweep.settings import Rerun
+
+Kind: TypeAlias = Literal["missing", "failed", "outdated", "diverged", "done", "running"]
+
+MADE: Mapping[Rerun, frozenset[Kind]] = {
+    "unfinished": frozenset({"missing", "failed", "outdated"}),
+    "missing": frozenset({"missing"}),
+    "failed": frozenset({"failed"}),
+    "diverged": frozenset({"missing", "failed", "outdated", "diverged"}),
+    "all": frozenset({"missing", "failed", "outdated", "diverged", "done"}),
+    "none": frozenset(),
+}
+"""`sweep.rerun` -> the kinds of run that are made. A run that is going on is never among them."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one planned run stands before this command does anything; `run` is its latest attempt, None when there is none."""
+
+    planned: PlannedRun
+    kind: Kind
+    run: Run | None = None
+
+
+def survey(folder: Path, planned: Iterable[PlannedRun], reuse_other_code: bool) -> list[Standing]:
+    """By identity: the folders may have any names."""
+    known = runs_by_identity(folder)
+    return [Standing(run, kind_of(known.get(run.identity), reuse_other_code), known.get(run.identity)) for run in planned]
+
+
+def kind_of(run: Run | None, reuse_other_code: bool) -> Kind:
+    if run is None:
+        return "missing"
+    if run.state == "running":
+        return "running"
+    if run.state not in ENDED_BY_ITSELF:
+        return "failed"
+    if not reuse_other_code and other_code(run.status):
+        return "outdated"
+    return "diverged" if run.state == "diverged" else "done"
+
+
+def runs_by_identity(folder: Path) -> dict[str, Run]:
+    """Of several attempts at one experiment, the one that ended; damaged folders are passed over."""
+    found: dict[str, Run] = {}
+    for path in find_runs([folder]):
+        try:
+            run = read_run(path)
+        except UsageError:
+            continue
+        if run.identity not in found or (run.state in (*ENDED_BY_ITSELF, "running")):
+            found[run.identity] = run
+    return found
+
+
+def make_room(sweep: Path, standing: Standing) -> None:
+    """Decide what happens to an attempt that is to be made again, and to whatever else lies where the run will go.
+
+    It moves to the folder of previous attempts. Going on from a checkpoint in its place would be decided here, and only here.
+    """
+    for folder in {standing.run.folder if standing.run else None, sweep / standing.planned.folder} - {None}:
+        if folder is not None and folder.exists():
+            archive(sweep, folder)
+
+
+def archive(sweep: Path, folder: Path) -> Path:
+    """Move a run folder out of the sweep's sight, and keep it. Returns where it is now."""
+    shelf = sweep / PREVIOUS
+    shelf.mkdir(exist_ok=True)
+    attempt = 1
+    while (place := shelf / f"{folder.name}.{attempt}").exists():
+        attempt += 1
+    return folder.rename(place)

@@ -1,0 +1,49 @@
+"""The keys `sweep` and `report`: how a comparison is planned, repeated and concluded. No run depends on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Gt
+from pydantic import BaseModel
+
+from train.config import STRICT, check
+from train.errors import UsageError, did_you_mean
+from train.ledger.manifest import Design
+from train.report.metric import IN_SUMMARY
+
+Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
+
+
+class SweepSettings(BaseModel):
+    """The keys of `sweep`; the comments in `conf/config.yaml` say what each does."""
+
+    model_config = STRICT
+    design: Design
+    zip: list[list[str]]
+    baseline: dict[str, Any] | None
+    on_error: Literal["continue", "stop"]
+    rerun: Rerun
+    resume: Literal["last"] | None
+    reuse_other_code: bool
+    dry_run: bool
+
+
+class ReportSettings(BaseModel):
+    """The keys of `report`."""
+
+    model_config = STRICT
+    metric: str
+    pairs: bool
+    smallest_effect: Annotated[float, Gt(0)] | None
+    tensorboard: bool
+
+
+def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportSettings]:
+    """From the resolved configuration. UsageError names the first key that is wrong."""
+    sweep, report = check(SweepSettings, "sweep", config["sweep"]), check(ReportSettings, "report", config["report"])
+    what, slash, _ = report.metric.partition("/")
+    if report.metric not in IN_SUMMARY and (not slash or what in ("accuracy", "loss")):
+        raise UsageError(f"report.metric={report.metric}: no run records that. {did_you_mean(report.metric, IN_SUMMARY)}")
+    return sweep, report

@@ -1,0 +1,110 @@
+"""What the terminal says of a plan: briefly before a sweep, in full for a dry run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from train.sweep.calibrate import Timing
+from train.sweep.plan import Plan
+from train.sweep.reuse import MADE, Standing
+from train.sweep.settings import Rerun
+
+FEW_SEEDS = 5
+SHOWN_DROPS = 10
+KEPT = {"done": "done", "diverged": "diverged", "failed": "failed", "outdated": "made by other code", "missing": "missing"}
+
+
+def brief(plan: Plan, standings: Sequence[Standing], rerun: Rerun, folder: Path) -> Iterator[str]:
+    """Lines: size, baseline, what is dropped, what is there already."""
+    arms, runs = len(plan.arms), len(standings)
+    seeds = max(len(arm.runs) for arm in plan.arms)
+    yield f"sweep  {_count(arms, 'arm')} x {_count(seeds, 'seed')} = {_count(runs, 'run')} ({plan.design}) in {folder}"
+    if arms > 1:
+        yield f"       baseline: {plan.baseline.name}"
+    yield from dropped(plan)
+    yield from already(standings, rerun)
+    if arms > 1 and seeds < FEW_SEEDS:
+        yield f"hint   {few_seeds(seeds)}"
+
+
+def already(standings: Iterable[Standing], rerun: Rerun) -> Iterator[str]:
+    """What is kept, what is made again and why."""
+    counts = Counter(standing.kind for standing in standings)
+    kept = {kind: count for kind, count in counts.items() if kind not in MADE[rerun] and kind != "running"}
+    again = {kind: count for kind, count in counts.items() if kind in MADE[rerun] and kind != "missing"}
+    if kept:
+        yield f"       not made again: {_kinds(kept)} (sweep.rerun={rerun})"
+    if again:
+        yield f"       made again: {_kinds(again)}; the old attempts move to previous/"
+    if "outdated" in again:
+        yield "       runs by another version of the code count only with sweep.reuse_other_code=true"
+    if counts["running"]:
+        yield f"       left alone: {_count(counts['running'], 'run')} still going on in another process"
+
+
+def dropped(plan: Plan) -> Iterator[str]:
+    """Each by what varies in it."""
+    constants = set(plan.request.constants.values())
+    for item in plan.dropped[:SHOWN_DROPS]:
+        levels = [override for override in item.overrides if override not in constants]
+        yield f"       dropped: {' '.join(levels) or 'the configuration as it is'}: {item.reason}"
+    if len(plan.dropped) > SHOWN_DROPS:
+        yield f"       dropped: {len(plan.dropped) - SHOWN_DROPS} more, listed in sweep.json"
+
+
+def few_seeds(count: int) -> str:
+    """Why five: with n runs a side, an exact test of two arms has the smallest p of 2 / (2n over n)."""
+    if count == 1:
+        return "one seed per arm says nothing about chance. Take five: seed=range(5)."
+    return (
+        f"with {count} seeds no exact test of two arms can reach p < .05 and intervals are wide. Take five: seed=range(5)."
+        if count < 4
+        else "five seeds per arm are advised: seed=range(5)."
+    )
+
+
+def arms_table(plan: Plan) -> Iterator[str]:
+    """One line per arm: in what it differs from the baseline."""
+    yield "arms"
+    for arm in plan.arms:
+        differs = {axis: level for axis, level in arm.levels.items() if plan.baseline.levels.get(axis) != level}
+        lead, text = ("baseline", _pairs(arm.levels)) if arm is plan.baseline else ("", _pairs(differs))
+        yield f"  {lead:8}  {text or 'the configuration as it is'}"
+
+
+def estimate(timed: Sequence[Timing], seconds: float | None, runs: int, at_once: int | None) -> Iterator[str]:
+    """From the calibration."""
+    if not runs:
+        yield "time   nothing to run"
+        return
+    if seconds is None:
+        yield "time   unknown: no arm could be timed"
+        return
+    steps = [1000 * timing.step_s for timing in timed]
+    spread = f"{min(steps):.1f} to {max(steps):.1f} ms a step" if len(steps) > 1 else f"{steps[0]:.1f} ms a step"
+    each = sum(timing.run_s for timing in timed) / len(timed)
+    where = f", {at_once} at a time" if at_once else ", one after the other (how many this launcher runs at once is not known)"
+    yield f"time   about {duration(seconds)} for {_count(runs, 'run')} of about {duration(each)}{where}"
+    yield f"       timed on {_count(len(timed), 'arm')}: {spread}, {max(t.start_s for t in timed):.1f} s to the first step"
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _pairs(levels: Mapping[str, str]) -> str:
+    return " ".join(f"{axis}={level}" for axis, level in levels.items())
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {KEPT[kind]}" for kind, count in counts.items())
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
