@@ -11,7 +11,11 @@ from omegaconf import OmegaConf
 
 from train import cli
 from train.config import Settings, parse
+from train.errors import Interrupted
+from train.ledger.identity import experiment_of
 from train.run.folder import RunFolder
+from train.run.resume import asked_for
+from train.sinks.contracts import Status
 
 SMALL = [
     "data=noise",
@@ -30,12 +34,12 @@ COMMAND = Path(sys.executable).with_name("train")
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, object]:
-    """The resolved configuration that the command would get."""
+    """The resolved configuration of the run that the command would make."""
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         content = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
     assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    return experiment_of({str(key): value for key, value in content.items()})
 
 
 def settings_for(overrides: Sequence[str]) -> Settings:
@@ -50,8 +54,30 @@ def run_here(folder: Path, overrides: Sequence[str]) -> RunFolder:
     run_folder = RunFolder(folder)
     session = prepare(parse(content), run_folder)
     run_folder.claim(content, overrides)
-    session.run("test")
+    try:
+        session.run("test")
+    finally:
+        run_folder.release()
     return run_folder
+
+
+def go_on_here(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
+    """As `train resume=FOLDER` with these overrides, in this process; what became of it."""
+    from train.run.job import begin
+    from train.run.resume import command_line
+
+    cli.register_resolvers()
+    arguments = command_line([*overrides, f"resume={folder}"])
+    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
+        config = compose("config", overrides=[a for a in arguments if not a.startswith("hydra.")])
+    run_folder = RunFolder(folder)
+    try:
+        session, _ = begin(config, run_folder, asked_for(arguments), {})
+        return run_folder, session.run("test")[0].status
+    except Interrupted:
+        return run_folder, "interrupted"
+    finally:
+        run_folder.release()
 
 
 def only_run(parent: Path) -> Path:

@@ -61,7 +61,8 @@ def test_measures_every_section_and_writes_it_down(tmp_path):
     loop, observing, folder = found["sections"]
     ratios = ["train/plain", "train_float32/plain", "train/bare"]
     check_section(loop, ["train", "plain", "bare", "train_float32"], ratios, images=24)
-    check_section(observing, ["train", "train_unobserved"], ["train/train_unobserved"], images=24)
+    names = ["train", "train_full", "train_unobserved"]
+    check_section(observing, names, ["train/train_unobserved", "train_full/train_unobserved"], images=24)
     check_section(folder, ["folder_reader", "torchvision_folder"], ["folder_reader/torchvision_folder"], images=12)
     precisions = {name: detail.split(",")[0] for name, detail in loop["contestants"].items()}
     assert precisions == {"train": "bfloat16", "plain": "float32", "bare": "bfloat16", "train_float32": "float32"}

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.errors import RunError, UsageError
+from train.errors import Interrupted, RunError, UsageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,6 +43,14 @@ def prepare_process() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def take_up_command() -> None:
+    """`resume=FOLDER` stands for the command that began the run there."""
+    if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
+        from train.run.resume import command_line
+
+        sys.argv[1:] = command_line(sys.argv[1:])
+
+
 def register_resolvers() -> None:
     from omegaconf import OmegaConf
 
@@ -51,13 +59,14 @@ def register_resolvers() -> None:
     for name, function, cached in (
         ("run_name", naming.run_name, True),
         ("sweep_name", naming.sweep_name, True),
-        ("run_slug", naming.slug, False),
+        ("job_name", naming.job_name, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 
 
-wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Whether the user asked for tracebacks; read before `main` sets the variable for purposes of its own."""
+wants_traceback = os.environ.get("TRAIN_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")) == "1"
+"""Whether the user asked for tracebacks. `main` sets Hydra's variable for purposes of its own, and keeps the user's wish for the
+processes of a sweep in the other."""
 
 exit_codes: list[int] = []
 """Of the jobs that ran in this process; Hydra keeps a job's return value to itself."""
@@ -82,9 +91,14 @@ def task(config: DictConfig) -> float:
 def main() -> None:
     """Entry point of the console command."""
     prepare_process()
+    try:
+        take_up_command()
+    except UsageError as error:
+        sys.exit(report_error(error))
     import hydra
 
     register_resolvers()
+    os.environ["TRAIN_FULL_ERROR"] = str(int(wants_traceback))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand its errors on instead of printing them its way
     app = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)
     try:
@@ -92,12 +106,23 @@ def main() -> None:
     except Exception as error:
         if wants_traceback:
             raise
-        sys.exit(report_error(error))
-    except KeyboardInterrupt:
+        sys.exit(report_error(folder_refused(error) or error))
+    except KeyboardInterrupt as error:
         print("train: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
+    from train.sweep import conclusion
+
+    if conclusion.exit_codes:  # judged by the folders of its runs, wherever these ran
+        sys.exit(conclusion.exit_codes[-1])
     if any(exit_codes):
         sys.exit(exit_codes[0] if len(exit_codes) == 1 else 1)
+
+
+def folder_refused(error: Exception) -> UsageError | None:
+    """Hydra makes the folder of a run, and may be refused by the system."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{os.fsdecode(error.filename)}: this folder cannot be made or written ({error.strerror}).")
+    return None
 
 
 def report_error(error: Exception) -> int:

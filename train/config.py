@@ -86,6 +86,17 @@ class ThresholdSettings(BaseModel):
     saturated: Annotated[float, Interval(gt=0, le=1)]
 
 
+class CheckpointSettings(BaseModel):
+    """The keys of `checkpoint`; null is never. `keep`: how many of the newest are kept while a run goes on."""
+
+    model_config = STRICT
+    every_minutes: Annotated[float, Gt(0)] | None = 5.0
+    every_steps: Annotated[int, Ge(1)] | None = None
+    keep: Annotated[int, Ge(1)] = 2
+    best: bool = True
+    final: bool = True
+
+
 @dataclass(frozen=True)
 class Settings:
     """A checked configuration. `parts` holds, for each group, what its chosen function is called with."""

@@ -31,6 +31,19 @@ class OutOfMemoryError(RunError):
     exit_code = 4
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal, whose number is `signal`, asked a run or a sweep to end, and it has ended in good order."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        """As shells report the end by a signal."""
+        return 128 + self.signal
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest of the `known` words, or lists them all when none is near."""
     choices = sorted(known)

@@ -59,19 +59,19 @@ Makers = Mapping[str, Callable[[], Contestant]]
 
 NAMES = {
     "loop": ("train", "plain", "bare", "train_float32"),
-    "observing": ("train", "train_unobserved"),
+    "observing": ("train", "train_full", "train_unobserved"),
     "folder": ("folder_reader", "torchvision_folder"),
     "sweep": ("sweep_pool", "sweep_basic", "sweep_joblib", "sweep_plain"),
 }
 TITLES = {
     "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step",
-    "observing": "The cost of observing: `train` with its observation and with observe=off",
+    "observing": "The cost of observing: `train` with its observation, with observe=full and with observe=off",
     "folder": "Image files: the reader of image_folder and torchvision's ImageFolder",
     "sweep": "A sweep, command to end: `train -m` with its own launcher and with others, and a plain program run by run",
 }
 RATIOS = {
     "loop": (("train", "plain"), ("train_float32", "plain"), ("train", "bare")),
-    "observing": (("train", "train_unobserved"),),
+    "observing": (("train", "train_unobserved"), ("train_full", "train_unobserved")),
     "folder": (("folder_reader", "torchvision_folder"),),
     "sweep": (("sweep_pool", "sweep_basic"), ("sweep_pool", "sweep_joblib"), ("sweep_pool", "sweep_plain")),
 }
@@ -157,13 +157,17 @@ def prepare_observing(options: Options, folder: Path) -> tuple[Makers, Session, 
         raise UsageError("--cost-of-observing compares with observe=off: leave observe=off out of the overrides.")
     makers: Makers = {
         "train": lambda: TrainLoop("train", session, readers_of(session)),
-        "train_unobserved": partial(train_loop, "train_unobserved", unobserved(options.overrides), folder),
+        "train_full": partial(train_loop, "train_full", observing(options.overrides, "full"), folder),
+        "train_unobserved": partial(train_loop, "train_unobserved", observing(options.overrides, "off"), folder),
     }
-    return makers, session, [observed_share(session, options)]
+    notes = [observed_share(session, options)]
+    if "train_full" in wanted("observing", options):
+        notes.append("Histograms and the probe come once a window, at its first step; in a long run they are rarer.")
+    return makers, session, notes
 
 
-def unobserved(overrides: Sequence[str]) -> list[str]:
-    return [*(override for override in overrides if not override.startswith("observe")), "observe=off"]
+def observing(overrides: Sequence[str], how: str) -> list[str]:
+    return [*(override for override in overrides if not override.startswith("observe")), f"observe={how}"]
 
 
 def train_loop(name: str, overrides: Sequence[str], folder: Path) -> TrainLoop:

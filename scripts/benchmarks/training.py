@@ -20,6 +20,7 @@ from train import cli
 from train.config import parse
 from train.data.readers import Readers, open_readers
 from train.errors import RunError
+from train.ledger.identity import experiment_of
 from train.run.folder import RunFolder
 from train.run.loop import Ending, Loop
 from train.run.placement import settle_arithmetic
@@ -39,7 +40,7 @@ def open_session(overrides: Sequence[str], folder: Path) -> Session:
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         content: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-    return prepare(parse(content), RunFolder(folder))
+    return prepare(parse(experiment_of(content)), RunFolder(folder))
 
 
 def readers_of(session: Session) -> Readers:

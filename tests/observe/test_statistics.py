@@ -91,6 +91,20 @@ def test_a_small_spread_around_a_large_mean_is_seen() -> None:
     assert activation_statistics(y, 1, "", {"std"})["std"].item() == pytest.approx(y.double().std(correction=0).item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("size", [1e-35, 1e-25, 1e25, 1e36])
+def test_values_whose_squares_no_float32_holds_have_their_std(size: float) -> None:
+    """A signal that fades or explodes through twenty layers is that small or large, and not 0 or infinite."""
+    y = size * (normal([8, 4, 3, 3]) + torch.arange(4.0)[:, None, None])
+    expected = pytest.approx(y.double().std(correction=0).item(), rel=1e-5)
+    found = activation_statistics(y, 1, "", {"mean", "std"})
+    assert found["std"].item() == expected
+    assert found["mean"].item() == pytest.approx(y.double().mean().item(), rel=1e-5)
+    assert gradient_statistics(y, ONE, {"std"})["std"].item() == expected
+    assert standard_deviation(y).item() == expected
+    assert length(y).item() == pytest.approx(y.double().norm().item(), rel=1e-5)
+    assert similarity(y).item() == pytest.approx(similarity(y / size).item(), abs=1e-5)
+
+
 def test_many_values_are_added_up_with_care() -> None:
     y = normal([512, 4, 64, 64]) + 1
     expected = slow(y, 1, "relu")

@@ -18,6 +18,8 @@ def test_a_net_that_fades_explains_itself(train: Train, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "the signal fades: std falls by x0." in result.stdout
     assert "mean-field theory expects" in result.stdout
+    assert "that means: what the network says hardly depends on the image any more" in result.stdout
+    assert "Usually helps: init=kaiming, norm=batch" in " ".join(result.stdout.split())
     assert "heuristics" in result.stdout
     for layer in ("stem.conv", "stage1.conv1", "head"):
         assert any(line.split()[:1] == [layer] for line in result.stdout.splitlines()), f"{layer} has a row"
@@ -58,13 +60,13 @@ def test_a_model_that_ignores_the_norm_cannot_be_missed(train: Train, tmp_path: 
 
 
 def test_a_run_that_diverges_says_what_broke_first(train: Train, tmp_path: Path) -> None:
-    result = train(
-        *SMALL, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=4", "trainer.precision=float32", "observe.every=1"
-    )
+    result = train(*SMALL, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=4", "trainer.precision=float32")
     assert result.returncode == 3, result.stdout + result.stderr
     diagnosis = json.loads((only_run(tmp_path) / "status.json").read_text())["diagnosis"]
     assert diagnosis["kind"] == "diverged"
     assert diagnosis["layer"]
+    assert diagnosis["step"] > 0, "although only step 0 is due to be looked at"
+    assert diagnosis["before"]
     assert any("optimizer.lr" in advice for advice in diagnosis["advice"])
     assert "off first" in result.stdout
 

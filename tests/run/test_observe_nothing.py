@@ -44,7 +44,7 @@ def trained(folder: Path, overrides: list[str]) -> tuple[dict[str, Tensor], list
     """Weights and running averages; what was recorded of the training itself; the steps that were observed."""
     run: RunFolder = run_here(folder, overrides)
     records = list(read_records(run.metrics_file))
-    scores = [dict(record.values) for record in records if not any(tag.startswith("activation") for tag in record.values)]
+    scores = [dict(record.values) for record in records if any(tag.startswith(("loss", "accuracy")) for tag in record.values)]
     seen = [record.step for record in records if any(tag.startswith("activation_std") for tag in record.values)]
     return torch.load(run.weights_file, weights_only=True), scores, seen
 
@@ -86,6 +86,25 @@ def test_observing_changes_nothing_when_compiled(tmp_path: Path) -> None:
     """Compiled runs are compared with compiled runs: the compiler rounds in its own way."""
     torch._dynamo.reset()
     assert_the_same_when_observed(tmp_path, [*BASE, "trainer.precision=float32", "trainer.compile=true"])
+
+
+def test_the_steps_before_a_loss_breaks_are_seen_as_if_each_had_been_watched(tmp_path: Path) -> None:
+    """At the default cadence only step 0 is: the others are repeated once it has happened, which leaves no trace."""
+    broken = [*BASE, "norm=none", "model.activation=leaky_relu", "optimizer.lr=100", "trainer.precision=float32"]
+    ways = {"off": ["observe=off"], "default": [], "each step": ["observe.every=1"]}
+    runs = {name: run_here(tmp_path / name, [*broken, *how]) for name, how in ways.items()}
+    records = {name: list(read_records(run.metrics_file)) for name, run in runs.items()}
+    seen = {
+        name: {r.step: dict(r.values) for r in rows if any(tag.startswith("activation_std") for tag in r.values)}
+        for name, rows in records.items()
+    }
+    assert len(seen["each step"]) > 2, "it breaks, and not at once"
+    assert list(seen["default"]) == list(range(len(seen["each step"])))
+    assert repr(seen["default"]) == repr(seen["each step"]), "repr, for NaN is not equal to itself"
+    assert repr(records["default"][-1].values) == repr(records["off"][-1].values)
+    weights = [torch.load(run.weights_file, weights_only=True) for run in runs.values()]
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][name].nan_to_num(), value.nan_to_num()) for name, value in other.items())
 
 
 def test_what_is_observed_is_what_the_layer_gave(tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_the_learning_rate_jumps_where_it_changes_by_more_than_a_twentieth(cours
     assert lr.stands_out == bool(jumps)
 
 
+def test_a_smooth_learning_rate_that_was_recorded_a_few_times_is_a_curve():
+    lr = LearningRate()
+    for step, value in zip(range(20, 120, 20), [0.15, 0.19, 0.12, 0.05, 0.001], strict=True):
+        lr.add(step, value)
+    assert not lr.stands_out
+
+
 def test_a_learning_rate_that_jumps_all_the_time_is_a_curve_and_is_thinned_out():
     lr = LearningRate()
     for step in range(10_000):

@@ -18,6 +18,21 @@ from train.observe.theory.recursion import Expected
 Kind = Literal["broken", "dead", "saturated", "explodes", "fades", "gradient_explodes", "gradient_fades", "healthy"]
 _STD, _NONFINITE, _GRADIENT = "activation_std", "activation_nonfinite", "gradient_std"
 
+MEANING: Mapping[Kind, str] = {
+    "broken": "the first loss will not be a number, and no update can repair that",
+    "dead": "units that are zero for every image pass on no signal and get no gradient: they do not learn",
+    "saturated": "units at the ends of their range hardly react to their input, and hardly any gradient passes them",
+    "explodes": "the later layers see numbers of another order of magnitude than the first, so that one learning rate cannot "
+    "suit all: the loss is likely to become infinite",
+    "fades": "what the network says hardly depends on the image any more, and the gradient, which is made of the same products, "
+    "hardly reaches the first layers: it will learn slowly or not at all",
+    "gradient_explodes": "the first layers get far larger gradients than the last: a learning rate that is right for the last "
+    "throws the first off",
+    "gradient_fades": "the first layers get next to no gradient: they stay as they were drawn",
+    "healthy": "",
+}
+"""What follows for training, for people who see such a verdict for the first time."""
+
 
 @dataclass(frozen=True)
 class Thresholds:

@@ -100,7 +100,7 @@ class Observer:
             yield
         for name, parts in lengths.items():
             if parts:
-                self._sheet.put("", name, {"parameter_gradient_norm": torch.stack(parts).square().sum().sqrt() / scale})
+                self._sheet.put("", name, {"parameter_gradient_norm": length(torch.stack(parts)) / scale})
 
     @contextmanager
     def watching_weights(self) -> Iterator[None]:

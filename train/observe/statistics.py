@@ -23,6 +23,10 @@ ACTIVATION_BY_CHANNEL = ("channel_mean_sq", "channel_var")
 GRADIENT = ("std", "nonfinite")
 
 
+LARGEST_POWER = 100
+"""Of 2, within what float32 holds along with its inverse."""
+
+
 def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Collection[str]) -> dict[str, Tensor]:
     """Those of ACTIVATION and ACTIVATION_BY_CHANNEL that are wanted and that y has.
 
@@ -33,16 +37,18 @@ def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Co
     """
     x = y.float()
     others = [dim for dim in range(x.ndim) if dim != channel_dim]
-    by_channel = x.mean(others, keepdim=True) if others else x
+    unit = size_of(x)
+    work = x * (1 / unit)
+    by_channel = work.mean(others, keepdim=True) if others else work.clone()
     mean = by_channel.mean()
-    work = x - by_channel
+    work.sub_(by_channel)
     variances = work.mul_(work).mean(others) if others else work.mul_(work)
     within = variances.mean()
     found = {
-        "mean": mean,
-        "std": (within + (by_channel - mean).square().mean()).sqrt(),
-        "channel_mean_sq": by_channel.square().mean(),
-        "channel_var": within,
+        "mean": mean * unit,
+        "std": (within + (by_channel - mean).square().mean()).sqrt() * unit,
+        "channel_mean_sq": by_channel.square().mean() * unit * unit,
+        "channel_var": within * unit * unit,
     }
     if function in SATURATED and "saturated" in wanted:
         centre, distance = SATURATED[function]
@@ -60,29 +66,47 @@ def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Co
 def gradient_statistics(gradient: Tensor, scale: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
     """Those of GRADIENT that are wanted. std: over all values, divided by the loss `scale` that the gradient contains."""
     x = gradient.float()
-    work = x - x.mean()
-    found = {"std": work.mul_(work).mean().sqrt() / scale}
+    found = {"std": standard_deviation(x) / scale}
     if "nonfinite" in wanted:
-        found["nonfinite"] = count_nonfinite(x, work)
+        found["nonfinite"] = count_nonfinite(x)
     return {name: value for name, value in found.items() if name in wanted}
 
 
-def count_nonfinite(x: Tensor, work: Tensor) -> Tensor:
-    """x - x is NaN exactly where x is NaN or infinite. Above 2^24 the count is rounded, being a float."""
+def size_of(x: Tensor) -> Tensor:
+    """The order of magnitude of x [N, ...]: a power of 2 next to the largest absolute value in an eighth of it; 1 where that is 0
+    or not finite.
+
+    Sums and squares are taken of values divided by it: squares in float32 are 0 below 1e-23 and infinite above 1e19, which
+    signals reach that fade or explode through twenty layers. A power of 2, so that no bit of any other signal changes; and as
+    float32 holds squares over 38 orders of magnitude, an eighth is enough.
+    """
+    some = x[: -(-len(x) // 8)] if x.ndim else x
+    peak = torch.maximum(some.amax(), -some.amin())
+    power = torch.frexp(peak).exponent.clamp(-LARGEST_POWER, LARGEST_POWER)
+    return torch.where(peak.isfinite() & (peak > 0), torch.ldexp(torch.ones_like(peak), power), 1.0)
+
+
+def count_nonfinite(x: Tensor, work: Tensor | None = None) -> Tensor:
+    """x - x is NaN exactly where x is NaN or infinite. Above 2^24 the count is rounded, being a float.
+    `work` is overwritten."""
     return torch.sub(x, x, out=work).ne_(0).sum()
 
 
 def standard_deviation(x: Tensor) -> Tensor:
     """Over all values, dividing by their number."""
     x = x.float()
-    work = x - x.mean()
-    return work.mul_(work).mean().sqrt()
+    unit = size_of(x)
+    work = x * (1 / unit)
+    work.sub_(work.mean())
+    return work.mul_(work).mean().sqrt() * unit
 
 
 def length(x: Tensor) -> Tensor:
     """Euclidean norm over all values. Not `vector_norm`, which adds up the squares of a long tensor with less care."""
     x = x.float()
-    return (x * x).sum().sqrt()
+    unit = size_of(x)
+    work = x * (1 / unit)
+    return work.mul_(work).sum().sqrt() * unit
 
 
 def similarity(y: Tensor) -> Tensor:
@@ -94,5 +118,6 @@ def similarity(y: Tensor) -> Tensor:
     n = len(y)
     in_memory_order = y if y.is_contiguous() or y.ndim < 3 else y.movedim(1, -1)  # flattening channels_last would copy
     x = in_memory_order.float().flatten(1)
+    x = x * (1 / size_of(x))
     total = (x / (x * x).sum(1, keepdim=True).sqrt()).sum(0)
     return ((total * total).sum() - n) / (n * (n - 1)) if n > 1 else x.new_tensor(float("nan"))

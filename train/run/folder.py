@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import threading
@@ -17,13 +18,17 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
+from train.ledger.code import code_id
 from train.ledger.identity import arm_id, identity
+from train.ledger.lock import Lock, holder_of, is_held
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
 
+_OF_THE_END = frozenset({"status", "reason", "exit_code", "wall_s", "peak_memory_bytes", "diagnosis"})
+
 
 class RunFolder:
-    """Paths and writers of one run. `claim` makes it this process's own."""
+    """Paths and writers of one run. `claim` makes it this process's own, until `release` or the end of the process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,41 +36,111 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.summary_file = path / "summary.json"
         self.weights_file = path / "weights.pt"
+        self.config: dict[str, Any] = {}
+        """Of the experiment, once the folder is this process's own."""
         self._status: dict[str, Any] = {}
+        self._lock = Lock(path)
 
     def refuse_if_taken(self) -> None:
         """UsageError when the folder already holds a run; found before anything slow begins."""
         if self.status_file.exists():
-            remedy = "Choose another hydra.run.dir, or leave it out for a new folder."
-            raise UsageError(f"hydra.run.dir={self.path}: this folder already holds a run, which is left as it is. {remedy}")
+            remedy = "Choose another hydra.run.dir, or leave it out for a new folder"
+            going_on = f"train resume={shlex.quote(str(self.path))} goes on with a run that has not ended"
+            said = f"hydra.run.dir={self.path}: this folder already holds a run{self._whose()}, which is left as it is."
+            raise UsageError(f"{said} {remedy}; {going_on}.")
+
+    def hold(self) -> None:
+        """From here on no other process works in the folder. UsageError that says which one does."""
+        try:
+            holder = self._lock.take()
+        except OSError as error:
+            raise UsageError(f"{self.path}: this folder cannot be written ({error.strerror}).") from None
+        if holder is not None:
+            raise UsageError(f"{self.path}: this folder already holds a run, and {holder}, is at work on it. It is left to that.")
+
+    def release(self) -> None:
+        """Others may have the folder."""
+        self._lock.give_back()
+
+    def _whose(self) -> str:
+        if is_held(self.path):
+            holder = holder_of(self.path)
+            return f", going on in {holder}" if holder else ", which is going on"
+        return ""
 
     def claim(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
-        """Take the folder and write what is known before training. UsageError when it already holds a run.
+        """Take the folder and write what is known before training. UsageError when it already holds a run, or cannot be written.
 
         `config`: resolved, of the experiment alone; `choices`: option group -> chosen option.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._status = {
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.hold()
+            self._begin(config, overrides, choices)
+        except OSError as error:
+            self.release()
+            if not self.status_file.exists():
+                self._lock.path.unlink(missing_ok=True)
+            raise UsageError(f"hydra.run.dir={self.path}: this folder cannot be written ({error.strerror}).") from None
+        except BaseException:
+            self.release()
+            raise
+
+    def _begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None) -> None:
+        self.refuse_if_taken()
+        self._write_request(config, overrides)
+        self._status = {"started": now()} | self._ownership(config, choices)
+        temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
+        try:
+            write_json(temporary, self._status)
+            os.link(temporary, self.status_file)  # where there are no locks: of all who try, one succeeds
+        except FileExistsError:
+            self.refuse_if_taken()
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def take_up(
+        self,
+        status: Mapping[str, Any],
+        step: int,
+        config: Mapping[str, Any],
+        overrides: Sequence[str],
+        choices: Mapping[str, str] | None = None,
+    ) -> None:
+        """Go on with the run in this folder, which this process holds: `status` is what it last said, `step` where it goes on.
+
+        Whatever it wrote about its end is taken back, and at step 0 whatever it recorded.
+        """
+        taken_up = {"time": now(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
+        kept = {key: value for key, value in status.items() if key not in _OF_THE_END}
+        resumed = [*status.get("resumed", ()), taken_up]
+        self._status = kept | self._ownership(config, choices) | {"resumed": resumed}
+        write_json(self.status_file, self._status)
+        self._write_request(config, overrides)
+        self.summary_file.unlink(missing_ok=True)
+        if not step:
+            self.metrics_file.unlink(missing_ok=True)
+            for path in self.path.glob("events.out.tfevents.*"):
+                path.unlink(missing_ok=True)
+
+    def _ownership(self, config: Mapping[str, Any], choices: Mapping[str, str] | None) -> dict[str, Any]:
+        return {
             "status": "running",
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "identity": identity(config),
             "arm": arm_id(config),
             "choices": dict(choices or {}),
             "versions": versions(),
+            "code": code_id(),
             "git": git_state(Path(__file__).resolve().parents[2]),
         }
-        temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
-        write_json(temporary, self._status)
-        try:
-            os.link(temporary, self.status_file)  # of all who try, one succeeds, and nobody sees half a file
-        except FileExistsError:
-            self.refuse_if_taken()
-        finally:
-            temporary.unlink()
-        OmegaConf.save(OmegaConf.create(dict(config)), self.path / "config.yaml")
-        OmegaConf.save(OmegaConf.create(list(overrides)), self.path / "overrides.yaml")
+
+    def _write_request(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        """What was asked for. Before status.json, so that whatever says that it is a run can be gone on with."""
+        self.config = dict(config)
+        for name, content in (("config.yaml", dict(config)), ("overrides.yaml", list(overrides))):
+            write_whole(self.path / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())
 
     def update(self, **fields: Any) -> None:
         """Merge `fields` into status.json, which is whole at every moment."""
@@ -80,17 +155,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace `path` durably: a reader sees the old content or the new, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name[-200:]}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def versions() -> dict[str, str]:

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from train.config import Settings
-from train.observe.advice import Switches
+from train.observe.advice import Switches, suggest
 from train.observe.diagnosis import Diagnosis, at_chance, diagnose
-from train.observe.initial_report import DEFAULT, Thresholds, Verdict, judge, layer_rows
+from train.observe.initial_report import DEFAULT, MEANING, Row, Thresholds, Verdict, judge, layer_rows
 from train.observe.layer_table import table
 from train.observe.layers import LayerInfo
 from train.observe.theory import Expected, chain_of, predict
@@ -60,10 +60,17 @@ class Insight(Sink):
         self._title = info.name
 
     def record(self, record: Record) -> None:
+        first = self.verdict is None
+        self.recall(record)
+        if first and self.verdict is not None:
+            self._introduce(record, self.verdict)
+
+    def recall(self, record: Record) -> None:
         if "loss/train" in record.values:
             self._losses.append((record.step, record.values["loss/train"]))
         if record.step == 0 and self.verdict is None and any(tag.startswith("activation_std/") for tag in record.values):
-            self._introduce(record)
+            expected = self.subject.expected if self.subject else ()
+            self.verdict = judge(self._rows(record), self.thresholds, expected)
 
     def finish(self, summary: Summary) -> None:
         subject = self.subject
@@ -74,18 +81,25 @@ class Insight(Sink):
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
 
-    def _introduce(self, record: Record) -> None:
-        subject = self.subject
-        rows = layer_rows(record.values, subject.layers if subject else ())
-        self.verdict = judge(rows, self.thresholds, subject.expected if subject else ())
+    def _rows(self, record: Record) -> Sequence[Row]:
+        return layer_rows(record.values, self.subject.layers if self.subject else ())
+
+    def _introduce(self, record: Record, verdict: Verdict) -> None:
         # rich's live view puts a proxy without an encoding in the place of sys.stdout
         unicode = sys.__stdout__ is not None and sys.__stdout__.encoding.lower().startswith("utf")
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns - 1
-        lines = ["", *(line.text for line in table(rows, width, unicode, thresholds=self.thresholds)), ""]
+        lines = ["", *(line.text for line in table(self._rows(record), width, unicode, thresholds=self.thresholds)), ""]
         self.out.message("\n".join(lines))
-        self.out.message(self.verdict.sentence, "info" if self.verdict.kind == "healthy" else "warning")
+        self.out.message(verdict.sentence, "info" if verdict.kind == "healthy" else "warning")
+        if verdict.kind != "healthy":
+            self.out.message(f"that means: {MEANING[verdict.kind]}{self._remedy(verdict)}")
         self.out.message(f"({self.thresholds.describe()})")
         self._draw(record)
+
+    def _remedy(self, verdict: Verdict) -> str:
+        if self.subject is None or verdict.kind == "broken":
+            return ""
+        return f". Usually helps: {', '.join(suggest('cannot_learn', 'initial', verdict.statistic, self.subject.switches))}"
 
     def _draw(self, record: Record) -> None:
         try:

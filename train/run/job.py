@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from train.config import parse
-from train.errors import UsageError
-from train.ledger.identity import experiment_of
+from train.config import CheckpointSettings, check, parse
+from train.errors import Interrupted, UsageError
+from train.ledger.identity import BOOKKEEPING, experiment_of
 from train.run.folder import RunFolder
+from train.run.refused import Asked, experiment, refused
+from train.run.resume import asked_for, former, refuse_changes
+from train.run.stop import listening
 from train.sinks.hparams import arm_of
+
+if TYPE_CHECKING:
+    from train.run.session import Session
 
 SHOWN = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
 INTERRUPTED = 128
@@ -33,26 +40,54 @@ class JobResult:
 
 
 def run_job(config: DictConfig) -> JobResult:
-    """Train once. UsageError, with nothing left behind, for whatever can be known to be wrong before training."""
+    """Train once, or go on with the run that `resume` names. UsageError, with nothing left behind, for whatever can be known to
+    be wrong before training."""
     hydra = HydraConfig.get()
     choices = {str(group): str(choice) for group, choice in hydra.runtime.choices.items() if choice and "/" not in str(group)}
-    overrides = list(hydra.overrides.task)
+    overrides = asked_for(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
-    try:
-        content = experiment_of(resolve(config))
-        settings = parse(content)
-        from train.run.session import prepare  # imports torch
-
-        session = prepare(settings, folder)
-        folder.claim(content, overrides, choices)
-    except BaseException:
-        remove_if_empty(folder.path)
-        raise
-    summary, exit_code = session.run(title(choices, overrides), arm_of(content, choices, overrides))
+    with listening() as stop:
+        try:
+            with stop.at_once():
+                session, content = begin(config, folder, overrides, choices)
+        except BaseException as error:
+            folder.release()
+            if hydra.mode == RunMode.MULTIRUN and isinstance(error, Exception):
+                refused(folder.path, Asked(experiment(config), overrides, choices), error)
+            remove_if_empty(folder.path)
+            raise
+        try:
+            said = without_bookkeeping(overrides)
+            summary, exit_code = session.run(title(choices, said), arm_of(content, choices, said), stop)
+        finally:
+            folder.release()
     if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
-        raise KeyboardInterrupt  # the user, or the system, means the whole sweep
+        raise Interrupted(exit_code - INTERRUPTED)  # the user, or the system, means the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
     return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
+
+
+def begin(
+    config: DictConfig, folder: RunFolder, overrides: Sequence[str], choices: Mapping[str, str]
+) -> tuple[Session, dict[str, Any]]:
+    """A run that is ready, in a folder that is its own; and the configuration of the experiment."""
+    whole = resolve(config)
+    content = experiment_of(whole)
+    settings = parse(content)
+    checkpoints = check(CheckpointSettings, "checkpoint", whole["checkpoint"])
+    before = former(folder, whole["resume"])
+    if before is not None:
+        refuse_changes(before, content)
+    from train.run.session import prepare  # imports torch
+
+    session = prepare(settings, folder, checkpoints, before)
+    session.begin(content, overrides, choices)
+    return session, content
+
+
+def without_bookkeeping(overrides: Sequence[str]) -> list[str]:
+    """Those that a result may depend on."""
+    return [override for override in overrides if re.split(r"[.=@]", override.lstrip("+~"))[0] not in BOOKKEEPING]
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
@@ -76,6 +111,8 @@ def remove_if_empty(folder: Path) -> None:
     """Hydra has made the folder by now; a command that was refused leaves none behind."""
     for path in (folder, folder.parent):
         try:
+            if path.samefile(Path.cwd()):
+                return
             path.rmdir()
         except OSError:
             return

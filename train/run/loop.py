@@ -9,16 +9,21 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
+from torch import nn
 
 from train import rng
 from train.data.contracts import Batch
 from train.observe.apart import differentiate_apart
 from train.observe.observer import Observer, due
 from train.parts.contracts import Schedule
+from train.run.bookmark import Bookmark
 from train.run.losswatch import LossWatch
 from train.run.step import Measurement, Trainee, look, training_loss, update
 from train.run.stop import Stop
 from train.sinks.contracts import Record, Sink
+
+BOOKMARK_EVERY = 50
+"""Steps between two copies of the trainee: as many are repeated at most when the loss breaks."""
 
 
 class Reader(Protocol):
@@ -55,6 +60,35 @@ class Score:
         return {f"loss/{split}": self.loss, f"accuracy/{split}": self.accuracy}
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best score on the validation split so far, and after how many updates it was."""
+
+    step: int
+    score: Score
+
+
+class Saver(Protocol):
+    """What the loop needs of whoever keeps its state."""
+
+    def due(self, done: int) -> bool: ...
+    def save(self, loop: Loop) -> None: ...
+    def keep_best(self, done: int, model: nn.Module) -> None: ...
+
+
+class NoSaver:
+    """For a loop whose state nobody wants."""
+
+    def due(self, done: int) -> bool:  # noqa: ARG002
+        return False
+
+    def save(self, loop: Loop) -> None:
+        """Nothing."""
+
+    def keep_best(self, done: int, model: nn.Module) -> None:
+        """Nothing."""
+
+
 @dataclass
 class Ending:
     """How the loop ended: after `steps` updates, with the loss of the last record and the last score on the validation split."""
@@ -80,14 +114,21 @@ class Loop:
     sink: Sink
     stop: Stop
     began: float = field(default_factory=time.perf_counter)
+    saver: Saver = field(default_factory=NoSaver)
     ending: Ending = field(default_factory=Ending)
     recent: list[Measurement] = field(default_factory=list)
+    best: Best | None = None
+    looked: bool = True
+    """Whether the looks that were due after the last step (validation split, probe) have been taken."""
+    bookmark: Bookmark | None = None
 
     def run(self) -> Ending:
-        """Train to the end of the plan, to the first loss that is not finite, or to a signal."""
+        """Train from the step it is at to the end of the plan, to the first loss that is not finite, or to a signal."""
         if self.plan.total == 0:
             self.observe_only()
-        for step, batch in self.batches():
+        if not self.looked:
+            self.look(self.ending.steps)
+        for step, batch in () if self.stop else self.batches(self.ending.steps):
             measurement = self.observed_update(step, batch)
             self.recent.append(measurement)
             self.watch.add(step, measurement.loss)
@@ -97,35 +138,49 @@ class Loop:
             self.sink.progress(done, self.epochs(done), {})
             if due(done, self.plan.record_every, self.plan.total):
                 self.record_training(done)
-            if self.evaluation_due(done):
-                self.record_validation(done)
-            if due(done, self.plan.steps_per_epoch, self.plan.total):
-                self.look_at_probe()
-                self.record_observation(done)
+            self.look(done)
             if self.stop:
-                self.ending.status = "interrupted"
                 break
-        if self.ending.status != "diverged":
-            self.diverged(wait=True)
+            if done < self.plan.total and (self.stop.take_save() or self.saver.due(done)):
+                self.save()
+            if self.ending.status == "diverged":
+                break
+        if self.stop and self.ending.status != "diverged":
+            self.ending.status = "interrupted"
+        self.save()
+        if self.ending.status == "diverged":
+            self.look_back()
+            self.record_training(self.ending.steps)
         return self.ending
 
     def __post_init__(self) -> None:
         self.watch = LossWatch(self.trainee.placement.device)
+        self.epoch_began: float | None = None
 
-    def batches(self) -> Iterator[tuple[int, Batch]]:
-        """All the training batches of the plan with the steps they belong to, timed."""
-        step = 0
-        for epoch in range(-(-self.plan.total // max(self.plan.steps_per_epoch, 1))):
+    def save(self) -> None:
+        """Keep the state, unless the loss has turned out not to be finite: there is nothing to go on with then."""
+        if self.ending.status != "diverged" and not self.diverged(wait=True) and self.plan.total:
+            self.saver.save(self)
+
+    def batches(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
+        """The training batches of the plan from step `start` on with the steps they belong to, timed."""
+        step, length = start, max(self.plan.steps_per_epoch, 1)
+        for epoch in range(start // length, -(-self.plan.total // length)):
             self.trainee.model.train()
-            started = time.perf_counter()
+            self.epoch_began = time.perf_counter()
             try:
-                for batch in self.train.epoch(epoch):
+                for batch in self.train.epoch(epoch, step % length):
                     if step == self.plan.total:
                         return
                     yield step, batch
                     step += 1
             finally:
-                self.ending.train_s += time.perf_counter() - started
+                self.ending.train_s += self.epoch_s()
+                self.epoch_began = None
+
+    def epoch_s(self) -> float:
+        """Seconds that the epoch has taken so far, with the looks in between."""
+        return 0.0 if self.epoch_began is None else time.perf_counter() - self.epoch_began
 
     def observed_update(self, step: int, batch: Batch) -> Measurement:
         """One update, seen from inside where that is due. Its dropout depends on the step alone."""
@@ -133,6 +188,8 @@ class Loop:
         factor = self.schedule(step, self.plan.total)
         if step == 0:
             self.look_at_probe()
+        if self.observer.layers and (self.bookmark is None or step % BOOKMARK_EVERY == 0):
+            self.bookmark = Bookmark(self.trainee, step)
         if self.observer.due(step, self.plan.total - 1):
             measurement = self.watched_update(step, batch, factor)
         else:
@@ -192,8 +249,27 @@ class Loop:
         self.ending.status = "diverged"
         self.ending.reason = f"the training loss was not finite at step {bad}"
         self.ending.steps = bad + 1
-        self.record_training(bad + 1)
         return True
+
+    def look_back(self) -> None:
+        """The steps before the loss broke once more, now seen from inside at each of them: all that is random in a step depends
+        on its number alone. Afterwards the trainee is as it was. (With trainer.deterministic=false it may break elsewhere.)"""
+        if self.bookmark is None:
+            return
+        ended, spent = Bookmark(self.trainee, self.ending.steps), self.ending.train_s
+        self.bookmark.restore()
+        for step, batch in self.batches(self.bookmark.step):
+            if step >= self.ending.steps or self.stop:
+                break
+            self.seed_dropout(step)
+            factor = self.schedule(step, self.plan.total)
+            if self.observer.due(step, self.plan.total - 1):
+                update(self.trainee, batch, factor)  # it was seen the first time
+            else:
+                self.watched_update(step, batch, factor)
+                self.record_observation(step)
+        ended.restore()
+        self.ending.train_s = spent
 
     def record_training(self, done: int) -> None:
         """Mean loss and accuracy since the last record; here they are copied from the device to the host."""
@@ -206,10 +282,18 @@ class Loop:
         lr = self.trainee.optimizer.param_groups[0]["lr"]
         self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
 
+    def look(self, done: int) -> None:
+        """At the validation split and the probe, where that is due. A signal puts it off to when the run goes on."""
+        self.looked = not self.evaluation_due(done) or self.record_validation(done)
+        if self.looked and due(done, self.plan.steps_per_epoch, self.plan.total):
+            self.look_at_probe()
+            self.record_observation(done)
+
     def evaluation_due(self, done: int) -> bool:
         return self.val is not None and due(done, self.plan.evaluate_every * self.plan.steps_per_epoch, self.plan.total)
 
-    def record_validation(self, done: int) -> None:
+    def record_validation(self, done: int) -> bool:
+        """False when a signal came in between: then nothing is recorded."""
         assert self.val is not None
         started = time.perf_counter()
         score = evaluate(self.trainee, self.val, self.stop)
@@ -218,6 +302,10 @@ class Loop:
         if score is not None:
             self.ending.val = score
             self.record(done, score.values("val"))
+            if self.best is None or (score.accuracy, -score.loss) > (self.best.score.accuracy, -self.best.score.loss):
+                self.best = Best(done, score)
+                self.saver.keep_best(done, self.trainee.model)
+        return score is not None
 
     def record(self, step: int, values: dict[str, float]) -> None:
         self.sink.record(Record(step, self.epochs(step), time.perf_counter() - self.began, values))

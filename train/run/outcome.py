@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import torch
 from train.config import TrainerSettings
 from train.errors import OutOfMemoryError, RunError
 from train.parts.contracts import Shape
+from train.run.checkpoint_files import listed
 from train.run.loop import Ending, Score
 from train.run.memory import is_out_of_memory, peak_bytes
 from train.run.placement import Placement
 from train.run.preflight import Cost
+from train.run.resume import resume_command
 from train.sinks.contracts import Summary
 from train.sinks.jsonl import encode_float
 
@@ -38,7 +42,7 @@ def summarise(
         train_loss=ending.train_loss,
         val_loss=val.loss if val else None,
         test_loss=test.loss if test else None,
-        images_per_s=ending.steps * batch_size / ending.train_s if ending.train_s else None,
+        images_per_s=ending.steps * batch_size / ending.train_s if ending.steps and ending.train_s else None,
         peak_memory_bytes=peak_bytes(device),
         memory_of="device" if device.type == "cuda" else "host",
     )
@@ -57,6 +61,27 @@ def explained(error: BaseException, trainer: TrainerSettings, placement: Placeme
         said = str(error).split(".")[0]
         return RunError(f"{said}. Use trainer.deterministic=false to train with one that may differ from run to run.")
     return None
+
+
+UNWRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EBADF}
+)
+
+
+def unwritable(error: BaseException, folder: Path) -> RunError | None:
+    """What the user can do when the run folder takes no more."""
+    if not isinstance(error, OSError) or (error.errno not in UNWRITABLE and folder.is_dir()):
+        return None
+    if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+        return None
+    said = error.strerror or str(error)
+    if not folder.is_dir():
+        return RunError(f"{folder}: the folder of this run is gone ({said}), and what was recorded in it.")
+    newest = next(iter(listed(folder)), None)
+    kept = f"its checkpoint of step {newest.step}" if newest else "its first step"
+    return RunError(
+        f"{folder} cannot be written ({said}). The run goes on from {kept} once that is mended: {resume_command(folder)}"
+    )
 
 
 def as_json(value: object) -> object:

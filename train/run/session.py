@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import io
 import logging
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from train import rng
-from train.config import ObserveSettings, Settings, total_steps
+from train.config import CheckpointSettings, ObserveSettings, Settings, total_steps
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
-from train.errors import RunError
+from train.errors import Interrupted, RunError
+from train.ledger.run import Run
 from train.observe.initial_report import Thresholds
 from train.observe.observer import Observer, choose
 from train.observe.probe import probe_images
@@ -28,24 +28,27 @@ from train.parts.regularization import parameter_groups
 from train.run import placement as placing
 from train.run import preflight
 from train.run.build import Parts, build
+from train.run.checkpoint import DiskSaver, Found, find, signal_name
+from train.run.checkpoint_files import forget
+from train.run.continuation import go_on, refuse_longer
 from train.run.contradictions import contradictions
 from train.run.fingerprint import fingerprint
 from train.run.folder import RunFolder, write_json, write_whole
 from train.run.insight import Insight, Subject, expect, switches_of
 from train.run.loop import Loop, Plan, evaluate
 from train.run.memory import peak_bytes
-from train.run.outcome import as_json, explained, summarise
+from train.run.outcome import as_json, explained, summarise, unwritable
 from train.run.placement import Placement
+from train.run.resume import fixed_identity, resume_command
 from train.run.step import Trainee
 from train.run.stop import Stop, listening
+from train.run.views import views
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.fan_out import Sinks
 from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import Arm
 from train.sinks.jsonl import JsonlSink
 from train.sinks.log import log_file
-from train.sinks.plain import PlainSink
-from train.sinks.terminal import stream_sink
 
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
@@ -62,19 +65,41 @@ class Session:
     cost: preflight.Cost
     splits: Splits
     folder: RunFolder
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    before: Run | None = None
+    """What the folder said of the run that is gone on with; None for a new one."""
+    found: Found = field(default_factory=Found)
 
-    def run(self, title: str, arm: Arm | None = None) -> tuple[Summary, int]:
-        """Train, and leave the folder complete whatever happens. The summary and the exit code of the process."""
-        began = time.perf_counter()
-        with self.logging(), listening() as stop:
+    def begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
+        """Make the folder this run's. UsageError when another has it."""
+        if self.before is None:
+            self.folder.claim(config, overrides, choices)
+        else:
+            self.folder.take_up(self.before.status, self.found.step, config, overrides, choices)
+
+    def run(self, title: str, arm: Arm | None = None, stop: Stop | None = None) -> tuple[Summary, int]:
+        """Train, and leave the folder complete whatever happens. The summary and the exit code of the process.
+
+        `stop`: set by signals; None to listen to them here. Interrupted when one came before the first step.
+        """
+        if stop is None:
+            with listening() as stop:
+                return self.run(title, arm, stop)
+        began = time.perf_counter() - self.found.elapsed_s
+        with self.logging():
             shown = Sinks(views(self.folder, arm))
             insight = Insight(shown, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
             sink = Sinks([JsonlSink(), shown, HeatMapSink(shown), insight])
             try:
                 summary = self.train(title, sink, insight, stop, began)
                 sink.finish(summary)
+            except Interrupted as error:
+                reason = f"{signal_name(error.signal)} before the first step; to go on: {resume_command(self.folder.path)}"
+                self.folder.update(status="interrupted", reason=reason, exit_code=error.exit_code, **self.ended(began))
+                raise
             except BaseException as error:
                 known = explained(error, self.settings.trainer, self.placement, self.parts.input_shape)
+                known = known or unwritable(error, self.folder.path)
                 self.failed(known or error, began)
                 if known is None:
                     raise
@@ -84,27 +109,38 @@ class Session:
         code = SIGNALLED + (stop.signal or 0) if summary.status == "interrupted" else EXIT_CODES[summary.status]
         diagnosis = {"diagnosis": insight.diagnosis.as_json()} if insight.diagnosis else {}
         self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.ended(began))
+        if summary.status == "done":
+            forget(self.folder.path, "step", keep=1 if self.checkpoints.final else 0)
         return summary, code
 
     def train(self, title: str, sink: Sink, insight: Insight, stop: Stop, began: float) -> Summary:
         """From the data to the scores. The test split is looked at once, here, after the last step."""
-        readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
+        with stop.at_once():
+            readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
         try:
-            plan = self.plan(readers)
-            info = self.info(title, readers, plan)
-            self.describe(readers, plan)
-            sink.start(info)
-            trainee = self.trainee(readers)
-            observer = self.observer(trainee.model, readers)
-            proof = self.prove(trainee, readers, sink)
-            insight.subject = self.subject(trainee.model, observer, readers)
-            loop = Loop(trainee, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began)
+            with stop.at_once():
+                plan = self.plan(readers)
+                info = self.info(title, readers, plan)
+                self.describe(readers, plan)
+                sink.start(info)
+                trainee = self.trainee(readers)
+                observer = self.observer(trainee.model, readers)
+                proof = self.prove(trainee, readers, sink)
+                insight.subject = self.subject(trainee.model, observer, readers)
+                saver = self.saver(proof, sink)
+                loop = Loop(trainee, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver)
+                if self.before is not None:
+                    go_on(loop, self.before, self.found, saver, sink, self.folder.metrics_file)
             ending = loop.run()
             test = evaluate(trainee, readers.test, stop) if ending.status == "done" else None
         finally:
             readers.close()
         if ending.status == "done" and test is None:
             ending.status = "interrupted"
+        if ending.status == "interrupted":
+            problem = f"; {saver.problem}" if saver.problem else ""
+            resume = resume_command(self.folder.path)
+            ending.reason = f"{signal_name(stop.signal or 0)} after step {ending.steps}{problem}; to go on: {resume}"
         if test is not None:
             sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
         if plan.total:
@@ -114,6 +150,10 @@ class Session:
         content = {name: as_json(value) for name, value in asdict(summary).items()}
         write_json(self.folder.summary_file, content | verdict | proof)
         return summary
+
+    def saver(self, proof: Mapping[str, Any], sink: Sink) -> DiskSaver:
+        first_batch = proof["fingerprint"]["first_batch"]["sha256"]
+        return DiskSaver(self.folder.path, self.checkpoints, fixed_identity(self.folder.config), first_batch, sink)
 
     def prove(self, trainee: Trainee, readers: Readers, sink: Sink) -> dict[str, Any]:
         """What shows that the chosen ingredients are really in this run; where they are not, it is said loudly."""
@@ -205,6 +245,7 @@ class Session:
             train_size=len(readers.train),
             val_size=len(readers.val) if readers.val is not None else 0,
             test_size=len(readers.test),
+            kept=self.found.files if self.before is not None else None,
         )
 
     def describe(self, readers: Readers, plan: Plan) -> None:
@@ -231,7 +272,10 @@ class Session:
         log.error("the run failed", exc_info=error)
         code = error.exit_code if isinstance(error, RunError) else EXIT_CODES["failed"]
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-        self.folder.update(status="failed", reason=reason, exit_code=code, **self.ended(began))
+        try:
+            self.folder.update(status="failed", reason=reason, exit_code=code, **self.ended(began))
+        except OSError as again:  # the folder may be what failed; then the terminal alone can say so
+            log.error("status.json could not be written", exc_info=again)
 
     def ended(self, began: float) -> dict[str, object]:
         return {"wall_s": round(time.perf_counter() - began, 3), "peak_memory_bytes": peak_bytes(self.placement.device)}
@@ -269,13 +313,24 @@ def assemble(settings: Settings) -> Assembly:
     return Assembly(parts, placement, cost)
 
 
-def prepare(settings: Settings, folder: RunFolder) -> Session:
-    """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy."""
-    folder.refuse_if_taken()
+def prepare(
+    settings: Settings, folder: RunFolder, checkpoints: CheckpointSettings | None = None, before: Run | None = None
+) -> Session:
+    """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy.
+
+    `before`: the run in `folder` that is gone on with, None for a new one.
+    """
+    if before is None:
+        folder.refuse_if_taken()
     built = assemble(settings)
     splits = carve(built.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
-    whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
-    return Session(settings, built.parts, built.placement, built.cost, splits, folder)
+    steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
+    found = Found()
+    if before is not None:
+        found = find(folder.path, fixed_identity(before.config))
+        refuse_longer(built.parts, settings, before, found.step, steps_per_epoch)
+    keep = checkpoints or CheckpointSettings()
+    return Session(settings, built.parts, built.placement, built.cost, splits, folder, keep, before, found)
 
 
 def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
@@ -284,11 +339,3 @@ def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
         return
     with torch.device("meta"):
         choose(parts.new_model(), parts.input_shape, observe.layers)
-
-
-def views(folder: RunFolder, arm: Arm | None) -> list[Sink]:
-    """The sinks that a run can do without. TensorBoard's import is part of what may fail."""
-    from train.sinks.tensorboard import TensorBoardSink
-
-    config = (folder.path / "config.yaml").read_text(encoding="utf-8")
-    return [TensorBoardSink(config, arm), PlainSink(log.info), stream_sink(sys.stdout)]

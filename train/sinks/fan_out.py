@@ -40,6 +40,14 @@ class Sinks(Sink):
     def message(self, text: str, level: Level = "info") -> None:
         self._each(lambda sink: sink.message(text, level))
 
+    def recall(self, record: Record) -> None:
+        self._each(lambda sink: sink.recall(record))
+
+    def mark(self) -> Mapping[str, int]:
+        marks: dict[str, int] = {}
+        self._each(lambda sink: marks.update(sink.mark()))
+        return marks
+
     def finish(self, summary: Summary) -> None:
         self._each(lambda sink: sink.finish(summary))
 

@@ -74,6 +74,7 @@ class LearningRate:
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     jumps: list[int] = field(default_factory=list)
+    _changes: int = -1
     _last: float = math.nan
 
     def add(self, step: int, lr: float) -> None:
@@ -81,6 +82,7 @@ class LearningRate:
         if high > JUMP * low and len(self.jumps) <= MAX_JUMPS:
             self.jumps.append(step)
         self._last = lr
+        self._changes += 1
         if len(self.steps) >= 2 * MAX_COLUMNS:
             del self.steps[1::2], self.values[1::2]
         self.steps.append(step)
@@ -88,8 +90,9 @@ class LearningRate:
 
     @property
     def stands_out(self) -> bool:
-        """Whether the jumps are few enough to be marked one by one."""
-        return 0 < len(self.jumps) <= MAX_JUMPS
+        """Whether the jumps are few enough to be marked one by one, and exceptions: a smooth course that is recorded a few times
+        only seems to jump every time."""
+        return 0 < len(self.jumps) <= MAX_JUMPS and (len(self.jumps) < 3 or 2 * len(self.jumps) <= self._changes)
 
 
 class HeatMapSink(Sink):
@@ -119,6 +122,11 @@ class HeatMapSink(Sink):
         self._due_at = self._clock() + self._every_s
 
     def record(self, record: Record) -> None:
+        self.recall(record)
+        if self._clock() >= self._due_at:
+            self._draw()
+
+    def recall(self, record: Record) -> None:
         for tag, value in record.values.items():
             statistic, _, layer = tag.partition("/")
             if statistic in self._columns:
@@ -127,8 +135,6 @@ class HeatMapSink(Sink):
                 self._broken_step = record.step
             if tag == "lr":
                 self._lr.add(record.step, value)
-        if self._clock() >= self._due_at:
-            self._draw()
 
     def finish(self, summary: Summary) -> None:  # noqa: ARG002
         self._draw()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
@@ -38,8 +39,8 @@ def decode_float(value: float | str) -> float:
 
 class JsonlSink(Sink):
     """Appends each record to `metrics.jsonl` in the run folder, as one write of one line, so that a killed process leaves
-    whole lines and at most one torn one. Goes on with a file that is there, after cutting off its torn end. OSError when
-    the disk does not take it."""
+    whole lines and at most one torn one. Goes on with a file that is there, after cutting off its torn end, or whatever was
+    written after the checkpoint at which the run goes on. OSError when the disk does not take it."""
 
     name = FILE_NAME
     essential = True
@@ -49,6 +50,9 @@ class JsonlSink(Sink):
 
     def start(self, info: RunInfo) -> None:
         path = info.folder / FILE_NAME
+        kept = (info.kept or {}).get(FILE_NAME)
+        if kept is not None and path.exists() and path.stat().st_size > kept:
+            os.truncate(path, kept)
         _cut_torn_line(path)
         self._file = FileIO(path, "ab")
 
@@ -58,6 +62,12 @@ class JsonlSink(Sink):
         line = memoryview(_line(record))
         while line:
             line = line[self._file.write(line) :]
+
+    def mark(self) -> Mapping[str, int]:
+        if self._file is None:
+            return {}
+        os.fsync(self._file.fileno())
+        return {FILE_NAME: os.fstat(self._file.fileno()).st_size}
 
     def close(self) -> None:
         if self._file is not None:
@@ -73,7 +83,7 @@ def read_records(path: Path) -> Iterator[Record]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield _record(line)
+                yield parse_record(line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise RunError(f"{path}, line {number}: not a record of a run ({type(error).__name__}: {error}).") from error
 
@@ -88,7 +98,8 @@ def _line(record: Record) -> bytes:
     return text.encode() + b"\n"
 
 
-def _record(line: bytes) -> Record:
+def parse_record(line: bytes) -> Record:
+    """One line of the file. ValueError, KeyError, TypeError or AttributeError for anything else."""
     row = json.loads(line)
     values = cast(Mapping[str, float], row["values"])
     if b'"NaN"' in line or b'Infinity"' in line:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import BufferedWriter
+from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -24,12 +26,17 @@ from train.sinks.hparams import Arm
 _event: Any = event_pb2
 _summary: Any = summary_pb2
 
+PREFIX = "events.out.tfevents"
+_START = _event.SessionLog(status=_event.SessionLog.START)
+"""Readers drop what they have read of the run's earlier files."""
+
 
 class TensorBoardSink(Sink):
     """`config`: the run's resolved config as YAML, shown under Text; `arm`: the run's row in the HParams table, None for none;
     `flush_s`: how long a value may wait to be seen; `clock`: seconds since 1970.
 
-    A run that is closed without `finish` has failed.
+    A run that is closed without `finish` has failed. One that is gone on with gets a new file: it begins with what the old one
+    held up to the checkpoint, and a mark that makes a TensorBoard which is looking forget what it has read.
     """
 
     name = "TensorBoard"
@@ -45,18 +52,46 @@ class TensorBoardSink(Sink):
         self._step = 0
         self._ended = False
         self._writer: RecordWriter | None = None
+        self._file: BufferedWriter | None = None
+        self._path: Path | None = None
+        self._continued = False
 
     def start(self, info: RunInfo) -> None:
         now = self._clock()
-        path = info.folder / f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter(path.open("xb"))
+        before = [] if info.kept is None else sorted(info.folder.glob(f"{PREFIX}.*"))
+        kept = _kept(info, before)
+        self._path = _new_path(info.folder, int(now), before)
+        self._file = self._path.open("xb")
+        self._writer = RecordWriter(self._file)
         self._writer.write(_event.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        self._writer.write(_event.Event(wall_time=now, session_log=_START).SerializeToString())
+        self._continued = kept is not None
+        if kept is not None:
+            self._file.write(kept)
+        else:
+            self._introduce(now)
+        self._flush()
+        for path in before:
+            path.unlink()
+
+    def _introduce(self, now: float) -> None:
         self._write(0, [values.layout()])
         if self._arm is not None:
             self._write(0, values.session_start(self._arm, now))
         if self._config:
             self._write(0, [values.text("config", self._config)])
+
+    def recall(self, record: Record) -> None:
+        """Only where the file of the time before could not be gone on with."""
+        if not self._continued:
+            self.record(record)
+
+    def mark(self) -> Mapping[str, int]:
+        if self._file is None or self._path is None:
+            return {}
         self._flush()
+        os.fsync(self._file.fileno())
+        return {self._path.name: self._file.tell()}
 
     def record(self, record: Record) -> None:
         self._step = record.step
@@ -82,6 +117,7 @@ class TensorBoardSink(Sink):
             self._end("failed")
         finally:
             writer, self._writer = self._writer, None
+            self._file = None
             writer.close()
 
     def _end(self, status: Status, summary: Summary | None = None) -> None:
@@ -102,3 +138,19 @@ class TensorBoardSink(Sink):
         if self._writer is not None:
             self._writer.flush()
             self._flushed_at = self._clock()
+
+
+def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
+    """The content of an earlier file up to the checkpoint; None where there is none, or less than there was."""
+    for path in before:
+        size = (info.kept or {}).get(path.name)
+        if size is not None and path.stat().st_size >= size:
+            with path.open("rb") as file:
+                return file.read(size)
+    return None
+
+
+def _new_path(folder: Path, now: int, before: Sequence[Path]) -> Path:
+    """Its name sorts behind all those of `before`, as TensorBoard reads them in this order."""
+    times = [int(found) for path in before if (found := path.name.split(".")[3]).isdigit()]
+    return folder / f"{PREFIX}.{max([now, *(time + 1 for time in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

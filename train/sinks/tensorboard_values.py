@@ -6,7 +6,7 @@ The functions return `Summary.Value` messages. They are made here, without the p
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
@@ -115,19 +115,36 @@ def layout() -> Any:
         for title, tags in charts.items():
             lines = _layout.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
             section.chart.append(_layout.Chart(title=title, multiline=lines))
+    return _page(page)
+
+
+def margin_layout(category: str, charts: Mapping[str, tuple[str, str, str]]) -> Any:
+    """Charts of lines with a band around them: title -> the tags of the line, of the band's lower and of its upper edge."""
+    page = _layout.Layout()
+    section = page.category.add(title=category)
+    for title, (line, low, high) in charts.items():
+        series = _layout.MarginChartContent.Series(value=line, lower=low, upper=high)
+        section.chart.append(_layout.Chart(title=title, margin=_layout.MarginChartContent(series=[series])))
+    return _page(page)
+
+
+def _page(page: Any) -> Any:
     return _string(custom_scalars.CONFIG_SUMMARY_TAG, page.SerializeToString(), custom_scalars.create_summary_metadata())
+
+
+def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
+    """The columns of the HParams table, by a value of each; `first`: those that it shows before the others. TensorBoard takes the
+    table of the first run that it finds."""
+    infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in columns.items()]
+    metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=said) for tag, said in METRICS.items()]
+    experiment = _api.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time_s)
+    return _hparams(hparams_tags.EXPERIMENT_TAG, experiment=experiment)
 
 
 def session_start(arm: Arm, time_s: float) -> list[Any]:
     """The row of the HParams table that the run belongs to, and the columns. `time_s`: since 1970."""
-    columns = [
-        _api.HParamInfo(name=name, type=_data_type(value), differs=name in arm.first) for name, value in arm.values.items()
-    ]
-    metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=said) for tag, said in METRICS.items()]
-    experiment = _api.Experiment(hparam_infos=columns, metric_infos=metrics, time_created_secs=time_s)
-    table = _hparams(hparams_tags.EXPERIMENT_TAG, experiment=experiment)
     row: Any = hparams_pb(dict(arm.values), trial_id=arm.id, start_time_secs=time_s)
-    return [table, *row.value]
+    return [hparams_table(arm.values, arm.first, time_s), *row.value]
 
 
 def session_end(status: Status, time_s: float) -> Any:

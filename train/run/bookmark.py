@@ -1,0 +1,33 @@
+"""The trainee as it was before a step, to go back to."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.run.step import Trainee
+
+
+class Bookmark:
+    """Copies, on their device, of all that an update of `trainee` changes: weights, buffers, what the optimizer remembers and the
+    loss scale. `step`: the number of the update that comes next."""
+
+    def __init__(self, trainee: Trainee, step: int) -> None:
+        self.step = step
+        self._trainee = trainee
+        tensors = [*trainee.model.parameters(), *trainee.model.buffers()]
+        self._model: list[tuple[Tensor, Tensor]] = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._optimizer: dict[str, Any] = copy.deepcopy(trainee.optimizer.state_dict())
+        self._scaler: dict[str, Any] = trainee.scaler.state_dict()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Make the trainee what it was."""
+        for tensor, kept in self._model:
+            tensor.copy_(kept)
+        self._trainee.optimizer.load_state_dict(self._optimizer)
+        if self._scaler:
+            self._trainee.scaler.load_state_dict(self._scaler)
