@@ -14,7 +14,7 @@ from train.config import Settings, parse
 from train.errors import Interrupted
 from train.ledger.identity import experiment_of
 from train.run.folder import RunFolder
-from train.run.resume import asked_for
+from train.run.resume import command_line
 from train.sinks.contracts import Status
 
 SMALL = [
@@ -30,6 +30,9 @@ SMALL = [
 ]
 """A run of a second: real code on little data."""
 
+TRUST = ("tests",)
+"""Runs in this process may call what tests define."""
+
 COMMAND = Path(sys.executable).with_name("train")
 
 
@@ -43,36 +46,29 @@ def compose_config(overrides: Sequence[str]) -> dict[str, object]:
 
 
 def settings_for(overrides: Sequence[str]) -> Settings:
-    return parse(compose_config(overrides))
+    return parse(compose_config(overrides), TRUST)
 
 
 def run_here(folder: Path, overrides: Sequence[str]) -> RunFolder:
     """Train in this process; returns the finished folder."""
-    from train.run.session import prepare
-
-    content = compose_config(overrides)
-    run_folder = RunFolder(folder)
-    session = prepare(parse(content), run_folder)
-    run_folder.claim(content, overrides)
-    try:
-        session.run("test")
-    finally:
-        run_folder.release()
-    return run_folder
+    return _here(folder, overrides)[0]
 
 
 def go_on_here(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
     """As `train resume=FOLDER` with these overrides, in this process; what became of it."""
+    arguments = command_line([*overrides, f"resume={folder}"])
+    return _here(folder, [argument for argument in arguments if not argument.startswith("hydra.")])
+
+
+def _here(folder: Path, overrides: Sequence[str]) -> tuple[RunFolder, Status]:
     from train.run.job import begin
-    from train.run.resume import command_line
 
     cli.register_resolvers()
-    arguments = command_line([*overrides, f"resume={folder}"])
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
-        config = compose("config", overrides=[a for a in arguments if not a.startswith("hydra.")])
+        config = compose("config", overrides=[*overrides, f"trust={TRUST[0]}"])
     run_folder = RunFolder(folder)
     try:
-        session, _ = begin(config, run_folder, asked_for(arguments), {})
+        session, _ = begin(config, run_folder, [*overrides, "trust=tests"], {})
         return run_folder, session.run("test")[0].status
     except Interrupted:
         return run_folder, "interrupted"

@@ -153,9 +153,11 @@ def test_a_choice_from_outside_needs_one_function_and_one_yaml(train: Train, tmp
     )
     (tmp_path / "conf" / "norm").mkdir(parents=True)
     (tmp_path / "conf" / "norm" / "scale.yaml").write_text("_target_: mine.scale\nstart: 2.0\n")
-    result = train("--config-dir", "conf", *SMALL, "norm=scale", PYTHONPATH=str(tmp_path))
+    stranger = train("--config-dir", "conf", *SMALL, "norm=scale", PYTHONPATH=str(tmp_path))
+    assert (stranger.returncode, "trust=mine" in stranger.stderr) == (2, True)
+    result = train("--config-dir", "conf", *SMALL, "norm=scale", "trust=mine", PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
-    wrong = train("--config-dir", "conf", *SMALL, "norm=scale", "norm.start=much", PYTHONPATH=str(tmp_path))
+    wrong = train("--config-dir", "conf", *SMALL, "norm=scale", "trust=mine", "norm.start=much", PYTHONPATH=str(tmp_path))
     assert "norm.start=much: it should be a number." in wrong.stderr
 
 

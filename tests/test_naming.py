@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from train.naming import SLUG_BYTES, run_name, slug, sweep_name
+from train.naming import SLUG_BYTES, job_name, run_name, slug, sweep_name
 
 SLUGS = {
     "": "defaults",
@@ -52,3 +52,14 @@ def test_names_of_the_same_instant_differ() -> None:
 def test_names_say_when_and_what() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z0-9]{5}_init=xavier", run_name(["init=xavier"]))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z0-9]{5}_sweep", sweep_name())
+
+
+def test_a_job_of_a_sweep_has_a_name_of_its_own_and_the_same_one_each_time() -> None:
+    long = [f"key{n}=value{n}" for n in range(100)]
+    names = [
+        job_name(overrides)
+        for overrides in (["seed=0"], ["seed=1"], [*long, "seed=0"], [*long, "seed=1"], ["a=b,c"], ["a=b", "c"])
+    ]
+    assert len(set(names)) == len(names), "also where the readable part is cut off, or looks alike"
+    assert names[0] == job_name(["seed=0"])
+    assert all(re.fullmatch(r"[A-Za-z0-9=.,_+~-]+_[0-9a-f]{8}", name) and len(name) <= 255 for name in names)

@@ -134,6 +134,7 @@ def test_one_place_turns_configuration_into_calls() -> None:
         ("train.report.cli", {"torch", "hydra", "matplotlib", "scipy", "tensorboard"}),
         ("train.report.tensorboard", {"torch", "hydra", "matplotlib", "pydantic"}),
         ("train.run.job", {"torch"}),
+        ("train.sweep.sweeper", {"torch"}),
         ("train.run.session", {"torchvision", "rich", "tensorboard"}),
     ],
 )

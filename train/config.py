@@ -108,9 +108,11 @@ class Settings:
     observe: ObserveSettings
     thresholds: ThresholdSettings
     parts: Mapping[str, Mapping[str, Any]]
+    trust: tuple[str, ...] = ()
+    """Packages, besides ours and torch's, whose functions `parts` may name."""
 
 
-def parse(config: Mapping[str, Any]) -> Settings:
+def parse(config: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Settings:
     """Check the resolved configuration of one run. UsageError names the first key that is wrong."""
     known = {"seed", "seeds", "trainer", *GROUPS}
     for key in config:
@@ -136,6 +138,7 @@ def parse(config: Mapping[str, Any]) -> Settings:
         observe=check(ObserveSettings, "observe", observe),
         thresholds=check(ThresholdSettings, "observe.thresholds", thresholds),
         parts=parts,
+        trust=trust,
     )
 
 

@@ -16,10 +16,17 @@ from train.errors import did_you_mean
 COULD_NOT_OVERRIDE = re.compile(r"Could not override '(?P<key>[^']+)'")
 
 
+LACKS_PACKAGE = re.compile(r"In '(?P<group>hydra/[^']+)/(?P<choice>[^'/]+)': Could not load")
+NEEDS = re.compile(r"^#.*(?P<command>pip install \S+)", re.MULTILINE)
+"""In the comment at the head of a choice that builds on another package."""
+
+
 def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str:
     """The message for an error raised while the configuration of a command with `arguments` was composed."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         return unknown_choice(error)
+    if (found := LACKS_PACKAGE.search(str(error))) and (needs := _needs(config_dir, **found.groupdict())):
+        return f"{found['group']}={found['choice']}: this needs a package that is not installed. {needs} brings it."
     if isinstance(error, OverrideParseException):
         remedy = "Quote values that hold commas, spaces, brackets or quotes, as in 'key=\"a b\"'."
         return f"cannot read the override '{error.override}'. {remedy}"
@@ -90,3 +97,12 @@ def plain(error: Exception) -> str:
     lines = [line.strip() for part in parts for line in str(part).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key"))]
     return " ".join(kept) or type(error).__name__
+
+
+def _needs(config_dir: Path, group: str, choice: str) -> str | None:
+    """The command that installs what a choice of ours builds on, where its comment says so."""
+    try:
+        found = NEEDS.search((config_dir / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found["command"] if found else None

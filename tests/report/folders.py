@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def seedless(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if not override.startswith("seed=")]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     return experiment_of(compose_config(overrides))
 
@@ -106,13 +106,15 @@ def write_summary(folder: Path, accuracy: float | None, state: str, extra: Mappi
 
 
 def write_records(path: Path, accuracy: float | None, records: int, layers: int, name: str, state: str) -> None:
-    """`records` of each kind: loss, a look at the layers, and the validation split; then the test split where the run got there."""
+    """`records` of each kind: loss, a look at the layers, and the validation split; then the test split, if reached."""
     draw = random.Random(name)
     reached = accuracy if accuracy is not None else 0.1
     with path.open("w") as file:
         for i in range(records):
             step, share = 10 * i, i / max(records - 1, 1)
-            values = {f"{kind}/stage{n // 4}.conv{n}": 2.0 ** (-n * draw.random() / 4) for kind in STATISTICS for n in range(layers)}
+            values = {
+                f"{kind}/stage{n // 4}.conv{n}": 2.0 ** (-n * draw.random() / 4) for kind in STATISTICS for n in range(layers)
+            }
             _line(file, step, values)
             broken = state == "diverged" and i == records - 1
             loss = math.nan if broken else 2.3 - 2.3 * reached * share + 0.05 * draw.random()
@@ -136,8 +138,8 @@ def write_sweep(
     dropped: Sequence[Dropped] = (),
     **run: Any,
 ) -> Path:
-    """A sweep with its plan: overrides of an arm, the first being the baseline -> the accuracy of each seed. `without`: so many runs
-    of the last arm were planned and not made."""
+    """A sweep with its plan: overrides of an arm, the first being the baseline -> the accuracy of each seed. `without`: so many
+    runs of the last arm were planned and not made."""
     axes: dict[str, list[str]] = {}
     planned_arms, planned_runs = [], []
     for arm in arms:
@@ -148,7 +150,9 @@ def write_sweep(
         for seed, accuracy in enumerate(accuracies):
             overrides = [*arm, f"seed={seed}"]
             name = f"{','.join(overrides)}_{identity(config_for(overrides))[:8]}"
-            planned_runs.append(PlannedRun(identity(config_for(overrides)), arm_id(config_for(overrides)), name, tuple(overrides)))
+            planned_runs.append(
+                PlannedRun(identity(config_for(overrides)), arm_id(config_for(overrides)), name, tuple(overrides))
+            )
             if arm != last or seed < len(accuracies) - without:
                 write_run(folder / name, overrides, accuracy, started=len(planned_runs), **run)
         levels = dict(override.split("=", 1) for override in arm)

@@ -55,7 +55,8 @@ def test_critical_values_are_those_of_dunnetts_table(df: int, published: tuple[f
 def test_dunnetts_blood_counts() -> None:
     first, second = compare(CONTROL, [DRUG_A, DRUG_B], variances="equal")
     assert (first.p_adjusted, second.p_adjusted) == (pytest.approx(0.62, abs=1e-3), pytest.approx(0.0058, abs=1e-4))
-    theirs = stats.dunnett(DRUG_A.values, DRUG_B.values, control=CONTROL.values, random_state=np.random.default_rng(0))
+    seeded: Any = {"random_state": np.random.default_rng(0)}
+    theirs = stats.dunnett(DRUG_A.values, DRUG_B.values, control=CONTROL.values, **seeded)
     within = theirs.confidence_interval()
     for place, made in enumerate((first, second)):
         assert made.p_adjusted == pytest.approx(theirs.pvalue[place], abs=1e-3)
@@ -143,6 +144,9 @@ def test_probability_better(higher: bool) -> None:
     share = stats.mannwhitneyu((3, 4, 5), (1, 2, 3)).statistic / 9
     assert made.value == pytest.approx(share if higher else 1 - share)
     assert 0 < made.low < made.value < made.high < 1
+    for end in (made.low, made.high):  # Newcombe's variance, solved for z: 3 against 3 runs, so (3 + 3) / 2 - 1 = 2
+        variance = end * (1 - end) * (1 + 2 * (1 - end) / (2 - end) + 2 * end / (1 + end)) / 9
+        assert abs(made.value - end) / math.sqrt(variance) == pytest.approx(1.96, abs=1e-3)
     always = probability_better((3, 4, 5, 6, 7), (1, 2, 1, 2, 1))
     assert (always.value, always.high) == (1, 1)
     assert 0.5 < always.low < 0.8

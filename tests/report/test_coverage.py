@@ -179,6 +179,6 @@ def test_the_probability_of_being_better_is_covered(shift: float) -> None:
     truth = float(stats.norm.cdf(shift / np.sqrt(1 + 4)))
     covered = 0
     for _ in range(SWEEPS):
-        made = probability_better(generator.normal(shift, 2, SEEDS), generator.normal(0, 1, SEEDS))
+        made = probability_better(tuple(generator.normal(shift, 2, SEEDS)), tuple(generator.normal(0, 1, SEEDS)))
         covered += made.low <= truth <= made.high
     assert covered >= fewest_covered(SWEEPS)

@@ -51,7 +51,7 @@ def test_a_model_that_ignores_the_norm_cannot_be_missed(train: Train, tmp_path: 
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "deaf.yaml").write_text("_target_: deaf.net\nactivation: relu\n")
     size = [item for item in SMALL if not item.startswith("model.")]
-    result = train("--config-dir", "conf", *size, "model=deaf", "norm=batch", PYTHONPATH=str(tmp_path))
+    result = train("--config-dir", "conf", *size, "model=deaf", "trust=deaf", "norm=batch", PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
     assert "warning: " in result.stdout
     (sentence,) = json.loads((only_run(tmp_path) / "summary.json").read_text())["contradictions"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.harness import go_on_here, run_here
 from tests.run import saboteur
+from train.errors import UsageError
+from train.ledger.run import read_run
+from train.parts import schedule
 from train.run.checkpoint_files import listed
+from train.run.resume import refuse_new_length
 from train.sinks.jsonl import read_records
 
 RUN = [
@@ -24,7 +30,6 @@ RUN = [
     "augment=flip_crop",
     "norm=none",
     "norm._target_=tests.run.saboteur.norm",
-    "trust=tests",
     "regularization=weight_decay_dropout",
     "schedule=one_cycle",
     "observe=full",
@@ -103,15 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return result(run_here(tmp_path_factory.mktemp("whole") / "run", RUN).path)
 
 
-MOMENTS = {
-    "first step": "train:1:SIGTERM",
-    "in the middle of an epoch": "train:7:SIGINT",
-    "last step of an epoch": "train:8:SIGTERM",
-    "validation": "evaluate:2:SIGTERM",
-    "probe": "probe:3:SIGTERM",
-    "last step": "train:20:SIGTERM",
-    "test": "evaluate:6:SIGTERM",
-}
+MOMENTS = {"last step of an epoch": "train:8:SIGTERM", "last step": "train:20:SIGTERM", "test": "evaluate:7:SIGTERM"}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -131,3 +128,92 @@ def test_a_run_interrupted_again_and_again_goes_on_to_the_bit(
         saboteur.reset()
         assert go_on_here(tmp_path / "run")[1] == ("done" if "USR1" in where else "interrupted")
     assert result(tmp_path / "run") == whole
+
+
+# Other configurations; from here on without looking inside, which takes most of the time
+
+PLAIN = [*RUN, "observe=off", "observe.probe_size=0", "observe.every=0", "observe.histogram_every=0"]
+OTHERS = {
+    "float16 and its loss scale": ["trainer.precision=float16", "optimizer=adamw", "trainer.grad_clip=1.0"],
+    "float32, contiguous": ["trainer.precision=float32", "trainer.memory_format=contiguous", "schedule=cosine"],
+    "no validation split": ["data.val_fraction=0", "optimizer.momentum=0", "optimizer.nesterov=false"],
+}
+
+
+def plain(folder: Path) -> tuple[bytes, list[tuple[int, float, dict[str, float]]]]:
+    rows = [(row.step, row.epoch, dict(row.values)) for row in read_records(folder / "metrics.jsonl")]
+    return (folder / "weights.pt").read_bytes(), rows
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds_of_runs_go_on_to_the_bit(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = [*PLAIN, *OTHERS[kind]]
+    run_here(tmp_path / "whole", run)
+    interrupted(tmp_path / "run", "train:10:SIGTERM", run, monkeypatch)
+    went_on(tmp_path / "run")
+    assert plain(tmp_path / "run") == plain(tmp_path / "whole")
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = plain(run_here(tmp_path / "whole", PLAIN).path)
+    interrupted(tmp_path / "run", "train:10:SIGTERM", PLAIN, monkeypatch)
+    for file in listed(tmp_path / "run"):
+        file.path.unlink()
+    went_on(tmp_path / "run")
+    assert plain(tmp_path / "run") == whole
+    assert "begins again" in (tmp_path / "run" / "train.log").read_text()
+
+
+# What may change, and what not
+
+CONSTANT = [*PLAIN, "schedule=constant"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_here(tmp_path_factory.mktemp("done") / "run", [*CONSTANT, "trainer.epochs=2"]).path
+
+
+def test_a_run_is_made_longer_where_its_schedule_means_the_same(done: Path, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    shutil.copytree(done, longer)
+    went_on(longer, "trainer.epochs=3")
+    whole = run_here(tmp_path / "whole", [*CONSTANT, "trainer.epochs=3"]).path
+    assert (longer / "weights.pt").read_bytes() == (whole / "weights.pt").read_bytes()
+    assert json.loads((longer / "summary.json").read_text())["test_loss"] == pytest.approx(
+        json.loads((whole / "summary.json").read_text())["test_loss"], abs=0
+    )
+    read = read_run(longer)
+    assert read.config["trainer"]["epochs"] == 3
+    assert read.overrides[-1] == "trainer.epochs=3"
+    assert read.identity == read_run(whole).identity
+    assert [row.step for row in read_records(longer / "metrics.jsonl") if "accuracy/test" in row.values] == [12]
+
+
+REFUSED = {
+    "regularization.dropout=0.3": "regularization.dropout: 0.5 -> 0.3",
+    "init=xavier": "init._target_: train.parts.init.kaiming -> train.parts.init.xavier",
+    "seed=4": "seed: 0 -> 4",
+    "trainer.device=auto": "trainer.device: cpu -> auto",
+    "trainer.epochs=1": "4 steps are fewer than the 8 that this run has made",
+    "data.workers=0": "this run is done",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_another_configuration_is_refused_with_the_difference(done: Path, override: str) -> None:
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=re.escape(REFUSED[override])):
+        go_on_here(done, [override])
+    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before, "it is left as it is"
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cosine", "step"])
+def test_a_schedule_that_spans_the_run_is_not_stretched(name: str) -> None:
+    made = {"one_cycle": schedule.one_cycle(), "cosine": schedule.cosine(), "step": schedule.step()}[name]
+    with pytest.raises(UsageError, match=f"schedule {name} means something else: at step"):
+        refuse_new_length(made, name, 8, 12, 8)
+    with pytest.raises(UsageError, match="constant means something else"):
+        refuse_new_length(schedule.constant(warmup=0.5), "constant", 8, 12, 8)
+    refuse_new_length(schedule.constant(), "constant", 8, 12, 8)
+    refuse_new_length(schedule.step(), "step", 8, 12, 4)

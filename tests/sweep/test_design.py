@@ -94,11 +94,11 @@ def test_without_axes_there_is_one_arm() -> None:
     ],
 )
 def test_pairs_that_make_no_sense_are_refused(zipped, message: str) -> None:
-    with pytest.raises(UsageError, match="sweep.zip") as caught:
+    with pytest.raises(UsageError, match=r"sweep\.zip") as caught:
         factors({"lr": ["1", "2", "3"], "peak": [".1", ".2", ".3"], "norm": ["none", "batch"]}, zipped)
     assert message in str(caught.value)
 
 
 def test_a_baseline_of_something_that_is_no_axis_is_refused() -> None:
-    with pytest.raises(UsageError, match="nrm is not an axis of this sweep. To set it for every arm, write nrm=batch."):
+    with pytest.raises(UsageError, match=r"nrm is not an axis of this sweep. To set it for every arm, write nrm=batch."):
         arms("grid", factors({"norm": ["none", "batch"]}, []), {"nrm": "batch"})

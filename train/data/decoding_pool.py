@@ -110,7 +110,7 @@ class DecodingPool:
             self._loader = self._make()
         failure: RunError | None = None
         try:
-            for answer in self._loader:
+            for answer in _started(self._loader):
                 if isinstance(answer, RunError):
                     failure = answer
                     break
@@ -139,6 +139,18 @@ def _loader(decoder: Decoder, plan: _Plan, workers: int, *, keep: bool, pin: boo
         worker_init_fn=_start,
         generator=torch.Generator(),  # or it would draw its base seed from the global generator
     )
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Its iterator. The processes that start with it have the signals blocked that ask the run to end or to save: a batch system
+    sends these to every process of a job, and the run decides for all."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context() -> Any:

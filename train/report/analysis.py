@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from train.ledger.run import Run
 from train.report.arms import FAILED, Arm, Study
 from train.report.claims import SMALLEST_EFFECT, Wording, claims_of_arms, claims_of_grid
 from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
-from train.report.curves import CURVE_TAGS, History, read_history
+from train.report.curves import History
 from train.report.metric import Metric, number
 from train.report.statistics.compare import compare, pairwise
 from train.report.statistics.effects import factorial
@@ -78,14 +77,6 @@ class Analysis:
         """Best first; arms without a value last."""
         effects = {arm.id: self.effect(arm) for arm in self.study.arms}
         return tuple(sorted(self.study.arms, key=lambda arm: (math.isnan(effects[arm.id]), -_or_zero(effects[arm.id]))))
-
-
-def read_histories(study: Study, metric: Metric) -> dict[Path, History]:
-    """Of every run. Reading waits for the disk, so several are read at a time."""
-    tags = (*CURVE_TAGS, metric.tag)
-    with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda run: read_history(run, tags), study.runs)
-        return {run.folder: history for run, history in zip(study.runs, found, strict=True)}
 
 
 def analyse(

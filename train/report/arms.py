@@ -12,7 +12,7 @@ from train.errors import UsageError
 from train.ledger.manifest import Design, Manifest
 from train.ledger.run import Run, State
 from train.report.collect import Collection
-from train.report.levels import Setting, factors_of, levels_in_order, setting_of
+from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
 
 NOT_ENDED: tuple[State, ...] = ("queued", "running", "interrupted")
 FAILED: tuple[State, ...] = ("failed", "lost")
@@ -41,7 +41,7 @@ class Arm:
     @property
     def full_label(self) -> str:
         """All its levels."""
-        return " ".join(f"{factor}={level}" for factor, level in self.levels.items()) or "defaults"
+        return " ".join(f"{factor}={level}" for factor, level in self.levels.items() if level != ABSENT) or "defaults"
 
     def having(self, *states: State) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.state in states)
@@ -109,7 +109,7 @@ def study_of(collection: Collection, baseline: str = "") -> Study:
         Arm(
             id=arm.id,
             levels=levels[arm.id],
-            differences={factor: level for factor, level in levels[arm.id].items() if level != reference[factor]},
+            differences=_differences(levels[arm.id], reference),
             overrides=arm.overrides,
             runs=arm.runs,
             planned=arm.planned,
@@ -119,6 +119,12 @@ def study_of(collection: Collection, baseline: str = "") -> Study:
     ]
     spread = {factor: _baseline_first(reference[factor], [levels[arm.id][factor] for arm in ordered]) for factor in factors}
     return Study(collection, tuple(arms), spread, because, manifest)
+
+
+def _differences(levels: Mapping[str, str], reference: Mapping[str, str]) -> dict[str, str]:
+    """Keys that the arm lacks say nothing beside the choice that brought them to the baseline."""
+    differing = {factor: level for factor, level in levels.items() if level != reference[factor]}
+    return {factor: level for factor, level in differing.items() if level != ABSENT} or differing
 
 
 def _only_manifest(collection: Collection) -> Manifest | None:
@@ -188,7 +194,8 @@ def _choose(
 
 def _named(found: Sequence[_Found], levels: Mapping[str, Mapping[str, str]], asked: str) -> str:
     by_id = [arm.id for arm in found if arm.id == asked or (len(asked) >= 4 and arm.id.startswith(asked))]
-    wanted = dict(part.lstrip("+").partition("=")[::2] for part in asked.split() if "=" in part)
+    pairs = [part.lstrip("+").partition("=") for part in asked.split() if "=" in part]
+    wanted = {key: level for key, _, level in pairs}
     by_levels = [arm.id for arm in found if wanted and all(arm.setting.level(key) == level for key, level in wanted.items())]
     matching = by_id or by_levels
     if len(matching) == 1:

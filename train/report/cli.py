@@ -83,8 +83,8 @@ def parser() -> argparse.ArgumentParser:
         "--smallest-effect",
         type=_positive,
         metavar="X",
-        help="the difference that would matter, as a fraction for accuracies (0.01 is one percentage point); decides between 'no effect "
-        "larger than' and 'underpowered'",
+        help="the difference that would matter, as a fraction for accuracies (0.01 is one percentage point); decides between 'no "
+        "effect larger than' and 'underpowered'",
     )
     made.add_argument("--no-tensorboard", action="store_true", help="write no charts of the arms for TensorBoard")
     return made

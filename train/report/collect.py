@@ -67,7 +67,7 @@ def collect(folders: Sequence[Path]) -> Collection:
 
 
 def _nothing(folders: Sequence[Path], unreadable: Sequence[Aside]) -> str:
-    said = f"{', '.join(map(str, folders))}: no run found here or below. A run folder holds status.json, config.yaml and overrides.yaml."
+    said = f"{', '.join(map(str, folders))}: no run found here or below. A run folder holds status.json and config.yaml."
     if unreadable:
         said += f" Of {len(unreadable)} that cannot be read, the first is {unreadable[0].folder}: {unreadable[0].reason}"
     return said

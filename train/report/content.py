@@ -43,7 +43,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Content:
-    """`asked`: (what, answer) of the top of the page; `scale`: the ends of the strip of dots; `in_unit`: of metric and differences."""
+    """`asked`: (what, answer) of the top of the page; `scale`: the ends of the strip of dots."""
 
     title: str
     asked: tuple[tuple[str, str], ...]
@@ -141,7 +141,7 @@ def asked(analysis: Analysis) -> Iterable[tuple[str, str]]:
         "Metric",
         (
             f"{metric.name} ({metric.tag}) after the last step of a run, never that of the best epoch; chosen in advance. "
-        f"{'Higher' if metric.higher_is_better else 'Lower'} is better."
+            f"{'Higher' if metric.higher_is_better else 'Lower'} is better."
         ),
     )
     examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})

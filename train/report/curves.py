@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class History:
-    """`curves`: tag -> curve, of the tags asked for; `first_signal` and `last_signal`: all values of the first and the last record
-    in which the layers were looked at; `problem`: why there is nothing, or not all."""
+    """`curves`: tag -> curve, of the tags asked for; `first_signal` and `last_signal`: all values of the first and the last
+    record in which the layers were looked at; `problem`: why there is nothing, or not all."""
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
     first_signal: Mapping[str, float] = field(default_factory=dict)
@@ -43,6 +44,14 @@ class History:
         """NaN where the tag was never recorded."""
         curve = self.curves.get(tag)
         return curve.values[-1] if curve else math.nan
+
+
+def read_histories(runs: Sequence[Run], tags: Iterable[str]) -> dict[Path, History]:
+    """Of every run, by its folder. Reading waits for the disk, so several are read at a time."""
+    wanted = tuple(tags)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda run: read_history(run, wanted), runs)
+        return {run.folder: history for run, history in zip(runs, found, strict=True)}
 
 
 def read_history(run: Run, tags: Iterable[str]) -> History:

@@ -28,6 +28,9 @@ CURVES = (
     ("loss/train", "training loss", "loss_train"),
 )
 
+FIGURES = frozenset({"differences", "interactions", "curves", "cost", *STATISTICS, *(f"curves_{name}" for _, _, name in CURVES)})
+"""All names of figures that a report can have: those of an earlier one that it has no more are taken away."""
+
 
 def draw_all(analysis: Analysis) -> tuple[Drawing, ...]:
     """In the order of the page; a figure that would be empty is not there."""
@@ -70,8 +73,8 @@ def _differences(analysis: Analysis, found: Mapping[str, Look]) -> Iterator[Draw
     axis = f"difference to the baseline in {metric.name}" + (" (percentage points)" if metric.is_share else "")
     smallest = analysis.smallest_effect
     caption = (
-        "Means of runs that ended, minus the baseline's, with simultaneous 95 % intervals: all of them hold together. A filled marker "
-        "is an interval that excludes zero."
+        "Means of runs that ended, minus the baseline's, with simultaneous 95 % intervals: all of them hold together. A filled "
+        "marker is an interval that excludes zero."
         + (" Shaded: smaller than the smallest effect that matters." if smallest else "")
         + said
     )
@@ -100,8 +103,8 @@ def _crossings(analysis: Analysis, _: Mapping[str, Look]) -> Iterator[Drawing]:
     metric = analysis.metric
     said = f" {MOST_PAIRS} of {len(crossings)} pairs of factors are drawn." if len(crossings) > MOST_PAIRS else ""
     caption = (
-        "Means of every combination of levels, with the 95 % interval of each mean alone. Where lines run parallel, the effect of one "
-        "factor does not depend on the other." + said
+        "Means of every combination of levels, with the 95 % interval of each mean alone. Where lines run parallel, the effect "
+        "of one factor does not depend on the other." + said
     )
     svg = draw_interactions(crossings, metric.name, metric.is_share)
     yield Drawing("interactions", "Interactions", caption, f"Interaction plots of {', '.join(varied)}", svg)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,23 +42,28 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> P
 
 def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis:
     """Everything but the files."""
-    from train.report.analysis import analyse, read_histories
     from train.report.arms import study_of
     from train.report.collect import collect
+    from train.report.curves import CURVE_TAGS, read_histories
 
     study = study_of(collect(folders), options.baseline)
     metric = metrics.Metric(options.metric)
-    histories = read_histories(study, metric)
+    histories = read_histories(study.runs, (*CURVE_TAGS, metric.tag))
     metrics.check(metric, study.runs, histories)
+    from train.report.analysis import analyse  # imports scipy, which takes longer than all before it
+
     return analyse(study, metric, histories, pairs=options.pairs, smallest_effect=options.smallest_effect)
 
 
 def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
-    """The page, the Markdown file, the table of runs and the figures, and TensorBoard's charts of the arms where there is one folder
-    and it holds runs rather than being one. UsageError when `out` cannot be written."""
+    """The page, the Markdown file, the table of runs and the figures, and TensorBoard's charts of the arms where there is one
+    folder and it holds runs rather than being one. UsageError when `out` cannot be written."""
+    figures = out / "figures"
+    with _writable(out):
+        figures.mkdir(parents=True, exist_ok=True)
     from train.report.content import content_of
     from train.report.csv_file import csv_text
-    from train.report.drawings import draw_all
+    from train.report.drawings import FIGURES, draw_all
     from train.report.markdown import markdown
     from train.report.page import html
 
@@ -68,18 +74,26 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
         "report.md": markdown(content, out).encode(),
         PAGE: html(content, out).encode(),
     }
-    try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
+    with _writable(out):
+        for stale in FIGURES - {drawing.name for drawing in drawings}:
+            (figures / f"{stale}.svg").unlink(missing_ok=True)
         for drawing in drawings:
-            _write(out / "figures" / f"{drawing.name}.svg", drawing.svg)
+            _write(figures / f"{drawing.name}.svg", drawing.svg)
         for name, data in files.items():
             _write(out / name, data)
-    except OSError as error:
-        raise UsageError(f"--out {out}: the report cannot be written there ({error.strerror}). Name another folder.") from None
     folders = analysis.study.collection.folders
     if tensorboard and len(folders) == 1 and not (folders[0] / "status.json").exists():
         _write_charts(analysis, folders[0])
     return out / PAGE
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    """Says of a disk's refusal what the user can do."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out {out}: the report cannot be written there ({error.strerror}). Name another folder.") from None
 
 
 def _write(path: Path, data: bytes) -> None:

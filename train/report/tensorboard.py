@@ -1,15 +1,15 @@
 """The arms in TensorBoard: a run for each, with the mean of its runs and an interval. Importing it imports TensorBoard.
 
-In the folder of a sweep it writes one event file, with the charts and the columns of the HParams table, which TensorBoard else takes
-from the first run alone; and SWEEP/summary/<arm>/, with the curves. They hold nothing that the runs do not: written again, they
-are the same.
+They lie in SWEEP/summary/<arm>/, the charts that draw them in SWEEP/summary/, and in the folder of a planned sweep one event file
+with the columns of the HParams table, which TensorBoard else takes from any one run. They hold nothing that the runs do not:
+written again, they are the same.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -19,6 +19,7 @@ from typing import Any
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from train.ledger.manifest import FILE_NAME
 from train.ledger.run import Run
 from train.naming import slug
 from train.report.analysis import Analysis
@@ -26,6 +27,7 @@ from train.report.arms import Arm
 from train.report.curves import CURVE_TAGS, mean_curve
 from train.report.statistics.student import two_sided_quantile
 from train.sinks import tensorboard_values as values
+from train.sinks.hparams import Arm as Row
 from train.sinks.hparams import arm_of
 
 _event: Any = event_pb2
@@ -33,7 +35,8 @@ _summary: Any = summary_pb2
 
 SUMMARY = "summary"
 """Subfolder of a sweep. It holds no status.json, so that nobody takes it for runs."""
-EVENT_FILE = "events.out.tfevents.{:010d}.train-report"
+EVENT_FILE = values.SHARED_TABLE
+"""The same name every time, also for the curves of arms, so that a report replaces the files of the one before."""
 CONFIDENCE = 0.95
 
 
@@ -41,20 +44,29 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
     """`folder`: of the sweep. What an earlier report wrote there is replaced. OSError when the disk does not take it."""
     target = folder / SUMMARY
     _remove_earlier(folder)
+    target.mkdir(exist_ok=True)
     began = _began(analysis.study.runs)
     for name, arm in zip(_names(analysis), analysis.study.arms, strict=True):
         points = list(_points(analysis, arm))
         if points:
-            (target / name).mkdir(parents=True, exist_ok=True)
+            (target / name).mkdir(exist_ok=True)
             _write(target / name, began, ((began + time_s, step, content) for time_s, step, content in points))
-    table = values.hparams_table(_columns(analysis), analysis.study.factors.keys() | {"arm"}, began)
-    _write(folder, began, [(began, 0, [table, _layout_of(analysis)])])
+    charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
+    _write(target, began, [(began, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
+    if (folder / FILE_NAME).exists():  # elsewhere, runs that come later would find a table that lacks their columns
+        rows = [arm_of(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs]
+        write_table(folder, rows, analysis.study.factors, began)
+
+
+def write_table(folder: Path, arms: Sequence[Row], factors: Collection[str], began: float = 0.0) -> None:
+    """The columns of the HParams table for all `arms` of a sweep; written before its first run, its runs bring none of their own.
+    `factors` are the columns that are seen first."""
+    _write(folder, began, [(began, 0, [values.hparams_table(_columns(arms), {"arm", *factors}, began)])])
 
 
 def _remove_earlier(folder: Path) -> None:
     """What an earlier report wrote, and nothing else."""
-    ours = EVENT_FILE.replace("{:010d}", "*")
-    for old in [*folder.glob(ours), *(folder / SUMMARY).glob(f"*/{ours}")]:
+    for old in (folder / SUMMARY).rglob(EVENT_FILE):
         old.unlink()
     for empty in [*(folder / SUMMARY).glob("*/"), folder / SUMMARY]:
         with suppress(OSError):
@@ -65,7 +77,9 @@ def _names(analysis: Analysis) -> list[str]:
     """Of the arms as folders: what differs from the baseline, unique."""
     plain = [slug([f"{factor}={level}" for factor, level in arm.differences.items()]) for arm in analysis.study.arms]
     named = ["baseline" if arm.is_baseline else name for arm, name in zip(analysis.study.arms, plain, strict=True)]
-    return [f"{name}_{arm.id[:6]}" if named.count(name) > 1 else name for arm, name in zip(analysis.study.arms, named, strict=True)]
+    return [
+        f"{name}_{arm.id[:6]}" if named.count(name) > 1 else name for arm, name in zip(analysis.study.arms, named, strict=True)
+    ]
 
 
 def _points(analysis: Analysis, arm: Arm) -> Iterator[tuple[float, int, list[Any]]]:
@@ -98,19 +112,13 @@ def _t_quantile(df: int) -> float:
     return two_sided_quantile(1 - CONFIDENCE, df)
 
 
-def _columns(analysis: Analysis) -> dict[str, Any]:
-    """Every column that an arm of the study has; one that is a number here and a word there is a word."""
+def _columns(arms: Sequence[Row]) -> dict[str, Any]:
+    """Every column that one of them has; one that is a number here and a word there is a word."""
     columns: dict[str, Any] = {}
-    for arm in analysis.study.arms:
-        for run in arm.runs[:1]:
-            for name, value in arm_of(run.config, run.choices, run.overrides).values.items():
-                columns[name] = value if type(columns.get(name, value)) is type(value) else str(value)
+    for arm in arms:
+        for name, value in arm.values.items():
+            columns[name] = value if type(columns.get(name, value)) is type(value) else str(value)
     return columns
-
-
-def _layout_of(analysis: Analysis) -> Any:
-    charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
-    return values.margin_layout("arms: mean and 95 % interval", charts)
 
 
 def _began(runs: Sequence[Run]) -> float:
@@ -124,9 +132,9 @@ def _began(runs: Sequence[Run]) -> float:
     return min(found, default=0.0)
 
 
-def _write(folder: Path, began: float, events: Any) -> None:
+def _write(folder: Path, began: float, events: Iterable[tuple[float, int, list[Any]]]) -> None:
     """One event file, whole at every moment."""
-    path = folder / EVENT_FILE.format(int(began))
+    path = folder / EVENT_FILE
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     writer = RecordWriter(temporary.open("wb"))
     try:

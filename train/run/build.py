@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hydra.utils import get_method
@@ -21,6 +22,11 @@ from train.parts.optimizer import OptimizerFactory
 from train.parts.regularization import Regularization
 
 
+HOMES = ("train.parts", "train.data", "torch.nn", "torch.optim", "torchvision.models", "torchvision.ops")
+"""Packages whose functions a `_target_` may name without being asked for: nothing in them runs commands or code from elsewhere,
+which cannot be said of all of torch."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What the switches chose. Nothing here has read data or holds parameters yet."""
@@ -35,10 +41,11 @@ class Parts:
     schedule: Schedule
     model_settings: Mapping[str, Any]
     input_shape: Shape
+    trust: tuple[str, ...] = ()
 
     def new_model(self) -> nn.Module:
         """A model with torch's default weights, drawn from the global generator and on the default device."""
-        return call("model", self.model_settings, self.model_inputs())
+        return call("model", self.model_settings, self.model_inputs(), trust=self.trust)
 
     def model_inputs(self) -> dict[str, Any]:
         return {
@@ -53,21 +60,23 @@ class Parts:
 def build(settings: Settings) -> Parts:
     """Call the function of every choice. UsageError for the first setting that does not fit."""
     parts = settings.parts
-    dataset: Dataset = call("data", parts["data"], {}, offered={"root": settings.data.root})
-    pipeline = Pipeline([call(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
+    choose = partial(call, trust=settings.trust)
+    dataset: Dataset = choose("data", parts["data"], {}, offered={"root": settings.data.root})
+    pipeline = Pipeline([choose(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
     return Parts(
         dataset=dataset,
         pipeline=pipeline,
-        init=call("init", parts["init"], {}),
-        norm=call("norm", parts["norm"], {}),
+        init=choose("init", parts["init"], {}),
+        norm=choose("norm", parts["norm"], {}),
         activation=choose_activation(
             **check_call(choose_activation, "model", {"activation": parts["model"].get("activation")}, ())
         ),
-        regularization=call("regularization", parts["regularization"], {}),
-        optimizer=call("optimizer", parts["optimizer"], {}),
-        schedule=call("schedule", parts["schedule"], {}),
+        regularization=choose("regularization", parts["regularization"], {}),
+        optimizer=choose("optimizer", parts["optimizer"], {}),
+        schedule=choose("schedule", parts["schedule"], {}),
         model_settings=parts["model"],
         input_shape=input_shape(dataset, pipeline),
+        trust=settings.trust,
     )
 
 
@@ -83,24 +92,40 @@ def choose_activation(activation: ActivationName | None) -> ActivationFactory | 
     return None if activation is None else activation_named(activation)
 
 
-def call(group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
+def call(
+    group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None, trust: Collection[str] = ()
+) -> Any:
     """The result of the function that `node` names as `_target_`, with the node's settings and the arguments `given`.
 
     Arguments in `offered` are passed only to a function that has them.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UsageError(f"{group}: this choice names no function. Its YAML needs a line '_target_: package.module.function'.")
-    function = locate(group, node["_target_"])
+    function = locate(group, node["_target_"], trust)
     accepted = inspect.signature(function).parameters
     passed = dict(given) | {name: value for name, value in (offered or {}).items() if name in accepted}
     settings = {name: value for name, value in node.items() if name != "_target_" and name not in given}
     return function(**check_call(function, group, settings, passed), **passed)
 
 
-def locate(group: str, target: Any) -> Any:
-    """The function behind a dotted path."""
+def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
+    """The function behind a dotted path, in a package of `HOMES` or `trust`. UsageError, with nothing imported, for another."""
+    refuse_stranger(group, target, str(target), trust)
     try:
-        return get_method(str(target))
+        function = get_method(str(target))
     except Exception as error:
         cause = error.__cause__ or error
         raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None
+    # torch.nn.os.system would be found in torch.nn, too.
+    refuse_stranger(group, target, str(getattr(function, "__module__", "")), trust)
+    return function
+
+
+def refuse_stranger(group: str, target: Any, home: str, trust: Collection[str]) -> None:
+    """UsageError when `home`, a dotted path, lies in no package that may be called."""
+    if not any(home == package or home.startswith(f"{package}.") for package in (*HOMES, *trust)):
+        package = home.partition(".")[0]
+        raise UsageError(
+            f"{group}._target_={target}: {home} is not among what a configuration may call ({', '.join(HOMES)}). "
+            f"If you know this code and trust it, say so on the command line: trust={package} (several: trust=[{package},...])."
+        )

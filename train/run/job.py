@@ -19,7 +19,7 @@ from train.errors import Interrupted, UsageError
 from train.ledger.identity import BOOKKEEPING, experiment_of
 from train.run.folder import RunFolder
 from train.run.refused import Asked, experiment, refused
-from train.run.resume import asked_for, former, refuse_changes
+from train.run.resume import asked_for, former, refuse_changes, trusted
 from train.run.stop import listening
 from train.sinks.hparams import arm_of
 
@@ -44,7 +44,7 @@ def run_job(config: DictConfig) -> JobResult:
     be wrong before training."""
     hydra = HydraConfig.get()
     choices = {str(group): str(choice) for group, choice in hydra.runtime.choices.items() if choice and "/" not in str(group)}
-    overrides = asked_for(hydra.overrides.task)
+    overrides = list(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
     with listening() as stop:
         try:
@@ -53,7 +53,7 @@ def run_job(config: DictConfig) -> JobResult:
         except BaseException as error:
             folder.release()
             if hydra.mode == RunMode.MULTIRUN and isinstance(error, Exception):
-                refused(folder.path, Asked(experiment(config), overrides, choices), error)
+                refused(folder.path, Asked(experiment(config), asked_for(overrides), choices), error)
             remove_if_empty(folder.path)
             raise
         try:
@@ -70,10 +70,10 @@ def run_job(config: DictConfig) -> JobResult:
 def begin(
     config: DictConfig, folder: RunFolder, overrides: Sequence[str], choices: Mapping[str, str]
 ) -> tuple[Session, dict[str, Any]]:
-    """A run that is ready, in a folder that is its own; and the configuration of the experiment."""
+    """A run that is ready, in a folder that is its own; and the configuration of the experiment. `overrides`: as typed."""
     whole = resolve(config)
     content = experiment_of(whole)
-    settings = parse(content)
+    settings = parse(content, trusted(whole["trust"], overrides))
     checkpoints = check(CheckpointSettings, "checkpoint", whole["checkpoint"])
     before = former(folder, whole["resume"])
     if before is not None:
@@ -81,7 +81,7 @@ def begin(
     from train.run.session import prepare  # imports torch
 
     session = prepare(settings, folder, checkpoints, before)
-    session.begin(content, overrides, choices)
+    session.begin(content, asked_for(overrides), choices)
     return session, content
 
 

@@ -68,6 +68,14 @@ def asked_for(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if _key(override) not in ("resume", "trust")]
 
 
+def trusted(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The packages whose functions a configuration may name. UsageError when a file, and not the command line, names them."""
+    packages = (named,) if isinstance(named, str) else tuple(map(str, named or ()))
+    if packages and not any(_key(override) == "trust" for override in overrides):
+        raise UsageError(f"trust={','.join(packages)}: a file asks to be trusted. Only the command line can say whom you trust.")
+    return packages
+
+
 def former(folder: RunFolder, asked: str | None) -> Run | None:
     """The run in `folder` that is to be gone on with; None for a new one. From here on the folder is this process's own.
 
@@ -95,11 +103,6 @@ def can_continue(path: Path) -> bool:
 def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
     """UsageError when the run is over, or `config` is another one than the run's; it shows what differs."""
     changed = differences(run.config, config)
-    longer = any(key in LENGTH for key in changed)
-    if run.state == "diverged":
-        raise UsageError(f"{run.folder}: this run has diverged ({run.reason}); it would do so again. Change it, as a new run.")
-    if run.state == "done" and not longer:
-        raise UsageError(f"{run.folder}: this run is done. trainer.epochs=... makes it longer where its schedule allows that.")
     other = {key: values for key, values in changed.items() if key not in (*LENGTH, *FREE)}
     if other:
         shown = [f"{key}: {old} -> {new}" for key, (old, new) in list(other.items())[:_SHOWN]]
@@ -108,6 +111,10 @@ def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
             f"{run.folder}: the configuration is not that of this run: {'; '.join(shown)}{more}. "
             "A run goes on as it began; with another configuration it is a new run, without resume."
         )
+    if run.state == "diverged":
+        raise UsageError(f"{run.folder}: this run has diverged ({run.reason}); it would do so again. Change it, as a new run.")
+    if run.state == "done" and not any(key in LENGTH for key in changed):
+        raise UsageError(f"{run.folder}: this run is done. trainer.epochs=... makes it longer where its schedule allows that.")
 
 
 def refuse_new_length(schedule: Any, name: str, before: int, after: int, done: int) -> None:

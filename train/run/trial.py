@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from train.config import Settings, parse
 from train.data.batches import whole_batches
@@ -31,19 +31,24 @@ MOST_S = 2.0
 """A timed training ends with the first of these two."""
 
 
-def check_each(configs: Sequence[Mapping[str, Any]]) -> list[str | None]:
+Trust: TypeAlias = tuple[str, ...]
+"""Packages whose functions a configuration may name, besides ours."""
+
+
+def check_each(question: tuple[Sequence[Mapping[str, Any]], Trust]) -> list[str | None]:
     """For each configuration the reason why no run can start with it, or None."""
+    configs, trust = question
     sizes: dict[str, int] = {}
-    return [check_one(config, sizes) for config in configs]
+    return [check_one(config, trust, sizes) for config in configs]
 
 
-def check_one(config: Mapping[str, Any], sizes: dict[str, int]) -> str | None:
+def check_one(config: Mapping[str, Any], trust: Trust, sizes: dict[str, int]) -> str | None:
     """As a single run would refuse it. What else goes wrong here is left to the run, whose folder will tell it.
 
     `sizes`: of training splits that are known; most arms share their data, which is then loaded once for all of them.
     """
     try:
-        settings = parse(config)
+        settings = parse(config, trust)
         built = assemble(settings)
         key = json.dumps([config["data"], settings.seeds.split], sort_keys=True, default=str)
         if key not in sizes:
@@ -60,14 +65,14 @@ def training_images(settings: Settings, dataset: Dataset) -> int:
     return len(carve(dataset.load(), settings.data.val_fraction, settings.seeds.split).train)
 
 
-def time_run(config: Mapping[str, Any]) -> dict[str, float]:
+def time_run(question: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
     """A training that ends after some steps, with the real loop and observer, and leaves nothing behind.
 
     In seconds: `start_s` until the first step, `step_s` of a step, `evaluate_s` of all looks at the validation and test
     splits; and `steps` of the whole run.
     """
     began = time.perf_counter()
-    session = prepare(parse(config), RunFolder(Path(tempfile.gettempdir()) / "no-folder-is-made"))
+    session = prepare(parse(*question), RunFolder(Path(tempfile.gettempdir()) / "no-folder-is-made"))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     try:
         plan, trainee = session.plan(readers), session.trainee(readers)

@@ -35,8 +35,8 @@ class TensorBoardSink(Sink):
     """`config`: the run's resolved config as YAML, shown under Text; `arm`: the run's row in the HParams table, None for none;
     `flush_s`: how long a value may wait to be seen; `clock`: seconds since 1970.
 
-    A run that is closed without `finish` has failed. One that is gone on with gets a new file: it begins with what the old one
-    held up to the checkpoint, and a mark that makes a TensorBoard which is looking forget what it has read.
+    A run that is closed without `finish` has failed. One that is gone on with gets a new file, which begins with what the old one
+    held up to the checkpoint. Its first events make a TensorBoard that is looking forget what it has read of the old one.
     """
 
     name = "TensorBoard"
@@ -53,31 +53,31 @@ class TensorBoardSink(Sink):
         self._ended = False
         self._writer: RecordWriter | None = None
         self._file: BufferedWriter | None = None
-        self._path: Path | None = None
         self._continued = False
 
     def start(self, info: RunInfo) -> None:
         now = self._clock()
         before = [] if info.kept is None else sorted(info.folder.glob(f"{PREFIX}.*"))
         kept = _kept(info, before)
-        self._path = _new_path(info.folder, int(now), before)
-        self._file = self._path.open("xb")
+        self._file = _new_path(info.folder, int(now), before).open("xb")
         self._writer = RecordWriter(self._file)
-        self._writer.write(_event.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        self._writer.write(_event.Event(wall_time=now, session_log=_START).SerializeToString())
         self._continued = kept is not None
         if kept is not None:
             self._file.write(kept)
         else:
-            self._introduce(now)
+            self._introduce(now, with_table=not (info.folder.parent / values.SHARED_TABLE).exists())
         self._flush()
         for path in before:
             path.unlink()
 
-    def _introduce(self, now: float) -> None:
+    def _introduce(self, now: float, *, with_table: bool) -> None:
+        assert self._writer is not None
+        self._writer.write(_event.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        self._writer.write(_event.Event(wall_time=now, session_log=_START).SerializeToString())
         self._write(0, [values.layout()])
         if self._arm is not None:
-            self._write(0, values.session_start(self._arm, now))
+            table = [values.hparams_table(self._arm.values, self._arm.first, now)] if with_table else []
+            self._write(0, [*table, *values.session_start(self._arm, now)])
         if self._config:
             self._write(0, [values.text("config", self._config)])
 
@@ -87,11 +87,11 @@ class TensorBoardSink(Sink):
             self.record(record)
 
     def mark(self) -> Mapping[str, int]:
-        if self._file is None or self._path is None:
+        if self._file is None:
             return {}
         self._flush()
         os.fsync(self._file.fileno())
-        return {self._path.name: self._file.tell()}
+        return {PREFIX: self._file.tell()}
 
     def record(self, record: Record) -> None:
         self._step = record.step
@@ -141,13 +141,23 @@ class TensorBoardSink(Sink):
 
 
 def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
-    """The content of an earlier file up to the checkpoint; None where there is none, or less than there was."""
-    for path in before:
-        size = (info.kept or {}).get(path.name)
-        if size is not None and path.stat().st_size >= size:
-            with path.open("rb") as file:
-                return file.read(size)
+    """The content of the earlier file up to the checkpoint; None where that is not to be had. There are several where a process was
+    killed as it began the last."""
+    size = (info.kept or {}).get(PREFIX)
+    for path in reversed(before) if size is not None else ():
+        with path.open("rb") as file:
+            content = file.read(size)
+        if len(content) == size and _whole_records(content):
+            return content
     return None
+
+
+def _whole_records(content: bytes) -> bool:
+    """Whether it ends where a record ends: each is its length in 8 bytes, 4 of checksum, the data and 4 of checksum."""
+    place = 0
+    while place < len(content):
+        place += 16 + int.from_bytes(content[place : place + 8], "little")
+    return place == len(content)
 
 
 def _new_path(folder: Path, now: int, before: Sequence[Path]) -> Path:

@@ -77,6 +77,9 @@ METRICS = {
 """Columns of the HParams table; it shows the first five. Means over the runs of an arm: a run that diverged has none of the first
 three, so that it is counted in the last two and averaged into nothing."""
 
+SHARED_TABLE = "events.out.tfevents.0000000000.train-report"
+"""The event file beside the runs of a sweep that holds the HParams table of all of them, so that they need none of their own."""
+
 
 def scalar(tag: str, value: float) -> Any:
     return _summary.Summary.Value(tag=tag, simple_value=value)
@@ -133,8 +136,8 @@ def _page(page: Any) -> Any:
 
 
 def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
-    """The columns of the HParams table, by a value of each; `first`: those that it shows before the others. TensorBoard takes the
-    table of the first run that it finds."""
+    """The columns of the HParams table, by a value of each; `first`: those that it shows before the others. Of several such
+    tables TensorBoard takes any one, and hides the columns that it lacks."""
     infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in columns.items()]
     metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=said) for tag, said in METRICS.items()]
     experiment = _api.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time_s)
@@ -142,9 +145,9 @@ def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: 
 
 
 def session_start(arm: Arm, time_s: float) -> list[Any]:
-    """The row of the HParams table that the run belongs to, and the columns. `time_s`: since 1970."""
+    """The row of the HParams table that the run belongs to. `time_s`: since 1970."""
     row: Any = hparams_pb(dict(arm.values), trial_id=arm.id, start_time_secs=time_s)
-    return [hparams_table(arm.values, arm.first, time_s), *row.value]
+    return list(row.value)
 
 
 def session_end(status: Status, time_s: float) -> Any:

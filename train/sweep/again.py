@@ -36,4 +36,6 @@ def settle_folder(master: DictConfig, folder: Path) -> None:
 def command_again(arguments: Sequence[str], folder: Path) -> str:
     """For the shell: `train -m norm=none,batch hydra.sweep.dir=outputs/...`."""
     kept = [argument for argument in arguments if argument.partition("=")[0] not in ABOUT_ONE_TIME]
-    return shlex.join(["train", *kept, f"hydra.sweep.dir={folder}"])
+    overrides = [place for place, argument in enumerate(kept, 1) if "=" in argument and not argument.startswith("-")]
+    after = max(overrides, default=len(kept))  # Hydra takes overrides only where no flag stands between them
+    return shlex.join(["train", *kept[:after], f"hydra.sweep.dir={folder}", *kept[after:]])

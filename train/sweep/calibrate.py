@@ -31,7 +31,9 @@ class Timing:
         return self.start_s + self.steps * self.step_s + self.evaluate_s
 
 
-def timings(configs: Sequence[Mapping[str, Any]], nursery: Nursery, slots: Sequence[Slot]) -> list[Timing]:
+def timings(
+    configs: Sequence[Mapping[str, Any]], trust: tuple[str, ...], nursery: Nursery, slots: Sequence[Slot]
+) -> list[Timing]:
     """Of up to MOST_ARMS of the arms, evenly chosen; fewer where one could not be timed."""
     stride = max(1, -(-len(configs) // MOST_ARMS))
     waiting = [dict(config) for config in configs[::stride]]
@@ -41,7 +43,7 @@ def timings(configs: Sequence[Mapping[str, Any]], nursery: Nursery, slots: Seque
     while waiting or held:
         while waiting and free:
             slot = free.pop()
-            held[nursery.start(CALL, waiting.pop(0), environment=slot.environment).id] = slot
+            held[nursery.start(CALL, (waiting.pop(0), trust), environment=slot.environment).id] = slot
         for ended in nursery.wait():
             free.append(held.pop(ended.child.id))
             if isinstance(ended.value, dict):

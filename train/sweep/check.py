@@ -13,14 +13,15 @@ WORTH_A_CHILD = 8
 """Configurations; a child takes some 50 ms for each, and half a second to load the bundled data."""
 
 
-def impossible(arms: Mapping[str, Mapping[str, Any]], nursery: Nursery) -> dict[str, str]:
-    """Of the configurations (id -> experiment, resolved) those that no run could start with: id -> reason."""
+def impossible(arms: Mapping[str, Mapping[str, Any]], trust: tuple[str, ...], nursery: Nursery) -> dict[str, str]:
+    """Of the configurations (id -> experiment, resolved) those that no run could start with: id -> reason. `trust`: the packages,
+    besides ours, whose functions they may name."""
     ids = list(arms)
     share = max(WORTH_A_CHILD, -(-len(ids) // cores()))
     pending = [ids[start : start + share] for start in range(0, len(ids), share)]
     found: dict[str, str] = {}
     while pending:
-        groups = {nursery.start(CALL, [dict(arms[id]) for id in group]).id: group for group in pending}
+        groups = {nursery.start(CALL, ([dict(arms[id]) for id in group], trust)).id: group for group in pending}
         pending = []
         while groups:
             for ended in nursery.wait():

@@ -116,7 +116,9 @@ class Nursery:
     def __enter__(self) -> Nursery:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:
+            self._process.kill()  # its children die with it; while it imports, it would not hear that the connection is closed
         self.close()
 
     def preload(self, modules: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -11,6 +11,7 @@ from train.errors import UsageError
 from train.ledger.code import other_code
 from train.ledger.manifest import PlannedRun
 from train.ledger.run import ENDED_BY_ITSELF, PREVIOUS, Run, find_runs, read_run
+from train.run.resume import can_continue
 from train.sweep.settings import Rerun
 
 Kind: TypeAlias = Literal["missing", "failed", "outdated", "diverged", "done", "running"]
@@ -33,6 +34,14 @@ class Standing:
     planned: PlannedRun
     kind: Kind
     run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """A run to be made, in its folder. `continues`: from the checkpoint that is there."""
+
+    planned: PlannedRun
+    continues: bool = False
 
 
 def survey(folder: Path, planned: Iterable[PlannedRun], reuse_other_code: bool) -> list[Standing]:
@@ -66,14 +75,16 @@ def runs_by_identity(folder: Path) -> dict[str, Run]:
     return found
 
 
-def make_room(sweep: Path, standing: Standing) -> None:
-    """Decide what happens to an attempt that is to be made again, and to whatever else lies where the run will go.
-
-    It moves to the folder of previous attempts. Going on from a checkpoint in its place would be decided here, and only here.
-    """
-    for folder in {standing.run.folder if standing.run else None, sweep / standing.planned.folder} - {None}:
-        if folder is not None and folder.exists():
+def make_room(sweep: Path, standing: Standing, may_continue: bool) -> Order:
+    """Decide, here and nowhere else, what happens to an attempt that is to be made again: it goes on from its checkpoint where it
+    has one, else it moves to the folder of previous attempts, as does whatever else lies where the run will go."""
+    run = standing.run
+    if may_continue and run is not None and standing.kind == "failed" and not other_code(run.status) and can_continue(run.folder):
+        return Order(replace(standing.planned, folder=str(run.folder.relative_to(sweep))), continues=True)
+    for folder in {run.folder if run else sweep / standing.planned.folder, sweep / standing.planned.folder}:
+        if folder.exists():
             archive(sweep, folder)
+    return Order(standing.planned)
 
 
 def archive(sweep: Path, folder: Path) -> Path:

@@ -13,7 +13,13 @@ from train.sweep.settings import Rerun
 
 FEW_SEEDS = 5
 SHOWN_DROPS = 10
-KEPT = {"done": "done", "diverged": "diverged", "failed": "failed", "outdated": "made by other code", "missing": "missing"}
+KEPT = {
+    "done": "done",
+    "diverged": "diverged",
+    "failed": "failed or interrupted",
+    "outdated": "made by other code",
+    "missing": "missing",
+}
 
 
 def brief(plan: Plan, standings: Sequence[Standing], rerun: Rerun, folder: Path) -> Iterator[str]:
@@ -37,7 +43,7 @@ def already(standings: Iterable[Standing], rerun: Rerun) -> Iterator[str]:
     if kept:
         yield f"       not made again: {_kinds(kept)} (sweep.rerun={rerun})"
     if again:
-        yield f"       made again: {_kinds(again)}; the old attempts move to previous/"
+        yield f"       made again: {_kinds(again)}; what cannot go on from a checkpoint moves to previous/ first"
     if "outdated" in again:
         yield "       runs by another version of the code count only with sweep.reuse_other_code=true"
     if counts["running"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from train.errors import UsageError
 from train.ledger.lock import Lock
 from train.ledger.manifest import PlannedRun, read_manifest
+from train.run.resume import trusted
 from train.sweep import shown
 from train.sweep.again import command_again, newest_sweep, settle_folder
 from train.sweep.axes import OWN, read_request
@@ -26,7 +28,7 @@ from train.sweep.devices import Places, Slot, cores, parse, places
 from train.sweep.nursery import Nursery
 from train.sweep.plan import Plan, draw_up
 from train.sweep.record import manifest_of, merged, write_manifest
-from train.sweep.reuse import MADE, Standing, make_room, survey
+from train.sweep.reuse import MADE, Order, Standing, make_room, survey
 from train.sweep.settings import ReportSettings, SweepSettings, parse_sweep
 
 POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries")
@@ -47,16 +49,18 @@ class Sweep:
     def run(self, overrides: Sequence[str]) -> list[Any]:
         """Everything. UsageError, with nothing left behind, for whatever can be known to be wrong before the first job."""
         self.refuse_unusable_preset()
+        trust = trusted(self.master.trust, overrides)
         request = read_request(self.params, overrides, self.loader)
         folder = self.folder()
-        with Nursery(self.places(1).threads) as nursery:  # imports while the arms are composed
+        about = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
+        with Nursery(self.places(about).threads) as nursery:  # imports while the arms are composed
             drawn = draw_up(request, self.settings, self.loader, self.master)
-            plan = drawn.without(impossible({arm.id: arm.config for arm in drawn.arms}, nursery))
+            plan = drawn.without(impossible({arm.id: arm.config for arm in drawn.arms}, trust, nursery))
             standings = survey(folder, plan.runs, self.settings.reuse_other_code)
             self.refuse_another_sweep(folder, plan)
             self.say(plan, standings, folder)
             if self.settings.dry_run:
-                self.estimate(plan, standings, nursery)
+                self.estimate(plan, standings, trust, nursery)
                 return []
             if hasattr(self.launcher, "nursery"):  # the pool's: it starts the jobs, too
                 self.launcher.nursery = nursery  # pyright: ignore[reportAttributeAccessIssue]
@@ -74,13 +78,14 @@ class Sweep:
             raise UsageError(f"{folder}: another command is working on this sweep ({holder}). Wait for it, or stop it.")
         with ExitStack() as ending:
             ending.callback(lock.give_back)
-            for standing in due:
-                make_room(folder, standing)
-            self.write_plan(plan, standings, folder)
+            orders = [make_room(folder, standing, self.settings.rerun != "all") for standing in due]
+            if continued := sum(order.continues for order in orders):
+                print(f"       {continued} of them go on from a checkpoint", flush=True)
+            self.write_plan(plan, standings, orders, folder)
             error: BaseException | None = None
             results: list[Any] = []
             try:
-                results = [self.launcher.launch(jobs(due), 0)] if due else []
+                results = [self.launcher.launch(jobs(orders), 0)] if due else []
             except BaseException as caught:
                 error = caught
             conclude(folder, plan.runs, again, self.report, error)
@@ -88,9 +93,9 @@ class Sweep:
                 raise error
             return results
 
-    def write_plan(self, plan: Plan, standings: Sequence[Standing], folder: Path) -> None:
-        made = MADE[self.settings.rerun]
-        runs = [standing.planned if standing.kind in made else _where_it_lies(standing, folder) for standing in standings]
+    def write_plan(self, plan: Plan, standings: Sequence[Standing], orders: Sequence[Order], folder: Path) -> None:
+        made = {order.planned.identity: order.planned for order in orders}
+        runs = [made.get(standing.planned.identity) or _where_it_lies(standing, folder) for standing in standings]
         notes = [line.strip() for line in shown.already(standings, self.settings.rerun)]
         if self.settings.reuse_other_code:
             notes.append("sweep.reuse_other_code=true: runs made by another version of the code count")
@@ -102,12 +107,12 @@ class Sweep:
             print("\n".join(shown.arms_table(plan)))
         print("\n".join(shown.brief(plan, standings, self.settings.rerun, folder)), flush=True)
 
-    def estimate(self, plan: Plan, standings: Sequence[Standing], nursery: Nursery) -> None:
+    def estimate(self, plan: Plan, standings: Sequence[Standing], trust: tuple[str, ...], nursery: Nursery) -> None:
         """Of the runs that are due, without making one."""
         due = [standing.planned for standing in standings if standing.kind in MADE[self.settings.rerun]]
         arms = {run.arm for run in due}
         where = self.places(max(1, len(due)))
-        timed = timings([arm.config for arm in plan.arms if arm.id in arms], nursery, where.slots) if due else []
+        timed = timings([arm.config for arm in plan.arms if arm.id in arms], trust, nursery, where.slots) if due else []
         at_once = len(where.slots)
         print("\n".join(shown.estimate(timed, estimate_s(timed, len(due), at_once), len(due), at_once)))
         print("       nothing was started: sweep.dry_run=true")
@@ -150,9 +155,12 @@ class Sweep:
         return str(self.master.hydra.runtime.choices.get("study") or "")
 
 
-def jobs(due: Sequence[Standing]) -> list[list[str]]:
+def jobs(orders: Sequence[Order]) -> list[list[str]]:
     """For Hydra's launchers. The folder's name is given literally: a job in another process need not know how to draw it."""
-    return [[*standing.planned.overrides, f"hydra.sweep.subdir='{standing.planned.folder}'"] for standing in due]
+    return [
+        [*order.planned.overrides, *["resume=auto"] * order.continues, f"hydra.sweep.subdir='{order.planned.folder}'"]
+        for order in orders
+    ]
 
 
 def _where_it_lies(standing: Standing, folder: Path) -> PlannedRun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -29,7 +30,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     axes = figure.add_subplot()
     handles = []
     for arm in arms:
-        marks = {"color": arm.look.color, "marker": arm.look.marker, "linestyle": "none"}
+        marks: dict[str, Any] = {"color": arm.look.color, "marker": arm.look.marker, "linestyle": "none"}
         axes.plot(arm.times_s, arm.values, markersize=3, alpha=0.5, **marks)
         place = (sum(arm.times_s) / len(arm.times_s), sum(arm.values) / len(arm.values))
         (mean,) = axes.plot(*place, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)

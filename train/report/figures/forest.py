@@ -13,7 +13,7 @@ from train.report.figures.style import FAINT, GREY, WIDTH_IN, Look, finite, padd
 
 @dataclass(frozen=True)
 class ForestRow:
-    """`difference` and the ends of its interval in the unit of the axis; NaN for ends that are not known. `detail`: at the right."""
+    """`difference` and the ends of its interval in the unit of the axis; NaN where not known. `detail`: at the right."""
 
     look: Look
     difference: float
@@ -23,7 +23,7 @@ class ForestRow:
 
 
 def draw_forest(rows: Sequence[ForestRow], axis: str, smallest_effect: float | None) -> bytes:
-    """Rows from top to bottom. An interval that excludes zero has a filled marker; `smallest_effect` shades what does not matter."""
+    """Rows from top to bottom. An interval that excludes zero has a filled marker; `smallest_effect` is shaded."""
     height = 0.85 + 0.27 * len(rows)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     axes = figure.add_subplot()
@@ -38,7 +38,7 @@ def draw_forest(rows: Sequence[ForestRow], axis: str, smallest_effect: float | N
         clear = known and (row.low > 0 or row.high < 0)
         fill = row.look.color if clear else "white"
         axes.plot([row.difference], [place], row.look.marker, color=row.look.color, markerfacecolor=fill, markersize=6.5)
-    ends = finite([end for row in rows for end in (row.low, row.high, row.difference)]) + [0.0]
+    ends = [0.0, *finite([end for row in rows for end in (row.low, row.high, row.difference)])]
     axes.set_xlim(*padded(min(ends), max(ends)))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [row.look.named(46) for row in rows])

@@ -49,7 +49,7 @@ def draw_heat(table: HeatTable) -> bytes:
         axes.set_title(title, loc="left")
         _label(axes, table)
     _bar(figure, [left, right], norm, both, table.statistic)
-    if notes := _notes(table, both):
+    if notes := _notes(both):
         figure.legend(handles=notes, loc="outside lower left", ncols=3, handlelength=1.2)
     return saved(figure)
 
@@ -76,7 +76,7 @@ def _bar(figure: Figure, axes: list[Axes], norm: Normalize, values: NDArray[np.f
     bar.set_label(label, fontsize=8)
 
 
-def _notes(table: HeatTable, values: NDArray[np.float64]) -> list[Patch]:
+def _notes(values: NDArray[np.float64]) -> list[Patch]:
     notes = []
     if bool((~np.isfinite(values) & (values != -np.inf)).any()):
         notes.append(Patch(color=_BROKEN, label="NaN or infinite in a run"))

@@ -27,7 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 GREY, FAINT = "0.35", "0.75"
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "svg.hashsalt": "train-report",  # else the names inside the file are drawn at random
     "svg.fonttype": "path",
     "text.parse_math": False,  # a name with a dollar sign is a name

@@ -1,0 +1,132 @@
+"""What a real TensorBoard says over HTTP about the arms that a report writes into the folder of a sweep."""
+
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from tests.report.folders import write_sweep
+from train.ledger.run import find_runs, read_run
+from train.report.make import ReportOptions, make_report
+from train.report.tensorboard import write_table
+from train.sinks.contracts import Record, RunInfo, Summary
+from train.sinks.hparams import arm_of
+from train.sinks.jsonl import read_records
+from train.sinks.tensorboard import TensorBoardSink
+
+pytestmark = pytest.mark.slow
+
+ARMS = {
+    ("norm=batch",): (0.80, 0.82, 0.83),
+    ("norm=none", "optimizer.lr=0.05"): (0.60, 0.62, 0.64),
+    ("norm=group", "norm.groups=4"): (0.7,),
+}
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    """A sweep that wrote the columns of all its arms first, whose runs have event files of their own; reported twice."""
+    folder = write_sweep(tmp_path_factory.mktemp("tensorboard") / "sweep", ARMS, records=4)
+    rows = {path: arm_of(run.config, run.choices, run.overrides) for path in find_runs([folder]) for run in [read_run(path)]}
+    write_table(folder, list(rows.values()), ["norm"])
+    for path, row in rows.items():
+        run = read_run(path)
+        sink = TensorBoardSink("", row)
+        sink.start(RunInfo(path, "", "cpu", "float32", 1, 1, 3, 3, 1.0, 4, "noise", 12, 4, 4))
+        sink.record(Record(3, 1, 0, {"accuracy/test": float(run.summary["test_accuracy"])}))
+        sink.finish(Summary("done", "", path, 3, 1.0, 1, 1))
+        sink.close()
+    for _ in range(2):
+        make_report([folder], folder, ReportOptions())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(sweep) -> Iterator[Callable[..., Any]]:
+    """Questions to a real TensorBoard on loopback."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep), "--port", "0", "--host", "127.0.0.1"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        assert server.stderr is not None
+        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://[\w.:]+)/", line)))
+
+        def answer(path: str, **body: object) -> Any:
+            data = json.dumps(body).encode() if body else None
+            question = urllib.request.Request(f"{address}/data/plugin/{path}", data, {"Content-Type": "application/json"})
+            with opener.open(question, timeout=10) as response:
+                return json.load(response)
+
+        deadline = time.monotonic() + 60
+        while len(answer("scalars/tags")) < 10 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        yield answer
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_every_arm_is_a_run_with_the_mean_and_the_interval_of_its_runs(sweep, ask):
+    runs = ask("scalars/tags")
+    arms = {run for run in runs if run.startswith("summary/")}
+    assert arms == {"summary/baseline", "summary/norm=none,optimizer.lr=0.05", "summary/norm=group,norm.groups=4"}
+    curves = [
+        {
+            record.step: record.values["accuracy/val"]
+            for record in read_records(path / "metrics.jsonl")
+            if "accuracy/val" in record.values
+        }
+        for path in find_runs([sweep])
+        if "norm=batch" in path.name
+    ]
+    series = {tag: ask(f"scalars/scalars?run=summary/baseline&tag={tag}/accuracy/val") for tag in ("mean", "low", "high")}
+    assert [step for _, step, _ in series["mean"]] == sorted(curves[0])
+    for (_, step, mean), (_, _, low), (_, _, high) in zip(series["mean"], series["low"], series["high"], strict=True):
+        values = [curve[step] for curve in curves]
+        half = stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3)
+        assert mean == pytest.approx(statistics.mean(values), rel=1e-5)
+        assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-4)
+
+
+def test_an_arm_of_one_run_has_a_mean_and_no_interval(ask):
+    tags = set(ask("scalars/tags")["summary/norm=group,norm.groups=4"])
+    assert "mean/loss/train" in tags
+    assert not {tag for tag in tags if tag.startswith(("low/", "high/"))}
+
+
+def test_the_custom_page_draws_means_with_bands(ask):
+    categories = {category["title"]: category["chart"] for category in ask("custom_scalars/layout")["category"]}
+    charts = {chart["title"]: chart["margin"]["series"] for chart in categories["arms: mean and 95 % interval"]}
+    assert charts["accuracy/val"] == [{"value": "mean/accuracy/val", "lower": "low/accuracy/val", "upper": "high/accuracy/val"}]
+
+
+def test_the_hparams_table_has_the_columns_of_all_arms_and_a_row_each(ask):
+    columns = {column["name"] for column in ask("hparams/experiment", experimentName="")["hparamInfos"]}
+    assert {"norm", "optimizer.lr", "norm.groups", "arm"} <= columns
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    metric = [{"metric": {"tag": "accuracy/test"}}, {"hparam": "norm"}]
+    table = ask("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=metric)
+    means = {row["hparams"]["norm"]: row["metricValues"][0]["value"] for row in table["sessionGroups"]}
+    assert means == pytest.approx({"batch": 0.81666666, "none": 0.62, "group": 0.7})
+
+
+def test_what_it_writes_is_not_taken_for_runs_and_leaves_other_files_alone(sweep):
+    assert len(list(find_runs([sweep]))) == 7
+    (sweep / "summary" / "mine.txt").write_text("kept")
+    (sweep / "summary" / "mine").mkdir()
+    (sweep / "summary" / "mine" / "events.out.tfevents.1.host").write_text("")
+    make_report([sweep], sweep, ReportOptions())
+    assert (sweep / "summary" / "mine.txt").read_text() == "kept"
+    assert (sweep / "summary" / "mine" / "events.out.tfevents.1.host").exists()
+    assert len(list(sweep.glob("events.out.tfevents.*"))) == 1

@@ -1,0 +1,74 @@
+"""The presets of `conf/study`: each can be planned, has five seeds, and yields to the command line."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from tests.harness import SMALL
+from train import cli
+from train.ledger.manifest import read_manifest
+from train.run.trial import check_each
+from train.sweep.axes import read_request
+from train.sweep.plan import Plan, draw_up
+from train.sweep.settings import parse_sweep
+
+STUDIES = sorted(path.stem for path in (cli.config_dir() / "study").glob("*.yaml"))
+
+
+def plan_of(study: str) -> Plan:
+    cli.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.config_loader.load_configuration("config", [f"study={study}"], RunMode.MULTIRUN)
+        settings, _ = parse_sweep({key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")})
+        request = read_request(dict(master.hydra.sweeper.params), [f"study={study}"], hydra.config_loader)
+        return draw_up(request, settings, hydra.config_loader, master)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_arm_of_a_study_can_run_with_five_seeds(study: str) -> None:
+    plan = plan_of(study)
+    assert not plan.dropped, "a preset names no level twice"
+    assert all(len(arm.runs) == 5 for arm in plan.arms)
+    assert len({arm.config["optimizer"]["lr"] for arm in plan.arms}) == 1, "as its comment says"
+    assert check_each(([arm.config for arm in plan.arms], ())) == [None] * len(plan.arms)
+    baseline = plan.baseline.levels
+    changed = [{axis for axis in baseline if arm.levels[axis] != baseline[axis]} for arm in plan.arms[1:]]
+    assert all(len(axes) == 1 for axes in changed), "each ingredient alone"
+    if study == "lecture":
+        assert set().union(*changed) == {"augment", "init", "norm", "regularization"}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_says_what_it_asks_at_what_rate_and_why_five_seeds(study: str) -> None:
+    text = (cli.config_dir() / "study" / f"{study}.yaml").read_text()
+    assert "?" in text
+    assert f"train study={study}" in text
+    assert "learning rate is fixed at" in text
+    assert "Five seeds an arm" in text
+
+
+@pytest.mark.slow
+def test_a_study_runs_without_m_and_yields_to_the_command_line(
+    train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Its runs can be repeated as single ones, without the study."""
+    small = [*SMALL, "hydra/launcher=basic", "observe=off"]
+    result = train("study=norms", "norm=none,batch", "seed=3", "hydra.sweep.dir=s", *small)
+    assert result.returncode == 0, result.stdout + result.stderr
+    manifest = read_manifest(tmp_path / "s")
+    assert manifest is not None
+    assert manifest.study == "norms"
+    assert manifest.axes == {"norm": ("none", "batch")}
+    assert [len(run.overrides) for run in manifest.runs] == [len(SMALL) + 4] * 2
+    assert all("optimizer.lr=0.03" in run.overrides for run in manifest.runs)
+    assert not any(line.startswith(("study", "hydra")) for run in manifest.runs for line in run.overrides)
