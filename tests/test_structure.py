@@ -135,6 +135,8 @@ def test_one_place_turns_configuration_into_calls() -> None:
         ("train.report.tensorboard", {"torch", "hydra", "matplotlib", "pydantic"}),
         ("train.run.job", {"torch"}),
         ("train.sweep.sweeper", {"torch"}),
+        ("train.sweep.nursery", {"torch", "hydra"}),
+        ("train.sweep.pool", {"torch"}),
         ("train.run.session", {"torchvision", "rich", "tensorboard"}),
     ],
 )

@@ -64,11 +64,13 @@ class TrainerSettings(BaseModel):
 
 
 class ObserveSettings(BaseModel):
-    """The keys of `observe`; `every` and `histogram_every` are 0 for never, `probe_size` for no probe."""
+    """The keys of `observe`; `every` and `histogram_every` are 0 for never, `probe_size` for no probe. `every_step`: between those of
+    `every`, what batch norms tell."""
 
     model_config = STRICT
     level: Literal["basic", "full"]
     every: Annotated[int, Ge(0)]
+    every_step: bool
     histogram_every: Annotated[int, Ge(0)]
     probe_size: Literal[0] | Annotated[int, Ge(2)]
     layers: str | list[str]

@@ -120,7 +120,7 @@ def write_records(path: Path, accuracy: float | None, records: int, layers: int,
             loss = math.nan if broken else 2.3 - 2.3 * reached * share + 0.05 * draw.random()
             _line(file, step, {"loss/train": loss, "accuracy/train": reached * share, "lr": 0.1})
             _line(file, step, {"loss/val": loss, "accuracy/val": reached * share + 0.01 * draw.random()})
-        if state == "done" and accuracy is not None:
+        if state in ("done", "failed") and accuracy is not None:
             _line(file, 10 * records, {"loss/test": 1.2 - accuracy, "accuracy/test": accuracy})
 
 

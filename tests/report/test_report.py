@@ -187,6 +187,7 @@ def test_an_out_that_cannot_be_written_is_refused(sweep, train_report, tmp_path)
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_many_arms_with_long_names_are_drawn_without_a_warning(tmp_path):
     for i in range(20):
         for seed in range(1 + i % 2):

@@ -98,6 +98,15 @@ def test_markdown_says_the_same(troubled):
     assert r"no \<b\>room\</b\>" in text
 
 
+@pytest.mark.parametrize("first", ["failed", "interrupted", "done"])
+def test_of_attempts_at_one_experiment_the_last_that_ended_counts(tmp_path, first):
+    write_run(tmp_path / "a", [], 0.5, first, started=0)
+    write_run(tmp_path / "b", [], 0.8, started=1)
+    write_run(tmp_path / "c", [], None, "failed", started=2)
+    row = table_rows(report(tmp_path))
+    assert [cells[2:4] for cells in row.values()] == [["1 / 0 / 0", "80.00"]]
+
+
 @pytest.mark.parametrize(("state", "accuracy"), [("done", 0.8), ("failed", None), ("diverged", None), ("queued", None)])
 def test_a_single_run_is_reported_whatever_became_of_it(tmp_path, state, accuracy):
     write_run(tmp_path / "run", [], accuracy, state, records=2 if state != "queued" else 0)
@@ -175,6 +184,13 @@ def test_names_from_run_folders_are_text_and_nothing_else(tmp_path):
     assert "漢字" in page
     for drawing in (tmp_path / "figures").iterdir():
         assert b"<script" not in drawing.read_bytes()
+
+
+def test_names_in_figures_are_drawn_as_they_are(tmp_path):
+    write_run(tmp_path / "a", [], 0.8)
+    write_run(tmp_path / "b", ["norm=none"], 0.7, started=1, choices={"norm": "漢 $\\frac{x$ 字"})
+    assert "漢 $\\frac{x$ 字" in report(tmp_path)
+    assert (tmp_path / "figures" / "differences.svg").exists()
 
 
 def test_numbers_that_are_none_are_not_known(tmp_path):

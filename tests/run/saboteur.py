@@ -2,7 +2,7 @@
 
 The environment variable SABOTAGE holds what happens when, as in `train:7:SIGTERM`: at the 7th forward pass of an update
 (`train`), of a look at the validation or test split (`evaluate`) or at the probe (`probe`), counted from 1 since `reset`.
-`train:7:nan` makes the layer's output NaN instead.
+Instead of a signal: `nan` makes the layer's output NaN, `nan_gradient` its gradient, `nan_weight` its weight.
 """
 
 from __future__ import annotations
@@ -37,8 +37,18 @@ class Saboteur(nn.BatchNorm2d):
         calls[phase] += 1
         wanted, number, what = os.environ["SABOTAGE"].split(":")
         if (phase, calls[phase]) == (wanted, int(number)):
-            if what == "nan":
-                return output * float("nan")
+            return self.harm(output, what)
+        return output
+
+    def harm(self, output: Tensor, what: str) -> Tensor:
+        if what == "nan":
+            return output * float("nan")
+        if what == "nan_gradient":
+            output.register_hook(lambda gradient: gradient * float("nan"))
+        elif what == "nan_weight":
+            self.running_mean.fill_(float("nan")) if self.running_mean is not None else None
+            output.register_hook(lambda _: self.weight.data.fill_(float("nan")) and None)
+        else:
             os.kill(os.getpid(), signal.Signals[what])
         return output
 

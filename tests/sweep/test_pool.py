@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,13 @@ def wait_until(condition: Callable[[], Any], seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     """One sweep of everything that can happen to a job."""
     ways = "fine,fails,leaves,crashes,exhausts,sleeps,dies,dies_once,diverges"
     limits = ("hydra.launcher.timeout_minutes=0.1", "hydra.launcher.retries=1")
     sweep = Sweep(tmp_path_factory.mktemp("pool"), f"model.how={ways}", *limits)
     sweep.end()
-    yield sweep
+    return sweep
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,9 @@ def test_what_was_killed_by_others_gets_another_attempt_and_the_first_is_put_asi
 
 
 def test_a_job_that_never_came_to_its_run_folder_has_one_too(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path, "model.how=early,fine", "hydra/sweeper=basic", "sweep.on_error=stop", "hydra.launcher.jobs_per_device=1")
+    sweep = Sweep(
+        tmp_path, "model.how=early,fine", "hydra/sweeper=basic", "sweep.on_error=stop", "hydra.launcher.jobs_per_device=1"
+    )
     sweep.end()
     (run,) = sweep.runs().values()
     assert run.state == "failed"

@@ -30,7 +30,9 @@ def rows(count: int) -> list[Row]:
 @pytest.mark.parametrize("width", [40, 80, 100, 140])
 def test_the_table_fits_the_terminal(width: int) -> None:
     stream = io.StringIO()
-    Console(file=stream, width=width, force_terminal=True, no_color=True, color_system=None).print(view(rows(200), 2, 150.0, width, 12))
+    Console(file=stream, width=width, force_terminal=True, no_color=True, color_system=None).print(
+        view(rows(200), 2, 150.0, width, 12)
+    )
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert len(lines) <= 13

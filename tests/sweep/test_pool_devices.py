@@ -13,7 +13,13 @@ from train.sweep.devices import PoolSettings, cores, gpus, parse, places
 
 
 def settings(**changed: Any) -> PoolSettings:
-    keys: dict[str, Any] = {"devices": "auto", "jobs_per_device": None, "threads_per_job": None, "timeout_minutes": None, "retries": 0}
+    keys: dict[str, Any] = {
+        "devices": "auto",
+        "jobs_per_device": None,
+        "threads_per_job": None,
+        "timeout_minutes": None,
+        "retries": 0,
+    }
     return parse(**(keys | changed))
 
 
@@ -83,7 +89,9 @@ def test_each_gpu_takes_a_job_and_the_job_sees_no_other() -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(("visible", "names"), [("1", ["1"]), ("", []), ("-1", []), ("1,7,0", ["1"]), ("GPU-8a,1", ["GPU-8a", "1"])])
+@pytest.mark.parametrize(
+    ("visible", "names"), [("1", ["1"]), ("", []), ("-1", []), ("1,7,0", ["1"]), ("GPU-8a,1", ["GPU-8a", "1"])]
+)
 def test_gpus_that_are_hidden_from_this_process_are_hidden_from_its_jobs(visible: str, names: list[str]) -> None:
     assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == names
 

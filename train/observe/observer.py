@@ -14,6 +14,7 @@ from train.config import ObserveSettings
 from train.observe.apart import apart
 from train.observe.histogram import Histogram, bin_counts
 from train.observe.layers import WEIGHTED, LayerInfo, Site, chosen, find_sites, is_activation, observed_layers
+from train.observe.norm_moments import find_followed
 from train.observe.sheet import Observation, Sheet
 from train.observe.statistics import activation_statistics, gradient_statistics, length, similarity
 from train.observe.weights import WeightWatch
@@ -57,6 +58,9 @@ class Observer:
         sites, self._weighted = ([], {}) if off else choose(model, input_shape, settings.layers)
         self.layers: tuple[LayerInfo, ...] = tuple(site.info for site in sites)
         """The observed outputs in order of execution."""
+        between = settings.every and settings.every_step
+        self.followed = find_followed(model, sites, input_shape) if between and sites else ()
+        """The outputs whose mean and std are known at every step."""
         self._sites: dict[str, dict[int, Site]] = defaultdict(dict)
         for site in sites:
             self._sites[site.module][site.call] = site

@@ -65,6 +65,7 @@ def capture(loop: Loop) -> dict[str, Any]:
         "scaler": trainee.scaler.state_dict(),
         "losses": [m.loss for m in loop.recent],
         "correct": [m.correct for m in loop.recent],
+        "moments": loop.moments.state(),
         "steps": ending.steps,
         "looked": loop.looked,
         "train_loss": ending.train_loss,
@@ -84,6 +85,7 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
     device = trainee.placement.device
     pairs = zip(state["losses"], state["correct"], strict=True)
     loop.recent = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
+    loop.moments.load_state(state["moments"])
     ending.steps, ending.train_loss, ending.train_s = state["steps"], state["train_loss"], state["train_s"]
     ending.val = Score(**state["val"]) if state["val"] else None
     loop.best = Best(state["best"]["step"], Score(**state["best"]["score"])) if state["best"] else None

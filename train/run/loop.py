@@ -14,6 +14,7 @@ from torch import nn
 from train import rng
 from train.data.contracts import Batch
 from train.observe.apart import differentiate_apart
+from train.observe.norm_moments import NormMoments
 from train.observe.observer import Observer, due
 from train.parts.contracts import Schedule
 from train.run.bookmark import Bookmark
@@ -133,8 +134,11 @@ class Loop:
             self.recent.append(measurement)
             self.watch.add(step, measurement.loss)
             done = self.ending.steps = step + 1
-            if self.diverged():
+            certain = due(done, BOOKMARK_EVERY, self.plan.total)
+            if self.diverged(wait=certain):
                 break
+            if certain:
+                self.record_moments()
             self.sink.progress(done, self.epochs(done), {})
             if due(done, self.plan.record_every, self.plan.total):
                 self.record_training(done)
@@ -156,6 +160,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.watch = LossWatch(self.trainee.placement.device)
         self.epoch_began: float | None = None
+        self.moments = NormMoments(self.observer.followed, self.plan.batch_size, self.plan.total, room=BOOKMARK_EVERY)
 
     def save(self) -> None:
         """Keep the state, unless the loss has turned out not to be finite: there is nothing to go on with then."""
@@ -192,8 +197,10 @@ class Loop:
             self.bookmark = Bookmark(self.trainee, step)
         if self.observer.due(step, self.plan.total - 1):
             measurement = self.watched_update(step, batch, factor)
+            self.record_moments()
         else:
-            measurement = update(self.trainee, batch, factor)
+            with self.moments.watching(step):
+                measurement = update(self.trainee, batch, factor)
         self.record_observation(step)
         return measurement
 
@@ -242,6 +249,12 @@ class Loop:
         for found in seen.histograms:
             self.sink.histogram(found.tag, step, found.edges, found.counts)
 
+    def record_moments(self, before: int | None = None) -> None:
+        """What batch norms have told of the steps below `before` (None: of all). It waits until it is certain that these steps need
+        not be looked at again, or until a later one is to be recorded."""
+        for step, values in self.moments.take(before):
+            self.record(step, values)
+
     def diverged(self, wait: bool = False) -> bool:
         bad = self.watch.first_bad(wait)
         if bad is None:
@@ -258,13 +271,15 @@ class Loop:
             return
         ended, spent = Bookmark(self.trainee, self.ending.steps), self.ending.train_s
         self.bookmark.restore()
+        self.record_moments(before=self.bookmark.step)
+        self.moments.forget()
         for step, batch in self.batches(self.bookmark.step):
             if step >= self.ending.steps or self.stop:
                 break
             self.seed_dropout(step)
             factor = self.schedule(step, self.plan.total)
-            if self.observer.due(step, self.plan.total - 1):
-                update(self.trainee, batch, factor)  # it was seen the first time
+            if step < self.moments.taken or self.observer.due(step, self.plan.total - 1):
+                update(self.trainee, batch, factor)  # it, or a later one, is on record
             else:
                 self.watched_update(step, batch, factor)
                 self.record_observation(step)

@@ -1,0 +1,281 @@
+"""Runs that are killed, starved and poisoned: what is lost, what is said, and whether the rest goes on to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from tests.harness import COMMAND, SMALL, go_on_here, run_here
+from tests.run import saboteur
+from train.errors import RunError, UsageError
+from train.ledger.run import read_run
+from train.run.checkpoint_files import listed
+from train.sinks.jsonl import read_records
+
+ROOT = Path(__file__).resolve().parents[2]
+SPARE = [*SMALL, "observe=off", "trainer.device=cpu", "schedule=constant"]
+RUN = [*SPARE, "trainer.epochs=80", "trainer.max_steps=null", "regularization=dropout", "checkpoint.every_steps=3"]
+"""Of 320 steps in about a second."""
+
+SABOTAGED = [*SPARE, "norm=none", "norm._target_=tests.run.saboteur.norm", "trainer.epochs=3", "trainer.max_steps=null"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_saboteur() -> Iterator[None]:
+    saboteur.reset()
+    yield
+    saboteur.reset()
+
+
+def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
+    return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_here(tmp_path_factory.mktemp("whole") / "run", RUN).path
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+# SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in range(2, 20))])
+def test_a_run_killed_at_any_moment_goes_on_to_the_bit(whole: Path, tmp_path: Path, seed: int) -> None:
+    """From the moment at which it has its folder; killed again while it goes on, where it lasts so long."""
+    chance, folder = random.Random(seed), tmp_path / "run"
+    for arguments in ([*RUN, f"hydra.run.dir={folder}"], [f"resume={folder}"])[: 2 if seed else 1]:
+        process = subprocess.Popen([str(COMMAND), *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        wait_for(folder / "status.json")
+        time.sleep(chance.uniform(0, 1.5) + 3 * (arguments[0].startswith("resume")))
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    run = read_run(folder)
+    assert run.state in ("lost", "done")
+    if run.state == "lost":
+        assert go_on_here(folder)[1] == "done"
+    assert outcome(folder) == outcome(whole)
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+
+moment, *arguments = sys.argv[1:]
+saves = 0
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wrapped(name, when):
+    original = getattr(os, name)
+
+    def call(*args, **more):
+        global saves
+        about = " ".join(os.readlink(f"/proc/self/fd/{a}") if isinstance(a, int) else str(a) for a in args[:2])
+        ours = "checkpoints" in about and ("step-" in about or name == "fsync" and about.endswith("checkpoints"))
+        saves += ours and name == "replace"
+        if ours and saves >= 3 and moment == f"before {when}":
+            die()
+        if ours and saves >= 3 and moment == f"in the middle of {when}":
+            os.truncate(args[0], os.fstat(args[0]).st_size // 2)
+            die()
+        result = original(*args, **more)
+        if ours and saves >= 3 and moment == f"after {when}":
+            die()
+        return result
+
+    setattr(os, name, call)
+
+
+for name, when in (("fsync", "writing"), ("replace", "naming"), ("unlink", "removing the old")):
+    wrapped(name, when)
+sys.argv[1:] = arguments
+from train.cli import main
+
+main()
+"""
+
+MOMENTS = ["in the middle of writing", "before naming", "after naming", "before removing the old"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds open files in /proc")
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_within_a_save_goes_on_to_the_bit(whole: Path, tmp_path: Path, moment: str) -> None:
+    folder = tmp_path / "run"
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1", "MALLOC_TRIM_THRESHOLD_": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    program = [sys.executable, "-c", KILLED_AT, moment, *RUN, f"hydra.run.dir={folder}"]
+    killed = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert 6 <= listed(folder)[0].step <= 9
+    assert go_on_here(folder)[1] == "done"
+    assert outcome(folder) == outcome(whole)
+    assert not list((folder / "checkpoints").glob(".*")), "nothing half written stays"
+
+
+# A disk that takes no more
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+from tests.harness import _here
+for name, limit, arguments in json.loads(sys.argv[1]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        said = _here(Path(name), arguments)[1]
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print("SAID", json.dumps([name, said]), flush=True)
+"""
+"""A limit on the size of a file stands for a full disk: the files that grow beyond it cannot be written."""
+
+LIMITS: dict[str, tuple[int, list[str]]] = {
+    "config": (500, SPARE),
+    "summary": (3500, [*SPARE, "trainer.epochs=0", "trainer.max_steps=null"]),
+    "metrics": (20_000, [*SPARE, "trainer.epochs=80", "trainer.max_steps=null", "trainer.record_every=1"]),
+    "weights": (50_000, SPARE),
+    "checkpoint": (130_000, [*SPARE, "trainer.max_steps=4", "checkpoint.every_steps=1"]),
+}
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
+    cases = [(str(tmp_path / name), *case) for name, case in LIMITS.items()]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, json.dumps(cases)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+    )
+    answers = [json.loads(line.removeprefix("SAID ")) for line in result.stdout.splitlines() if line.startswith("SAID ")]
+    said = {Path(name).name: answer for name, answer in answers}
+    assert "cannot be written (File too large)" in said["config"]
+    assert not (tmp_path / "config" / "status.json").exists()
+    for name in ("summary", "metrics", "weights"):
+        assert said[name].startswith("RunError: ")
+        assert f"{tmp_path / name} cannot be written (File too large). The run goes on from" in said[name]
+        run = read_run(tmp_path / name)
+        assert (run.state, run.status["exit_code"]) == ("failed", 1)
+        assert "File too large" in run.reason
+    assert said["checkpoint"] == "done", "a checkpoint that cannot be written is a warning"
+    assert listed(tmp_path / "checkpoint") == []
+    log = (tmp_path / "checkpoint" / "train.log").read_text()
+    assert "the checkpoint of step 1 could not be written (File too large); there is none before it" in log
+    assert "TensorBoard is off from here on" in (tmp_path / "metrics" / "train.log").read_text()
+    records = list(read_records(tmp_path / "metrics" / "metrics.jsonl"))
+    assert go_on_here(tmp_path / "metrics")[1] == "done", "the disk has room again"
+    assert len(list(read_records(tmp_path / "metrics" / "metrics.jsonl"))) > len(records) > 10
+
+
+def test_a_failing_view_never_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = tmp_path / "run"
+    (folder / "train.log").mkdir(parents=True)
+    (folder / "figures").write_text("in the way of the figures")
+    monkeypatch.setattr(RecordWriter, "write", full)
+    run_here(folder, [*SMALL, "observe.every=1"])
+    assert read_run(folder).state == "done"
+    said = capsys.readouterr()
+    assert "TensorBoard is off from here on (OSError: [Errno 28] No space left on device)" in said.out
+    assert "the heat maps is off from here on" in said.out
+    assert said.err.count("train.log is off from here on") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    command = [str(COMMAND), *SPARE, f"hydra.run.dir={tmp_path}/file/run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 2
+    assert f"train: {tmp_path}/file" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_vanished_folder_is_one_message(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    forever = [str(COMMAND), *RUN, "trainer.epochs=100000", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(forever, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(folder / "checkpoints")
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert f"train: {folder}: the folder of this run is gone" in said
+    assert "Traceback" not in said
+
+
+# NaN and broken data
+
+POISONED = {
+    "loss": ("train:6:nan", "diverged", "at step 5"),
+    "gradient": ("train:6:nan_gradient", "diverged", "at step 6"),
+    "weight": ("train:6:nan_weight", "diverged", "at step 6"),
+    "metric": ("evaluate:2:nan", "done", ""),
+}
+
+
+@pytest.mark.parametrize("kind", POISONED)
+def test_what_is_not_finite_is_an_outcome_and_not_a_crash(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, state, reason = POISONED[kind]
+    monkeypatch.setenv("SABOTAGE", where)
+    run_here(tmp_path / "run", [*SABOTAGED, "trainer.record_every=1", "trainer.precision=float32"])
+    run = read_run(tmp_path / "run")
+    assert (run.state, reason in run.reason) == (state, True)
+    values = [value for row in read_records(run.metrics_file) for value in row.values.values()]
+    assert any(value != value for value in values), "the NaN is on record"
+    if state == "diverged":
+        with pytest.raises(UsageError, match="this run has diverged"):
+            go_on_here(tmp_path / "run")
+
+
+def test_a_damaged_image_fails_by_name_and_the_run_goes_on_once_it_is_mended(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for label in ("a", "b"):
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for number in range(count):
+                image = Image.frombytes("RGB", (24, 24), chance.randbytes(24 * 24 * 3))
+                image.save(tmp_path / "images" / split / label / f"{number}.png")
+    run = ["data=image_folder", f"data.root={tmp_path}/images", "data.preprocess=none", "data.workers=0", "augment=none"]
+    run += [
+        "model.width=4",
+        "model.stages=2",
+        "trainer.batch_size=4",
+        "trainer.epochs=2",
+        "observe=off",
+        "checkpoint.every_steps=1",
+    ]
+    run += ["schedule=constant", "trainer.device=cpu"]
+    whole = run_here(tmp_path / "whole", run).path
+    damaged = tmp_path / "images" / "val" / "b" / "1.png"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match="1.png"):
+        run_here(tmp_path / "run", run)
+    failed = read_run(tmp_path / "run")
+    assert (failed.state, str(damaged) in failed.reason) == ("failed", True)
+    damaged.write_bytes(content)
+    assert go_on_here(tmp_path / "run")[1] == "done"
+    assert outcome(tmp_path / "run") == outcome(whole)
