@@ -43,7 +43,7 @@ def run_job(config: DictConfig) -> JobResult:
     """Train once, or go on with the run that `resume` names. UsageError, with nothing left behind, for whatever can be known to
     be wrong before training."""
     hydra = HydraConfig.get()
-    choices = {str(group): str(choice) for group, choice in hydra.runtime.choices.items() if choice and "/" not in str(group)}
+    choices = chosen_options(hydra.runtime.choices)
     overrides = list(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
     with listening() as stop:
@@ -98,6 +98,11 @@ def resolve(config: DictConfig) -> dict[str, Any]:
         raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def chosen_options(choices: Mapping[Any, Any]) -> dict[str, str]:
+    """Of Hydra's record of choices those that concern the experiment: option group -> chosen option."""
+    return {str(group): str(choice) for group, choice in choices.items() if choice and "/" not in str(group)}
 
 
 def title(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:

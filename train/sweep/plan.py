@@ -23,7 +23,7 @@ from train.errors import UsageError
 from train.ledger.identity import SEEDS, arm_id, experiment_of, identity
 from train.ledger.manifest import Design, Dropped, PlannedRun
 from train.naming import job_name
-from train.run.job import resolve
+from train.run.job import chosen_options, resolve
 from train.suggest import COULD_NOT_OVERRIDE, plain
 from train.sweep import design as designing
 from train.sweep.axes import Request, level_of
@@ -38,12 +38,14 @@ COMPOSING = (HydraException, OmegaConfBaseException)
 
 @dataclass(frozen=True)
 class Arm:
-    """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `runs`: one a seed."""
+    """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: option group
+    -> chosen option; `runs`: one a seed."""
 
     id: str
     levels: Levels
     overrides: tuple[str, ...]
     config: Mapping[str, Any]
+    choices: Mapping[str, str]
     runs: tuple[PlannedRun, ...]
 
     @property
@@ -121,6 +123,7 @@ class Composer:
         """The arm at `levels` with a run for each of `seeds`; several where more than its seeds depends on the seed."""
         config = self.compose({**levels, **seeds[0]})
         complete = self.complete(levels, config)
+        choices = chosen_options(config.hydra.runtime.choices)
         grouped: dict[str, list[tuple[Mapping[str, Any], PlannedRun]]] = {}
         for of_run, content in self.variants(config, levels, seeds):
             overrides = self.request.overrides({**levels, **of_run})
@@ -128,7 +131,7 @@ class Composer:
             grouped.setdefault(run.arm, []).append((content, run))
         for id, members in grouped.items():
             runs = tuple({run.identity: run for _, run in members}.values())
-            yield Arm(id, complete, self.request.overrides(levels), members[0][0], runs)
+            yield Arm(id, complete, self.request.overrides(levels), members[0][0], choices, runs)
 
     def compose(self, levels: Levels) -> DictConfig:
         return self.loader.load_sweep_config(self.master, list(self.request.overrides(levels)))

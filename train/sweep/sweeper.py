@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from train.errors import UsageError
 from train.ledger.lock import Lock
 from train.ledger.manifest import PlannedRun, read_manifest
 from train.run.resume import trusted
+from train.sinks.hparams import arm_of
 from train.sweep import shown
 from train.sweep.again import command_again, newest_sweep, settle_folder
 from train.sweep.axes import OWN, read_request
@@ -101,6 +102,11 @@ class Sweep:
             notes.append("sweep.reuse_other_code=true: runs made by another version of the code count")
         manifest = manifest_of(plan, runs, ("train", *self.arguments), self.study, notes)
         write_manifest(folder, merged(read_manifest(folder), manifest))
+        if self.report.tensorboard:
+            from train.report.tensorboard import write_table  # imports TensorBoard
+
+            with suppress(OSError):  # a view: whoever looks at it misses a column
+                write_table(folder, [arm_of(arm.config, arm.choices, arm.overrides) for arm in plan.arms], manifest.axes)
 
     def say(self, plan: Plan, standings: Sequence[Standing], folder: Path) -> None:
         if self.settings.dry_run:
