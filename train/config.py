@@ -64,8 +64,8 @@ class TrainerSettings(BaseModel):
 
 
 class ObserveSettings(BaseModel):
-    """The keys of `observe`; `every` and `histogram_every` are 0 for never, `probe_size` for no probe. `every_step`: between those of
-    `every`, what batch norms tell."""
+    """The keys of `observe`; `every` and `histogram_every` are 0 for never, `probe_size` for no probe. `every_step`: what batch
+    norms tell, at the steps in between."""
 
     model_config = STRICT
     level: Literal["basic", "full"]

@@ -40,14 +40,16 @@ class Saboteur(nn.BatchNorm2d):
             return self.harm(output, what)
         return output
 
+    def break_weight(self) -> None:
+        self.weight.data.fill_(float("nan"))
+
     def harm(self, output: Tensor, what: str) -> Tensor:
         if what == "nan":
             return output * float("nan")
         if what == "nan_gradient":
             output.register_hook(lambda gradient: gradient * float("nan"))
         elif what == "nan_weight":
-            self.running_mean.fill_(float("nan")) if self.running_mean is not None else None
-            output.register_hook(lambda _: self.weight.data.fill_(float("nan")) and None)
+            output.register_hook(lambda _: self.break_weight())
         else:
             os.kill(os.getpid(), signal.Signals[what])
         return output

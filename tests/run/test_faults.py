@@ -154,7 +154,7 @@ for name, limit, arguments in json.loads(sys.argv[1]):
 LIMITS: dict[str, tuple[int, list[str]]] = {
     "config": (500, SPARE),
     "summary": (3500, [*SPARE, "trainer.epochs=0", "trainer.max_steps=null"]),
-    "metrics": (20_000, [*SPARE, "trainer.epochs=80", "trainer.max_steps=null", "trainer.record_every=1"]),
+    "metrics": (7_000, [*SPARE, "trainer.epochs=15", "trainer.max_steps=null", "trainer.record_every=1"]),
     "weights": (50_000, SPARE),
     "checkpoint": (130_000, [*SPARE, "trainer.max_steps=4", "checkpoint.every_steps=1"]),
 }
@@ -180,7 +180,6 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     assert listed(tmp_path / "checkpoint") == []
     log = (tmp_path / "checkpoint" / "train.log").read_text()
     assert "the checkpoint of step 1 could not be written (File too large); there is none before it" in log
-    assert "TensorBoard is off from here on" in (tmp_path / "metrics" / "train.log").read_text()
     records = list(read_records(tmp_path / "metrics" / "metrics.jsonl"))
     assert go_on_here(tmp_path / "metrics")[1] == "done", "the disk has room again"
     assert len(list(read_records(tmp_path / "metrics" / "metrics.jsonl"))) > len(records) > 10

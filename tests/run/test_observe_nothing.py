@@ -45,7 +45,7 @@ def trained(folder: Path, overrides: list[str]) -> tuple[dict[str, Tensor], list
     run: RunFolder = run_here(folder, overrides)
     records = list(read_records(run.metrics_file))
     scores = [dict(record.values) for record in records if any(tag.startswith(("loss", "accuracy")) for tag in record.values)]
-    seen = [record.step for record in records if any(tag.startswith("activation_std") for tag in record.values)]
+    seen = [record.step for record in records if any(tag.startswith("gradient_std") for tag in record.values)]
     return torch.load(run.weights_file, weights_only=True), scores, seen
 
 

@@ -216,8 +216,8 @@ class NormMoments:
 def layer_moments(
     mean: Tensor, variance: Tensor, mean_error: Tensor, variance_error: Tensor, mean_known: Tensor, variance_known: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, std (dividing by the number of values) and whether to trust them, each [R]; from those of a layer's channels, [R, c], of
-    equally many values each. `..._error`: how far rounding can have moved them; `..._known`: False where they were lost.
+    """Mean, std (dividing by the number of values) and whether to trust them, each [R], from those of a layer's channels, each
+    [R, c]. `..._error`: how far rounding can have moved them; `..._known`: False where they were lost.
 
     std^2 = mean over the channels of their variances + variance over the channels of their means. Infinite from 1e19 on, where
     squares leave float32.

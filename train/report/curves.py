@@ -12,8 +12,8 @@ from train.ledger.run import Run
 from train.sinks.contracts import Record
 from train.sinks.jsonl import parse_record
 
-SIGNAL_MARK = b'"activation_std/'
-"""What tells the records in which the layers were looked at."""
+SIGNAL_MARK = b'"gradient_std/'
+"""What tells the records in which all layers were looked at: between them come some with the activations of a few layers."""
 
 CURVE_TAGS = ("loss/train", "accuracy/train", "loss/val", "accuracy/val")
 

@@ -250,8 +250,8 @@ class Loop:
             self.sink.histogram(found.tag, step, found.edges, found.counts)
 
     def record_moments(self, before: int | None = None) -> None:
-        """What batch norms have told of the steps below `before` (None: of all). It waits until it is certain that these steps need
-        not be looked at again, or until a later one is to be recorded."""
+        """What batch norms have told of the steps below `before` (None: of all). It waits until it is certain that these need not
+        be looked at again, or until a later step is to be recorded."""
         for step, values in self.moments.take(before):
             self.record(step, values)
 

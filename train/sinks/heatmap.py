@@ -127,14 +127,19 @@ class HeatMapSink(Sink):
             self._draw()
 
     def recall(self, record: Record) -> None:
+        rows: dict[str, dict[str, float]] = {statistic: {} for statistic in self._columns}
         for tag, value in record.values.items():
             statistic, _, layer = tag.partition("/")
-            if statistic in self._columns:
-                self._columns[statistic].add(record.step, layer, value)
+            if statistic in rows:
+                rows[statistic][layer] = value
             if self._broken_step is None and statistic in BREAKING and not math.isfinite(value):
                 self._broken_step = record.step
             if tag == "lr":
                 self._lr.add(record.step, value)
+        for statistic, columns in self._columns.items():
+            if columns.layers.keys() <= rows[statistic].keys():  # a column of a few layers only would be a gap in all others
+                for layer, value in rows[statistic].items():
+                    columns.add(record.step, layer, value)
 
     def finish(self, summary: Summary) -> None:  # noqa: ARG002
         self._draw()

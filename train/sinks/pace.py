@@ -27,11 +27,13 @@ class Pace:
         self._samples: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """`now`: seconds on any steady clock."""
-        self.step, self.epoch = step, epoch
+        """`now`: seconds on any steady clock. A step before the latest, of which a record came late, says nothing of the pace."""
         for tag in SHOWN:
             if tag in values:
                 self.values[tag] = values[tag]
+        if step < self.step:
+            return
+        self.step, self.epoch = step, epoch
         samples = self._samples
         if not samples or now - samples[-1][0] >= _SAMPLE_S:
             samples.append((now, step))

@@ -23,13 +23,13 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import Interrupted
-from train.ledger.run import PREVIOUS
 from train.sweep import job as job_call
 from train.sweep.board import Board, board_for
 from train.sweep.devices import Places, PoolSettings, places
 from train.sweep.ending import Ending, settle
 from train.sweep.jobs import CONSOLE, Job, compose, needs_torchvision
 from train.sweep.nursery import Ended, Nursery, NurseryLost
+from train.sweep.reuse import archive
 from train.sweep.rows import Progress, Row, labels
 
 TICK_S = 0.2
@@ -215,7 +215,8 @@ class Pool:
         again = ending.transient and not self.signals.count and job.row.attempt <= self.settings.retries
         if again:
             self.board.message(f"{job.row.number}: {job.row.label}: {ending.reason}; trying again")
-            set_aside(self.request.folder, job.folder)
+            if job.folder is not None and job.folder.exists():
+                archive(self.request.folder, job.folder)
             job.row.attempt += 1
             job.row.state = "waiting"
             self.waiting.append(job)
@@ -293,15 +294,3 @@ def describe(where: Places) -> str:
     count, threads = len(where.slots), "1 thread" if where.threads == 1 else f"{where.threads} threads"
     on = "on the CPU" if not where.gpus else f"on {where.gpus} GPU" + ("s" if where.gpus > 1 else "")
     return f"{count} at a time {on}, {threads} each"
-
-
-def set_aside(sweep: Path, folder: Path | None) -> None:
-    """Move a failed attempt to where nobody looks for runs."""
-    if folder is None or not folder.exists():
-        return
-    previous = sweep / PREVIOUS
-    previous.mkdir(exist_ok=True)
-    number = 1
-    while (target := previous / f"{folder.name}.{number}").exists():
-        number += 1
-    folder.rename(target)
