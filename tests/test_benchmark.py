@@ -69,6 +69,29 @@ def test_measures_every_section_and_writes_it_down(tmp_path):
     assert "train / plain" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_sweep_is_timed_from_its_command_to_its_end(tmp_path):
+    path = tmp_path / "out.json"
+    done = benchmark(
+        "--sweep", "--only=sweep_basic", *TINY, "observe=off", "--rounds=1", "--steps=2", "--repeats=0", f"--json={path}"
+    )
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads(path.read_text())["sections"]
+    assert list(section["contestants"]) == ["sweep_basic"]
+    (window,) = section["windows"]
+    assert window["images"] == 12 * 2 * 8  # runs, steps, batch
+    assert not section["ratios"]
+
+
+@pytest.mark.slow
+def test_the_plain_program_trains_and_tests():
+    program = SCRIPT.parent / "benchmarks" / "plain_run.py"
+    command = [sys.executable, str(program), "--workers=1", *TINY, "trainer.max_steps=3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["val", "test"]
+
+
 def options(*overrides: str, only: str) -> Options:
     sizes = {"rounds": 1, "repeats": 0, "tolerance": 1.0, "workers": 1, "images": 4, "image_width": 48, "batch_size": 4}
     return Options(overrides=[*TINY, *overrides], only=frozenset({only}), steps=9, **sizes)

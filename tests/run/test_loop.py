@@ -97,12 +97,12 @@ def test_records_come_at_the_steps_that_are_due(tmp_path: Path) -> None:
     run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, *cadence])
     at = {
         tag: [record.step for record in records(run, tag)]
-        for tag in ("loss/train", "accuracy/val", "activation_std", "accuracy/test")
+        for tag in ("loss/train", "accuracy/val", "gradient_std", "accuracy/test")
     }
     total = 20
     assert at["loss/train"] == [3, 6, 9, 12, 15, 18, total]
     assert at["accuracy/val"] == [8, 16, total]
-    assert at["activation_std"] == [0, 8, 16, total - 1]
+    assert at["gradient_std"] == [0, 8, 16, total - 1]
     assert at["accuracy/test"] == [total]
     assert "accuracy/test" in records(run)[-1].values, "the test split is looked at once, after everything else"
     assert all(record.epoch == pytest.approx(record.step / 4) for record in records(run))

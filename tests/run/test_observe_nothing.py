@@ -49,6 +49,13 @@ def trained(folder: Path, overrides: list[str]) -> tuple[dict[str, Tensor], list
     return torch.load(run.weights_file, weights_only=True), scores, seen
 
 
+def moments(folder: Path) -> dict[int, dict[str, float]]:
+    """Step -> mean and std of the outputs that a batch norm follows, as they are known at every step."""
+    records = [r for r in read_records(folder / "metrics.jsonl") if any(tag.startswith("activation_std") for tag in r.values)]
+    tags = [tag for tag in records[1].values if tag.startswith(("activation_std", "activation_mean"))]
+    return {record.step: {tag: record.values[tag] for tag in tags} for record in records}
+
+
 def assert_the_same_when_observed(tmp_path: Path, overrides: list[str]) -> None:
     runs = {name: trained(tmp_path / name.replace(" ", "-"), [*overrides, *how]) for name, how in OBSERVED.items()}
     assert {name: seen for name, (_, _, seen) in runs.items()} == {
@@ -61,6 +68,12 @@ def assert_the_same_when_observed(tmp_path: Path, overrides: list[str]) -> None:
         weights, others, _ = runs[name]
         assert all(torch.equal(weights[key], value) for key, value in unseen.items()), name
         assert others == scores
+    told, looked = (moments(tmp_path / name) for name in ("default", "each-step"))
+    assert list(told) == list(range(STEPS))
+    for step, values in told.items():
+        for tag, value in values.items():
+            std = looked[step][tag.replace("_mean", "_std")]
+            assert value == pytest.approx(looked[step][tag], abs=1e-3 * std), f"{tag} at step {step}"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

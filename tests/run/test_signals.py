@@ -1,0 +1,144 @@
+"""Signals: a run ends at the next step and keeps everything; whole process groups, several signals and bad moments included."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.harness import COMMAND, SMALL, go_on_here, run_here
+from tests.run import saboteur
+from train.ledger.run import read_run
+from train.run.checkpoint_files import listed
+from train.sinks.jsonl import read_records
+
+RUN = [
+    *SMALL,
+    "norm=none",
+    "norm._target_=tests.run.saboteur.norm",
+    "trainer.epochs=3",
+    "trainer.max_steps=null",
+    "trainer.device=cpu",
+    "observe=off",
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_saboteur() -> Iterator[None]:
+    saboteur.reset()
+    yield
+    saboteur.reset()
+
+
+def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
+    return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]
+
+
+def test_more_signals_while_it_saves_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every write to the disk another one arrives."""
+    whole = run_here(tmp_path / "whole", RUN).path
+    fsync, sent = os.fsync, []
+
+    def interrupted_fsync(file: int) -> None:
+        if "SABOTAGE" in os.environ and saboteur.calls["train"] >= 6:
+            sent.append(signal.SIGTERM if len(sent) % 2 else signal.SIGINT)
+            os.kill(os.getpid(), sent[-1])
+        fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted_fsync)
+        patch.setenv("SABOTAGE", "train:6:SIGTERM")
+        run_here(tmp_path / "run", RUN)
+    run = read_run(tmp_path / "run")
+    assert (run.state, run.status["exit_code"]) == ("interrupted", 143), "the first signal counts"
+    assert run.reason.startswith("SIGTERM after step 6; to go on: train resume=")
+    assert len(sent) >= 4
+    saboteur.reset()
+    assert go_on_here(tmp_path / "run")[1] == "done"
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+def test_usr1_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SABOTAGE", "train:6:SIGUSR1")
+    keep = ["checkpoint.keep=5", "checkpoint.every_minutes=null"]
+    steps: list[list[int]] = []
+    rename = Path.replace
+
+    def watched(path: Path, target: Path) -> Path:
+        done = rename(path, target)
+        if "checkpoints" in str(target):
+            steps.append([file.step for file in listed(tmp_path / "run")])
+        return done
+
+    monkeypatch.setattr(Path, "replace", watched)
+    run_here(tmp_path / "run", [*RUN, *keep])
+    assert read_run(tmp_path / "run").state == "done"
+    assert [6] in steps, "the checkpoint was there before the run went on"
+
+
+def test_a_signal_before_the_first_step_is_told_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the network is looked at in theory."""
+    monkeypatch.setenv("SABOTAGE", "evaluate:1:SIGINT")
+    run_here(tmp_path / "run", [*RUN, "observe=basic"])
+    run = read_run(tmp_path / "run")
+    assert (run.state, run.status["exit_code"]) == ("interrupted", 130)
+    assert run.reason.startswith("SIGINT before the first step")
+
+
+@pytest.mark.slow
+def test_a_signal_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen([str(COMMAND), *RUN, "data.train_size=40000", "trust=tests"], cwd=tmp_path, stderr=subprocess.PIPE)
+    while not (tmp_path / "outputs").exists() and process.poll() is None:
+        time.sleep(0.001)  # Hydra makes the folder, then torch is imported
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_ends_it_in_good_order(tmp_path: Path) -> None:
+    """As a batch system sends it: to those that decode images, too. The run goes on with another number of these."""
+    chance = random.Random(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for label in ("a", "b"):
+            (tmp_path / "images" / split / label).mkdir(parents=True)
+            for number in range(count):
+                image = Image.frombytes("RGB", (24, 24), chance.randbytes(24 * 24 * 3))
+                image.save(tmp_path / "images" / split / label / f"{number}.png")
+    run = ["data=image_folder", f"data.root={tmp_path}/images", "augment=none", "schedule=constant", "trainer.device=cpu"]
+    run += ["model.width=4", "model.stages=2", "trainer.batch_size=4", "observe=off", "checkpoint.every_minutes=null"]
+    folder = tmp_path / "run"
+    arguments = [str(COMMAND), *run, "data.workers=2", "trainer.epochs=10000", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(folder / "metrics.jsonl", process)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGUSR1)
+    wait_for(folder / "checkpoints" / "step-*", process)
+    assert process.poll() is None, "it goes on"
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 143, said
+    interrupted = read_run(folder)
+    assert (interrupted.state, interrupted.reason.split(" after ")[0]) == ("interrupted", "SIGTERM")
+    steps = json.loads((folder / "summary.json").read_text())["steps"]
+    length = -(-(steps + 1) // 4)
+    whole = run_here(tmp_path / "whole", [*run, "data.workers=0", f"trainer.epochs={length}"]).path
+    assert go_on_here(folder, ["data.workers=0", f"trainer.epochs={length}"])[1] == "done"
+    assert outcome(folder) == outcome(whole)
+
+
+def wait_for(pattern: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not list(pattern.parent.glob(pattern.name)) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
