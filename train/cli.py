@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +44,21 @@ def prepare_process() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def end_at_once(number: int, _: object) -> None:
+    """Until a run listens to signals, there is nothing to lose."""
+    raise Interrupted(number)
+
+
 def take_up_command() -> None:
-    """`resume=FOLDER` stands for the command that began the run there."""
+    """`resume=FOLDER` stands for the command that began the run there. UsageError for what Hydra must not see."""
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from train.run.resume import command_line
 
         sys.argv[1:] = command_line(sys.argv[1:])
+    if any(argument.startswith(("-c", "--config", "hydra.searchpath")) for argument in sys.argv[1:]):
+        from train.run.config_dirs import refuse_hydra_calls
+
+        refuse_hydra_calls(sys.argv[1:])
 
 
 def register_resolvers() -> None:
@@ -91,6 +101,7 @@ def task(config: DictConfig) -> float:
 def main() -> None:
     """Entry point of the console command."""
     prepare_process()
+    signal.signal(signal.SIGTERM, end_at_once)
     try:
         take_up_command()
     except UsageError as error:

@@ -25,7 +25,14 @@ BASE = [*NOISE, "augment=flip_crop", "regularization=weight_decay_dropout", "tra
 
 
 def settings(**changes: Any) -> ObserveSettings:
-    given: dict[str, Any] = {"level": "full", "every": 1, "every_step": True, "histogram_every": 0, "probe_size": 0, "layers": "*"}
+    given: dict[str, Any] = {
+        "level": "full",
+        "every": 1,
+        "every_step": True,
+        "histogram_every": 0,
+        "probe_size": 0,
+        "layers": "*",
+    }
     return ObserveSettings(**(given | changes))
 
 

@@ -26,11 +26,11 @@ MODELS = {
     "convnet": ["model.stages=2", "model.width=8"],
     "resnet": ["model.depth=8", "model.width=4"],
 }
-PRECISIONS = {"float32": 1e-4, "bfloat16": 1e-4, "float16": 1e-4}
-"""And how far a value may be from that of the twin, in stds of the layer. The twin looks at rounded outputs, as the norm does."""
+TOLERANCE = 1e-5
+"""How far a value may be from that of the twin, in stds of the layer. Both look at the same outputs, in bfloat16 too."""
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_norm_tells_what_the_twin_sees_at_every_step(model: str, precision: str, tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, f"model={model}", *MODELS[model], f"trainer.precision={precision}"])
@@ -50,7 +50,7 @@ def test_a_norm_tells_what_the_twin_sees_at_every_step(model: str, precision: st
         assert {tag.partition("/")[2] for tag in values} == weighted - {"head"}
         for tag, value in values.items():
             std = seen[step][tag.replace("_mean", "_std")]
-            assert value == pytest.approx(seen[step][tag], abs=PRECISIONS[precision] * std), f"{tag} at step {step}"
+            assert value == pytest.approx(seen[step][tag], abs=TOLERANCE * std), f"{tag} at step {step}"
     assert moments.take() == [], "once"
 
 

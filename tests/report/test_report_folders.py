@@ -11,6 +11,8 @@ import pytest
 
 from tests.report.folders import write_run, write_sweep
 from tests.report.test_report import results, table_rows
+from train.ledger.run import read_run
+from train.report.curves import read_history
 from train.report.make import ReportOptions, make_report
 from train.report.words import MINUS, UNKNOWN
 
@@ -96,6 +98,16 @@ def test_markdown_says_the_same(troubled):
     text = (troubled / "report.md").read_text()
     assert "| 3 / 1 / 2, 2 not ended | 61.00 ± " in text
     assert r"no \<b\>room\</b\>" in text
+
+
+def test_the_last_look_is_one_at_all_layers(tmp_path):
+    """A run that was cut off may end with a record of what its batch norms told."""
+    run = write_run(tmp_path / "a", [], 0.5, "interrupted")
+    looked = read_history(read_run(run), ["loss/train"])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step":99,"epoch":1.0,"time_s":2.0,"values":{"activation_std/stage0.conv0":7.0}}\n')
+    assert read_history(read_run(run), ["loss/train"]).last_signal == looked.last_signal
+    assert len(looked.last_signal) > 4
 
 
 @pytest.mark.parametrize("first", ["failed", "interrupted", "done"])

@@ -180,6 +180,22 @@ def test_the_sink_draws_at_the_end_into_the_folder_and_the_target(info, outcome,
         assert path.read_bytes() == png
 
 
+def test_a_record_of_some_layers_only_makes_no_column(info, outcome, clock):
+    """Some layers are known at every step, the others at every 50th: columns in between would be mostly gaps."""
+    pictures = []
+    for between in ([], range(1, 50)):
+        album = Album()
+        sink = HeatMapSink(album, clock=clock)
+        sink.start(info)
+        sink.record(record(0))
+        for step in between:
+            sink.record(Record(step, 0.0, 0.0, {"activation_std/stem.conv": 7.0}))
+        sink.record(record(50))
+        sink.finish(outcome)
+        pictures.append(album.pictures)
+    assert pictures[0] == pictures[1]
+
+
 def test_one_column_is_no_map(info, outcome, clock):
     album = Album()
     sink = HeatMapSink(album, clock=clock)

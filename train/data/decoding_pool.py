@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -146,8 +147,11 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     sends these to every process of a job, and the run decides for all."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    asking = {signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
     try:
+        resource_tracker.ensure_running()  # the first time it lets SIGTERM through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, asking)
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -179,16 +179,26 @@ class NormMoments:
 
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, std, and whether they are to be used, each [R, L]."""
+        """Mean, std (dividing by the number of values), and whether they are to be used, each [R, L].
+
+        std^2 = mean over the channels of their variances + variance over the channels of their means. Infinite from 1e19 on,
+        where squares leave float32.
+        """
         before, after = self._averages.unbind(1)
         batch = before + (after - before) / self._momentum
         rounding = ROUNDING * (before.abs() + after.abs()) / self._momentum
-        mean, variance = batch.chunk(2, dim=1)
-        parts = (mean, (variance * self._biased).clamp(min=0), *rounding.chunk(2, dim=1), *before.isfinite().chunk(2, dim=1))
-        layers = zip(*(part.split(self._widths, dim=1) for part in parts), strict=True)
-        columns = [layer_moments(*layer) for layer in layers]
-        mean, std, usable = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-        return mean, std, usable & (self._counts[:, 1] - self._counts[:, 0] == 1)
+        means, variances = batch.chunk(2, dim=1)
+        lost = (~before.isfinite()).float().chunk(2, dim=1)
+        channels = torch.stack((means, (variances * self._biased).clamp(min=0), *rounding.chunk(2, dim=1), *lost))  # [6, R, C]
+        layers = [layer.mean(2) for layer in channels.split(self._widths, dim=2)]
+        parts = zip(means.split(self._widths, dim=1), layers, strict=True)
+        between = torch.stack([(mean - whole[0, :, None]).square().mean(1) for mean, whole in parts], dim=1)
+        mean, within, mean_error, variance_error, *lost = torch.stack(layers, dim=2)
+        std = (within + between).sqrt()
+        error = mean_error + variance_error / (2 * std)
+        off = error > TRUSTED * std  # never so for NaN: what is not finite is a value like any other
+        once = self._counts[:, 1] - self._counts[:, 0] == 1
+        return mean, std, once & ~off & (lost[0] + lost[1] == 0)
 
     def _keep(self, steps: list[int], averages: Tensor, counts: Tensor) -> None:
         self._steps = steps
@@ -211,20 +221,3 @@ class NormMoments:
         self.taken = state["taken"]
         if state["steps"]:
             self._keep(list(state["steps"]), state["averages"], state["counts"])
-
-
-def layer_moments(
-    mean: Tensor, variance: Tensor, mean_error: Tensor, variance_error: Tensor, mean_known: Tensor, variance_known: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, std (dividing by the number of values) and whether to trust them, each [R], from those of a layer's channels, each
-    [R, c]. `..._error`: how far rounding can have moved them; `..._known`: False where they were lost.
-
-    std^2 = mean over the channels of their variances + variance over the channels of their means. Infinite from 1e19 on, where
-    squares leave float32.
-    """
-    whole = mean.mean(1)
-    spread = (mean - whole[:, None]).square().mean(1)
-    std = (variance.mean(1) + spread).sqrt()
-    error = mean_error.mean(1) + variance_error.mean(1) / (2 * std)
-    off = error > TRUSTED * std  # never so for NaN: what is not finite is a value like any other
-    return whole, std, ~off & mean_known.all(1) & variance_known.all(1)

@@ -20,11 +20,7 @@ from train.parts.augment import Pipeline
 from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
 from train.parts.optimizer import OptimizerFactory
 from train.parts.regularization import Regularization
-
-
-HOMES = ("train.parts", "train.data", "torch.nn", "torch.optim", "torchvision.models", "torchvision.ops")
-"""Packages whose functions a `_target_` may name without being asked for: nothing in them runs commands or code from elsewhere,
-which cannot be said of all of torch."""
+from train.run.config_dirs import HOMES, is_home
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
 
 def refuse_stranger(group: str, target: Any, home: str, trust: Collection[str]) -> None:
     """UsageError when `home`, a dotted path, lies in no package that may be called."""
-    if not any(home == package or home.startswith(f"{package}.") for package in (*HOMES, *trust)):
+    if not is_home(home, trust):
         package = home.partition(".")[0]
         raise UsageError(
             f"{group}._target_={target}: {home} is not among what a configuration may call ({', '.join(HOMES)}). "

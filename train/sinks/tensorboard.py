@@ -141,8 +141,8 @@ class TensorBoardSink(Sink):
 
 
 def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
-    """The content of the earlier file up to the checkpoint; None where that is not to be had. There are several where a process was
-    killed as it began the last."""
+    """The content of the earlier file up to the checkpoint; None where that is not to be had. There are several files where a
+    process was killed as it began the last."""
     size = (info.kept or {}).get(PREFIX)
     for path in reversed(before) if size is not None else ():
         with path.open("rb") as file:
