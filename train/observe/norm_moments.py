@@ -173,10 +173,6 @@ class NormMoments:
         self._keep(self._steps[count:], self._averages[count:], self._counts[count:])
         return rows
 
-    def forget(self) -> None:
-        """What was noted and not taken."""
-        self._steps = []
-
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, std (dividing by the number of values), and whether they are to be used, each [R, L].

@@ -272,7 +272,6 @@ class Loop:
         ended, spent = Bookmark(self.trainee, self.ending.steps), self.ending.train_s
         self.bookmark.restore()
         self.record_moments(before=self.bookmark.step)
-        self.moments.forget()
         for step, batch in self.batches(self.bookmark.step):
             if step >= self.ending.steps or self.stop:
                 break
