@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from train.errors import UsageError
 from train.ledger.lock import Lock, holder_of, is_held, started_ticks
 from train.ledger.run import read_run
 from train.run.folder import RunFolder, write_json
+from train.run.refused import Asked, leave_word
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -99,6 +101,16 @@ def test_an_ended_run_holds_nothing(tmp_path: Path) -> None:
     run_here(tmp_path / "run", [*SMALL, "observe=off"])
     assert is_held(tmp_path / "run") is False
     assert read_run(tmp_path / "run").state == "done"
+
+
+def test_word_left_for_a_run_that_never_began_holds_nothing(tmp_path: Path) -> None:
+    asked = Asked({"seed": 0}, ["seed=0"], {})
+    leave_word(tmp_path / "run", asked, "failed", "killed", exit_code=137)
+    assert is_held(tmp_path / "run") is False
+    assert read_run(tmp_path / "run").state == "failed"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        leave_word(tmp_path / "other", asked, "failed", "killed", wall_s=math.nan)
+    assert is_held(tmp_path / "other") is False, "also where it could not be written"
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:

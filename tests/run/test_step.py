@@ -169,6 +169,18 @@ def test_a_loss_scale_that_overflows_is_halved_and_the_step_left_out() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
+def test_a_first_step_that_is_left_out_leaves_nothing_to_later_ones() -> None:
+    """The fused kernel of torch would remember whatever lay in the memory it took."""
+    model = small_model()
+    trainee = trainee_for(model, Case(momentum=0.9), torch.float16, scale=2.0**40)
+    spoil = [torch.full_like(p, 1e30) for p in model.parameters() for _ in range(8)]
+    del spoil  # what is allocated next is not zero by chance
+    update(trainee, batch_of(8, 0), 1.0)
+    remembered = [state["momentum_buffer"] for state in trainee.optimizer.state.values()]
+    assert len(remembered) == len(list(model.parameters()))
+    assert not any(value.any() for value in remembered)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_measurements_stay_tensors_in_float32(dtype: torch.dtype) -> None:
     measured = update(trainee_for(small_model(), Case(), dtype), batch_of(8, 0), 1.0)

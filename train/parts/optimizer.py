@@ -31,7 +31,15 @@ def sgd(lr: Positive = 0.2, momentum: Fraction = 0.9, nesterov: bool = True) -> 
             "optimizer.nesterov=true needs optimizer.momentum above 0, and it is 0. "
             "Set optimizer.nesterov=false, or a momentum such as 0.9."
         )
-    return lambda groups: torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups))
+
+    def make(groups: Groups) -> torch.optim.Optimizer:
+        made = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups))
+        for parameter in (p for group in made.param_groups for p in group["params"] if momentum and p.requires_grad):
+            # Torch takes memory for v at the first step, and leaves it as it is when loss scaling leaves that step out.
+            made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return made
+
+    return make
 
 
 def adamw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ class Bookmark:
         self._model: list[tuple[Tensor, Tensor]] = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._optimizer: dict[str, Any] = copy.deepcopy(trainee.optimizer.state_dict())
         self._scaler: dict[str, Any] = trainee.scaler.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        kept = [tensor for _, tensor in self._model]
+        return {"step": self.step, "model": kept, "optimizer": self._optimizer, "scaler": self._scaler}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Become a bookmark that was kept."""
+        self.step, self._optimizer, self._scaler = state["step"], state["optimizer"], state["scaler"]
+        for (_, mine), kept in zip(self._model, state["model"], strict=True):
+            mine.copy_(kept)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from train.config import CheckpointSettings
 from train.errors import RunError, UsageError
+from train.run.bookmark import Bookmark
 from train.run.checkpoint_files import CheckpointFile, forget_after, listed, store
 from train.run.loop import Best, Loop, Score
 from train.run.step import Measurement
@@ -66,6 +67,7 @@ def capture(loop: Loop) -> dict[str, Any]:
         "losses": [m.loss for m in loop.recent],
         "correct": [m.correct for m in loop.recent],
         "moments": loop.moments.state(),
+        "bookmark": loop.bookmark.state() if loop.bookmark else None,
         "steps": ending.steps,
         "looked": loop.looked,
         "train_loss": ending.train_loss,
@@ -86,6 +88,9 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
     pairs = zip(state["losses"], state["correct"], strict=True)
     loop.recent = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
     loop.moments.load_state(state["moments"])
+    if state["bookmark"]:
+        loop.bookmark = Bookmark(trainee, ending.steps)
+        loop.bookmark.load_state(state["bookmark"])
     ending.steps, ending.train_loss, ending.train_s = state["steps"], state["train_loss"], state["train_s"]
     ending.val = Score(**state["val"]) if state["val"] else None
     loop.best = Best(state["best"]["step"], Score(**state["best"]["score"])) if state["best"] else None

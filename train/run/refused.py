@@ -51,8 +51,10 @@ def leave_word(path: Path, asked: Asked, status: Literal["failed", "interrupted"
         known = json.loads(folder.status_file.read_text(encoding="utf-8"))
         write_json(folder.status_file, known | {"status": status, "reason": reason} | fields)
         return
-    folder.update(status=status, reason=reason, **fields)
-    folder.release()
+    try:
+        folder.update(status=status, reason=reason, **fields)
+    finally:
+        folder.release()
 
 
 def refused(path: Path, asked: Asked, error: Exception) -> None:
