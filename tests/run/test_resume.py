@@ -24,9 +24,9 @@ from train.sinks.jsonl import read_records
 RUN = [
     "data=noise",
     "data.shape=[3,12,12]",
-    "data.train_size=48",
+    "data.train_size=80",
     "data.test_size=24",
-    "data.val_fraction=0.25",
+    "data.val_fraction=0.5",
     "augment=flip_crop",
     "norm=none",
     "norm._target_=tests.run.saboteur.norm",
@@ -43,7 +43,8 @@ RUN = [
     "trainer.device=cpu",
     "trainer.record_every=3",
 ]
-"""Four steps an epoch; everything that a run carries from one step to the next is at work."""
+"""Four steps an epoch, two batches to a look at the validation split, one to the test split; everything that a run carries from
+one step to the next is at work. Of the forward passes counted as `evaluate`, two are made while a run is put together."""
 
 STEPS = 20
 
@@ -108,26 +109,71 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return result(run_here(tmp_path_factory.mktemp("whole") / "run", RUN).path)
 
 
-MOMENTS = {"last step of an epoch": "train:8:SIGTERM", "last step": "train:20:SIGTERM", "test": "evaluate:7:SIGTERM"}
+MOMENTS = {
+    "last step of an epoch": ("train:8:SIGTERM", 8),
+    "last step": ("train:20:SIGTERM", 20),
+    "last validation": ("evaluate:11:SIGTERM", 20),
+    "test": ("evaluate:13:SIGTERM", 20),
+}
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", [name if name == "test" else pytest.param(name, marks=pytest.mark.faults) for name in MOMENTS])
 def test_a_run_goes_on_to_the_bit(whole: Result, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(tmp_path / "run", MOMENTS[moment], RUN, monkeypatch)
+    where, step = MOMENTS[moment]
+    interrupted(tmp_path / "run", where, RUN, monkeypatch)
+    assert f"SIGTERM after step {step};" in read_run(tmp_path / "run").reason
+    assert looks(tmp_path / "run") == [4, 8, 12, 16, 20][: 5 if moment == "test" else (step - 1) // 4]
     went_on(tmp_path / "run")
     assert result(tmp_path / "run") == whole
+
+
+def looks(folder: Path) -> list[int]:
+    """The steps after which the validation split was looked at."""
+    return [row.step for row in read_records(folder / "metrics.jsonl") if "accuracy/val" in row.values]
+
+
+AGAIN_AND_AGAIN = {
+    "train:6:SIGINT": ("SIGINT after step 7", [4]),
+    "evaluate:2:SIGTERM": ("SIGTERM before the first step", [4]),
+    "evaluate:3:SIGINT": ("SIGINT after step 8", [4]),
+    "probe:1:SIGTERM": ("SIGTERM after step 8", [4, 8]),
+    "train:4:SIGINT": ("SIGINT after step 12", [4, 8]),
+    "train:2:SIGUSR1": ("", [4, 8, 12, 16, 20]),
+}
+"""Moment -> what the folder says then, and the steps of the looks at the validation split that are on record by then."""
 
 
 def test_a_run_interrupted_again_and_again_goes_on_to_the_bit(
     whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it was: while it was put together, at a step, within the validation, at the probe; and saving on demand."""
+    """Wherever it was: at a step, while it was put together, in the middle of the validation split, at the probe, at the last step
+    of an epoch; and saving on demand."""
     interrupted(tmp_path / "run", "train:1:SIGTERM", RUN, monkeypatch)
-    for where in ("train:6:SIGINT", "evaluate:1:SIGTERM", "evaluate:2:SIGINT", "probe:1:SIGTERM", "train:2:SIGUSR1"):
+    for where, (reason, seen) in AGAIN_AND_AGAIN.items():
         monkeypatch.setenv("SABOTAGE", where)
         saboteur.reset()
-        assert go_on_here(tmp_path / "run")[1] == ("done" if "USR1" in where else "interrupted")
+        assert go_on_here(tmp_path / "run")[1] == ("interrupted" if reason else "done")
+        assert read_run(tmp_path / "run").reason.startswith(reason)
+        assert looks(tmp_path / "run") == seen, where
     assert result(tmp_path / "run") == whole
+
+
+def test_a_run_that_diverges_after_it_went_on_looks_back_as_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To where the run never interrupted would have begun to look, which is before the interruption."""
+    rare = [*RUN, "observe.every=10", "observe.histogram_every=0", "trainer.epochs=2"]
+    with monkeypatch.context() as patch:
+        patch.setenv("SABOTAGE", "train:6:nan_gradient")
+        run_here(tmp_path / "whole", rare)
+    interrupted(tmp_path / "run", "train:3:SIGTERM", rare, monkeypatch)
+    monkeypatch.setenv("SABOTAGE", "train:3:nan_gradient")
+    saboteur.reset()
+    assert go_on_here(tmp_path / "run")[1] == "diverged"
+    rows = [
+        [(row.step, row.epoch, {key: repr(value) for key, value in row.values.items()}) for row in read_records(path)]
+        for path in (tmp_path / "whole" / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
+    ]
+    assert rows[0] == rows[1]
+    assert [step for step, _, values in rows[1] if "weight_std/head" in values] == [0, 1, 2, 3, 4, 5, 6]
 
 
 # Other configurations; from here on without looking inside, which takes most of the time

@@ -49,7 +49,7 @@ def test_more_signals_while_it_saves_change_nothing(tmp_path: Path, monkeypatch:
 
     def interrupted_fsync(file: int) -> None:
         if "SABOTAGE" in os.environ and saboteur.calls["train"] >= 6:
-            sent.append(signal.SIGTERM if len(sent) % 2 else signal.SIGINT)
+            sent.append(signal.SIGUSR1 if len(sent) % 2 else signal.SIGINT)
             os.kill(os.getpid(), sent[-1])
         fsync(file)
 
