@@ -2,7 +2,8 @@
 
 The environment variable SABOTAGE holds what happens when, as in `train:7:SIGTERM`: at the 7th forward pass of an update
 (`train`), of a look at the validation or test split (`evaluate`) or at the probe (`probe`), counted from 1 since `reset`.
-Instead of a signal: `nan` makes the layer's output NaN, `nan_gradient` its gradient, `nan_weight` its weight.
+Instead of a signal: `nan` makes the layer's output NaN, `nan_gradient` its gradient, `nan_weight` its weight; `exhaust` asks for
+more memory than there is.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Saboteur(nn.BatchNorm2d):
             return output * float("nan")
         if what == "nan_gradient":
             output.register_hook(lambda gradient: gradient * float("nan"))
+        elif what == "exhaust":
+            torch.empty(1 << 50)
         elif what == "nan_weight":
             output.register_hook(lambda _: self.break_weight())
         else:

@@ -120,7 +120,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.faults)])
 def test_of_many_that_start_in_one_folder_exactly_one_trains(tmp_path: Path, count: int) -> None:
     target = tmp_path / "run"
     processes = [start(tmp_path, f"hydra.run.dir={target}", f"seed={number}") for number in range(count)]

@@ -146,8 +146,8 @@ AGAIN_AND_AGAIN = {
 def test_a_run_interrupted_again_and_again_goes_on_to_the_bit(
     whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it was: at a step, while it was put together, in the middle of the validation split, at the probe, at the last step
-    of an epoch; and saving on demand."""
+    """Wherever it was: at a step, while it was put together, in the middle of the validation split, at the probe, at the last
+    step of an epoch; and saving on demand."""
     interrupted(tmp_path / "run", "train:1:SIGTERM", RUN, monkeypatch)
     for where, (reason, seen) in AGAIN_AND_AGAIN.items():
         monkeypatch.setenv("SABOTAGE", where)
