@@ -62,7 +62,8 @@ def source_files(folder: str) -> set[str]:
 
 def test_wheel_holds_code_configs_and_data_alone(wheel: Path) -> None:
     inside = {name for name in files_of(wheel) if ".dist-info/" not in name}
-    assert inside == source_files("train") | {f"train/{name}" for name in source_files("conf")}
+    code = source_files("train") | source_files("hydra_plugins")
+    assert inside == code | {f"train/{name}" for name in source_files("conf")}
     assert any(name.endswith("licenses/LICENSE") for name in files_of(wheel))
 
 

@@ -18,8 +18,7 @@ from train.ledger.run import find_runs, read_run
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "conf" / "hydra" / "launcher").glob("*.yaml"))
 NEEDS = re.compile(r"the extra `(?P<extra>\w+)`.*pip install (?P<package>\S+)$", re.DOTALL | re.MULTILINE)
-LAUNCHERS = [
-    ("basic", None),
+LAUNCHERS = [  # Hydra's own, `basic`, is that of tests/sweep/test_sweeper.py
     ("joblib_cores", "hydra_joblib_launcher"),
     ("slurm_local", "hydra_submitit_launcher"),
     ("ray_cluster", "hydra_ray_launcher"),
@@ -28,8 +27,8 @@ LAUNCHERS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "package"), LAUNCHERS, ids=[name for name, _ in LAUNCHERS])
-def test_runs_end_as_they_do_in_the_pool(launcher: str, package: str | None, tmp_path: Path) -> None:
-    if package is not None and importlib.util.find_spec(f"hydra_plugins.{package}") is None:
+def test_runs_end_as_they_do_in_the_pool(launcher: str, package: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
         pytest.skip(f"{package} is not installed: pip install {package.replace('_', '-')}")
     own = [override for override in SMALL if not override.startswith("hydra.launcher")]
     command = [sys.executable, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), f"hydra/launcher={launcher}", *own]
