@@ -31,8 +31,9 @@ def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `faults` take most of an hour: they run when -m names them."""
-    if "faults" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("faults")]
+    """Tests with these marks take many minutes: they run when -m names them."""
+    long = [mark for mark in ("faults", "compiled") if mark not in config.option.markexpr]
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in long)]
+    if left_out:
         items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)

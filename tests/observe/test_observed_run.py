@@ -19,6 +19,21 @@ RUN = [*BASE, "model.width=4", "model.stages=2", "trainer.epochs=2", "trainer.re
 FULL_EVERY_STEP = ["observe=full", "observe.every=1", "observe.histogram_every=1", "observe.probe_size=5"]
 
 
+MODELS = {
+    "convnet": ["model.width=4", "model.stages=2"],
+    "mlp": ["model.depth=2", "model.width=16"],
+    "plain": ["model.depth=6", "model.width=4"],
+    "resnet": ["model.depth=8", "model.width=4"],
+}
+FIRST = pytest.param("convnet", "float32", marks=pytest.mark.slow)
+COMPILED = [FIRST] + [
+    pytest.param(model, precision, marks=pytest.mark.compiled)
+    for model in MODELS
+    for precision in ("float32", "bfloat16")
+    if (model, precision) != ("convnet", "float32")
+]
+
+
 def scores(run: RunFolder) -> list[dict[str, float]]:
     return [
         dict(r.values) for r in read_records(run.metrics_file) if any(tag.startswith(("loss", "accuracy")) for tag in r.values)
@@ -35,10 +50,19 @@ def test_a_run_that_is_fully_observed_trains_the_same_weights(precision: str, tm
     assert scores(runs["off"]) == scores(runs["full"])
 
 
-@pytest.mark.slow
-def test_a_compiled_model_is_observed_as_it_was_written_and_updated_as_it_is_compiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "precision"), COMPILED)
+def test_a_compiled_model_is_observed_as_it_was_written_and_updated_as_it_is_compiled(
+    model: str, precision: str, tmp_path: Path
+) -> None:
     torch._dynamo.reset()
-    common = [*RUN, "trainer.precision=float32"]
+    common = [
+        *BASE,
+        "trainer.epochs=2",
+        "trainer.record_every=1",
+        f"model={model}",
+        *MODELS[model],
+        f"trainer.precision={precision}",
+    ]
     ways = {
         "eager": FULL_EVERY_STEP,
         "compiled": [*FULL_EVERY_STEP, "trainer.compile=true"],
