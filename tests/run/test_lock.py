@@ -145,7 +145,7 @@ def test_eight_that_start_in_one_second_without_a_name_get_folders_of_their_own(
     assert len(list((tmp_path / "outputs").glob("*/summary.json"))) == 8
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_of_many_that_go_on_with_one_run_exactly_one_does(tmp_path: Path) -> None:
     target = tmp_path / "run"
     first = start(tmp_path, f"hydra.run.dir={target}", "trainer.epochs=100000", "trainer.max_steps=null", "schedule=constant")

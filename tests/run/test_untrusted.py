@@ -141,7 +141,7 @@ def test_every_name_is_one_value(name: str, tmp_path: Path) -> None:
     assert str(value).replace("\\${", "${") == str(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_in_a_folder_with_a_difficult_name_goes_on(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "it's été, a=b"
     folder.mkdir()
