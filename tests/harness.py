@@ -16,6 +16,7 @@ from train.ledger.identity import experiment_of
 from train.run.folder import RunFolder
 from train.run.resume import command_line
 from train.sinks.contracts import Status
+from train.sinks.jsonl import read_records
 
 SMALL = [
     "data=noise",
@@ -80,3 +81,8 @@ def only_run(parent: Path) -> Path:
     """The one run folder under `parent`/outputs."""
     (folder,) = (parent / "outputs").iterdir()
     return folder
+
+
+def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
+    """All that a run says but the time: its weights as they are on the disk, and its records."""
+    return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]

@@ -31,6 +31,10 @@ class OutOfMemoryError(RunError):
     exit_code = 4
 
 
+SIGNALLED = 128
+"""Exit codes above this one are 128 + the number of the signal that ended the process, as shells report it."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal, whose number is `signal`, asked a run or a sweep to end, and it has ended in good order."""
 
@@ -40,8 +44,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """As shells report the end by a signal."""
-        return 128 + self.signal
+        return SIGNALLED + self.signal
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,22 +1,15 @@
 """What a real TensorBoard says over HTTP about the arms that a report writes into the folder of a sweep."""
 
-import json
 import math
-import os
-import re
 import statistics
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scipy import stats
 
 from tests.report.folders import write_sweep
+from tests.tensorboard_server import Ask, serving
 from train.ledger.run import find_runs, read_run
 from train.report.make import ReportOptions, make_report
 from train.report.tensorboard import write_table
@@ -53,28 +46,9 @@ def sweep(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ask(sweep) -> Iterator[Callable[..., Any]]:
-    """Questions to a real TensorBoard on loopback."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep), "--port", "0", "--host", "127.0.0.1"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        assert server.stderr is not None
-        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://[\w.:]+)/", line)))
-
-        def answer(path: str, **body: object) -> Any:
-            data = json.dumps(body).encode() if body else None
-            question = urllib.request.Request(f"{address}/data/plugin/{path}", data, {"Content-Type": "application/json"})
-            with opener.open(question, timeout=10) as response:
-                return json.load(response)
-
-        deadline = time.monotonic() + 60
-        while len(answer("scalars/tags")) < 10 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        yield answer
-    finally:
-        server.kill()
-        server.communicate()
+def ask(sweep) -> Iterator[Ask]:
+    with serving(sweep, lambda ask: len(ask("scalars/tags")) >= 10) as ask:
+        yield ask
 
 
 def test_every_arm_is_a_run_with_the_mean_and_the_interval_of_its_runs(sweep, ask):

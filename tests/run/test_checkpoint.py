@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.harness import SMALL, compose_config, go_on_here, run_here
+from tests.harness import SMALL, compose_config, go_on_here, outcome, run_here
 from tests.run import saboteur
 from train.config import CheckpointSettings
 from train.errors import UsageError
@@ -56,10 +56,6 @@ def half(made: Path, tmp_path: Path) -> Path:
 
 
 EXPERIMENT = fixed_identity(compose_config(RUN))
-
-
-def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
-    return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]
 
 
 def test_the_last_two_and_the_best_are_kept_and_only_one_after_the_end(made: Path, tmp_path: Path) -> None:

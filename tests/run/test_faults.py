@@ -10,15 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from tests.harness import COMMAND, SMALL, go_on_here, run_here
-from tests.run import saboteur
+from tests.harness import COMMAND, SMALL, go_on_here, outcome, run_here
 from train.errors import RunError, UsageError
 from train.ledger.run import read_run
 from train.run.checkpoint_files import listed, newest_good
@@ -30,17 +28,6 @@ RUN = [*SPARE, "trainer.epochs=25", "trainer.max_steps=null", "regularization=dr
 """Of 100 steps."""
 
 SABOTAGED = [*SPARE, "norm=none", "norm._target_=tests.run.saboteur.norm", "trainer.epochs=3", "trainer.max_steps=null"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_saboteur() -> Iterator[None]:
-    saboteur.reset()
-    yield
-    saboteur.reset()
-
-
-def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
-    return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +138,7 @@ def test_a_run_killed_within_a_save_goes_on_to_the_bit(whole: Path, tmp_path: Pa
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from tests.harness import _here
+from tests.harness import _here, outcome
 for name, limit, arguments in json.loads(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -200,7 +187,7 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
 ON_A_SMALL_DISK = """
 import shutil, sys
 from pathlib import Path
-from tests.harness import _here
+from tests.harness import _here, outcome
 disk, copy, *arguments = sys.argv[1:]
 try:
     said = _here(Path(disk) / "run", arguments)[1]

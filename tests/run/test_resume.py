@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,13 +81,6 @@ def result(folder: Path) -> Result:
         {tag: [e.step for e in events.Images(tag)] for tag in tags["images"]},
         "\n".join(sorted(path.name for path in (folder / "figures").iterdir())),
     )
-
-
-@pytest.fixture(autouse=True)
-def fresh_saboteur() -> Iterator[None]:
-    saboteur.reset()
-    yield
-    saboteur.reset()
 
 
 def interrupted(folder: Path, where: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,15 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, go_on_here, run_here
+from tests.harness import COMMAND, SMALL, go_on_here, outcome, run_here
 from tests.run import saboteur
 from train.ledger.run import read_run
 from train.run.checkpoint_files import listed
-from train.sinks.jsonl import read_records
 
 RUN = [
     *SMALL,
@@ -29,17 +27,6 @@ RUN = [
     "trainer.device=cpu",
     "observe=off",
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh_saboteur() -> Iterator[None]:
-    saboteur.reset()
-    yield
-    saboteur.reset()
-
-
-def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
-    return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]
 
 
 def test_more_signals_while_it_saves_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

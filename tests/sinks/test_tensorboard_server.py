@@ -1,20 +1,14 @@
 """What a real TensorBoard says over HTTP about runs that the sink wrote."""
 
 import base64
-import json
-import os
-import re
-import subprocess
-import sys
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.tensorboard_server import Ask, serving
 from train.sinks.contracts import Record, RunInfo, Summary
 from train.sinks.hparams import arm_of
 from train.sinks.tensorboard import TensorBoardSink
@@ -53,29 +47,14 @@ def write_run(folder, norm, seed, status):
 
 
 @pytest.fixture(scope="module", params=["auto", "false"])
-def ask(logdir, request) -> Iterator[Callable[..., Any]]:
-    """Questions to a real TensorBoard on loopback, with the reader of event files that it chooses and with its slow one."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
-    command += [f"--load_fast={request.param}", "--port", "0", "--host", "127.0.0.1"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        assert server.stderr is not None
-        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://[\w.:]+)/", line)))
+def ask(logdir, request) -> Iterator[Ask]:
+    """With the reader of event files that TensorBoard chooses and with its slow one."""
 
-        def answer(path: str, **body: object) -> Any:
-            data = json.dumps(body).encode() if body else None
-            question = urllib.request.Request(f"{address}/data/plugin/{path}", data, {"Content-Type": "application/json"})
-            with opener.open(question, timeout=10) as response:
-                return json.load(response)
+    def loaded(ask: Ask) -> bool:
+        return sum("final/done" in tags for tags in ask("scalars/tags").values()) >= 6
 
-        deadline = time.monotonic() + 60
-        while sum("final/done" in tags for tags in answer("scalars/tags").values()) < 6 and time.monotonic() < deadline:
-            time.sleep(0.2)
-        yield answer
-    finally:
-        server.kill()
-        server.communicate()
+    with serving(logdir, loaded, f"--load_fast={request.param}") as ask:
+        yield ask
 
 
 def test_a_server_lists_scalars_images_histograms_and_the_config(ask):

@@ -14,6 +14,7 @@ import yaml
 from train.errors import UsageError
 from train.ledger.identity import SEEDS
 from train.ledger.lock import is_held, process_lives
+from train.ledger.overrides import without
 
 State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost"]
 """`lost`: it was running when its process ended without a word, as by SIGKILL or a power cut."""
@@ -52,7 +53,7 @@ class Run:
     @property
     def arm_overrides(self) -> tuple[str, ...]:
         """What was typed, without the seeds."""
-        return tuple(o for o in self.overrides if o.lstrip("+~").partition("=")[0].partition(".")[0] not in SEEDS)
+        return tuple(without(self.overrides, SEEDS))
 
     @property
     def metrics_file(self) -> Path:

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from train.errors import UsageError
 from train.ledger.manifest import Design, Manifest
+from train.ledger.overrides import key_of
 from train.ledger.run import Run, State
 from train.report.collect import Collection
 from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
@@ -156,8 +157,7 @@ def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_Found
 
 def _typed_setting(overrides: Sequence[str]) -> Setting:
     """All that is known of an arm without a run."""
-    pairs = [override.lstrip("+~").partition("=") for override in overrides]
-    return Setting({}, {key.partition("@")[0]: value for key, _, value in pairs})
+    return Setting({}, {key_of(override): override.partition("=")[2] for override in overrides})
 
 
 def _levels(arm: _Found, factors: Sequence[str]) -> dict[str, str]:

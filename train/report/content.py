@@ -18,6 +18,7 @@ from train.report.collect import Aside
 from train.report.contracts import Claim, Threat
 from train.report.figures.style import Drawing
 from train.report.levels import text
+from train.sinks import figures
 
 VERDICTS = {
     "supported": "supported",
@@ -118,7 +119,7 @@ def title_of(analysis: Analysis) -> str:
     factors = [factor for factor, levels in analysis.study.factors.items() if len(levels) > 1]
     if not 1 <= len(factors) <= 4:
         return (
-            f"{words.plural(len(analysis.study.arms), 'arm')} compared by {analysis.metric.name}"
+            f"{figures.plural(len(analysis.study.arms), 'arm')} compared by {analysis.metric.name}"
             if factors
             else "One arm, without a comparison"
         )
@@ -165,9 +166,9 @@ def _counts(analysis: Analysis) -> str:
     states = Counter(run.state for run in study.runs)
     said = [f"{states[state]} {state}" for state in _STATES if states[state]]
     missing = len(study.collection.missing)
-    arms = words.plural(len(study.arms), "arm")
+    arms = figures.plural(len(study.arms), "arm")
     return ", ".join(
-        [f"{words.plural(len(study.runs), 'run')} of {arms}: {', '.join(said) or 'none yet'}"]
+        [f"{figures.plural(len(study.runs), 'run')} of {arms}: {', '.join(said) or 'none yet'}"]
         + ([f"{missing} not made"] if missing else [])
     )
 

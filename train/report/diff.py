@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.ledger.identity import BOOKKEEPING
+from train.ledger.identity import experiment_of
+from train.ledger.overrides import flatten
 from train.ledger.run import Run, read_run
-from train.report.levels import ABSENT, flatten, text
+from train.report.levels import ABSENT, text
 from train.report.metric import IN_SUMMARY, number
 from train.sinks import figures
 
@@ -50,7 +51,7 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Diffe
 
 
 def _config(run: Run) -> dict[str, Any]:
-    return flatten({key: value for key, value in run.config.items() if key not in BOOKKEEPING})
+    return flatten(experiment_of(run.config))
 
 
 def _machine(run: Run) -> dict[str, Any]:

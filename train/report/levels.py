@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.ledger.identity import BOOKKEEPING, SEEDS
+from train.ledger.identity import SEEDS, experiment_of
+from train.ledger.overrides import flatten
 from train.ledger.run import Run
 
 ABSENT = "-"
@@ -34,20 +35,8 @@ class Setting:
 
 
 def setting_of(run: Run) -> Setting:
-    kept = {key: value for key, value in run.config.items() if key not in SEEDS and key not in BOOKKEEPING}
+    kept = {key: value for key, value in experiment_of(run.config).items() if key not in SEEDS}
     return Setting({str(group): str(option) for group, option in run.choices.items()}, flatten(kept))
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`. Lists and empty mappings are values."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{key}.")
-        else:
-            flat[key] = value
-    return flat
 
 
 def text(value: Any) -> str:

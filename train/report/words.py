@@ -77,7 +77,3 @@ def scaled(number: float) -> str:
 
 def size(count_bytes: float) -> str:
     return figures.size(count_bytes) if math.isfinite(count_bytes) else UNKNOWN
-
-
-def plural(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

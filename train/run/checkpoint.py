@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -197,8 +196,3 @@ class DiskSaver:
             raise RunError(
                 "The data are not those that this run began with: the first batch is another. Put them back, or begin a new run."
             )
-
-
-def signal_name(number: int) -> str:
-    """15 -> 'SIGTERM'"""
-    return signal.Signals(number).name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from train.config import CheckpointSettings, check, parse
-from train.errors import Interrupted, UsageError
+from train.errors import SIGNALLED, Interrupted, UsageError
 from train.ledger.identity import BOOKKEEPING, experiment_of
+from train.ledger.overrides import without
 from train.run.folder import RunFolder
 from train.run.refused import Asked, experiment, refused
 from train.run.resume import asked_for, former, refuse_changes, trusted
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from train.run.session import Session
 
 SHOWN = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
-INTERRUPTED = 128
-"""Exit codes above this one are 128 + the number of the signal that ended the run, as shells report it."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,12 @@ def run_job(config: DictConfig) -> JobResult:
             remove_if_empty(folder.path)
             raise
         try:
-            said = without_bookkeeping(overrides)
+            said = without(overrides, BOOKKEEPING)
             summary, exit_code = session.run(title(choices, said), arm_of(content, choices, said), stop)
         finally:
             folder.release()
-    if exit_code > INTERRUPTED and hydra.mode == RunMode.MULTIRUN:
-        raise Interrupted(exit_code - INTERRUPTED)  # the user, or the system, means the whole sweep
+    if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
+        raise Interrupted(exit_code - SIGNALLED)  # the user, or the system, means the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
     return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
 
@@ -83,11 +81,6 @@ def begin(
     session = prepare(settings, folder, checkpoints, before)
     session.begin(content, asked_for(overrides), choices)
     return session, content
-
-
-def without_bookkeeping(overrides: Sequence[str]) -> list[str]:
-    """Those that a result may depend on."""
-    return [override for override in overrides if re.split(r"[.=@]", override.lstrip("+~"))[0] not in BOOKKEEPING]
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 
 from train.errors import UsageError
-from train.ledger.identity import BOOKKEEPING, identity
+from train.ledger.identity import experiment_of, identity
 from train.ledger.lock import is_held
 from train.ledger.manifest import read_manifest
+from train.ledger.overrides import flatten, key_of
 from train.ledger.run import Run, read_run
 from train.run.checkpoint_files import newest_good
 from train.run.folder import RunFolder
@@ -43,8 +44,8 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     path = Path(folder)
     _refuse_if_no_run(path)
     others = [argument for argument in arguments if argument not in asked]
-    new = {_key(argument) for argument in others}
-    before = [override for override in stored_overrides(path) if _key(override) not in new]
+    new = {key_of(argument) for argument in others}
+    before = [override for override in stored_overrides(path) if key_of(override) not in new]
     return [*before, *others, f"resume={_quoted(folder)}", f"hydra.run.dir={_quoted(folder)}"]
 
 
@@ -57,7 +58,7 @@ def stored_overrides(path: Path) -> list[str]:
         raise UsageError(f"resume={path}: overrides.yaml cannot be read ({type(error).__name__}: {error}).") from None
     if not isinstance(content, list):
         raise UsageError(f"resume={path}: overrides.yaml holds no list.")
-    return [o for o in map(str, content) if not o.startswith("-") and re.split(r"[./@=:]", _key(o))[0] not in _NOT_STORED]
+    return [o for o in map(str, content) if not o.startswith("-") and re.split(r"[./@=:]", key_of(o))[0] not in _NOT_STORED]
 
 
 _NOT_STORED = {"hydra", "resume", "trust", ""}
@@ -65,13 +66,13 @@ _NOT_STORED = {"hydra", "resume", "trust", ""}
 
 def asked_for(overrides: Sequence[str]) -> list[str]:
     """The overrides that say what a run is: without `resume` and `trust`, which say how this process is to treat it."""
-    return [override for override in overrides if _key(override) not in ("resume", "trust")]
+    return [override for override in overrides if key_of(override) not in ("resume", "trust")]
 
 
 def trusted(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
     """The packages whose functions a configuration may name. UsageError when a file, and not the command line, names them."""
     packages = (named,) if isinstance(named, str) else tuple(map(str, named or ()))
-    if packages and not any(_key(override) == "trust" for override in overrides):
+    if packages and not any(key_of(override) == "trust" for override in overrides):
         raise UsageError(f"trust={','.join(packages)}: a file asks to be trusted. Only the command line can say whom you trust.")
     return packages
 
@@ -142,7 +143,7 @@ def fixed_identity(config: Mapping[str, Any]) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> value then and now, of the settings that differ."""
-    before, after = _flat(old), _flat(new)
+    before, after = flatten(experiment_of(old)), flatten(experiment_of(new))
     pairs = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in [*before, *after]}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b or type(a) is not type(b)}
 
@@ -161,20 +162,6 @@ def _refuse_if_no_run(path: Path) -> None:
             f"resume={path}: this is a sweep. It goes on when its command is repeated: {shlex.join(manifest.command)}"
         )
     raise UsageError(f"resume={path}: there is no run in this folder (no status.json).")
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, Mapping) or not content:
-        return {prefix: list(content) if isinstance(content, list | tuple) else content}
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if prefix or key not in BOOKKEEPING:
-            flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _quoted(value: str) -> str:

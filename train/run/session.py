@@ -19,7 +19,7 @@ from train.data.batches import Batching, whole_batches
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import carve
-from train.errors import Interrupted, RunError
+from train.errors import SIGNALLED, Interrupted, RunError
 from train.ledger.run import Run
 from train.observe.initial_report import Thresholds
 from train.observe.observer import Observer, choose
@@ -28,7 +28,7 @@ from train.parts.regularization import parameter_groups
 from train.run import placement as placing
 from train.run import preflight
 from train.run.build import Parts, build
-from train.run.checkpoint import DiskSaver, Found, find, signal_name
+from train.run.checkpoint import DiskSaver, Found, find
 from train.run.checkpoint_files import forget
 from train.run.continuation import go_on, refuse_longer
 from train.run.contradictions import contradictions
@@ -41,7 +41,7 @@ from train.run.outcome import as_json, explained, summarise, unwritable
 from train.run.placement import Placement
 from train.run.resume import fixed_identity, resume_command
 from train.run.step import Trainee
-from train.run.stop import Stop, listening
+from train.run.stop import Stop, listening, signal_name
 from train.run.views import views
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.fan_out import Sinks
@@ -52,7 +52,6 @@ from train.sinks.log import log_file
 
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
-SIGNALLED = 128
 
 
 @dataclass(frozen=True)

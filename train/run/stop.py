@@ -69,3 +69,17 @@ def listening() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def signal_name(number: int) -> str:
+    """15 -> 'SIGTERM'; 'signal 40' for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def signal_in_full(number: int) -> str:
+    """9 -> 'SIGKILL (signal 9)': for who looks the number up."""
+    name = signal_name(number)
+    return name if name == f"signal {number}" else f"{name} (signal {number})"

@@ -38,6 +38,11 @@ def size(count_bytes: float) -> str:
     return f"{gib:.2f} GiB" if gib >= 1 else f"{count_bytes / 2**20:.0f} MiB"
 
 
+def plural(count: int, what: str) -> str:
+    """'1 run', '2,000 runs'."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def binomial_standard_error(p: float, n: int) -> float:
     """sqrt(p (1 - p) / n): how far an accuracy measured on n examples is from that on endlessly many, in standard
     deviations of one. It says nothing about the spread between seeds."""

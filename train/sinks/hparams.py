@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from train.ledger.identity import SEEDS, arm_id
+from train.ledger.overrides import key_of
 
 Value: TypeAlias = bool | float | str
 
@@ -45,8 +46,7 @@ def arm_of(config: Mapping[str, Any], choices: Mapping[str, str | None], overrid
 
 
 def _split(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~").partition("@")[0], value
+    return key_of(override), override.partition("=")[2]
 
 
 def _look_up(config: Mapping[str, Any], key: str, typed: str) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from train.errors import Interrupted, UsageError
 from train.ledger.manifest import PlannedRun
 from train.ledger.run import ENDED_BY_ITSELF
+from train.sinks.figures import plural
 from train.sweep.reuse import runs_by_identity
 from train.sweep.settings import ReportSettings
 
@@ -87,7 +88,7 @@ def conclude(
 def counted(counts: Counter[str], total: int) -> str:
     """`25 runs: 22 done, 2 diverged, 1 failed`."""
     parts = [f"{counts[state]} {IN_WORDS.get(state, state)}" for state in ORDER if counts[state]]
-    return f"{total} run{'s' if total != 1 else ''}: {', '.join(parts) or 'nothing to do'}"
+    return f"{plural(total, 'run')}: {', '.join(parts) or 'nothing to do'}"
 
 
 def failures(results: Sequence[Outcome]) -> list[str]:

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from train.errors import UsageError
+from train.errors import SIGNALLED, OutOfMemoryError, UsageError
 from train.run.refused import leave_word
+from train.run.stop import signal_in_full
 from train.sweep.jobs import CONSOLE, Job
-from train.sweep.nursery import signal_name
 from train.sweep.rows import ENDED, State, status_of
 
-OUT_OF_MEMORY = 4
-"""Exit code of a run that had too little memory; also kept in status.json."""
 TRANSIENT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGBUS})
 """Signals that say something of the machine, not of the job, where none was sent from here: the system out of memory (also of
 shared memory, SIGBUS), an administrator. A fault of the program, as SIGSEGV, would only come again."""
@@ -36,10 +34,10 @@ def settle(job: Job, exit_code: int, seconds: float, limit_minutes: float | None
     said = status.get("status")
     if said in ENDED and not (said == "interrupted" and job.timed_out):
         code = int(status.get("exit_code") or 0)
-        by_others = said == "interrupted" and code - 128 not in job.sent
-        return Ending(said, str(status.get("reason", "")), by_others or (shared and code == OUT_OF_MEMORY))
+        by_others = said == "interrupted" and code - SIGNALLED not in job.sent
+        return Ending(said, str(status.get("reason", "")), by_others or (shared and code == OutOfMemoryError.exit_code))
     state, reason = _unsaid(job, exit_code, limit_minutes)
-    code = 128 - exit_code if exit_code < 0 else exit_code or 1
+    code = SIGNALLED - exit_code if exit_code < 0 else exit_code or 1
     try:
         leave_word(job.folder, job.asked, state, reason, exit_code=code, wall_s=round(seconds, 3))
     except (OSError, ValueError, UsageError) as error:
@@ -53,12 +51,12 @@ def _unsaid(job: Job, exit_code: int, limit_minutes: float | None) -> tuple[Lite
     if job.timed_out:
         return "failed", f"stopped at its time limit, hydra.launcher.timeout_minutes={limit_minutes:g}"
     if exit_code < 0:
-        by = signal_name(-exit_code)
+        by = signal_in_full(-exit_code)
         if -exit_code in job.sent:
             return "interrupted", f"ended by {by} when the sweep was stopped"
         hint = "; the system does this when memory runs out" if exit_code == -signal.SIGKILL else ""
         return "failed", f"killed by {by}{hint}"
-    if job.sent and exit_code == 128 + signal.SIGINT:
+    if job.sent and exit_code == SIGNALLED + signal.SIGINT:
         return "interrupted", "stopped before its first step"
     last = last_line(job.folder / CONSOLE)
     return "failed", f"its process ended with exit code {exit_code} before the run was over" + (f": {last}" if last else "")

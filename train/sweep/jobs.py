@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from train.run.job import chosen_options
 from train.run.refused import Asked, experiment
 from train.sweep.devices import Slot
 from train.sweep.nursery import Child
@@ -44,8 +45,7 @@ class Job:
     @property
     def asked(self) -> Asked:
         assert self.config is not None
-        chosen = self.config.hydra.runtime.choices
-        choices = {str(group): str(choice) for group, choice in chosen.items() if choice and "/" not in str(group)}
+        choices = chosen_options(self.config.hydra.runtime.choices)
         return Asked(experiment(_task(self.config)), list(self.config.hydra.overrides.task), choices)
 
     def told(self) -> JobReturn:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from train.errors import RunError, UsageError
+from train.run.stop import signal_in_full
 
 BOOT = "import sys; sys.path[:] = sys.argv[2:]; from train.sweep.nursery_process import main; main(int(sys.argv[1]))"
 """Not `python -m`, which would put the current folder on the path: a module there could take the place of one of ours."""
@@ -215,16 +216,8 @@ class Nursery:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         code = self._process.returncode
-        how = f"killed by {signal_name(-code)}" if code and code < 0 else f"exit code {code}"
+        how = f"killed by {signal_in_full(-code)}" if code and code < 0 else f"exit code {code}"
         return NurseryLost(f"The process that starts the jobs of a sweep ended unexpectedly ({how}).")
-
-
-def signal_name(number: int) -> str:
-    """9 -> `SIGKILL (signal 9)`."""
-    try:
-        return f"{signal.Signals(number).name} (signal {number})"
-    except ValueError:
-        return f"signal {number}"
 
 
 def _spawn(threads: int) -> tuple[Connection, subprocess.Popen[bytes]]:

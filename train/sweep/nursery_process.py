@@ -32,6 +32,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
+from train.errors import SIGNALLED
 from train.sweep.nursery import Note, Order, Preload, Ready, Start
 
 RUN = (
@@ -201,7 +202,7 @@ def live(order: Start, result: IO[bytes], leave: Callable[[], None]) -> NoReturn
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
     except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+        code = SIGNALLED + signal.SIGINT
     except BaseException:
         traceback.print_exc()
     finally:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from train.sinks.figures import plural
 from train.sweep.calibrate import Timing
 from train.sweep.plan import Plan
 from train.sweep.reuse import MADE, Standing
@@ -26,7 +27,7 @@ def brief(plan: Plan, standings: Sequence[Standing], rerun: Rerun, folder: Path)
     """Lines: size, baseline, what is dropped, what is there already."""
     arms, runs = len(plan.arms), len(standings)
     seeds = max(len(arm.runs) for arm in plan.arms)
-    yield f"sweep  {_count(arms, 'arm')} x {_count(seeds, 'seed')} = {_count(runs, 'run')} ({plan.design}) in {folder}"
+    yield f"sweep  {plural(arms, 'arm')} x {plural(seeds, 'seed')} = {plural(runs, 'run')} ({plan.design}) in {folder}"
     if arms > 1:
         yield f"       baseline: {plan.baseline.name}"
     yield from dropped(plan)
@@ -47,7 +48,7 @@ def already(standings: Iterable[Standing], rerun: Rerun) -> Iterator[str]:
     if "outdated" in again:
         yield "       runs by another version of the code count only with sweep.reuse_other_code=true"
     if counts["running"]:
-        yield f"       left alone: {_count(counts['running'], 'run')} still going on in another process"
+        yield f"       left alone: {plural(counts['running'], 'run')} still going on in another process"
 
 
 def dropped(plan: Plan) -> Iterator[str]:
@@ -92,8 +93,8 @@ def estimate(timed: Sequence[Timing], seconds: float | None, runs: int, at_once:
     spread = f"{min(steps):.1f} to {max(steps):.1f} ms a step" if len(steps) > 1 else f"{steps[0]:.1f} ms a step"
     each = sum(timing.run_s for timing in timed) / len(timed)
     where = f", {at_once} at a time" if at_once else ", one after the other (how many this launcher runs at once is not known)"
-    yield f"time   about {duration(seconds)} for {_count(runs, 'run')} of about {duration(each)}{where}"
-    yield f"       timed on {_count(len(timed), 'arm')}: {spread}, {max(t.start_s for t in timed):.1f} s to the first step"
+    yield f"time   about {duration(seconds)} for {plural(runs, 'run')} of about {duration(each)}{where}"
+    yield f"       timed on {plural(len(timed), 'arm')}: {spread}, {max(t.start_s for t in timed):.1f} s to the first step"
 
 
 def duration(seconds: float) -> str:
@@ -110,7 +111,3 @@ def _pairs(levels: Mapping[str, str]) -> str:
 
 def _kinds(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {KEPT[kind]}" for kind, count in counts.items())
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
