@@ -56,6 +56,7 @@ class Sweep:
         about = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
         with Nursery(self.places(about).threads) as nursery:  # imports while the arms are composed
             drawn = draw_up(request, self.settings, self.loader, self.master)
+            self.import_ahead()
             plan = drawn.without(impossible({arm.id: arm.config for arm in drawn.arms}, trust, nursery))
             standings = survey(folder, plan.runs, self.settings.reuse_other_code)
             self.refuse_another_sweep(folder, plan)
@@ -67,6 +68,12 @@ class Sweep:
                 self.launcher.nursery = nursery  # pyright: ignore[reportAttributeAccessIssue]
                 return self.launch(plan, standings, folder)
         return self.launch(plan, standings, folder)
+
+    def import_ahead(self) -> None:
+        """What the report takes two seconds to import, while this process would only wait for the nursery's imports."""
+        if not self.settings.dry_run:
+            import train.report.make
+            import train.report.tensorboard  # noqa: F401
 
     def launch(self, plan: Plan, standings: Sequence[Standing], folder: Path) -> list[Any]:
         """The runs that are due, then the conclusion, whatever happened to them."""
