@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from train.ledger.manifest import FILE_NAME
 from train.ledger.run import Run
@@ -29,6 +28,7 @@ from train.report.statistics.student import two_sided_quantile
 from train.sinks import tensorboard_values as values
 from train.sinks.hparams import Arm as Row
 from train.sinks.hparams import arm_of
+from train.sinks.records import record
 
 _event: Any = event_pb2
 _summary: Any = summary_pb2
@@ -136,11 +136,9 @@ def _write(folder: Path, began: float, events: Iterable[tuple[float, int, list[A
     """One event file, whole at every moment."""
     path = folder / EVENT_FILE
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = RecordWriter(temporary.open("wb"))
-    try:
-        writer.write(_event.Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
+    with temporary.open("wb") as file:
+        file.write(record(_event.Event(wall_time=began, file_version="brain.Event:2").SerializeToString()))
         for time_s, step, content in events:
-            writer.write(_event.Event(wall_time=time_s, step=step, summary=_summary.Summary(value=content)).SerializeToString())
-    finally:
-        writer.close()
+            event = _event.Event(wall_time=time_s, step=step, summary=_summary.Summary(value=content))
+            file.write(record(event.SerializeToString()))
     temporary.replace(path)

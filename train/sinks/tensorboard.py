@@ -1,6 +1,6 @@
 """One TensorBoard event file in the run folder: a view of the records.
 
-Written with TensorBoard's own protocol buffers and record format, without `torch.utils.tensorboard` and without the writer
+Written with TensorBoard's own protocol buffers and in its record format, without `torch.utils.tensorboard` and without the writer
 thread of its `EventFileWriter`: that one competes with the training for the interpreter, imports TensorFlow where it is
 installed, and reports a full disk from another thread. All values of a record make one event.
 """
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from train.sinks import tensorboard_values as values
 from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
 from train.sinks.hparams import Arm
+from train.sinks.records import record as in_record
+from train.sinks.records import whole_records
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2
@@ -51,7 +52,6 @@ class TensorBoardSink(Sink):
         self._flushed_at = 0.0
         self._step = 0
         self._ended = False
-        self._writer: RecordWriter | None = None
         self._file: BufferedWriter | None = None
         self._continued = False
 
@@ -60,7 +60,6 @@ class TensorBoardSink(Sink):
         before = [] if info.kept is None else sorted(info.folder.glob(f"{PREFIX}.*"))
         kept = _kept(info, before)
         self._file = _new_path(info.folder, int(now), before).open("xb")
-        self._writer = RecordWriter(self._file)
         self._continued = kept is not None
         if kept is not None:
             self._file.write(kept)
@@ -71,9 +70,8 @@ class TensorBoardSink(Sink):
             path.unlink()
 
     def _introduce(self, now: float, *, with_table: bool) -> None:
-        assert self._writer is not None
-        self._writer.write(_event.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        self._writer.write(_event.Event(wall_time=now, session_log=_START).SerializeToString())
+        self._append(_event.Event(wall_time=now, file_version="brain.Event:2"))
+        self._append(_event.Event(wall_time=now, session_log=_START))
         self._write(0, [values.layout()])
         if self._arm is not None:
             table = [values.hparams_table(self._arm.values, self._arm.first, now)] if with_table else []
@@ -111,14 +109,13 @@ class TensorBoardSink(Sink):
         self._flush()
 
     def close(self) -> None:
-        if self._writer is None:
+        if self._file is None:
             return
         try:
             self._end("failed")
         finally:
-            writer, self._writer = self._writer, None
-            self._file = None
-            writer.close()
+            file, self._file = self._file, None
+            file.close()
 
     def _end(self, status: Status, summary: Summary | None = None) -> None:
         if self._arm is not None and not self._ended:
@@ -126,17 +123,19 @@ class TensorBoardSink(Sink):
             self._write(self._step, [*values.outcome(status, summary), values.session_end(status, self._clock())])
 
     def _write(self, step: int, content: list[Any]) -> None:
-        if self._writer is None:
-            raise RuntimeError("a value before start() or after close()")
         now = self._clock()
-        event = _event.Event(wall_time=now, step=step, summary=_summary.Summary(value=content))
-        self._writer.write(event.SerializeToString())
+        self._append(_event.Event(wall_time=now, step=step, summary=_summary.Summary(value=content)))
         if now - self._flushed_at >= self._flush_s:
             self._flush()
 
+    def _append(self, event: Any) -> None:
+        if self._file is None:
+            raise RuntimeError("a value before start() or after close()")
+        self._file.write(in_record(event.SerializeToString()))
+
     def _flush(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
+        if self._file is not None:
+            self._file.flush()
             self._flushed_at = self._clock()
 
 
@@ -147,17 +146,9 @@ def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
     for path in reversed(before) if size is not None else ():
         with path.open("rb") as file:
             content = file.read(size)
-        if len(content) == size and _whole_records(content):
+        if len(content) == size and whole_records(content):
             return content
     return None
-
-
-def _whole_records(content: bytes) -> bool:
-    """Whether it ends where a record ends: each is its length in 8 bytes, 4 of checksum, the data and 4 of checksum."""
-    place = 0
-    while place < len(content):
-        place += 16 + int.from_bytes(content[place : place + 8], "little")
-    return place == len(content)
 
 
 def _new_path(folder: Path, now: int, before: Sequence[Path]) -> Path:
