@@ -24,6 +24,7 @@ MODELS = {
     "mlp": ["model.depth=2", "model.width=16"],
     "plain": ["model.depth=6", "model.width=4"],
     "resnet": ["model.depth=8", "model.width=4"],
+    "torchvision": ["model.name=shufflenet_v2_x0_5", "data.shape=[3,64,64]"],
 }
 FIRST = pytest.param("convnet", "float32", marks=pytest.mark.slow)
 COMPILED = [FIRST] + [

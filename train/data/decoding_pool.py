@@ -143,11 +143,11 @@ def _loader(decoder: Decoder, plan: _Plan, workers: int, *, keep: bool, pin: boo
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Its iterator. The processes that start with it have the signals blocked that ask the run to end or to save: a batch system
-    sends these to every process of a job, and the run decides for all."""
+    """Its iterator. The processes that start with it have the signals blocked that ask the run to end, to save or to give way: a
+    batch system sends these to every process of a job, and the run decides for all."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    asking = {signal.SIGTERM, signal.SIGUSR1}
+    asking = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
     try:
         resource_tracker.ensure_running()  # the first time it lets SIGTERM through again

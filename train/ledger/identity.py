@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 SEEDS = ("seed", "seeds")
@@ -24,9 +24,21 @@ def identity(config: Mapping[str, Any]) -> str:
     return _hash(experiment_of(config))
 
 
-def arm_id(config: Mapping[str, Any]) -> str:
-    """As `identity`, for the configuration without its seeds."""
-    return _hash({key: value for key, value in experiment_of(config).items() if key not in SEEDS})
+def arm_id(config: Mapping[str, Any], tuned: Collection[str] = ()) -> str:
+    """As `identity`, for the configuration without its seeds; and without the keys `tuned`, where those are a matter of the arm."""
+    content = {key: value for key, value in experiment_of(config).items() if key not in SEEDS}
+    for key in tuned:
+        content = _without(content, key.split("."))
+    return _hash(content)
+
+
+def _without(content: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """`content` less what lies at `path`, if anything does."""
+    first, *rest = path
+    inner = content.get(first)
+    if rest and isinstance(inner, Mapping):
+        return {**content, first: _without(inner, rest)}
+    return {key: value for key, value in content.items() if rest or key != first}
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -18,11 +18,12 @@ Design: TypeAlias = Literal["grid", "one_at_a_time", "leave_one_out"]
 @dataclass(frozen=True)
 class PlannedArm:
     """`id`: as in the status.json of its runs; `levels`: axis -> level, as typed; `overrides`: what leads to the arm, without
-    seeds, as typed."""
+    seeds, as typed; `tuned`: what it shares with the arms that differ from it in tuned keys alone, empty where none are tuned."""
 
     id: str
     levels: Mapping[str, str]
     overrides: tuple[str, ...]
+    tuned: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Dropped:
 @dataclass(frozen=True)
 class Manifest:
     """`axes`: axis -> its levels, in the order typed, seeds not among them; `seeds`: the same for seed axes; `baseline`: the id
-    of the arm that the others are held against; `zipped`: axes that move together; `study`: the preset's name, or empty."""
+    of the arm that the others are held against; `zipped`: axes that move together; `study`: the preset's name, or empty; `tune`:
+    the axes of which a report chooses a level for each arm, by the validation split."""
 
     command: tuple[str, ...]
     design: Design
@@ -59,6 +61,7 @@ class Manifest:
     zipped: tuple[tuple[str, ...], ...] = ()
     study: str = ""
     notes: tuple[str, ...] = field(default=())
+    tune: tuple[str, ...] = ()
 
     def as_json(self) -> str:
         return json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n"
@@ -79,12 +82,13 @@ def read_manifest(folder: Path) -> Manifest | None:
             axes={axis: tuple(levels) for axis, levels in content["axes"].items()},
             seeds={axis: tuple(levels) for axis, levels in content["seeds"].items()},
             baseline=content["baseline"],
-            arms=tuple(PlannedArm(a["id"], a["levels"], tuple(a["overrides"])) for a in content["arms"]),
+            arms=tuple(PlannedArm(a["id"], a["levels"], tuple(a["overrides"]), a.get("tuned", "")) for a in content["arms"]),
             runs=tuple(PlannedRun(r["identity"], r["arm"], r["folder"], tuple(r["overrides"])) for r in content["runs"]),
             dropped=tuple(Dropped(tuple(d["overrides"]), d["reason"]) for d in content["dropped"]),
             zipped=tuple(tuple(axes) for axes in content["zipped"]),
             study=content["study"],
             notes=tuple(content["notes"]),
+            tune=tuple(content.get("tune", ())),  # sweeps of before have none
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: this is not the plan of a sweep ({type(error).__name__}: {error}).") from None

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from train.ledger.run import Run
-from train.report.arms import FAILED, Arm, Study
+from train.report.arms import Arm, Study
 from train.report.claims import SMALLEST_EFFECT, Wording, claims_of_arms, claims_of_grid
+from train.report.collect import FAILED
 from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
 from train.report.curves import History
 from train.report.metric import Metric, number

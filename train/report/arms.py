@@ -1,28 +1,32 @@
-"""Runs sorted into arms, what the arms differ in, and which of them is the baseline."""
+"""Runs sorted into arms, what the arms differ in, and which of them is the baseline.
+
+Where keys are tuned, the configurations that differ in those alone are one arm, which holds the runs at its chosen level; those at
+the other levels lie beside it (`train.report.tuning`), so that whatever is computed of arms is computed of what is compared.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from train.errors import UsageError
+from train.errors import UsageError, did_you_mean
+from train.ledger.identity import SEEDS, arm_id
 from train.ledger.manifest import Design, Manifest
 from train.ledger.overrides import key_of
 from train.ledger.run import Run, State
 from train.report.collect import Collection
 from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
-
-NOT_ENDED: tuple[State, ...] = ("queued", "running", "interrupted")
-FAILED: tuple[State, ...] = ("failed", "lost")
+from train.report.tuning import Choice, Level, choose
 
 
 @dataclass(frozen=True)
 class Arm:
     """All runs of one configuration, whatever their seeds. `levels`: factor -> level, for all factors of the study;
-    `differences`: those in which it is not at the baseline's level; `planned`: runs, 0 where no plan says."""
+    `differences`: those in which it is not at the baseline's level; `planned`: runs, 0 where no plan says; `choice`: where keys
+    are tuned, the levels tried and the one at which these runs are."""
 
     id: str
     levels: Mapping[str, str]
@@ -31,6 +35,7 @@ class Arm:
     runs: tuple[Run, ...]
     planned: int = 0
     is_baseline: bool = False
+    choice: Choice | None = None
 
     @property
     def label(self) -> str:
@@ -44,6 +49,11 @@ class Arm:
         """All its levels."""
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items() if level != ABSENT) or "defaults"
 
+    @property
+    def set_aside(self) -> tuple[Run, ...]:
+        """Its runs at levels that were not chosen."""
+        return tuple(run for level in self.choice.others for run in level.runs) if self.choice else ()
+
     def having(self, *states: State) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.state in states)
 
@@ -56,13 +66,15 @@ class Arm:
 @dataclass(frozen=True)
 class Study:
     """`arms`: the baseline first, then as planned or found; `factors`: factor -> its levels, the baseline's first;
-    `baseline_because`: one sentence; `design`: of the sweep, None for a collection of runs."""
+    `baseline_because`: one sentence; `tune`: keys of which a level was chosen for every arm; `design`: of the sweep, None for a
+    collection of runs."""
 
     collection: Collection
     arms: tuple[Arm, ...]
     factors: Mapping[str, tuple[str, ...]]
     baseline_because: str
     manifest: Manifest | None = None
+    tune: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> Arm:
@@ -74,7 +86,13 @@ class Study:
 
     @property
     def runs(self) -> tuple[Run, ...]:
+        """Those that are compared."""
         return tuple(run for arm in self.arms for run in arm.runs)
+
+    @property
+    def set_aside(self) -> tuple[Run, ...]:
+        """Those that only served to choose a level."""
+        return tuple(run for arm in self.arms for run in arm.set_aside)
 
     @property
     def is_grid(self) -> bool:
@@ -94,14 +112,25 @@ class _Found:
     runs: tuple[Run, ...]
     planned: int
     planned_levels: Mapping[str, str]
+    tuned: str = ""
+    choice: Choice | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of all configurations that it stands for."""
+        return tuple(level.arm for level in self.choice.levels) if self.choice else (self.id,)
 
 
-def study_of(collection: Collection, baseline: str = "") -> Study:
+def study_of(collection: Collection, baseline: str = "", tune: Sequence[str] = ()) -> Study:
     """`baseline`: the id of an arm or overrides (`init=kaiming norm=none`); empty for the plan's, or a choice that is explained.
-    UsageError, listing the arms, where it names none or several."""
+    `tune`: keys of which every arm's best level counts; empty for the plan's. UsageError, with what there is, where `baseline`
+    names no arm or several, or `tune` nothing that runs have."""
     manifest = _only_manifest(collection)
     found = _find_arms(collection, manifest)
-    factors = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in found])
+    keys = _tuned_keys(collection, found, tune)
+    found = _at_their_best(found, keys, as_planned=not tune) if keys else found
+    axes = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in found])
+    factors = tuple(factor for factor in axes if not _concerns(factor, keys))
     levels = {arm.id: _levels(arm, factors) for arm in found}
     chosen, because = _choose(found, levels, baseline, collection)
     ordered = sorted(found, key=lambda arm: arm.id != chosen)
@@ -115,11 +144,12 @@ def study_of(collection: Collection, baseline: str = "") -> Study:
             runs=arm.runs,
             planned=arm.planned,
             is_baseline=arm.id == chosen,
+            choice=arm.choice,
         )
         for arm in ordered
     ]
     spread = {factor: _baseline_first(reference[factor], [levels[arm.id][factor] for arm in ordered]) for factor in factors}
-    return Study(collection, tuple(arms), spread, because, manifest)
+    return Study(collection, tuple(arms), spread, because, manifest, keys)
 
 
 def _differences(levels: Mapping[str, str], reference: Mapping[str, str]) -> dict[str, str]:
@@ -151,8 +181,51 @@ def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_Found
         overrides = typed[name].overrides if name in typed else runs[0].arm_overrides
         setting = setting_of(runs[0]) if runs else _typed_setting(overrides)
         levels = typed[name].levels if name in typed else {}
-        found.append(_Found(name, setting, tuple(overrides), tuple(runs), planned[name], levels))
+        tuned = typed[name].tuned if name in typed else ""
+        found.append(_Found(name, setting, tuple(overrides), tuple(runs), planned[name], levels, tuned))
     return found
+
+
+def _tuned_keys(collection: Collection, found: Sequence[_Found], asked: Sequence[str]) -> tuple[str, ...]:
+    """As dotted keys. Sweeps that do not agree about it tune nothing."""
+    if not asked:
+        planned = {plan.manifest.tune for plan in collection.plans}
+        return tuple(map(_dotted, planned.pop())) if len(planned) == 1 else ()
+    known = {name for arm in found for name in (*arm.setting.choices, *arm.setting.values)}
+    for key in (keys := tuple(dict.fromkeys(map(_dotted, asked)))):
+        if key.partition(".")[0] in SEEDS:
+            raise UsageError(f"--tune {key}: seeds are what a level is averaged over; choosing the best of them proves nothing.")
+        if not any(_concerns(name, [key]) for name in known):
+            varied = factors_of([arm.setting for arm in found])
+            hint = did_you_mean(key, varied) if varied else "They differ in nothing but their seeds."
+            raise UsageError(f"--tune {key}: no run has such a key. Name one in which the runs differ. {hint}")
+    return keys
+
+
+def _dotted(key: str) -> str:
+    return key_of(key).replace("/", ".")
+
+
+def _concerns(factor: str, keys: Sequence[str]) -> bool:
+    """Whether it is one of `keys`, or lies below one."""
+    return any(f"{_dotted(factor)}.".startswith(f"{key}.") for key in keys)
+
+
+def _at_their_best(found: Sequence[_Found], keys: Sequence[str], *, as_planned: bool) -> list[_Found]:
+    """Of configurations that differ in `keys` alone the one that is compared, with its choice."""
+    groups: dict[str, list[_Found]] = {}
+    typed: dict[tuple[str, ...], str] = {}
+    for arm in sorted(found, key=lambda arm: not arm.runs):  # of one without a run, only what was typed is known
+        rest = tuple(sorted(line for line in arm.overrides if not _concerns(line, keys)))
+        name = (arm.tuned if as_planned else "") or (arm_id(arm.runs[0].config, keys) if arm.runs else typed.get(rest, arm.id))
+        typed.setdefault(rest, name)
+        groups.setdefault(name, []).append(arm)
+    best = []
+    for arms in groups.values():
+        choice = choose([Level(arm.id, _levels(arm, keys), arm.runs, arm.planned) for arm in arms])
+        best.append(replace(next(arm for arm in arms if arm.id == choice.chosen.arm), choice=choice))
+    place = {arm.id: i for i, arm in enumerate(found)}
+    return sorted(best, key=lambda arm: min(place[name] for name in arm.ids))
 
 
 def _typed_setting(overrides: Sequence[str]) -> Setting:
@@ -174,8 +247,8 @@ def _choose(
     """The baseline's id and why it is the baseline."""
     if asked:
         return _named(found, levels, asked), "as asked for."
-    ids = {arm.id for arm in found}
-    planned = [plan.manifest.baseline for plan in collection.plans if plan.manifest.baseline in ids]
+    owner = {name: arm.id for arm in found for name in arm.ids}
+    planned = [owner[plan.manifest.baseline] for plan in collection.plans if plan.manifest.baseline in owner]
     if len(set(planned)) == 1:
         return planned[0], "as planned in the sweep."
     with_runs = [arm for arm in found if arm.runs] or list(found)
@@ -193,7 +266,7 @@ def _choose(
 
 
 def _named(found: Sequence[_Found], levels: Mapping[str, Mapping[str, str]], asked: str) -> str:
-    by_id = [arm.id for arm in found if arm.id == asked or (len(asked) >= 4 and arm.id.startswith(asked))]
+    by_id = [arm.id for arm in found if any(name == asked or (len(asked) >= 4 and name.startswith(asked)) for name in arm.ids)]
     pairs = [part.lstrip("+").partition("=") for part in asked.split() if "=" in part]
     wanted = {key: level for key, _, level in pairs}
     by_levels = [arm.id for arm in found if wanted and all(arm.setting.level(key) == level for key, level in wanted.items())]

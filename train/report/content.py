@@ -13,8 +13,7 @@ from train.ledger.manifest import Dropped, PlannedRun
 from train.ledger.run import Run
 from train.report import table, words
 from train.report.analysis import Analysis, code_version
-from train.report.arms import FAILED
-from train.report.collect import Aside
+from train.report.collect import FAILED, Aside
 from train.report.contracts import Claim, Threat
 from train.report.figures.style import Drawing
 from train.report.levels import text

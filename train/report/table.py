@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from train.ledger.run import Run
 from train.report import words
 from train.report.analysis import Analysis
-from train.report.arms import FAILED, Arm
+from train.report.arms import Arm
+from train.report.collect import FAILED
 from train.report.contracts import Effect
 from train.report.metric import number
 

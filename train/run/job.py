@@ -59,8 +59,8 @@ def run_job(config: DictConfig) -> JobResult:
             summary, exit_code = session.run(title(choices, said), arm_of(content, choices, said), stop)
         finally:
             folder.release()
-    if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
-        raise Interrupted(exit_code - SIGNALLED)  # the user, or the system, means the whole sweep
+        if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
+            raise Interrupted(exit_code - SIGNALLED)  # the user, or the system, means the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
     return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
 

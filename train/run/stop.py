@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
-from train.errors import Interrupted
+from train.errors import Interrupted, RunError
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 SAVING: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 """Slurm's usual warning before the time is up. Windows has no such signal."""
 
 
-class Stop:
-    """`signal` is the number of the first signal that asked the run to end, or None."""
+@dataclass(frozen=True)
+class Requeue:
+    """What submitit does with a job that must give way, since its time is up or its place is wanted: `handler`, which it has
+    installed for the signal `number`, queues the job again and ends the process; or raises when the job is not to begin again."""
 
-    def __init__(self) -> None:
+    number: int
+    handler: Callable[[int, FrameType | None], object]
+
+
+class Stop:
+    """`signal` is the number of the first signal that asked the run to end, or None. `requeue`: in a job of submitit."""
+
+    def __init__(self, requeue: Requeue | None = None) -> None:
         self.signal: int | None = None
+        self._requeue = requeue
+        self._gives_way = False
         self._save = False
         self._at_once = False
 
@@ -41,8 +54,20 @@ class Stop:
         finally:
             self._at_once = before
 
+    def give_way(self) -> None:
+        """Hand over to submitit where it has asked for that: it does not return then. RunError when the job is not queued again."""
+        if self._requeue is None or not self._gives_way:
+            return
+        try:
+            self._requeue.handler(self._requeue.number, None)
+        except Exception as error:
+            name = signal_name(self._requeue.number)
+            raise RunError(f"{name}: the run is interrupted, and its job does not begin again: {error}") from error
+
     def _ask(self, number: int, _: FrameType | None) -> None:
-        if number == SAVING:
+        if self._requeue is not None and number == self._requeue.number:
+            self._gives_way = True  # also when another signal came first, as where SIGTERM announces it
+        elif number == SAVING:
             self._save = True
             return
         if self.signal is None:
@@ -57,18 +82,40 @@ class Stop:
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """Inside, signals set the flag. In a thread, where Python cannot do that, the flag stays unset."""
-    stop = Stop()
+    """Inside, signals set the flag. In a thread, where Python cannot do that, the flag stays unset.
+
+    In a job of submitit `Interrupted` ends the process: its job is queued again where submitit asked for that, else the exit code
+    is that of the signal. A run that ends otherwise is over, and its job is not queued again.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield Stop()
         return
-    numbers = [*ENDING, *([SAVING] if SAVING is not None else [])]
+    requeue = requeue_of_submitit()
+    stop = Stop(requeue)
+    numbers = {*ENDING, *([SAVING] if SAVING is not None else []), *([requeue.number] if requeue else [])}
     before = {number: signal.signal(number, stop._ask) for number in numbers}
+    after = before | ({requeue.number: signal.SIG_IGN} if requeue else {})
     try:
         yield stop
+    except Interrupted as error:
+        if requeue is None:
+            raise
+        stop.give_way()
+        after = before  # it may still be asked to
+        raise SystemExit(error.exit_code) from None  # submitit would take it for Ctrl-C and die of SIGINT
     finally:
-        for number, handler in before.items():
+        for number, handler in after.items():
             signal.signal(number, handler)
+
+
+def requeue_of_submitit() -> Requeue | None:
+    """None outside of submitit's jobs. The names of its variables: submitit/core/job_environment.py."""
+    name = "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+    if "SUBMITIT_EXECUTOR" not in os.environ or name not in signal.Signals.__members__:
+        return None
+    number = signal.Signals[name]
+    handler = signal.getsignal(number)
+    return Requeue(number, handler) if callable(handler) else None
 
 
 def signal_name(number: int) -> str:

@@ -6,7 +6,7 @@ A *factor* is an axis, or several that move together (`sweep.zip`). An arm is on
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -52,6 +52,24 @@ def _partners(axes: Mapping[str, Sequence[str]], zipped: Iterable[Sequence[str]]
                 raise UsageError(f"{shown}: {axis} is named twice.")
         partners |= {axis: tuple(group) for axis in group}
     return partners
+
+
+def zips_apart(
+    zipped: Iterable[Sequence[str]], seeds: Collection[str], tuned: Collection[str]
+) -> tuple[list[Sequence[str]], list[Sequence[str]], list[Sequence[str]]]:
+    """The pairings of seeds, those of tuned axes and those of the axes that the design is about. UsageError for one across."""
+    found: tuple[list[Sequence[str]], ...] = ([], [], [])
+    kinds = (("seeds", set(seeds)), ("tuned axes (sweep.tune)", set(tuned)))
+    for group in zipped:
+        place = 2
+        for i, (what, names) in enumerate(kinds):
+            inside = names & set(group)
+            if 0 < len(inside) < len(set(group)):
+                shown = f"sweep.zip=[[{','.join(group)}]]"
+                raise UsageError(f"{shown}: {what} are crossed with every arm and cannot move with an axis.")
+            place = i if inside else place
+        found[place].append(group)
+    return found[0], found[1], found[2]
 
 
 def arms(design: Design, of: Sequence[Factor], chosen: Levels) -> list[Levels]:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from train.run.job import chosen_options
 from train.run.refused import Asked, experiment
+from train.run.resume import asked_for
 from train.sweep.devices import Slot
 from train.sweep.nursery import Child
 from train.sweep.rows import Progress, Row
@@ -46,7 +47,7 @@ class Job:
     def asked(self) -> Asked:
         assert self.config is not None
         choices = chosen_options(self.config.hydra.runtime.choices)
-        return Asked(experiment(_task(self.config)), list(self.config.hydra.overrides.task), choices)
+        return Asked(experiment(_task(self.config)), asked_for(self.config.hydra.overrides.task), choices)
 
     def told(self) -> JobReturn:
         """What a launcher returns. A failed job is no exception: its folder says what happened, and others went on."""

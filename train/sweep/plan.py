@@ -26,7 +26,8 @@ from train.naming import job_name
 from train.run.job import chosen_options, resolve
 from train.suggest import COULD_NOT_OVERRIDE, plain
 from train.sweep import design as designing
-from train.sweep.axes import Request, level_of
+from train.sweep import tuning
+from train.sweep.axes import Axis, Request, level_of
 from train.sweep.design import Levels
 from train.sweep.settings import SweepSettings
 
@@ -39,7 +40,7 @@ COMPOSING = (HydraException, OmegaConfBaseException)
 @dataclass(frozen=True)
 class Arm:
     """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: option group
-    -> chosen option; `runs`: one a seed."""
+    -> chosen option; `runs`: one a seed; `tuned`: what it shares with those that differ from it in tuned keys alone, else empty."""
 
     id: str
     levels: Levels
@@ -47,6 +48,7 @@ class Arm:
     config: Mapping[str, Any]
     choices: Mapping[str, str]
     runs: tuple[PlannedRun, ...]
+    tuned: str = ""
 
     @property
     def name(self) -> str:
@@ -55,17 +57,31 @@ class Arm:
 
 @dataclass(frozen=True)
 class Plan:
-    """The first arm is the baseline."""
+    """The first arm is the baseline. Where keys are tuned (`tune`), every combination of their levels is an arm in here; the arms
+    that are compared in the end are the `compared`."""
 
     request: Request
     design: Design
     zipped: tuple[tuple[str, ...], ...]
     arms: tuple[Arm, ...]
     dropped: tuple[Dropped, ...]
+    tune: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> Arm:
         return self.arms[0]
+
+    @property
+    def compared(self) -> tuple[tuple[Arm, ...], ...]:
+        """Arms that differ in tuned keys alone, together."""
+        found: dict[str, list[Arm]] = {}
+        for arm in self.arms:
+            found.setdefault(arm.tuned or arm.id, []).append(arm)
+        return tuple(map(tuple, found.values()))
+
+    def ingredients(self, arm: Arm) -> Levels:
+        """Its levels of the axes that are compared."""
+        return {axis: level for axis, level in arm.levels.items() if axis not in self.tune}
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
@@ -91,25 +107,31 @@ class Plan:
 
 def draw_up(request: Request, settings: SweepSettings, loader: ConfigLoader, master: DictConfig) -> Plan:
     """Compose everything. UsageError for what the design cannot mean; Hydra's own errors for keys and options that fit no arm."""
-    seed_zips, zips = _zips(request, settings.zip)
-    of = designing.factors({axis.name: axis.levels for axis in request.axes}, zips)
     chosen = {str(axis): level_of(level) for axis, level in (settings.baseline or {}).items()}
-    wanted = designing.arms(settings.design, of, chosen)
-    crossing = designing.crossed(designing.factors({axis.name: axis.levels for axis in request.seeds}, seed_zips))
-    seeds, repeated = _distinct(crossing)
+    tuning.refuse(request, settings.tuned, chosen)
+    of_seeds, of_tuned, of_axes = designing.zips_apart(settings.zip, [axis.name for axis in request.seeds], settings.tuned)
+    ingredients = {axis.name: axis.levels for axis in request.axes if axis.name not in settings.tuned}
+    cells = designing.arms(settings.design, designing.factors(ingredients, of_axes), chosen)
+    tried, _ = _distinct(_crossed([axis for axis in request.axes if axis.name in settings.tuned], of_tuned))
+    seeds, repeated = _distinct(_crossed(request.seeds, of_seeds))
     composer = Composer(loader, master, request)
-    arms, failures = [], []
-    for levels in wanted:
-        try:
-            arms.append(list(composer.arms(levels, seeds)))
-        except (*COMPOSING, UsageError) as error:
-            failures.append((levels, error))
+    wanted, arms, failures = [], [], []
+    for cell in cells:
+        of_cell: list[list[Arm]] = []
+        for levels in ({**cell, **level} for level in tried):
+            wanted.append(levels)
+            try:
+                of_cell.append(list(composer.arms(levels, seeds)))
+            except (*COMPOSING, UsageError) as error:
+                failures.append((levels, error))
+        arms += tuning.together(of_cell, settings.tuned)
     _refuse_what_never_fits(wanted, failures)
     dropped = [Dropped(_lines(levels), "named twice") for levels in repeated]
     dropped += [Dropped(request.overrides(levels), reason_of(error)) for levels, error in failures]
     found, same = _once_each([arm for several in arms for arm in several])
     zipped = tuple(tuple(group) for group in settings.zip)
-    return Plan(request, settings.design, zipped, tuple(found), (*dropped, *same))
+    tuning.refuse_without_validation(found, settings.tuned)
+    return Plan(request, settings.design, zipped, tuple(found), (*dropped, *same), settings.tuned)
 
 
 class Composer:
@@ -231,15 +253,8 @@ def _once_each(arms: Sequence[Arm]) -> tuple[list[Arm], list[Dropped]]:
     return list(found.values()), same
 
 
-def _zips(request: Request, zipped: Sequence[Sequence[str]]) -> tuple[list[Sequence[str]], list[Sequence[str]]]:
-    """Those of seeds, and the others."""
-    seeds = {axis.name for axis in request.seeds}
-    of_seeds, others = [], []
-    for group in zipped:
-        if 0 < len(seeds & set(group)) < len(group):
-            raise UsageError(f"sweep.zip=[[{','.join(group)}]]: seeds are crossed with every arm and cannot move with an axis.")
-        (of_seeds if group and set(group) <= seeds else others).append(group)
-    return of_seeds, others
+def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Levels]:
+    return designing.crossed(designing.factors({axis.name: axis.levels for axis in axes}, zipped))
 
 
 def _distinct(rows: Sequence[Levels]) -> tuple[list[Levels], list[Levels]]:

@@ -20,12 +20,13 @@ def manifest_of(plan: Plan, runs: Iterable[PlannedRun], command: Sequence[str], 
         axes=_levels(plan.request.axes),
         seeds=_levels(plan.request.seeds),
         baseline=plan.baseline.id,
-        arms=tuple(PlannedArm(arm.id, dict(arm.levels), arm.overrides) for arm in plan.arms),
+        arms=tuple(PlannedArm(arm.id, dict(arm.levels), arm.overrides, arm.tuned) for arm in plan.arms),
         runs=tuple(runs),
         dropped=plan.dropped,
         zipped=plan.zipped,
         study=study,
         notes=tuple(notes),
+        tune=plan.tune,
     )
 
 
@@ -35,7 +36,11 @@ def merged(old: Manifest | None, new: Manifest) -> Manifest:
         return new
     identities = {run.identity for run in new.runs}
     if identities < {run.identity for run in old.runs}:  # a part was repeated; the question is still the whole one's
-        new = replace(new, command=old.command, design=old.design, baseline=old.baseline)
+        known = {arm.id: arm for arm in old.arms}
+        arms_as_before = tuple(known.get(arm.id, arm) for arm in new.arms)
+        new = replace(
+            new, command=old.command, design=old.design, baseline=old.baseline, tune=old.tune, arms=arms_as_before
+        )
     arms = {arm.id for arm in new.arms}
     dropped = {item.overrides for item in new.dropped} | {arm.overrides for arm in (*old.arms, *new.arms)}
     return replace(

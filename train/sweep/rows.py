@@ -126,4 +126,5 @@ def counts(rows: Sequence[Row]) -> dict[State, int]:
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     """What tells each job from the others: its overrides that not all of them have; all of its own when there is only one."""
     common = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set[str]()
-    return [" ".join(o for o in job if o not in common and not o.startswith("hydra.")) or "the defaults" for job in jobs]
+    shown = ([o for o in job if o not in common and not o.startswith(("hydra.", "resume="))] for job in jobs)
+    return [" ".join(overrides) or "the defaults" for overrides in shown]

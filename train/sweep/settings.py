@@ -22,12 +22,19 @@ class SweepSettings(BaseModel):
     model_config = STRICT
     design: Design
     zip: list[list[str]]
+    tune: str | list[str] | None
     baseline: dict[str, Any] | None
     on_error: Literal["continue", "stop"]
     rerun: Rerun
     resume: Literal["last"] | None
     reuse_other_code: bool
     dry_run: bool
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """The keys of `tune`, each once, as axes are called."""
+        keys = [self.tune] if isinstance(self.tune, str) else self.tune or []
+        return tuple(dict.fromkeys(key.lstrip("+") for key in keys))
 
 
 class ReportSettings(BaseModel):

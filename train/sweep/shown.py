@@ -8,7 +8,7 @@ from pathlib import Path
 
 from train.sinks.figures import plural
 from train.sweep.calibrate import Timing
-from train.sweep.plan import Plan
+from train.sweep.plan import Arm, Plan
 from train.sweep.reuse import MADE, Standing
 from train.sweep.settings import Rerun
 
@@ -25,11 +25,15 @@ KEPT = {
 
 def brief(plan: Plan, standings: Sequence[Standing], rerun: Rerun, folder: Path) -> Iterator[str]:
     """Lines: size, baseline, what is dropped, what is there already."""
-    arms, runs = len(plan.arms), len(standings)
+    arms, runs = len(plan.compared), len(standings)
     seeds = max(len(arm.runs) for arm in plan.arms)
-    yield f"sweep  {plural(arms, 'arm')} x {plural(seeds, 'seed')} = {plural(runs, 'run')} ({plan.design}) in {folder}"
+    levels = max(len(levels) for levels in plan.compared)
+    tried = f" x {plural(levels, 'level')} of {' x '.join(plan.tune)}" if plan.tune else ""
+    yield f"sweep  {plural(arms, 'arm')}{tried} x {plural(seeds, 'seed')} = {plural(runs, 'run')} ({plan.design}) in {folder}"
     if arms > 1:
-        yield f"       baseline: {plan.baseline.name}"
+        yield f"       baseline: {_pairs(plan.ingredients(plan.baseline)) or 'defaults'}"
+    if plan.tune:
+        yield f"       {', '.join(plan.tune)}: each arm is compared at the level with the best validation accuracy (sweep.tune)"
     yield from dropped(plan)
     yield from already(standings, rerun)
     if arms > 1 and seeds < FEW_SEEDS:
@@ -73,12 +77,15 @@ def few_seeds(count: int) -> str:
 
 
 def arms_table(plan: Plan) -> Iterator[str]:
-    """One line per arm: in what it differs from the baseline."""
+    """One line per arm: in what it differs from the baseline, and at which levels of tuned keys it is tried."""
     yield "arms"
-    for arm in plan.arms:
-        differs = {axis: level for axis, level in arm.levels.items() if plan.baseline.levels.get(axis) != level}
-        lead, text = ("baseline", _pairs(arm.levels)) if arm is plan.baseline else ("", _pairs(differs))
-        yield f"  {lead:8}  {text or 'the configuration as it is'}"
+    baseline = plan.ingredients(plan.baseline)
+    for first, *others in plan.compared:
+        levels = plan.ingredients(first)
+        differs = {axis: level for axis, level in levels.items() if baseline.get(axis) != level}
+        lead, text = ("baseline", _pairs(levels)) if first is plan.baseline else ("", _pairs(differs))
+        tried = f"  at {_tried(plan, (first, *others))}" if plan.tune else ""
+        yield f"  {lead:8}  {text or 'the configuration as it is'}{tried}"
 
 
 def estimate(timed: Sequence[Timing], seconds: float | None, runs: int, at_once: int | None) -> Iterator[str]:
@@ -103,6 +110,13 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _tried(plan: Plan, arms: Sequence[Arm]) -> str:
+    """`optimizer.lr=0.1,0.2`, and how many combinations those are of several keys."""
+    levels = {key: list(dict.fromkeys(arm.levels[key] for arm in arms)) for key in plan.tune}
+    said = " ".join(f"{key}={','.join(tried)}" for key, tried in levels.items())
+    return f"{said} ({plural(len(arms), 'combination')})" if len(plan.tune) > 1 else said
 
 
 def _pairs(levels: Mapping[str, str]) -> str:

@@ -169,11 +169,11 @@ class Sweep:
 
 
 def jobs(orders: Sequence[Order]) -> list[list[str]]:
-    """For Hydra's launchers. The folder's name is given literally: a job in another process need not know how to draw it."""
-    return [
-        [*order.planned.overrides, *["resume=auto"] * order.continues, f"hydra.sweep.subdir='{order.planned.folder}'"]
-        for order in orders
-    ]
+    """For Hydra's launchers. The folder's name is given literally: a job in another process need not know how to draw it.
+
+    Every job goes on with what its folder holds, which for most is nothing: a cluster may begin a job again at any time.
+    """
+    return [[*order.planned.overrides, "resume=auto", f"hydra.sweep.subdir='{order.planned.folder}'"] for order in orders]
 
 
 def _where_it_lies(standing: Standing, folder: Path) -> PlannedRun:
