@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator, NullLocator
 
 from train.report.figures.style import WIDTH_IN, Look, percent, saved, short, tidy
+from train.sinks.figures import duration
+
+MAX_TICKS = 8
+CLOCK_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,14 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     times = [time for arm in arms for time in arm.times_s]
     if min(times) > 0 and max(times) > 4 * min(times):
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(FixedLocator(CLOCK_S))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MultipleLocator(spacing(max(times) - min(times))))
     axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
     if share:
         axes.yaxis.set_major_formatter(FuncFormatter(percent))
-    axes.set_xlabel("time of a run")
+    axes.set_xlabel("time of a run (h:min:s)" if max(times) >= 60 else "time of a run")
     axes.set_ylabel(metric)
     tidy(axes, "both")
     axes.margins(0.08)
@@ -52,8 +59,10 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     return saved(figure)
 
 
+def spacing(range_s: float) -> float:
+    """Seconds between two ticks that a clock would have, too, for at most `MAX_TICKS` of them over `range_s`."""
+    return next((step for step in CLOCK_S if range_s <= MAX_TICKS * step), max(CLOCK_S[-1], range_s / MAX_TICKS))
+
+
 def _seconds(value: float, _: int) -> str:
-    for unit, name in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
-        if value >= 2 * unit:
-            return f"{value / unit:g} {name}"
-    return f"{value:g} s"
+    return f"{value:g} s" if value < 60 else duration(value)
