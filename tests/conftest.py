@@ -11,6 +11,9 @@ import pytest
 
 from tests.harness import COMMAND
 
+# Torch looks at it once, at the first matrix product on a GPU, which may be that of a test without a session.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -50,6 +50,14 @@ RUN = [
     f"trainer.device={DEVICE}",
 ]
 STEPS = 12
+POISON = [
+    "data._target_=tests.run.test_loop.poisoned",
+    "+data.bad=5",
+    "augment=none",
+    "data.preprocess=none",
+    "data.val_fraction=0",
+]
+"""One image holds a value that is not a number."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,12 +171,36 @@ def test_losses_arrive_without_waiting_and_the_first_bad_one_is_named() -> None:
     assert watch.first_bad(wait=True) == 2
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a single GPU")
+def test_losses_of_another_gpu_than_the_current_one_are_waited_for() -> None:
+    device = torch.device(DEVICE, 1)
+    watch = LossWatch(device)
+    with torch.cuda.device(device):
+        torch.cuda._sleep(10**8)
+    watch.add(0, torch.full((), math.nan, device=device))
+    assert watch.first_bad() is None
+    assert watch.first_bad(wait=True) == 0
+
+
+def test_each_run_of_a_process_has_a_peak_of_its_own(tmp_path: Path) -> None:
+    sizes = {"large": 64, "small": 4}
+    runs = [run_here(tmp_path / name, [*RUN, f"model.width={width}", "trainer.max_steps=2"]) for name, width in sizes.items()]
+    large, small = (read_json(run.summary_file)["peak_memory_bytes"] for run in runs)
+    assert small < large
+
+
+def test_what_was_trained_past_the_end_is_not_on_record(tmp_path: Path) -> None:
+    """The host is ahead of the GPU and learns late of a loss that was not finite."""
+    run = run_here(tmp_path / "run", [*RUN, *POISON, "trainer.epochs=9"])
+    steps = [step for step, row in values(run) if "loss/train" in row]
+    assert steps == sorted(set(steps))
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_divergence_is_found_at_its_step(tmp_path: Path, precision: str) -> None:
     """A value that is not a number in one training image, as in the tests of the loop; there the CPU finds it."""
-    poison = ["data._target_=tests.run.test_loop.poisoned", "+data.bad=5", "augment=none", "data.val_fraction=0"]
     length = ["trainer.epochs=9", f"trainer.precision={precision}"]
-    runs = [run_here(tmp_path / device, [*RUN, *poison, *length, f"trainer.device={device}"]) for device in (DEVICE, "cpu")]
+    runs = [run_here(tmp_path / device, [*RUN, *POISON, *length, f"trainer.device={device}"]) for device in (DEVICE, "cpu")]
     there, here = (read_json(run.status_file) for run in runs)
     assert (there["status"], there["exit_code"]) == ("diverged", 3)
     assert there["reason"] == here["reason"]

@@ -20,6 +20,7 @@ from tests.harness import COMMAND, SMALL, go_on_here, outcome, run_here
 from train.errors import RunError, UsageError
 from train.ledger.run import read_run
 from train.run.checkpoint_files import listed, newest_good
+from train.run.memory import is_out_of_memory
 from train.sinks.jsonl import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -293,6 +294,19 @@ def test_out_of_memory_says_what_was_asked_and_what_needs_less(tmp_path: Path, m
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("failed", 4)
     assert "trainer.batch_size=8" in run.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "memory"),
+    [
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_a_gpu_without_memory_is_known_by_what_its_libraries_say(said: str, memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(said)) == memory
 
 
 def test_a_damaged_image_fails_by_name_and_the_run_goes_on_once_it_is_mended(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class Loop:
             self.watch.add(step, measurement.loss)
             done = self.ending.steps = step + 1
             certain = due(done, BOOKMARK_EVERY, self.plan.total)
-            if self.diverged(wait=certain):
+            if self.diverged(wait=certain or self.evaluation_due(done)):  # waiting also keeps training out of the look's time
                 break
             if certain:
                 self.record_moments()
@@ -261,6 +261,8 @@ class Loop:
             return False
         self.ending.status = "diverged"
         self.ending.reason = f"the training loss was not finite at step {bad}"
+        if late := self.ending.steps - (bad + 1):  # updates made before a GPU had told
+            del self.recent[-late:]
         self.ending.steps = bad + 1
         return True
 

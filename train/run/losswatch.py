@@ -13,17 +13,18 @@ class LossWatch:
     """Holds the losses of the last steps until they have reached the host: at once on a CPU, asynchronously from a GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
 
     def add(self, step: int, loss: Tensor) -> None:
-        if not self._cuda:
+        if self._device.type != "cuda":
             self._pending.append((step, loss, None))
             return
         host = torch.empty((), dtype=loss.dtype, pin_memory=True)
         host.copy_(loss, non_blocking=True)
         event = torch.cuda.Event()
-        event.record()
+        # Without a stream it is that of the current device, which need not be this one: nothing would wait for the copy then.
+        event.record(torch.cuda.current_stream(self._device))
         self._pending.append((step, host, event))
 
     def first_bad(self, wait: bool = False) -> int | None:

@@ -107,8 +107,8 @@ def settle_arithmetic(deterministic: bool) -> None:
     float32: NVIDIA's TF32, which keeps 10 bits of the mantissa and which torch lets convolutions use by default, is off; who
     wants speed has bfloat16.
     """
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Always: torch looks at it once, at the first matrix product of the process, and a later job may be a deterministic one.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     # A debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -36,7 +36,7 @@ from train.run.fingerprint import fingerprint
 from train.run.folder import RunFolder, write_json, write_whole
 from train.run.insight import Insight, Subject, expect, switches_of
 from train.run.loop import Loop, Plan, evaluate
-from train.run.memory import peak_bytes
+from train.run.memory import forget_peak, peak_bytes
 from train.run.outcome import as_json, explained, summarise, unwritable
 from train.run.placement import Placement
 from train.run.resume import fixed_identity, resume_command
@@ -115,6 +115,7 @@ class Session:
     def train(self, title: str, sink: Sink, insight: Insight, stop: Stop, began: float) -> Summary:
         """From the data to the scores. The test split is looked at once, here, after the last step."""
         with stop.at_once():
+            forget_peak(self.placement.device)
             readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
         try:
             with stop.at_once():
