@@ -82,6 +82,9 @@ def test_each_gpu_takes_a_job_and_the_job_sees_no_other() -> None:
     found = places(settings(), 1000, "auto", {})
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found.slots] == ["0", "1"]
     assert not found.shared
+    assert {slot.environment["CUDA_DEVICE_ORDER"] for slot in found.slots} == {"PCI_BUS_ID"}, "nvidia-smi counts so"
+    own = places(settings(), 1, "auto", {"CUDA_VISIBLE_DEVICES": "1"})
+    assert own.slots[0].environment == {"CUDA_VISIBLE_DEVICES": "1"}, "the user counts as CUDA does"
     shared = places(settings(devices=[1], jobs_per_device=3), 2, "auto", {})
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in shared.slots] == ["1", "1"]
     assert shared.shared
@@ -90,7 +93,8 @@ def test_each_gpu_takes_a_job_and_the_job_sees_no_other() -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(
-    ("visible", "names"), [("1", ["1"]), ("", []), ("-1", []), ("1,7,0", ["1"]), ("GPU-8a,1", ["GPU-8a", "1"])]
+    ("visible", "names"),
+    [("1", ["1"]), ("", []), ("-1", []), ("1,7,0", ["1"]), ("GPU-8a,1", ["GPU-8a", "1"]), ("NoDevFiles", [])],
 )
 def test_gpus_that_are_hidden_from_this_process_are_hidden_from_its_jobs(visible: str, names: list[str]) -> None:
     assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == names

@@ -85,7 +85,7 @@ def places(settings: PoolSettings, runs: int, trainer_device: str, environment: 
         remedy = "Leave trainer.device out, or run on the CPU with hydra.launcher.devices=cpu trainer.device=cpu."
         raise UsageError(f"trainer.device={trainer_device}: each run of a sweep sees one GPU, that of its place. {remedy}")
     chosen = [_named(names, index) for index in settings.devices] if isinstance(settings.devices, tuple) else names
-    slots = [_gpu_slot(name) for _ in range(settings.jobs_per_device or 1) for name in chosen][: max(1, runs)]
+    slots = [_gpu_slot(name, environment) for _ in range(settings.jobs_per_device or 1) for name in chosen][: max(1, runs)]
     return Places(tuple(slots), wished or max(1, cores() // len(slots)))
 
 
@@ -109,14 +109,16 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
         return there
     names: list[str] = []
     for name in filter(None, map(str.strip, visible.split(","))):
-        if name.lstrip("-").isdigit() and name not in there:
-            break  # CUDA too ignores what follows a number that is none
+        if name not in there and not name.startswith(("GPU-", "MIG-")):
+            break  # CUDA too ignores what follows a name that is none, such as Slurm's NoDevFiles
         names.append(name)
     return names
 
 
-def _gpu_slot(name: str) -> Slot:
-    return Slot(f"cuda:{name}", {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": name})
+def _gpu_slot(name: str, environment: Mapping[str, str]) -> Slot:
+    """The user's numbers keep the order that CUDA gives them; those of nvidia-smi are in the order of the bus."""
+    order = {} if "CUDA_VISIBLE_DEVICES" in environment else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return Slot(f"cuda:{name}", order | {"CUDA_VISIBLE_DEVICES": name})
 
 
 def _named(names: Sequence[str], index: int) -> str:
