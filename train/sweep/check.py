@@ -13,15 +13,19 @@ WORTH_A_CHILD = 8
 """Configurations; a child takes some 50 ms for each, and half a second to load the bundled data."""
 
 
-def impossible(arms: Mapping[str, Mapping[str, Any]], trust: tuple[str, ...], nursery: Nursery) -> dict[str, str]:
+def impossible(
+    arms: Mapping[str, Mapping[str, Any]], trust: tuple[str, ...], nursery: Nursery, environment: Mapping[str, str]
+) -> dict[str, str]:
     """Of the configurations (id -> experiment, resolved) those that no run could start with: id -> reason. `trust`: the packages,
-    besides ours, whose functions they may name."""
+    besides ours, whose functions they may name; `environment`: variables that show a run the device it will have."""
     ids = list(arms)
     share = max(WORTH_A_CHILD, -(-len(ids) // cores()))
     pending = [ids[start : start + share] for start in range(0, len(ids), share)]
     found: dict[str, str] = {}
     while pending:
-        groups = {nursery.start(CALL, ([dict(arms[id]) for id in group], trust)).id: group for group in pending}
+        groups = {
+            nursery.start(CALL, ([dict(arms[id]) for id in group], trust), environment=environment).id: group for group in pending
+        }
         pending = []
         while groups:
             for ended in nursery.wait():

@@ -54,10 +54,13 @@ class Sweep:
         request = read_request(self.params, overrides, self.loader)
         folder = self.folder()
         about = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
-        with Nursery(self.places(about).threads) as nursery:  # imports while the arms are composed
+        where = self.places(about)
+        with Nursery(where.threads) as nursery:  # imports while the arms are composed
             drawn = draw_up(request, self.settings, self.loader, self.master)
             self.import_ahead()
-            plan = drawn.without(impossible({arm.id: arm.config for arm in drawn.arms}, trust, nursery))
+            plan = drawn.without(
+                impossible({arm.id: arm.config for arm in drawn.arms}, trust, nursery, where.slots[0].environment)
+            )
             standings = survey(folder, plan.runs, self.settings.reuse_other_code)
             self.refuse_another_sweep(folder, plan)
             self.say(plan, standings, folder)
