@@ -55,7 +55,7 @@ class Stop:
             self._at_once = before
 
     def give_way(self) -> None:
-        """Hand over to submitit where it has asked for that: it does not return then. RunError when the job is not queued again."""
+        """Hand over to submitit where it has asked for that. It does not return, or RunError: the job is not queued again."""
         if self._requeue is None or not self._gives_way:
             return
         try:

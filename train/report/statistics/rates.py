@@ -21,3 +21,10 @@ def divergence(samples: Iterable[Sample], confidence: float = 0.95) -> Rate:
     """Diverged runs among those that came to a result; failed and missing ones tell nothing of the training."""
     kept = list(samples)
     return rate(sum(sample.diverged for sample in kept), sum(sample.ended for sample in kept), confidence)
+
+
+def unequal(one: Rate, other: Rate) -> float:
+    """p of Fisher's exact test (1922, JRSS 85) that two shares are the same; 1 where a side has no run."""
+    table = [[side.count, side.total - side.count] for side in (one, other)]
+    _, p = stats.fisher_exact(table)
+    return float(p)
