@@ -53,7 +53,7 @@ def draw_together(charts: Sequence[Chart]) -> bytes:
     for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         limits, log = scale_of(chart)
         for arm in sorted(chart.arms, key=lambda arm: arm.look.is_baseline):
-            _draw(axes, arm, strong=2.0)
+            _draw(axes, arm, limits, strong=2.0)
         _finish(axes, chart, limits, log)
         axes.set_title(chart.title, loc="left")
         axes.set_xlabel("epoch")
@@ -81,7 +81,7 @@ def draw_apart(chart: Chart) -> bytes:
         arm = arms[place]
         if reference and not arm.look.is_baseline:
             axes.plot(*zip(*reference, strict=True), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)))
-        _draw(axes, arm, strong=1.8, plain=True)
+        _draw(axes, arm, limits, strong=1.8, plain=True)
         _finish(axes, chart, limits, log)
         axes.set_title(wrapped(f"{arm.look.number}  {arm.look.label}", 30), loc="left", fontsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
@@ -107,14 +107,16 @@ def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
     return padded(low, high, 0.04), False
 
 
-def _draw(axes: Axes, arm: ArmCurves, strong: float, plain: bool = False) -> None:
+def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], strong: float, plain: bool = False) -> None:
     for line in arm.lines:
         pairs = [(x, y) for x, y in zip(line.epochs, line.values, strict=True) if math.isfinite(y)]
         if not pairs:
             continue
         axes.plot(*zip(*pairs, strict=True), color=arm.look.color, linewidth=0.6, alpha=0.45, rasterized=len(pairs) > 200)
         if not line.ended:
-            axes.plot(*pairs[-1], marker="x", color=arm.look.color, markersize=6, clip_on=False)
+            x, y = pairs[-1]  # at the edge where it left the chart: what lies outside would take the room of the axes
+            inside = min(max(y, limits[0]), limits[1])
+            axes.plot(x, inside, marker="x", color=arm.look.color, markersize=6, clip_on=False)
     if arm.mean:
         every = max(1, len(arm.mean) // 6)
         dashes = "-" if plain else arm.look.dashes

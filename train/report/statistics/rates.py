@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 from scipy import stats
 
 from train.report.contracts import Rate, Sample
@@ -23,8 +24,14 @@ def divergence(samples: Iterable[Sample], confidence: float = 0.95) -> Rate:
     return rate(sum(sample.diverged for sample in kept), sum(sample.ended for sample in kept), confidence)
 
 
-def unequal(one: Rate, other: Rate) -> float:
-    """p of Fisher's exact test (1922, JRSS 85) that two shares are the same; 1 where a side has no run."""
-    table = [[side.count, side.total - side.count] for side in (one, other)]
-    _, p = stats.fisher_exact(table)
-    return float(p)
+def unequal(pairs: Iterable[tuple[Rate, Rate]]) -> float:
+    """p that the two rates are the same in each pair. One pair: Fisher's exact test (1922, JRSS 85). Several, such as two levels
+    of a factor in each combination of the others: its distribution within each pair, summed over them (the exact form of Mantel &
+    Haenszel 1959, JNCI 22), so that what the combinations do to both sides does not count. Two-sided by probability."""
+    sums, seen = np.ones(1), 0
+    for one, other in pairs:
+        bad, total = one.count + other.count, one.total + other.total
+        if total:
+            sums = np.convolve(sums, stats.hypergeom.pmf(np.arange(bad + 1), total, bad, one.total))
+            seen += one.count
+    return min(1.0, float(sums[sums <= sums[seen] * (1 + 1e-9)].sum()))

@@ -1,0 +1,36 @@
+"""What the figures of a report draw: a warning of the library is an error here."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from train.report.figures.cost import CLOCK_S, MAX_TICKS, spacing
+from train.report.figures.curves import ArmCurves, Chart, Line, draw_apart, draw_together
+from train.report.figures.style import Look
+
+LOOKS = [Look(1, "baseline", "#000000", "o", "-", True), Look(2, "norm=none", "#0072b2", "s", "-", False)]
+
+
+@pytest.mark.parametrize("draw", [lambda chart: draw_together([chart]), draw_apart])
+def test_a_run_that_exploded_leaves_the_others_their_room(draw) -> None:
+    steady = Line((0.0, 1.0, 2.0), (2.3, 1.0, 0.5), ended=True)
+    pictures = []
+    for last in (3.0, 1e30):
+        exploded = Line((0.0, 1.0), (2.3, last), ended=False)
+        arms = [ArmCurves(look, [line], []) for look, line in zip(LOOKS, (steady, exploded), strict=True)]
+        pictures.append(draw(Chart("training loss", False, arms)).decode())
+    boxes = [re.search(r'<g id="patch_2">\s*<path d="([^"]*)"', picture) for picture in pictures]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
+    assert boxes[0].group(1) == boxes[1].group(1), "the axes lie where they do without it"
+
+
+@pytest.mark.parametrize("range_s", [0.3, 7, 59, 61, 1000, 40_000, 1e7])
+def test_ticks_of_time_are_those_of_a_clock_and_few(range_s: float) -> None:
+    step = spacing(range_s)
+    assert range_s / step <= MAX_TICKS
+    if step <= CLOCK_S[-1]:
+        assert any(math.isclose(step, known) for known in CLOCK_S)
