@@ -48,10 +48,15 @@ def unknown_choice(error: MissingConfigException) -> str:
 
 
 def unknown_key(key: str, config_dir: Path, arguments: Sequence[str]) -> str:
-    """`optimizer.lrr=1`: suggests the nearest key of the configuration that the remaining arguments give."""
-    known = known_keys(config_dir, [a for a in arguments if not is_override_of(a, key)])
+    """`optimizer.lrr=1`: suggests the nearest key of the configuration that the remaining arguments give; `norm=batch
+    norm.groups=4`: the choices that have it."""
+    known = [name for name in known_keys(config_dir, [a for a in arguments if not is_override_of(a, key)]) if name != key]
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    if having := choices_having(key, config_dir):
+        own = [name for name in siblings if not name.endswith("._target_")]
+        hint = f" Of the chosen one: {', '.join(own)}." if own else ""
+        return f"{key}: the chosen {parent} has no such key. It belongs to {', '.join(having)}.{hint}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if near:
         return f"{key}: there is no such key. Did you mean '{near[0]}'?"
@@ -59,6 +64,14 @@ def unknown_key(key: str, config_dir: Path, arguments: Sequence[str]) -> str:
     if same_leaf:
         return f"{key}: there is no such key. Did you mean '{same_leaf[0]}'?"
     return f"{key}: there is no such key. {did_you_mean(key, siblings or [name for name in known if '.' not in name])}"
+
+
+def choices_having(key: str, config_dir: Path) -> list[str]:
+    """`norm.groups`: `norm=group`."""
+    group, _, name = key.rpartition(".")
+    written = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    files = sorted((config_dir / group).glob("*.yaml")) if group else []
+    return [f"{group}={file.stem}" for file in files if written.search(file.read_text(encoding="utf-8"))]
 
 
 def known_keys(config_dir: Path, arguments: Sequence[str]) -> list[str]:
