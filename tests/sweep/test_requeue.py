@@ -126,6 +126,8 @@ def test_a_job_that_slurm_ends_goes_on_when_slurm_begins_it_again(whole: Path, t
         said, _ = process.communicate(timeout=240)
     assert process.returncode == 1, said
     assert "1 run: 1 interrupted" in said
+    assert "train: The launcher broke off (UncompletedJobError" in said
+    assert "Traceback" not in said
     assert only_run(tmp_path).status["exit_code"] == 143
 
     assert begin_again(tmp_path, "train:2:SIGTERM") == 143

@@ -14,7 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from train.errors import UsageError
+from train.errors import RunError, UsageError
 from train.ledger.lock import Lock
 from train.ledger.manifest import PlannedRun, read_manifest
 from train.run.resume import trusted
@@ -67,7 +67,7 @@ class Sweep:
             if self.settings.dry_run:
                 self.estimate(plan, standings, trust, nursery)
                 return []
-            if hasattr(self.launcher, "nursery"):  # the pool's: it starts the jobs, too
+            if self.is_pool:  # the nursery starts the jobs, too
                 self.launcher.nursery = nursery  # pyright: ignore[reportAttributeAccessIssue]
                 return self.launch(plan, standings, folder)
         return self.launch(plan, standings, folder)
@@ -101,7 +101,9 @@ class Sweep:
                 error = caught
             conclude(folder, plan.runs, again, self.report, error)
             if isinstance(error, Exception):
-                raise error
+                if self.is_pool or isinstance(error, UsageError | RunError):
+                    raise error
+                raise RunError(f"The launcher broke off ({type(error).__name__}: {error}).") from error
             return results
 
     def write_plan(self, plan: Plan, standings: Sequence[Standing], orders: Sequence[Order], folder: Path) -> None:
@@ -164,6 +166,11 @@ class Sweep:
             if changed := [str(key) for key in there if key not in (*OWN, "hydra") and there[key] != bare.get(key)]:
                 remedy = "A study sets values of runs in hydra.sweeper.params, so that each run can be repeated without it."
                 raise UsageError(f"study={self.study}: it sets {', '.join(sorted(changed))}. {remedy}")
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether the launcher is ours."""
+        return hasattr(self.launcher, "nursery")
 
     @property
     def study(self) -> str:
