@@ -25,7 +25,7 @@ def identity(config: Mapping[str, Any]) -> str:
 
 
 def arm_id(config: Mapping[str, Any], tuned: Collection[str] = ()) -> str:
-    """As `identity`, for the configuration without its seeds; and without the keys `tuned`, where those are a matter of the arm."""
+    """As `identity`, for the configuration without its seeds; and without the keys `tuned`, where those are chosen arm by arm."""
     content = {key: value for key, value in experiment_of(config).items() if key not in SEEDS}
     for key in tuned:
         content = _without(content, key.split("."))

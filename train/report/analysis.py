@@ -17,14 +17,17 @@ from train.report.collect import FAILED
 from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
 from train.report.curves import History
 from train.report.metric import Metric, number
+from train.report.phrases import listed
 from train.report.statistics.compare import compare, pairwise
 from train.report.statistics.effects import factorial
 from train.report.statistics.rates import divergence
-from train.report.statistics.threats import find_threats
+from train.report.statistics.threats import RANK, find_threats
+from train.report.tuning_words import Chosen, tuning_threats
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
 """Factors that set how long a run trains and how fast: that is the question then, no accident."""
+RATE = "optimizer.lr"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Analysis:
 
     def history(self, run: Run) -> History:
         return self.histories[run.folder]
+
+    @property
+    def chosen(self) -> tuple[Chosen, ...]:
+        """The arms with their choices, in the order of the table; empty where nothing is tuned."""
+        return tuple((self.samples[arm.id].arm, arm.choice) for arm in self.ranked if arm.choice)
 
     def value(self, run: Run) -> float:
         """The metric of a run that came to its end, NaN of any other."""
@@ -91,9 +99,14 @@ def analyse(
     has_values = any(sample.values for sample in samples.values())
     grid = factorial(cells_of(study, samples), crossed(study)) if study.is_grid and has_values else None
     facts = facts_of(study, names, metric)
-    wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect)
+    chosen = [(names[arm.id], arm.choice) for arm in study.arms if arm.choice]
+    wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect, scope=scope_of(study))
     effects = (*grid.main, *grid.interactions) if grid else compared
     intervals = sum(effect.low is not None for effect in effects)
+    threats = [
+        *tuning_threats(study.tune, chosen, metric),
+        *find_threats(list(samples.values()), facts, metric, comparisons=intervals),
+    ]
     return Analysis(
         study=study,
         metric=metric,
@@ -104,7 +117,7 @@ def analyse(
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else (),
         claims=claimed(study, names, samples, compared, grid, facts, wording),
-        threats=find_threats(list(samples.values()), facts, metric, comparisons=intervals),
+        threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
         smallest_effect=wording.smallest_effect,
     )
 
@@ -135,9 +148,33 @@ def facts_of(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
     return Facts(
         conditions=tuple(_conditions(arm, names[arm.id]) for arm in study.arms),
         test_size=max(sizes, default=None),
+        tuned_over=tried_of_all(study, RATE),
+        never_ended=tuple(names[arm.id] for arm in study.arms if arm.choice and arm.choice.lost_all),
         budget_factors=tuple(factor for factor, key in typed.items() if key in BUDGET_KEYS),
         rate_factors=tuple(factor for factor, key in typed.items() if key in RATE_KEYS),
     )
+
+
+def tried_of_all(study: Study, key: str) -> tuple[float, ...]:
+    """The numbers that were tried of a tuned key for every arm; fewer than two are no tuning, and give nothing."""
+    if key not in study.tune:
+        return ()
+    tried = [{_number(level.setting[key]) for level in arm.choice.levels if level.was_tried} for arm in study.arms if arm.choice]
+    shared = _distinct(set.intersection(*tried)) if tried else ()
+    return shared if len(shared) > 1 else ()
+
+
+def _number(level: str) -> float:
+    try:
+        return float(level)
+    except ValueError:
+        return math.nan
+
+
+def scope_of(study: Study) -> str:
+    """For the claims: the tuned keys of which they do not speak anyway."""
+    others = [key for key in study.tune if key != RATE]
+    return f"{listed(others)} tuned for every arm" if others else ""
 
 
 def _conditions(arm: Arm, name: str) -> Conditions:

@@ -1,7 +1,7 @@
 """Runs sorted into arms, what the arms differ in, and which of them is the baseline.
 
-Where keys are tuned, the configurations that differ in those alone are one arm, which holds the runs at its chosen level; those at
-the other levels lie beside it (`train.report.tuning`), so that whatever is computed of arms is computed of what is compared.
+Where keys are tuned, the configurations that differ in those alone are one arm, which holds the runs at its chosen level; those
+at the other levels lie beside it (`train.report.tuning`), so that what is computed of arms is computed of what is compared.
 """
 
 from __future__ import annotations

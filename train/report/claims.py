@@ -10,6 +10,9 @@ false in at most 5 % of sweeps:
     not_comparable          accuracy alone does not compare the two: runs on either side diverged or failed (those that ended are
                             a selection), or the sides were trained for different budgets
 
+Divergence is an outcome, too: where two arms cannot be compared by accuracy since runs diverged, the sentence says whether the
+rates of divergence differ by more than chance.
+
 A learning rate that was not tuned per arm qualifies a claim without undoing it: the difference was measured, at that rate, and
 the sentence says so. A factor that sets the budget (or the rate) is compared across budgets (or rates), as it is the question.
 A grid's interactions do not change a verdict either; those shown are added, because an average over combinations hides them.
@@ -36,7 +39,7 @@ from train.report.contracts import (
     Sample,
     Verdict,
 )
-from train.report.statistics.rates import divergence
+from train.report.statistics.rates import divergence, unequal
 
 ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no_effect_larger_than")
 SMALLEST_EFFECT = 0.005
@@ -66,6 +69,10 @@ class _Held:
     effect: Effect
     ours: tuple[Sample, ...]
     theirs: tuple[Sample, ...]
+    pairs: tuple[tuple[Sample, Sample], ...]
+    """An arm of either side that differ in this factor alone."""
+    judged: int
+    """How many levels the report holds against a baseline."""
     averaged: str = ""
 
 
@@ -81,12 +88,14 @@ def claims_of_arms(
     in which it differs from the baseline. An arm without a comparison is one that has no value."""
     by_arm = {sample.arm: sample for sample in samples}
     effects: dict[str, Effect] = {comparison.arm: comparison for comparison in comparisons}
+    judged = sum(map(len, factors.values()))
     claims = []
     for factor, arms in factors.items():
-        held = [
-            _Held(factor, arm, (arm, baseline), effects.get(arm, Effect(nan)), (by_arm[arm],), (by_arm[baseline],))
-            for arm in arms
-        ]
+        held = []
+        for arm in arms:
+            ours, theirs = by_arm[arm], by_arm[baseline]
+            effect = effects.get(arm, Effect(nan))
+            held.append(_Held(factor, arm, (arm, baseline), effect, (ours,), (theirs,), ((ours, theirs),), judged))
         claims.append(_claim(factor, held, wording, facts or Facts()))
     return tuple(claims)
 
@@ -95,22 +104,29 @@ def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording, facts: F
     """One claim per factor, from its main effects; runs that diverged count wherever in the grid they lie."""
     claims = []
     for factor in dict.fromkeys(effect.factor for effect in grid.main):
-        held = [_of_grid(effect, cells) for effect in grid.main if effect.factor == factor]
+        held = [_of_grid(effect, cells, len(grid.main)) for effect in grid.main if effect.factor == factor]
         shown = [i for i in grid.interactions if factor in (i.first, i.second) and i.excludes_zero]
         claims.append(_claim(factor, held, wording, facts or Facts(), shown))
     return tuple(claims)
 
 
-def _of_grid(effect: MainEffect, cells: Sequence[Cell]) -> _Held:
+def _of_grid(effect: MainEffect, cells: Sequence[Cell], judged: int) -> _Held:
     ours, theirs = (
-        tuple(cell.sample for cell in cells if cell.levels[effect.factor] == level) for level in (effect.level, effect.baseline)
+        {_others(cell, effect.factor): cell.sample for cell in cells if cell.levels[effect.factor] == level}
+        for level in (effect.level, effect.baseline)
     )
+    pairs = tuple((ours[others], theirs[others]) for others in ours if others in theirs)
     averaged = ""
     if effect.of_combinations > 1:
         of = "" if effect.combinations == effect.of_combinations else f" of the {effect.of_combinations}"
         averaged = f"over {effect.combinations}{of} combinations of the other factors"
     names = (f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}")
-    return _Held(effect.factor, effect.level, names, effect, ours, theirs, averaged)
+    return _Held(effect.factor, effect.level, names, effect, (*ours.values(),), (*theirs.values(),), pairs, judged, averaged)
+
+
+def _others(cell: Cell, factor: str) -> tuple[tuple[str, str], ...]:
+    """Its levels of all factors but one."""
+    return tuple(sorted((name, level) for name, level in cell.levels.items() if name != factor))
 
 
 def _claim(factor: str, held: Sequence[_Held], wording: Wording, facts: Facts, interactions: Sequence[Interaction] = ()) -> Claim:
@@ -145,6 +161,11 @@ def _obstacles(held: _Held, facts: Facts) -> list[str]:
         (sum(sample.failed for sample in side), name) for side, name in zip((held.ours, held.theirs), held.names, strict=True)
     ]
     found += [f"{phrases.runs(count)} with {name} failed" for count, name in failed if count]
+    found += [
+        f"no run of {sample.arm} came to its end at any level that was tuned over"
+        for sample in (*held.ours, *held.theirs)
+        if sample.arm in facts.never_ended
+    ]
     if held.factor not in facts.budget_factors:
         ours_for, theirs_for = (_values(side, facts, "budgets") for side in (held.ours, held.theirs))
         if ours_for and theirs_for and _apart(ours_for, theirs_for):
@@ -169,7 +190,21 @@ def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording) -> 
     said = f"{held.names[0]} and {held.names[1]} cannot be compared by {wording.metric.name} alone: {'; '.join(obstacles)}."
     if isfinite(held.effect.difference):
         said += f" The runs that ended differ by {_measured(held, wording)}, which is no claim about the two."
-    return said
+    return said + _divergence(held, wording)
+
+
+def _divergence(held: _Held, wording: Wording) -> str:
+    """Whether one side diverges more often, by an exact test; Bonferroni's correction for all levels of the report."""
+    ours, theirs = (divergence(side) for side in zip(*held.pairs, strict=True)) if held.pairs else (divergence(()),) * 2
+    if ours.count * theirs.total == theirs.count * ours.total:
+        return ""
+    p = min(1.0, held.judged * unequal((divergence((one,)), divergence((other,))) for one, other in held.pairs))
+    within = " within the combinations of the other factors" if len(held.pairs) > 1 else ""
+    test = f"exact test{within}, p {p:.2g}" + (f", adjusted for {held.judged} comparisons" if held.judged > 1 else "")
+    if p >= 1 - wording.confidence:
+        return f" That one diverges more often could be chance ({test})."
+    more, less = held.names if ours.count * theirs.total > theirs.count * ours.total else held.names[::-1]
+    return f" What the runs do support: {more} diverges more often than {less} ({test})."
 
 
 def _nothing_to_tell(held: _Held, wording: Wording) -> str:
@@ -235,10 +270,12 @@ def _qualified(held: _Held, wording: Wording, facts: Facts) -> str:
     """The learning rate that the claim is about, and the scope."""
     said = f", {wording.scope}" if wording.scope else ""
     ours, theirs = (_values(side, facts, "learning_rates") for side in (held.ours, held.theirs))
-    if held.factor in facts.rate_factors or not (ours and theirs):
+    if not (ours and theirs):
         return said
     if facts.tuned_over:
         return f"{said}, the learning rate tuned for every arm over {phrases.numbers(facts.tuned_over)}"
+    if held.factor in facts.rate_factors:
+        return said
     if ours != theirs:
         return f"{said}, the learning rate changed along with it ({phrases.numbers(ours)} against {phrases.numbers(theirs)})"
     rates = "rate" if len(ours) == 1 else "rates"

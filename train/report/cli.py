@@ -78,6 +78,15 @@ def parser() -> argparse.ArgumentParser:
         help="what the arms are held against: overrides that single one out, such as 'init=kaiming norm=none', or an arm's id; "
         "default: the sweep's own, else the arm that shares most with the others",
     )
+    made.add_argument(
+        "--tune",
+        action="extend",
+        type=_keys,
+        default=[],
+        metavar="KEY",
+        help="what was tuned, such as optimizer.lr (several with commas): no ingredient; every arm is compared at the level with "
+        "its best validation accuracy; default: as the sweep was told by sweep.tune",
+    )
     made.add_argument("--pairs", action="store_true", help="compare all pairs of arms as well")
     made.add_argument(
         "--smallest-effect",
@@ -99,6 +108,10 @@ def diff_parser() -> argparse.ArgumentParser:
     return made
 
 
+def _keys(typed: str) -> list[str]:
+    return [key.strip() for key in typed.split(",") if key.strip()]
+
+
 def _positive(typed: str) -> float:
     value = float(typed)
     if not 0 < value < float("inf"):
@@ -107,7 +120,14 @@ def _positive(typed: str) -> float:
 
 
 def _report(options: argparse.Namespace) -> int:
-    asked = ReportOptions(options.metric, options.baseline, options.pairs, options.smallest_effect, not options.no_tensorboard)
+    asked = ReportOptions(
+        metric=options.metric,
+        baseline=options.baseline,
+        pairs=options.pairs,
+        smallest_effect=options.smallest_effect,
+        tensorboard=not options.no_tensorboard,
+        tune=tuple(options.tune),
+    )
     analysis = analyse_folders(options.folders, asked)
     out = options.out or options.folders[0]
     page = write_report(analysis, out, tensorboard=asked.tensorboard)

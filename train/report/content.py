@@ -17,6 +17,7 @@ from train.report.collect import FAILED, Aside
 from train.report.contracts import Claim, Threat
 from train.report.figures.style import Drawing
 from train.report.levels import text
+from train.report.tuning_words import LevelRow, cost, explained, level_rows
 from train.sinks import figures
 
 VERDICTS = {
@@ -55,6 +56,8 @@ class Content:
     smallest_effect: str
     claims: tuple[Claim, ...]
     rows: tuple[table.Row, ...]
+    tuning: tuple[str, ...]
+    levels: tuple[LevelRow, ...]
     main_effects: tuple[table.EffectRow, ...]
     interactions: tuple[table.EffectRow, ...]
     grid_notes: tuple[str, ...]
@@ -95,6 +98,8 @@ def content_of(analysis: Analysis, drawings: Sequence[Drawing]) -> Content:
         smallest_effect=f"{words.difference(metric, analysis.smallest_effect).lstrip('+')} {words.unit(metric)}",
         claims=analysis.claims,
         rows=table.rows(analysis),
+        tuning=explained(study.tune, analysis.chosen, metric) if study.tune else (),
+        levels=level_rows(analysis.chosen),
         main_effects=table.main_effects(analysis),
         interactions=table.interactions(analysis),
         grid_notes=analysis.grid.notes if analysis.grid else (),
@@ -136,6 +141,8 @@ def asked(analysis: Analysis) -> Iterable[tuple[str, str]]:
     if study.design:
         yield "Design", DESIGNS[study.design]
     yield "Runs", _counts(analysis)
+    if study.tune:
+        yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy: {cost(analysis.chosen)}"
     yield "Baseline", f"{study.baseline.full_label}: {study.baseline_because}"
     yield (
         "Metric",
@@ -195,6 +202,8 @@ def _notes(analysis: Analysis) -> Iterable[str]:
     """What else a reader has to know of the material."""
     for plan in analysis.study.collection.plans:
         yield from plan.manifest.notes
+    if len({plan.manifest.tune for plan in analysis.study.collection.plans}) > 1 and not analysis.study.tune:
+        yield "the sweeps tuned different keys (sweep.tune), so every level is an arm here; --tune KEY says what was tuned"
     for arm in analysis.study.arms:
         for run in arm.runs:
             if problem := analysis.history(run).problem:

@@ -17,14 +17,14 @@ from train.report.levels import factors_of, setting_of
 from train.report.metric import IN_SUMMARY, number
 from train.report.table import command
 
-FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "seed")
+FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "seed")
 _NUMBERS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
 
 
 def csv_text(analysis: Analysis, out: Path) -> str:
     """Columns: what a run is, every factor and every configuration key in which runs differ, what it gave, and how it was made.
-    Accuracies are fractions. What is not known is empty."""
-    runs = [(arm, run) for arm in analysis.ranked for run in arm.runs]
+    Accuracies are fractions. What is not known is empty. `compared` is false at levels of tuned keys that were not chosen."""
+    runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.set_aside)]
     settings = {id(run): setting_of(run) for _, run in runs}
     columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(settings.values()))]))
     roles = sorted({role for _, run in runs for role in run.seeds})
@@ -57,8 +57,9 @@ def csv_text(analysis: Analysis, out: Path) -> str:
 
 
 def _who(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
-    label = analysis.samples[arm.id].arm
-    return shown(run.folder, out), run.state, run.reason, label, run.arm, run.identity, str(arm.is_baseline).lower(), run.seed
+    label, is_compared = analysis.samples[arm.id].arm, not arm.choice or run in arm.runs
+    said = (str(arm.is_baseline).lower(), str(is_compared).lower())
+    return shown(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *said, run.seed
 
 
 def _made(run: Run) -> Iterable[Any]:

@@ -25,13 +25,15 @@ PAGE = "report.html"
 class ReportOptions:
     """`metric`: a tag, such as accuracy/test; `baseline`: an arm's id or overrides, empty for the plan's; `pairs`: compare all
     arms with each other; `smallest_effect`: the difference that would matter, in the metric's own unit (a fraction for
-    accuracies), None for the default; `tensorboard`: also write the charts of the arms into the folder of the runs."""
+    accuracies), None for the default; `tensorboard`: also write the charts of the arms into the folder of the runs; `tune`: keys
+    of which a level is chosen for each arm, empty for those of the sweep."""
 
     metric: str = metrics.DEFAULT
     baseline: str = ""
     pairs: bool = False
     smallest_effect: float | None = None
     tensorboard: bool = True
+    tune: tuple[str, ...] = ()
 
 
 def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> Path:
@@ -46,9 +48,9 @@ def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis
     from train.report.collect import collect
     from train.report.curves import CURVE_TAGS, read_histories
 
-    study = study_of(collect(folders), options.baseline)
+    study = study_of(collect(folders), options.baseline, options.tune)
     metric = metrics.Metric(options.metric)
-    histories = read_histories(study.runs, (*CURVE_TAGS, metric.tag))
+    histories = read_histories((*study.runs, *study.set_aside), (*CURVE_TAGS, metric.tag))
     metrics.check(metric, study.runs, histories)
     from train.report.analysis import analyse  # imports scipy, which takes longer than all before it
 

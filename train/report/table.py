@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from train.ledger.run import Run
@@ -14,6 +14,7 @@ from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Effect
 from train.report.metric import number
+from train.report.tuning_words import standing
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Row:
     label: str
     levels: str
     """Of the baseline, since its label does not say them."""
+    at: str
+    """With tuned keys: at which levels of them it is compared."""
     done: int
     diverged: int
     failed: int
@@ -109,6 +112,7 @@ def _row(analysis: Analysis, arm: Arm, place: int, low: float, high: float) -> R
         arm=arm,
         label=sample.arm,
         levels=arm.full_label if arm.is_baseline else "",
+        at=standing(arm.choice) if arm.choice else "",
         done=len(done),
         diverged=sample.diverged,
         failed=sample.failed,
@@ -181,13 +185,20 @@ def _averaged(combinations: int, of_combinations: int) -> str:
 
 
 def listed(analysis: Analysis, *states: str) -> tuple[RunRow, ...]:
-    """The runs in any of `states`."""
+    """The runs in any of `states`, those at levels that were not chosen too."""
     return tuple(
-        RunRow(str(run.folder), analysis.samples[arm.id].arm, run.seed, run.state, _reason(analysis, run))
+        RunRow(str(run.folder), name, run.seed, run.state, _reason(analysis, run))
         for arm in analysis.ranked
-        for run in arm.runs
+        for name, runs in _runs_by_name(analysis.samples[arm.id].arm, arm)
+        for run in runs
         if run.state in states
     )
+
+
+def _runs_by_name(name: str, arm: Arm) -> Iterable[tuple[str, Sequence[Run]]]:
+    if arm.choice is None:
+        return [(name, arm.runs)]
+    return [(f"{name} at {level.name}", level.runs) for level in arm.choice.levels]
 
 
 def _reason(analysis: Analysis, run: Run) -> str:

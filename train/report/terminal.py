@@ -27,7 +27,8 @@ def spoken(analysis: Analysis, page: Path) -> str:
         lost = ", ".join(f"{count} {what}" for count, what in ((row.diverged, "diverged"), (row.failed, "failed")) if count)
         error = f" +- {row.standard_error}" if row.standard_error else ""
         mean = f"{row.mean}{error}{unit}" if row.mean != words.UNKNOWN else "-"
-        lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{f'  ({lost})' if lost else ''}".rstrip())
+        remarks = (f"  ({lost})" if lost else "") + (f"  {row.at}" if row.at else "")
+        lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
     if len(made) > MOST_ROWS:
         lines.append(f"... and {len(made) - MOST_ROWS} more")
     return "\n".join([*lines, "", f"report: {page}"])

@@ -66,7 +66,8 @@ def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loa
     own = {name for name in asked if re.split(r"[.@]", name.lstrip("~"))[0] in OWN}
     for name in sorted(own):
         if asked[name].is_sweep_override():
-            raise UsageError(f"{asked[name].input_line}: this key says how to sweep and cannot be swept itself. Give one value; a list takes brackets.")
+            line = asked[name].input_line
+            raise UsageError(f"{line}: this key says how to sweep and cannot be swept itself. Give one value (or a list, [A,B]).")
     rest = {name: override for name, override in asked.items() if name not in own}
     axes = [_axis(name, override) for name, override in rest.items() if override.is_sweep_override()]
     return Request(

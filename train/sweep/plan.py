@@ -40,7 +40,7 @@ COMPOSING = (HydraException, OmegaConfBaseException)
 @dataclass(frozen=True)
 class Arm:
     """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: option group
-    -> chosen option; `runs`: one a seed; `tuned`: what it shares with those that differ from it in tuned keys alone, else empty."""
+    -> chosen option; `runs`: one a seed; `tuned`: what it shares with those that differ from it in tuned keys alone, or empty."""
 
     id: str
     levels: Levels

@@ -38,9 +38,7 @@ def merged(old: Manifest | None, new: Manifest) -> Manifest:
     if identities < {run.identity for run in old.runs}:  # a part was repeated; the question is still the whole one's
         known = {arm.id: arm for arm in old.arms}
         arms_as_before = tuple(known.get(arm.id, arm) for arm in new.arms)
-        new = replace(
-            new, command=old.command, design=old.design, baseline=old.baseline, tune=old.tune, arms=arms_as_before
-        )
+        new = replace(new, command=old.command, design=old.design, baseline=old.baseline, tune=old.tune, arms=arms_as_before)
     arms = {arm.id for arm in new.arms}
     dropped = {item.overrides for item in new.dropped} | {arm.overrides for arm in (*old.arms, *new.arms)}
     return replace(

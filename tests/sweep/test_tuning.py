@@ -1,0 +1,178 @@
+"""Axes that are tuned: crossed with every arm, no ingredients of the comparison, and recorded for the report."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from tests.harness import COMMAND, SMALL
+from tests.sweep.test_plan import plan_of
+from train import cli
+from train.errors import UsageError
+from train.ledger.identity import arm_id
+from train.ledger.manifest import Manifest, read_manifest
+from train.sweep import shown
+from train.sweep.plan import Plan
+from train.sweep.record import manifest_of, merged
+from train.sweep.reuse import survey
+
+RATES = "optimizer.lr=0.1,0.4"
+TUNE = "sweep.tune=optimizer.lr"
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[Any]:
+    cli.register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        yield hydra.config_loader
+
+
+def typed(plan: Plan) -> list[list[str]]:
+    """Arm by arm, what leads to each of its levels."""
+    return [[" ".join(arm.overrides) for arm in arms] for arms in plan.compared]
+
+
+DESIGNS = [
+    (
+        "grid",
+        [
+            ["norm=none", "init=kaiming"],
+            ["norm=none", "init=xavier"],
+            ["norm=batch", "init=kaiming"],
+            ["norm=batch", "init=xavier"],
+        ],
+    ),
+    ("one_at_a_time", [[], ["norm=none"], ["init=xavier"]]),
+    ("leave_one_out", [["norm=none", "init=kaiming"], ["norm=batch", "init=kaiming"], ["norm=none", "init=xavier"]]),
+]
+
+
+@pytest.mark.parametrize(("design", "arms"), DESIGNS, ids=[design for design, _ in DESIGNS])
+def test_every_arm_of_every_design_is_tried_at_every_level(loader: Any, design: str, arms: list[list[str]]) -> None:
+    plan = plan_of(loader, [f"sweep.design={design}", TUNE, "norm=none,batch", "init=kaiming,xavier", RATES, "seed=0,1"])
+    assert typed(plan) == [[" ".join([*arm, f"optimizer.lr={rate}"]) for rate in ("0.1", "0.4")] for arm in arms]
+    assert len(plan.runs) == len(arms) * 2 * 2
+    assert [run.overrides[-1] for run in plan.runs] == ["seed=0"] * len(arms) * 2 + ["seed=1"] * len(arms) * 2
+
+
+def test_what_is_shown_before_it_starts(loader: Any, tmp_path: Path) -> None:
+    plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=range(5)"])
+    assert list(shown.arms_table(plan)) == [
+        "arms",
+        "  baseline  norm=none  at optimizer.lr=0.1,0.4",
+        "            norm=batch  at optimizer.lr=0.1,0.4",
+    ]
+    size, baseline, *_ = shown.brief(plan, survey(tmp_path, plan.runs, False), "unfinished", Path("out"))
+    assert size == "sweep  2 arms x 2 levels of optimizer.lr x 5 seeds = 20 runs (grid) in out"
+    assert baseline.split() == ["baseline:", "norm=none"]
+
+
+def test_several_keys_are_crossed_or_move_together(loader: Any) -> None:
+    both = [
+        "sweep.tune=[optimizer.lr,optimizer.momentum]",
+        "optimizer.lr=0.1,0.2",
+        "optimizer.momentum=0.8,0.9",
+        "norm=none,batch",
+    ]
+    assert [len(arms) for arms in plan_of(loader, both).compared] == [4, 4]
+    plan = plan_of(loader, [*both, "sweep.zip=[[optimizer.lr,optimizer.momentum]]"])
+    assert typed(plan)[0] == [
+        "optimizer.lr=0.1 optimizer.momentum=0.8 norm=none",
+        "optimizer.lr=0.2 optimizer.momentum=0.9 norm=none",
+    ]
+
+
+def test_a_value_computed_from_a_tuned_one_sets_no_arms_apart(loader: Any) -> None:
+    plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "regularization.weight_decay='${optimizer.lr}'"])
+    assert [len(arms) for arms in plan.compared] == [2, 2]
+
+
+def test_the_plan_on_disk_tells_what_was_tuned(loader: Any, tmp_path: Path) -> None:
+    plan = plan_of(loader, [TUNE, "norm=none,batch", RATES])
+    made = recorded(plan)
+    (tmp_path / "sweep.json").write_text(made.as_json())
+    assert read_manifest(tmp_path) == made
+    assert made.tune == ("optimizer.lr",)
+    assert made.axes == {"norm": ("none", "batch"), "optimizer.lr": ("0.1", "0.4")}
+    assert {arm.tuned for arm in made.arms} == {arm_id(arm.config, made.tune) for arm in plan.arms}
+    assert len({arm.tuned for arm in made.arms}) == 2
+
+
+def recorded(plan: Plan) -> Manifest:
+    return manifest_of(plan, plan.runs, ["train"], "", [])
+
+
+def test_a_wider_range_in_the_same_folder_joins_the_arms_that_are_there(loader: Any) -> None:
+    first = recorded(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.1,0.2"]))
+    wider = recorded(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.05,0.4"]))
+    both = merged(first, wider)
+    assert len(both.arms) == 8
+    assert len({arm.tuned for arm in both.arms}) == 2
+
+
+def test_repeating_a_part_leaves_what_was_tuned(loader: Any) -> None:
+    whole = recorded(plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=0,1"]))
+    part = recorded(plan_of(loader, ["norm=batch", "optimizer.lr=0.4", "seed=0,1"]))
+    both = merged(whole, part)
+    assert both.tune == ("optimizer.lr",)
+    assert {arm.id: arm for arm in both.arms} == {arm.id: arm for arm in whole.arms}
+
+
+REFUSED: list[tuple[Sequence[str], str]] = [
+    (["sweep.tune=optimizer.rl", RATES], "optimizer.rl is not an axis of this command. .*Did you mean 'optimizer.lr'?"),
+    ([TUNE, "optimizer.lr=0.1"], r"has one value only \(optimizer.lr=0.1\). Give it the levels to try"),
+    ([TUNE, "optimizer.lr=0.1,0.1"], "has the one level 0.1. Give it several"),
+    (["sweep.tune=seed", "seed=0,1"], "choosing the best of them proves nothing"),
+    ([TUNE, RATES, "sweep.baseline={optimizer.lr: 0.1}"], "is tuned for every arm"),
+    (
+        [TUNE, "norm=none,batch,group", RATES, "sweep.zip=[[norm,optimizer.lr]]"],
+        r"tuned axes \(sweep.tune\) are crossed with every arm",
+    ),
+    ([TUNE, RATES, "data.val_fraction=0"], "data.val_fraction=0 leaves no validation split"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), REFUSED, ids=[" ".join(overrides) for overrides, _ in REFUSED])
+def test_what_cannot_be_tuned(loader: Any, overrides: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_of(loader, [*(["norm=none,batch"] if "norm" not in " ".join(overrides) else []), *overrides])
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    command = [str(COMMAND), "-m", *SMALL, "observe=off", "sweep.reuse_other_code=true", "hydra.sweep.dir=out", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_misspelt_key_ends_the_command_before_anything_starts(tmp_path: Path) -> None:
+    result = train(tmp_path, "norm=none,batch", "optimizer.lr=0.1,0.2", "sweep.tune=optimizer.rl")
+    assert result.returncode == 2
+    assert "sweep.tune=optimizer.rl" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_with_tuned_rates_from_command_to_report(tmp_path: Path) -> None:
+    result = train(tmp_path, "norm=none,batch", "optimizer.lr=0.05,0.1", "seed=0,1", TUNE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 arms x 2 levels of optimizer.lr x 2 seeds = 8 runs (grid)" in result.stdout
+    assert "baseline: norm=none\n" in result.stdout
+    assert "8 runs, of which 4 at the chosen levels are compared" in (tmp_path / "out" / "report.html").read_text()
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    for norm in ("none", "batch"):
+        means = {
+            rate: sum(float(row["val_accuracy"]) for row in rows if (row["norm"], row["optimizer.lr"]) == (norm, rate)) / 2
+            for rate in ("0.05", "0.1")
+        }
+        taken = {row["optimizer.lr"] for row in rows if row["norm"] == norm and row["compared"] == "true"}
+        assert taken == {max(means, key=lambda rate: means[rate])}
