@@ -103,7 +103,8 @@ def _learning_rate(seen: _Seen) -> _Found:
         return
     many = "the rate" if len(rates) == 1 else "rates"
     said = f"No arm had its learning rate tuned; {many} {numbers(rates)} may suit some arms better than others"
-    yield "learning_rate", f"{said}, and another rate may order them differently.", "caution"
+    remedy = "Rates tried as levels of optimizer.lr, with sweep.tune=optimizer.lr, are tuned for every arm"
+    yield "learning_rate", f"{said}, and another rate may order them differently. {remedy}.", "caution"
 
 
 def _union(conditions: Sequence[Conditions], name: str) -> list[float]:
