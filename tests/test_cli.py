@@ -22,7 +22,7 @@ Train = Callable[..., "subprocess.CompletedProcess[str]"]
 REFUSED = {
     "init=xavir": "train: init=xavir: there is no such choice. Did you mean init=xavier?",
     "optimizer.lrr=1": "Did you mean 'optimizer.lr'?",
-    "norm=batch norm.groups=4": "norm.groups: the chosen norm has no such key. It belongs to norm=group. Of the chosen one: norm.",
+    "norm=batch norm.groups=4": "norm.groups: the chosen norm has no such key. It belongs to norm=group. Of the chosen one: norm",
     "trainer.epoch=3": "Did you mean 'trainer.epochs'?",
     "inti=xavier": "Did you mean 'init'?",
     "+seeed=3": "train: seeed: there is no such key. Did you mean 'seed'?",

@@ -217,6 +217,28 @@ def test_divergence_in_a_grid_is_held_against_the_same_combination_of_the_others
     assert norm.verdict == "not_comparable"
 
 
+def test_the_side_that_diverges_more_often_is_the_one_within_the_combinations() -> None:
+    """Of all runs 28 of 50 diverged with batch, 26 of 50 with none; but in either combination more of those with none."""
+    counts = {("xavier", "none"): (10, 10), ("xavier", "batch"): (28, 40)}
+    counts |= {("kaiming", "none"): (16, 40), ("kaiming", "batch"): (0, 10)}
+    cells = [
+        Cell({"init": init, "norm": norm}, Sample(f"{init} {norm}", (0.8,) * (total - diverged), diverged=diverged))
+        for (init, norm), (diverged, total) in counts.items()
+    ]
+    grid = factorial(cells, {"init": ("xavier", "kaiming"), "norm": ("none", "batch")})
+    norm = claims_of_grid(grid, cells, WORDING)[1]
+    assert "norm=none diverges more often than norm=batch" in norm.sentence
+
+
+def test_arms_that_the_axes_do_not_tell_apart_all_count() -> None:
+    levels = [{"init": init, "norm": norm} for init in ("xavier", "kaiming") for norm in ("none", "batch")]
+    cells = [Cell(at, arm(" ".join(at.values()), 0.8)) for at in levels]
+    lost = Cell(levels[-1], Sample("with other constants", (), diverged=5))
+    for found in ([lost, *cells], [*cells, lost]):
+        claims = claims_of_grid(factorial(found, {"init": ("xavier", "kaiming"), "norm": ("none", "batch")}), found, WORDING)
+        assert [claim.verdict for claim in claims] == ["not_comparable"] * 2
+
+
 def threats(samples: Sequence[Sample], facts: Facts | None = None, comparisons: int = 1) -> dict[str, Threat]:
     return {threat.kind: threat for threat in find_threats(samples, facts or Facts(), Shown(), comparisons=comparisons)}
 

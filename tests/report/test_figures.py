@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from train.report.figures.cost import CLOCK_S, MAX_TICKS, spacing
+from train.report.figures.cost import CLOCK_S, MAX_TICKS, ArmCost, draw_cost, spacing
 from train.report.figures.curves import ArmCurves, Chart, Line, draw_apart, draw_together
 from train.report.figures.style import Look
 
@@ -26,6 +26,12 @@ def test_a_run_that_exploded_leaves_the_others_their_room(draw) -> None:
     assert boxes[0] is not None
     assert boxes[1] is not None
     assert boxes[0].group(1) == boxes[1].group(1), "the axes lie where they do without it"
+
+
+@pytest.mark.parametrize("times_s", [[3600.0], [0.0, 0.0], [86400.0, 86400.0]])
+def test_runs_of_one_duration_have_few_ticks_too(times_s: list[float]) -> None:
+    picture = draw_cost([ArmCost(LOOKS[0], times_s, [0.5] * len(times_s))], "test accuracy", True).decode()
+    assert picture.count('id="xtick_') <= 2 * MAX_TICKS
 
 
 @pytest.mark.parametrize("range_s", [0.3, 7, 59, 61, 1000, 40_000, 1e7])

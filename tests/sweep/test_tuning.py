@@ -92,6 +92,14 @@ def test_several_keys_are_crossed_or_move_together(loader: Any) -> None:
     ]
 
 
+def test_an_arm_lives_as_long_as_one_of_its_levels_is_possible(loader: Any) -> None:
+    plan = plan_of(loader, [TUNE, "norm=none,batch", RATES])
+    left = plan.without({plan.arms[0].id: "it cannot be"})
+    assert [arm.levels for arm in (left.baseline, plan.arms[1])] == [{"norm": "none", "optimizer.lr": "0.4"}] * 2
+    with pytest.raises(UsageError, match="The baseline"):
+        plan.without({arm.id: "it cannot be" for arm in plan.compared[0]})
+
+
 def test_a_value_computed_from_a_tuned_one_sets_no_arms_apart(loader: Any) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "regularization.weight_decay='${optimizer.lr}'"])
     assert [len(arms) for arms in plan.compared] == [2, 2]

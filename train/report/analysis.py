@@ -173,8 +173,15 @@ def _number(level: str) -> float:
 
 def scope_of(study: Study) -> str:
     """For the claims: the tuned keys of which they do not speak anyway."""
-    others = [key for key in study.tune if key != RATE]
+    others = [key for key in study.tune if key != RATE and all(_had_a_choice(arm, key) for arm in study.arms)]
     return f"{listed(others)} tuned for every arm" if others else ""
+
+
+def _had_a_choice(arm: Arm, key: str) -> bool:
+    """Whether several levels of `key` were tried for it, and there was something to choose by."""
+    if arm.choice is None or not (arm.choice.was_measured or arm.choice.lost_all):
+        return False
+    return len({level.setting[key] for level in arm.choice.levels if level.was_tried}) > 1
 
 
 def _conditions(arm: Arm, name: str) -> Conditions:

@@ -11,7 +11,7 @@ false in at most 5 % of sweeps:
                             a selection), or the sides were trained for different budgets
 
 Divergence is an outcome, too: where two arms cannot be compared by accuracy since runs diverged, the sentence says whether the
-rates of divergence differ by more than chance.
+rates of divergence differ by more than chance. These tests are a family of their own, beside the intervals' 5 %.
 
 A learning rate that was not tuned per arm qualifies a claim without undoing it: the difference was measured, at that rate, and
 the sentence says so. A factor that sets the budget (or the rate) is compared across budgets (or rates), as it is the question.
@@ -111,17 +111,16 @@ def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording, facts: F
 
 
 def _of_grid(effect: MainEffect, cells: Sequence[Cell], judged: int) -> _Held:
-    ours, theirs = (
-        {_others(cell, effect.factor): cell.sample for cell in cells if cell.levels[effect.factor] == level}
-        for level in (effect.level, effect.baseline)
-    )
-    pairs = tuple((ours[others], theirs[others]) for others in ours if others in theirs)
+    ours, theirs = ([c for c in cells if c.levels[effect.factor] == level] for level in (effect.level, effect.baseline))
+    partners = {_others(cell, effect.factor): cell.sample for cell in theirs}
+    pairs = {others: (c.sample, partners[others]) for c in ours if (others := _others(c, effect.factor)) in partners}
     averaged = ""
     if effect.of_combinations > 1:
         of = "" if effect.combinations == effect.of_combinations else f" of the {effect.of_combinations}"
         averaged = f"over {effect.combinations}{of} combinations of the other factors"
     names = (f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}")
-    return _Held(effect.factor, effect.level, names, effect, (*ours.values(),), (*theirs.values(),), pairs, judged, averaged)
+    one, other = (tuple(cell.sample for cell in side) for side in (ours, theirs))
+    return _Held(effect.factor, effect.level, names, effect, one, other, (*pairs.values(),), judged, averaged)
 
 
 def _others(cell: Cell, factor: str) -> tuple[tuple[str, str], ...]:
@@ -195,15 +194,16 @@ def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording) -> 
 
 def _divergence(held: _Held, wording: Wording) -> str:
     """Whether one side diverges more often, by an exact test; Bonferroni's correction for all levels of the report."""
-    ours, theirs = (divergence(side) for side in zip(*held.pairs, strict=True)) if held.pairs else (divergence(()),) * 2
-    if ours.count * theirs.total == theirs.count * ours.total:
+    rates = [(divergence((one,)), divergence((other,))) for one, other in held.pairs]
+    excess = sum(one.count - (one.count + other.count) * one.total / max(1, one.total + other.total) for one, other in rates)
+    if abs(excess) < 1e-9:
         return ""
-    p = min(1.0, held.judged * unequal((divergence((one,)), divergence((other,))) for one, other in held.pairs))
+    p = min(1.0, held.judged * unequal(rates))
     within = " within the combinations of the other factors" if len(held.pairs) > 1 else ""
     test = f"exact test{within}, p {p:.2g}" + (f", adjusted for {held.judged} comparisons" if held.judged > 1 else "")
     if p >= 1 - wording.confidence:
         return f" That one diverges more often could be chance ({test})."
-    more, less = held.names if ours.count * theirs.total > theirs.count * ours.total else held.names[::-1]
+    more, less = held.names if excess > 0 else held.names[::-1]  # as in the test: the sums of all pairs may say the opposite
     return f" What the runs do support: {more} diverges more often than {less} ({test})."
 
 

@@ -10,7 +10,6 @@ from train.errors import UsageError
 from train.ledger.manifest import FILE_NAME, Manifest, PlannedRun, read_manifest
 from train.ledger.run import ENDED_BY_ITSELF, Run, State, find_runs, read_run
 
-NOT_ENDED: tuple[State, ...] = ("queued", "running", "interrupted")
 FAILED: tuple[State, ...] = ("failed", "lost")
 
 

@@ -55,7 +55,7 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
     _write(target, began, [(began, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
     if (folder / FILE_NAME).exists():  # elsewhere, runs that come later would find a table that lacks their columns
         rows = [arm_of(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs]
-        write_table(folder, rows, analysis.study.factors, began)
+        write_table(folder, rows, (*analysis.study.factors, *analysis.study.tune), began)
 
 
 def write_table(folder: Path, arms: Sequence[Row], factors: Collection[str], began: float = 0.0) -> None:

@@ -151,7 +151,8 @@ def _lossy(chosen: Sequence[Chosen]) -> _Found:
     lossy = [f"{name} ({choice.chosen.name})" for name, choice in chosen if choice.was_measured and choice.chosen.lost]
     if lossy:
         said = "No level without diverged or failed runs could be chosen for"
-        yield "tuning_lossy", f"{said} {phrases.listed(lossy)}: it is the one that lost the smallest share.", "serious"
+        how = "levels that wait for no run came first, then the smallest share lost"
+        yield "tuning_lossy", f"{said} {phrases.listed(lossy)}: {how}.", "serious"
 
 
 def _alone(chosen: Sequence[Chosen]) -> _Found:

@@ -94,7 +94,7 @@ class Plan:
         reasons = {impossible.get(arm.id) for arm in self.arms}
         if None not in reasons and len(reasons) == 1:
             raise UsageError(impossible[self.baseline.id])
-        if self.baseline.id in impossible:
+        if all(arm.id in impossible for arm in self.compared[0]):  # of tuned keys, one level that works is enough
             raise UsageError(_impossible_baseline(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
         gone = tuple(Dropped(arm.overrides, impossible[arm.id]) for arm in self.arms if arm.id in impossible)
         left = tuple(arm for arm in self.arms if arm.id not in impossible)

@@ -47,7 +47,8 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
         axes.xaxis.set_major_locator(FixedLocator(CLOCK_S))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        axes.xaxis.set_major_locator(MultipleLocator(spacing(max(times) - min(times))))
+        # Around times that are all the same, matplotlib shows a tenth of them.
+        axes.xaxis.set_major_locator(MultipleLocator(spacing(max(times) - min(times) or 0.1 * max(times))))
     axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
     if share:
         axes.yaxis.set_major_formatter(FuncFormatter(percent))
