@@ -114,6 +114,9 @@ def test_that_one_side_diverges_more_often_is_a_claim_of_its_own() -> None:
     assert "norm=none diverges more often than norm=batch" in other_way.sentence
     several = claim_of(Sample("norm=batch", (), diverged=5), arm("norm=group", 0.80))
     assert "p 0.016, adjusted for 2 comparisons" in several.sentence
+    chosen = claim_of(Sample("norm=batch", (), diverged=5), facts=Facts(tuned=True))
+    assert "exact test" not in chosen.sentence, "levels were chosen for losing least"
+    assert "the level chosen for each arm" in chosen.sentence
     both = claim_of(arm("norm=batch", 0.85, diverged=2), base=arm("norm=none", 0.80, diverged=2))
     assert "exact test" not in both.sentence
 

@@ -146,6 +146,7 @@ REFUSED: list[tuple[Sequence[str], str]] = [
         [TUNE, "norm=none,batch,group", RATES, "sweep.zip=[[norm,optimizer.lr]]"],
         r"tuned axes \(sweep.tune\) are crossed with every arm",
     ),
+    (["sweep.tune=data", "data=fashion_mini,noise"], "levels are chosen by their accuracy on the same validation split"),
     ([TUNE, RATES, "data.val_fraction=0"], "data.val_fraction=0 leaves no validation split"),
 ]
 

@@ -149,6 +149,7 @@ def facts_of(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
         conditions=tuple(_conditions(arm, names[arm.id]) for arm in study.arms),
         test_size=max(sizes, default=None),
         tuned_over=tried_of_all(study, RATE),
+        tuned=any(arm.choice for arm in study.arms),
         never_ended=tuple(names[arm.id] for arm in study.arms if arm.choice and arm.choice.lost_all),
         budget_factors=tuple(factor for factor, key in typed.items() if key in BUDGET_KEYS),
         rate_factors=tuple(factor for factor, key in typed.items() if key in RATE_KEYS),

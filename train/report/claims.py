@@ -139,7 +139,7 @@ def _claim(factor: str, held: Sequence[_Held], wording: Wording, facts: Facts, i
 def _level_claim(held: _Held, wording: Wording, facts: Facts) -> LevelClaim:
     effect, obstacles = held.effect, _obstacles(held, facts)
     if obstacles:
-        return LevelClaim(held.level, "not_comparable", _not_comparable(held, obstacles, wording), effect)
+        return LevelClaim(held.level, "not_comparable", _not_comparable(held, obstacles, wording, facts), effect)
     if effect.bound is None:
         return LevelClaim(held.level, "underpowered", _nothing_to_tell(held, wording), effect)
     if effect.excludes_zero:
@@ -185,10 +185,12 @@ def _values(side: Sequence[Sample], facts: Facts, name: str) -> tuple[float, ...
     return tuple(sorted({value for made in facts.conditions if made.arm in arms for value in getattr(made, name)}))
 
 
-def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording) -> str:
+def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording, facts: Facts) -> str:
     said = f"{held.names[0]} and {held.names[1]} cannot be compared by {wording.metric.name} alone: {'; '.join(obstacles)}."
     if isfinite(held.effect.difference):
         said += f" The runs that ended differ by {_measured(held, wording)}, which is no claim about the two."
+    if facts.tuned:  # of all levels those were chosen that lost least: a test of what they lost would prove nothing
+        return f"{said} These are the runs at the level chosen for each arm; the table of the tuning has the others."
     return said + _divergence(held, wording)
 
 

@@ -209,13 +209,14 @@ class Conditions:
 @dataclass(frozen=True)
 class Facts:
     """What is known beyond the values. `test_size`: images that the metric was counted on; `tuned_over`: the learning rates tried
-    for every arm, empty where it was fixed; `never_ended`: arms of which every run was lost at every level that was tuned over;
-    `budget_factors`: factors that are the budget itself, such as `trainer.epochs`, and `rate_factors`: those that are the
-    learning rate."""
+    for every arm, empty where it was fixed; `tuned`: whether arms stand at levels, of a rate or else, that were chosen for them;
+    `never_ended`: arms of which every run was lost at every level; `budget_factors`: factors that are the budget itself, such as
+    `trainer.epochs`, and `rate_factors`: those that are the learning rate."""
 
     conditions: tuple[Conditions, ...] = ()
     test_size: int | None = None
     tuned_over: tuple[float, ...] = ()
+    tuned: bool = False
     never_ended: tuple[str, ...] = ()
     budget_factors: tuple[str, ...] = ()
     rate_factors: tuple[str, ...] = ()

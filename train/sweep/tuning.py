@@ -23,6 +23,8 @@ def refuse(request: Request, tuned: Sequence[str], baseline: Levels) -> None:
         shown = f"sweep.tune={key}"
         if key.partition(".")[0] in SEEDS:
             raise UsageError(f"{shown}: seeds are what a level is averaged over; choosing the best of them proves nothing.")
+        if key.partition(".")[0] == "data":
+            raise UsageError(f"{shown}: levels are chosen by their accuracy on the same validation split, which data decide.")
         if key not in axes:
             constant = request.constants.get(key)
             what = f"has one value only ({constant})" if constant else "is not an axis of this command"
