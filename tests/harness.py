@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -35,6 +37,16 @@ TRUST = ("tests",)
 """Runs in this process may call what tests define."""
 
 COMMAND = Path(sys.executable).with_name("train")
+
+
+def command_in_child(order: tuple[Sequence[str], str]) -> None:
+    """For `Nursery.start`: (arguments, folder) of the command `train`, in a process that has imported torch before. Its stdout is
+    dropped."""
+    arguments, folder = order
+    os.chdir(folder)
+    sys.argv = ["train", *arguments]
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        cli.main()
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, object]:

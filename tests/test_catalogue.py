@@ -38,7 +38,8 @@ def overrides_of(choice: str) -> list[str]:
     group, _, name = choice.partition("=")
     if group == "experiment":
         noise = ["data=noise", f"data.shape={RECIPE_SHAPES.get(name, '[1,28,28]')}", "data.train_size=16", "data.test_size=4"]
-        return [choice, *noise, "trainer.batch_size=4", "trainer.epochs=1", "trainer.max_steps=2", "data.val_fraction=0"]
+        narrow = ["model.width=64"] if name == "lecture_init" else []  # tests/run/test_observe_nothing.py has it at full width
+        return [choice, *noise, *narrow, "trainer.batch_size=4", "trainer.epochs=1", "trainer.max_steps=2", "data.val_fraction=0"]
     small = list(SMALL)
     needs = NEEDS.get(choice, [])
     if "~model.width" in needs:

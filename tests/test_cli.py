@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.harness import COMMAND, SMALL, only_run
+from train.cli import ENVIRONMENT
 from train.sinks.jsonl import read_records
+from train.sweep.nursery import Nursery
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -50,14 +52,33 @@ REFUSED = {
 }
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Where the import of torch is paid once for all commands that are refused."""
+    with Nursery(threads=1) as made:
+        yield made
+
+
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_bad_input_is_one_clear_message_and_leaves_nothing(train: Train, tmp_path: Path, arguments: str) -> None:
-    result = train(*arguments.split())
-    assert result.returncode == 2, result.stderr
-    assert REFUSED[arguments] in result.stderr
-    assert "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_bad_input_is_one_clear_message_and_leaves_nothing(
+    nursery: Nursery, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
+) -> None:
+    log = tmp_path_factory.mktemp("log") / "said"
+    nursery.start("tests.harness:command_in_child", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT)
+    (ended,) = nursery.wait(timeout=120)
+    said = log.read_text()
+    assert ended.exit_code == 2, said
+    assert REFUSED[arguments] in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
+
+
+def test_the_command_itself_refuses_in_the_same_way(train: Train, tmp_path: Path) -> None:
+    result = train("norm=group", "norm.groups=7")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_impossible_layer_is_named_with_its_remedy(train: Train) -> None:
