@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from train import cli
 from train.errors import UsageError
 from train.ledger.identity import arm_id, experiment_of, identity
 from train.ledger.manifest import Manifest
@@ -21,15 +18,6 @@ from train.sweep.axes import read_request
 from train.sweep.plan import Plan, draw_up
 from train.sweep.record import manifest_of, merged
 from train.sweep.settings import parse_sweep
-
-
-@pytest.fixture(scope="module")
-def loader() -> Iterator[Any]:
-    cli.register_resolvers()
-    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        yield hydra.config_loader
 
 
 def plan_of(loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None) -> Plan:

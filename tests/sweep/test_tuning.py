@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from tests.harness import COMMAND, SMALL
 from tests.sweep.test_plan import plan_of
-from train import cli
 from train.errors import UsageError
 from train.ledger.identity import arm_id
 from train.ledger.manifest import Manifest, read_manifest
@@ -26,15 +23,6 @@ from train.sweep.reuse import survey
 
 RATES = "optimizer.lr=0.1,0.4"
 TUNE = "sweep.tune=optimizer.lr"
-
-
-@pytest.fixture(scope="module")
-def loader() -> Iterator[Any]:
-    cli.register_resolvers()
-    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        yield hydra.config_loader
 
 
 def typed(plan: Plan) -> list[list[str]]:
