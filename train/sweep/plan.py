@@ -27,6 +27,7 @@ from train.run.job import chosen_options, resolve
 from train.suggest import COULD_NOT_OVERRIDE, plain
 from train.sweep import design as designing
 from train.sweep import tuning
+from train.sweep.arm import Arm
 from train.sweep.axes import Axis, Request, level_of
 from train.sweep.design import Levels
 from train.sweep.settings import SweepSettings
@@ -35,24 +36,6 @@ PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\
 """Interpolations whose value is known not to depend on the seeds unless they name them."""
 
 COMPOSING = (HydraException, OmegaConfBaseException)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: option group
-    -> chosen option; `runs`: one a seed; `tuned`: what it shares with those that differ from it in tuned keys alone, or empty."""
-
-    id: str
-    levels: Levels
-    overrides: tuple[str, ...]
-    config: Mapping[str, Any]
-    choices: Mapping[str, str]
-    runs: tuple[PlannedRun, ...]
-    tuned: str = ""
-
-    @property
-    def name(self) -> str:
-        return " ".join(f"{axis}={level}" for axis, level in self.levels.items()) or "defaults"
 
 
 @dataclass(frozen=True)

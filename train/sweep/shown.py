@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from train.sinks.figures import plural
+from train.sweep.arm import Arm
 from train.sweep.calibrate import Timing
-from train.sweep.plan import Arm, Plan
+from train.sweep.plan import Plan
 from train.sweep.reuse import MADE, Standing
 from train.sweep.settings import Rerun
 

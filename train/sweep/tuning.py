@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from train.errors import UsageError, did_you_mean
 from train.ledger.identity import SEEDS, arm_id
 from train.ledger.overrides import key_of
+from train.sweep.arm import Arm
 from train.sweep.axes import Request
 from train.sweep.design import Levels
-
-if TYPE_CHECKING:
-    from train.sweep.plan import Arm
 
 
 def refuse(request: Request, tuned: Sequence[str], baseline: Levels) -> None:
