@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(half: Path, damag
     newest, before = listed(half)
     newest.path.write_bytes(DAMAGES[damage](newest.path.read_bytes()))
     assert newest_good(half) == before
-    found = find(half, EXPERIMENT)
+    found = find(half, [EXPERIMENT])
     assert found.step == before.step
     (note,) = found.notes
     assert newest.path.name in note
@@ -139,7 +139,7 @@ def test_a_checkpoint_is_never_code(half: Path, tmp_path: Path) -> None:
     ):
         replace_newest(half, content)
         with pytest.raises(UsageError, match="this is not a checkpoint of a run"):
-            find(half, EXPERIMENT)
+            find(half, [EXPERIMENT])
     assert not (tmp_path / "harm").exists()
 
 

@@ -1,11 +1,26 @@
-"""What makes two runs the same experiment, and what makes them runs of one arm. Standard library only."""
+"""The identity of a run and of an arm: a versioned hash of the resolved configuration. Standard library only.
+
+Two runs with one identity are the same experiment; two runs with one arm id differ in their seeds only. The rules below keep ids
+stable while the program grows:
+
+- a key that is introduced later has a stated default. It is filled in where an older configuration lacks it, and does not enter
+  the hash at that default (`INTRODUCED`);
+- a key that says how a run is executed, and not what it is, never enters (`EXECUTION`);
+- a function that moves keeps its first name in the hash (`MOVED`).
+
+Version 1 is the hash of commit 03bcfb5, in which every key entered. Version 2 leaves out how a run is executed. Where those keys
+have their defaults, both give the same id.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+VERSION = 2
 
 SEEDS = ("seed", "seeds")
 """The keys in which the runs of one arm differ."""
@@ -14,26 +29,140 @@ BOOKKEEPING = ("sweep", "report", "checkpoint", "resume", "trust")
 """The keys that say how runs are organised and kept. No result depends on them."""
 
 
+@dataclass(frozen=True)
+class KeyRule:
+    """A dotted key of the configuration, with its default.
+
+    `of`: the rule holds only where the `_target_` of the key's group begins like this; empty: always.
+    """
+
+    key: str
+    default: Any
+    of: str = ""
+
+    def applies_to(self, config: Mapping[str, Any]) -> bool:
+        """Return whether `config` has the group of this key, with the right function."""
+        group = config.get(self.key.partition(".")[0])
+        if not isinstance(group, Mapping):
+            return False
+        return str(group.get("_target_", "")).startswith(self.of)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What changed in the configuration since version 1. `moved`: present `_target_` -> the first one that the function had."""
+
+    introduced: tuple[KeyRule, ...] = ()
+    execution: tuple[KeyRule, ...] = ()
+    moved: Mapping[str, str] = field(default_factory=dict)
+
+
+INTRODUCED: tuple[KeyRule, ...] = ()
+
+EXECUTION = (
+    KeyRule("data.workers", 2),
+    KeyRule("data.download", True, of="train.data.torchvision_sets."),
+    KeyRule("data.check", True, of="train.data.image_folder."),
+)
+"""Their defaults stand for every value in the hash, as they did enter it in version 1."""
+
+MOVED: Mapping[str, str] = {}
+
+RULES = Rules(INTRODUCED, EXECUTION, MOVED)
+
+
 def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved configuration without its bookkeeping: what a run folder keeps as `config.yaml`."""
+    """Return the resolved configuration without its bookkeeping: what a run folder keeps as `config.yaml`."""
     return {str(key): value for key, value in config.items() if key not in BOOKKEEPING}
 
 
-def identity(config: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits: the same for the same experiment, wherever and at whatever place of a sweep it runs."""
-    return _hash(experiment_of(config))
+def identity(config: Mapping[str, Any], version: int = VERSION, rules: Rules = RULES) -> str:
+    """Return twelve hexadecimal digits that are the same for the same experiment, wherever it runs.
+
+    ValueError for a version that does not exist.
+    """
+    return _hash(canonical(config, version, rules))
 
 
-def arm_id(config: Mapping[str, Any], tuned: Collection[str] = ()) -> str:
-    """As `identity`, for the configuration without its seeds; and without the keys `tuned`, where those are chosen arm by arm."""
-    content = {key: value for key, value in experiment_of(config).items() if key not in SEEDS}
+def arm_id(config: Mapping[str, Any], tuned: Collection[str] = (), version: int = VERSION, rules: Rules = RULES) -> str:
+    """Return the identity of the configuration without its seeds, and without the keys `tuned` that are chosen arm by arm."""
+    content = {key: value for key, value in canonical(config, version, rules).items() if key not in SEEDS}
     for key in tuned:
         content = _without(content, key.split("."))
     return _hash(content)
 
 
+def canonical(config: Mapping[str, Any], version: int = VERSION, rules: Rules = RULES) -> dict[str, Any]:
+    """Return what enters the hash. ValueError for a version that does not exist."""
+    if not 1 <= version <= VERSION:
+        raise ValueError(f"there is no version {version} of the identity; known: 1 to {VERSION}")
+    content = upgraded(config, rules)
+    if version >= 2:
+        for rule in rules.execution:
+            if rule.applies_to(content) and _has(content, rule.key):
+                content = _with(content, rule.key, rule.default)
+    for rule in rules.introduced:
+        if rule.applies_to(content) and _get(content, rule.key) == rule.default:
+            content = _without(content, rule.key.split("."))
+    return _with_targets(content, rules.moved)
+
+
+def upgraded(config: Mapping[str, Any], rules: Rules = RULES) -> dict[str, Any]:
+    """Return an experiment's configuration, perhaps of an older version, as the present one would write it.
+
+    Functions that moved have their present names, and keys that did not exist have their defaults.
+    """
+    present = {first: now for now, first in rules.moved.items()}
+    content = _with_targets(experiment_of(config), present)
+    for rule in rules.introduced:
+        if rule.applies_to(content) and not _has(content, rule.key):
+            content = _with(content, rule.key, rule.default)
+    return content
+
+
+def current_target(target: str, rules: Rules = RULES) -> str:
+    """Return the present path of a function that a configuration names, perhaps by an earlier one."""
+    return next((now for now, first in rules.moved.items() if first == target), target)
+
+
+def is_execution_key(key: str, rules: Rules = RULES) -> bool:
+    """Return whether a dotted key says how a run is executed, and not what it is."""
+    return any(rule.key == key for rule in rules.execution)
+
+
+def _with_targets(content: Any, names: Mapping[str, str]) -> Any:
+    if not names:
+        return content
+    if isinstance(content, Mapping):
+        return {
+            key: names.get(value, value) if key == "_target_" and isinstance(value, str) else _with_targets(value, names)
+            for key, value in content.items()
+        }
+    return [_with_targets(item, names) for item in content] if isinstance(content, list) else content
+
+
+_MISSING = object()
+
+
+def _get(content: Mapping[str, Any], key: str) -> Any:
+    found: Any = content
+    for part in key.split("."):
+        found = found.get(part, _MISSING) if isinstance(found, Mapping) else _MISSING
+    return found
+
+
+def _has(content: Mapping[str, Any], key: str) -> bool:
+    return _get(content, key) is not _MISSING
+
+
+def _with(content: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return `content` with `value` at the dotted key, whose group it has."""
+    first, _, rest = key.partition(".")
+    return {**content, first: _with(content[first], rest, value) if rest else value}
+
+
 def _without(content: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """`content` less what lies at `path`, if anything does."""
+    """Return `content` without what lies at `path`, if anything does."""
     first, *rest = path
     inner = content.get(first)
     if rest and isinstance(inner, Mapping):

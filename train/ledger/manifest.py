@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from train.errors import UsageError
+from train.ledger.identity import VERSION, arm_id, identity, is_execution_key
+from train.ledger.overrides import dotted_key
+from train.ledger.run import Run
 
 FILE_NAME = "sweep.json"
 FORMAT = 1
@@ -62,6 +65,8 @@ class Manifest:
     study: str = ""
     notes: tuple[str, ...] = field(default=())
     tune: tuple[str, ...] = ()
+    identity_version: int = VERSION
+    """The version of the identity that the ids are of."""
 
     def as_json(self) -> str:
         return json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n"
@@ -88,7 +93,58 @@ def read_manifest(folder: Path) -> Manifest | None:
             zipped=tuple(tuple(axes) for axes in content["zipped"]),
             study=content["study"],
             notes=tuple(content["notes"]),
-            tune=tuple(content.get("tune", ())),  # sweeps of before have none
+            tune=tuple(content.get("tune", ())),  # older sweeps have none
+            identity_version=int(content.get("identity_version", 1)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: this is not the plan of a sweep ({type(error).__name__}: {error}).") from None
+
+
+def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest | None = None) -> Manifest:
+    """Return the manifest with ids of the present version.
+
+    `runs`: read from the folder of its sweep; their configurations tell the new ids. `planned`: what a command plans in the same
+    folder now; it tells those of runs without a folder. What neither tells keeps its id.
+    """
+    if manifest.identity_version == VERSION:
+        return manifest
+    new_ids = _ids_by_overrides(manifest, planned) if planned else {}
+    tuned = [dotted_key(key) for key in manifest.tune]
+    for run in runs:
+        for old_id, new_id in zip(_ids(run, tuned, manifest.identity_version), _ids(run, tuned, VERSION), strict=True):
+            new_ids[old_id] = new_id
+
+    def new(old_id: str) -> str:
+        return new_ids.get(old_id, old_id)
+
+    return replace(
+        manifest,
+        baseline=new(manifest.baseline),
+        arms=tuple(replace(arm, id=new(arm.id), tuned=new(arm.tuned)) for arm in manifest.arms),
+        runs=tuple(replace(run, identity=new(run.identity), arm=new(run.arm)) for run in manifest.runs),
+        identity_version=VERSION,
+    )
+
+
+def _ids(run: Run, tuned: Sequence[str], version: int) -> tuple[str, str, str]:
+    """Return the ids of the run, of its arm, and of its arm without the tuned keys."""
+    config = run.config
+    return identity(config, version), arm_id(config, version=version), arm_id(config, tuned, version)
+
+
+def _ids_by_overrides(old: Manifest, new: Manifest) -> dict[str, str]:
+    """Return old id -> new id of what both plan with the same overrides, but for keys that say how runs are executed."""
+    runs = {_experiment(run.overrides): run for run in new.runs}
+    arms = {_experiment(arm.overrides): arm for arm in new.arms}
+    found: dict[str, str] = {}
+    for run in old.runs:
+        if same := runs.get(_experiment(run.overrides)):
+            found |= {run.identity: same.identity, run.arm: same.arm}
+    for arm in old.arms:
+        if same := arms.get(_experiment(arm.overrides)):
+            found |= {arm.id: same.id, arm.tuned: same.tuned}
+    return found
+
+
+def _experiment(overrides: Iterable[str]) -> frozenset[str]:
+    return frozenset(override for override in overrides if not is_execution_key(dotted_key(override)))

@@ -11,6 +11,11 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def dotted_key(override: str) -> str:
+    """Return the key of an override as a dotted key of the configuration, also that of a group such as `data/augment`."""
+    return key_of(override).replace("/", ".")
+
+
 def without(overrides: Iterable[str], rooms: Collection[str]) -> list[str]:
     """Those that set nothing in these rooms, the first parts of dotted keys."""
     return [override for override in overrides if key_of(override).partition(".")[0] not in rooms]

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import yaml
 
 from train.errors import UsageError
-from train.ledger.identity import SEEDS
+from train.ledger.identity import SEEDS, VERSION, arm_id, identity, upgraded
 from train.ledger.lock import is_held, process_lives
 from train.ledger.overrides import without
 
@@ -64,7 +64,7 @@ def read_run(folder: Path) -> Run:
     """UsageError when `folder` holds no run, or files that no run writes."""
     try:
         status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
-        config = _mapping(_yaml(folder / "config.yaml") or {}, "config.yaml")
+        config = upgraded(_mapping(_yaml(folder / "config.yaml") or {}, "config.yaml"))
         overrides = _yaml(folder / "overrides.yaml") or []
         summary = _summary(folder / "summary.json")
         state, reason = _state(status)
@@ -82,14 +82,19 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         state=state,
         reason=reason,
-        identity=str(status.get("identity", "")),
-        arm=str(status.get("arm", "")),
+        identity=identity(config) if _is_of_older_version(status) else str(status.get("identity", "")),
+        arm=arm_id(config) if _is_of_older_version(status) else str(status.get("arm", "")),
         config=config,
         choices=_mapping(status.get("choices") or {}, "choices"),
         overrides=tuple(map(str, overrides)),
         status=status,
         summary=summary,
     )
+
+
+def _is_of_older_version(status: Mapping[str, Any]) -> bool:
+    """Return whether the stored ids were made by an earlier version of the identity, so that they are computed anew."""
+    return bool(status.get("identity")) and status.get("identity_version", 1) != VERSION
 
 
 def find_runs(folders: Iterable[Path]) -> Iterator[Path]:

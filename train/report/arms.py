@@ -15,7 +15,7 @@ from functools import cached_property
 from train.errors import UsageError, did_you_mean
 from train.ledger.identity import SEEDS, arm_id
 from train.ledger.manifest import Design, Manifest
-from train.ledger.overrides import key_of
+from train.ledger.overrides import dotted_key, key_of
 from train.ledger.run import Run, State
 from train.report.collect import Collection
 from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
@@ -190,9 +190,9 @@ def _tuned_keys(collection: Collection, found: Sequence[_Found], asked: Sequence
     """As dotted keys. Sweeps that do not agree about it tune nothing."""
     if not asked:
         planned = {plan.manifest.tune for plan in collection.plans}
-        return tuple(map(_dotted, planned.pop())) if len(planned) == 1 else ()
+        return tuple(map(dotted_key, planned.pop())) if len(planned) == 1 else ()
     known = {name for arm in found for name in (*arm.setting.choices, *arm.setting.values)}
-    for key in (keys := tuple(dict.fromkeys(map(_dotted, asked)))):
+    for key in (keys := tuple(dict.fromkeys(map(dotted_key, asked)))):
         if key.partition(".")[0] in SEEDS:
             raise UsageError(f"--tune {key}: seeds are what a level is averaged over; choosing the best of them proves nothing.")
         if not any(_concerns(name, [key]) for name in known):
@@ -202,13 +202,9 @@ def _tuned_keys(collection: Collection, found: Sequence[_Found], asked: Sequence
     return keys
 
 
-def _dotted(key: str) -> str:
-    return key_of(key).replace("/", ".")
-
-
 def _concerns(factor: str, keys: Sequence[str]) -> bool:
     """Whether it is one of `keys`, or lies below one."""
-    return any(f"{_dotted(factor)}.".startswith(f"{key}.") for key in keys)
+    return any(f"{dotted_key(factor)}.".startswith(f"{key}.") for key in keys)
 
 
 def _at_their_best(found: Sequence[_Found], keys: Sequence[str], *, as_planned: bool) -> list[_Found]:

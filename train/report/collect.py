@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import UsageError
-from train.ledger.manifest import FILE_NAME, Manifest, PlannedRun, read_manifest
+from train.ledger.manifest import FILE_NAME, Manifest, PlannedRun, read_manifest, upgraded_manifest
 from train.ledger.run import ENDED_BY_ITSELF, Run, State, find_runs, read_run
 
 FAILED: tuple[State, ...] = ("failed", "lost")
@@ -61,7 +61,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             runs.append(read_run(path))
         except UsageError as error:
             unreadable.append(Aside(path, str(error).removeprefix(f"{path}: ")))
-    plans = tuple(_plans(folders, unreadable))
+    plans = tuple(_plans(folders, runs, unreadable))
     if not runs and not plans:
         raise UsageError(_nothing(folders, unreadable))
     counted, repeated = _once_each(runs)
@@ -75,7 +75,7 @@ def _nothing(folders: Sequence[Path], unreadable: Sequence[Aside]) -> str:
     return said
 
 
-def _plans(folders: Iterable[Path], unreadable: list[Aside]) -> Iterator[Plan]:
+def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[Aside]) -> Iterator[Plan]:
     """Of the sweeps in `folders` or right below them: a folder of sweeps is as good as a sweep."""
     seen: set[Path] = set()
     for top in folders:
@@ -89,7 +89,7 @@ def _plans(folders: Iterable[Path], unreadable: list[Aside]) -> Iterator[Plan]:
                 unreadable.append(Aside(folder / FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: ")))
                 continue
             if manifest is not None:
-                yield Plan(folder, manifest)
+                yield Plan(folder, upgraded_manifest(manifest, runs))
 
 
 def _once_each(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Aside, ...]]:

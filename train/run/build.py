@@ -14,6 +14,7 @@ from torch import nn
 from train.config import Settings, check_call
 from train.data.contracts import Dataset, Framed
 from train.errors import UsageError
+from train.ledger.identity import current_target
 from train.parts.activation import ActivationName
 from train.parts.activation import activation as activation_named
 from train.parts.augment import Pipeline
@@ -106,9 +107,10 @@ def call(
 
 def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
     """The function behind a dotted path, in a package of `HOMES` or `trust`. UsageError, with nothing imported, for another."""
-    refuse_stranger(group, target, str(target), trust)
+    path = current_target(str(target))
+    refuse_stranger(group, target, path, trust)
     try:
-        function = get_method(str(target))
+        function = get_method(path)
     except Exception as error:
         cause = error.__cause__ or error
         raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None

@@ -9,7 +9,7 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,14 @@ def restore(loop: Loop, state: Mapping[str, Any]) -> None:
     loop.looked = state["looked"]
 
 
-def find(run: Path, experiment: str) -> Found:
-    """In a run folder. Damaged files are set aside and named. UsageError for a checkpoint of another configuration than
-    `experiment`, of a later format, or that is something else."""
+def find(run: Path, experiments: Collection[str]) -> Found:
+    """In a run folder. Damaged files are set aside and named. UsageError for a checkpoint whose configuration has none of the
+    ids `experiments`, of a later format, or that is something else."""
     notes: list[str] = []
     for file in listed(run):
         content = file.read()
         if content is not None:
-            return Found(decode(file, content, experiment), tuple(notes))
+            return Found(decode(file, content, experiments), tuple(notes))
         file.set_aside()
         notes.append(f"{file.path.name} is damaged (its content is not what its name says) and is not used.")
     return Found(None, tuple(notes))
@@ -115,7 +115,7 @@ def encode(content: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def decode(file: CheckpointFile, content: bytes, experiment: str) -> Checkpoint:
+def decode(file: CheckpointFile, content: bytes, experiments: Collection[str]) -> Checkpoint:
     """UsageError as `find`. Nothing in the content is run."""
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -127,7 +127,7 @@ def decode(file: CheckpointFile, content: bytes, experiment: str) -> Checkpoint:
         ) from None
     if form != FORMAT:
         raise UsageError(f"{file.path}: this checkpoint has format {form}; this version of train reads format {FORMAT}.")
-    if of != experiment:
+    if of not in experiments:
         raise UsageError(f"{file.path}: this checkpoint is of a run with another configuration. Remove it to use the one before.")
     return Checkpoint(file.step, loaded["elapsed_s"], loaded["first_batch"], loaded["files"], loaded["loop"])
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from train.errors import UsageError
 from train.ledger.code import code_id
-from train.ledger.identity import arm_id, identity
+from train.ledger.identity import VERSION, arm_id, identity
 from train.ledger.lock import Lock, holder_of, is_held
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
@@ -130,6 +130,7 @@ class RunFolder:
             "host": socket.gethostname(),
             "identity": identity(config),
             "arm": arm_id(config),
+            "identity_version": VERSION,
             "choices": dict(choices or {}),
             "versions": versions(),
             "code": code_id(),

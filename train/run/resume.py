@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from train.errors import UsageError
-from train.ledger.identity import experiment_of, identity
+from train.ledger.identity import EXECUTION, VERSION, identity, upgraded
 from train.ledger.lock import is_held
 from train.ledger.manifest import read_manifest
 from train.ledger.overrides import flatten, key_of
@@ -22,9 +22,9 @@ from train.run.folder import RunFolder
 
 AUTO = "auto"
 LENGTH = ("trainer.epochs", "trainer.max_steps")
-FREE = ("data.workers", "data.root")
-"""What may change as a run goes on: how long it is, under conditions; who decodes; where the data lie (that they are the same is
-checked)."""
+PLACE = ("data.workers", "data.root")
+FREE = (*PLACE, *(rule.key for rule in EXECUTION))
+"""What may change in a resumed run, besides its length: where the data lie (the first batch is compared) and how it runs."""
 _SHOWN = 6
 _ABSENT = "(absent)"
 _FLAGS = {"-m", "--multirun"}
@@ -131,19 +131,24 @@ def refuse_new_length(schedule: Any, name: str, before: int, after: int, done: i
         )
 
 
-def fixed_identity(config: Mapping[str, Any]) -> str:
+def fixed_identity(config: Mapping[str, Any], version: int = VERSION) -> str:
     """The same for all configurations that one run may have as it goes on."""
     content = copy.deepcopy({str(key): value for key, value in config.items()})
-    for key in (*LENGTH, *FREE):
+    for key in (*LENGTH, *PLACE):
         group, _, name = key.partition(".")
         if isinstance(content.get(group), dict):
             content[group].pop(name, None)
-    return identity(content)
+    return identity(content, version)
+
+
+def fixed_identities(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return `fixed_identity` in every version, as a checkpoint may be of any."""
+    return tuple(fixed_identity(config, version) for version in range(1, VERSION + 1))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted key -> value then and now, of the settings that differ."""
-    before, after = flatten(experiment_of(old)), flatten(experiment_of(new))
+    before, after = flatten(upgraded(old)), flatten(upgraded(new))
     pairs = {key: (before.get(key, _ABSENT), after.get(key, _ABSENT)) for key in [*before, *after]}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b or type(a) is not type(b)}
 

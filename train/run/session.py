@@ -39,7 +39,7 @@ from train.run.loop import Loop, Plan, evaluate
 from train.run.memory import forget_peak, peak_bytes
 from train.run.outcome import as_json, explained, summarise, unwritable
 from train.run.placement import Placement
-from train.run.resume import fixed_identity, resume_command
+from train.run.resume import fixed_identities, fixed_identity, resume_command
 from train.run.step import Trainee
 from train.run.stop import Stop, listening, signal_name
 from train.run.views import views
@@ -327,7 +327,7 @@ def prepare(
     steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
     found = Found()
     if before is not None:
-        found = find(folder.path, fixed_identity(before.config))
+        found = find(folder.path, fixed_identities(before.config))
         refuse_longer(built.parts, settings, before, found.step, steps_per_epoch)
     keep = checkpoints or CheckpointSettings()
     return Session(settings, built.parts, built.placement, built.cost, splits, folder, keep, before, found)

@@ -33,6 +33,7 @@ from typing import IO, Any, NoReturn
 import torch
 
 from train.errors import SIGNALLED
+from train.ledger.code import code_id
 from train.sweep.nursery import Note, Order, Preload, Ready, Start
 
 RUN = (
@@ -65,6 +66,7 @@ def main(descriptor: int) -> None:
     end_with_parent(signal.SIGKILL)  # while importing, nobody looks at the connection
     for module in RUN:
         bring(module)
+    code_id()  # reads the sources that are loaded now, once for all children
     end_with_parent(0)
     if os.getppid() != parent:
         sys.exit(1)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from train.errors import RunError, UsageError
 from train.ledger.lock import Lock
-from train.ledger.manifest import PlannedRun, read_manifest
+from train.ledger.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
 from train.run.resume import trusted
 from train.sinks.hparams import arm_of
 from train.sweep import shown
@@ -29,7 +29,7 @@ from train.sweep.devices import Places, Slot, cores, parse, places
 from train.sweep.nursery import Nursery
 from train.sweep.plan import Plan, draw_up
 from train.sweep.record import manifest_of, merged, write_manifest
-from train.sweep.reuse import MADE, Order, Standing, make_room, survey
+from train.sweep.reuse import MADE, Order, Standing, make_room, runs_by_identity, survey
 from train.sweep.settings import ReportSettings, SweepSettings, parse_sweep
 
 POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries")
@@ -113,12 +113,18 @@ class Sweep:
         if self.settings.reuse_other_code:
             notes.append("sweep.reuse_other_code=true: runs made by another version of the code count")
         manifest = manifest_of(plan, runs, ("train", *self.arguments), self.study, notes)
-        write_manifest(folder, merged(read_manifest(folder), manifest))
+        write_manifest(folder, merged(self.known_manifest(folder, manifest), manifest))
         if self.report.tensorboard:
             from train.report.tensorboard import write_table  # imports TensorBoard
 
             with suppress(OSError):  # a view: whoever looks at it misses a column
                 write_table(folder, [arm_of(arm.config, arm.choices, arm.overrides) for arm in plan.arms], manifest.axes)
+
+    @staticmethod
+    def known_manifest(folder: Path, planned: Manifest) -> Manifest | None:
+        """Return what an earlier command planned in `folder`, with present ids; None where there was none."""
+        known = read_manifest(folder)
+        return None if known is None else upgraded_manifest(known, runs_by_identity(folder).values(), planned)
 
     def say(self, plan: Plan, standings: Sequence[Standing], folder: Path) -> None:
         if self.settings.dry_run:
@@ -150,8 +156,10 @@ class Sweep:
 
     def refuse_another_sweep(self, folder: Path, plan: Plan) -> None:
         """`sweep.resume=last` with a command that has nothing to do with the last sweep would mix two of them."""
-        known = read_manifest(folder)
-        if self.settings.resume is None or known is None:
+        if self.settings.resume is None:
+            return
+        known = self.known_manifest(folder, manifest_of(plan, plan.runs, (), self.study, ()))
+        if known is None:
             return
         if not {run.identity for run in known.runs} & {run.identity for run in plan.runs}:
             raise UsageError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from train.errors import UsageError, did_you_mean
 from train.ledger.identity import SEEDS, arm_id
-from train.ledger.overrides import key_of
+from train.ledger.overrides import dotted_key
 from train.sweep.arm import Arm
 from train.sweep.axes import Request
 from train.sweep.design import Levels
@@ -62,4 +62,4 @@ def together(levels: Sequence[Sequence[Arm]], tuned: Sequence[str]) -> list[list
 
 
 def _mark(config: Mapping[str, Any], tuned: Sequence[str]) -> str:
-    return arm_id(config, [key_of(key).replace("/", ".") for key in tuned])
+    return arm_id(config, [dotted_key(key) for key in tuned])

@@ -1,0 +1,91 @@
+"""The id of the code ignores what changes no number, and runs of listed ids count as made by the same code."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from train.ledger import code
+from train.ledger.code import code_id, equivalent_ids, is_same_code, other_code, source_id
+
+SOURCE = b'''"""A module."""
+import math
+
+
+def area(radius: float) -> float:
+    """Return the area of a circle."""
+    return math.pi * radius**2 if radius > 0 else 0.0
+
+
+LIMIT = 3
+"""What nothing exceeds."""
+
+
+class Nothing:
+    """Holds nothing."""
+'''
+
+SAME = {
+    "comment": SOURCE.replace(b"LIMIT = 3", b"LIMIT = 3  # rounded"),
+    "docstring": SOURCE.replace(b"Return the area of a circle.", b"Return an area."),
+    "no docstring": SOURCE.replace(b'    """Return the area of a circle."""\n', b""),
+    "docstring of a value": SOURCE.replace(b'"""What nothing exceeds."""\n', b""),
+    "docstring for pass": SOURCE.replace(b'    """Holds nothing."""', b"    pass"),
+    "parentheses": SOURCE.replace(b"math.pi * radius**2", b"(math.pi * (radius**2))"),
+    "trailing comma": SOURCE.replace(b"radius: float)", b"radius: float,)"),
+    "blank lines": SOURCE.replace(b"\n\n\n", b"\n\n"),
+}
+OTHER = {
+    "number": SOURCE.replace(b"LIMIT = 3", b"LIMIT = 4"),
+    "type of a number": SOURCE.replace(b"LIMIT = 3", b"LIMIT = 3.0"),
+    "operator": SOURCE.replace(b"math.pi * radius", b"math.pi + radius"),
+    "order": SOURCE.replace(b"math.pi * radius**2", b"radius**2 * math.pi"),
+    "annotation": SOURCE.replace(b"radius: float", b"radius: int"),
+    "comparison": SOURCE.replace(b"> 0", b">= 0"),
+    "text that is used": SOURCE + b'NAME = "What nothing exceeds."\n',
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_source_id_ignores(name: str) -> None:
+    assert SAME[name] != SOURCE
+    assert source_id(SAME[name]) == source_id(SOURCE)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_source_id_sees(name: str) -> None:
+    assert source_id(OTHER[name]) != source_id(SOURCE)
+
+
+def test_source_id_ignores_the_formatter() -> None:
+    assert source_id(b"f(a,\n  b,\n)\nx = 'y'\n") == source_id(b'f(a, b)\nx = "y"\n')
+
+
+def test_is_same_code_needs_both_ids_in_the_list() -> None:
+    listed = next(iter(equivalent_ids()))
+    assert is_same_code("0" * 12, "0" * 12)
+    assert is_same_code(listed, max(equivalent_ids()))
+    assert not is_same_code(listed, "0" * 12), "an edit that nobody has proved"
+    assert not is_same_code("0" * 12, listed)
+
+
+def test_code_id_of_this_checkout_is_listed() -> None:
+    """Else runs made before an edit would be trained again. The list tells how an id gets into it."""
+    assert code_id() in equivalent_ids(), (
+        f"The code that makes numbers has changed: its id is {code_id()}. Commit, run `python scripts/same_bits.py 03bcfb5 HEAD` "
+        f"and add the id to {code.EQUIVALENT.name} if the bits are the same. If they are to be others, empty the list."
+    )
+
+
+def test_other_code_names_what_differs() -> None:
+    torch = metadata.version("torch")
+    assert other_code({"code": code_id(), "versions": {"torch": torch}}) == ""
+    assert "another version of this program" in other_code({"code": "0" * 12, "versions": {"torch": torch}})
+    assert "torch 1.0" in other_code({"code": code_id(), "versions": {"torch": "1.0"}})
+
+
+def test_code_id_covers_the_packages_that_make_numbers() -> None:
+    package = Path(code.__file__).resolve().parents[1]
+    assert all((package / name).exists() for name in code.PACKAGES)
