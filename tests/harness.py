@@ -11,27 +11,15 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from scripts.catalogue import SMALL as SMALL
 from train import cli
 from train.config import Settings, parse
 from train.errors import Interrupted
-from train.ledger.identity import experiment_of
 from train.run.folder import RunFolder
 from train.run.resume import command_line
 from train.sinks.contracts import Status
 from train.sinks.jsonl import read_records
-
-SMALL = [
-    "data=noise",
-    "data.shape=[1,16,16]",
-    "data.train_size=48",
-    "data.test_size=16",
-    "data.val_fraction=0.25",
-    "model.width=8",
-    "trainer.batch_size=8",
-    "trainer.epochs=1",
-    "trainer.max_steps=2",
-]
-"""A run of a second: real code on little data."""
+from train.store.identity import experiment_of
 
 TRUST = ("tests",)
 """Runs in this process may call what tests define."""
@@ -67,21 +55,21 @@ def run_here(folder: Path, overrides: Sequence[str]) -> RunFolder:
     return _here(folder, overrides)[0]
 
 
-def go_on_here(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
+def resume_here(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
     """As `train resume=FOLDER` with these overrides, in this process; what became of it."""
     arguments = command_line([*overrides, f"resume={folder}"])
     return _here(folder, [argument for argument in arguments if not argument.startswith("hydra.")])
 
 
 def _here(folder: Path, overrides: Sequence[str]) -> tuple[RunFolder, Status]:
-    from train.run.job import begin
+    from train.run.job import start_run
 
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         config = compose("config", overrides=[*overrides, f"trust={TRUST[0]}"])
     run_folder = RunFolder(folder)
     try:
-        session, _ = begin(config, run_folder, [*overrides, "trust=tests"], {})
+        session, _ = start_run(config, run_folder, [*overrides, "trust=tests"], {})
         return run_folder, session.run("test")[0].status
     except Interrupted:
         return run_folder, "interrupted"

@@ -7,47 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from tests.harness import SMALL, run_here, settings_for
+from scripts.catalogue import ELSEWHERE, IMAGE_FOLDER, OF_SWEEPS, choices, groups, overrides_of, write_images
+from tests.harness import run_here, settings_for
 from train import cli
 from train.errors import UsageError
 from train.run.build import build
 from train.sinks.jsonl import read_records
 
 CONF = cli.config_dir()
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-OF_SWEEPS = "study="
-"""No run has this choice; `tests/sweep/test_study.py` tries each."""
-
-NEEDS = {
-    "norm=instance": ["model.stages=2"],
-    "model=mlp": [],
-    "model=plain": ["model.depth=5"],
-    "model=resnet": ["model.depth=8"],
-    "model=torchvision": ["data.shape=[3,64,64]", "~model.width"],
-}
-"""What a choice needs besides the small run: sizes, never the behaviour under test."""
-
-ELSEWHERE = {"data=cifar10", "data=cifar100", "data=svhn", "data=fashion_mnist", "data=fashion_mini", "data=image_folder"}
-RECIPE_SHAPES = {"lecture_init": "[4096,1,1]", "imagenet_resnet50": "[3,64,64]", "cifar10_resnet20": "[3,32,32]"}
+GROUPS = groups(CONF)
+CHOICES = choices(CONF)
+RUNS = [choice for choice in CHOICES if choice not in {*ELSEWHERE, IMAGE_FOLDER} and not choice.startswith(OF_SWEEPS)]
+"""`tests/sweep/test_study.py` tries each study."""
 
 
-def overrides_of(choice: str) -> list[str]:
-    group, _, name = choice.partition("=")
-    if group == "experiment":
-        noise = ["data=noise", f"data.shape={RECIPE_SHAPES.get(name, '[1,28,28]')}", "data.train_size=16", "data.test_size=4"]
-        narrow = ["model.width=64"] if name == "lecture_init" else []  # tests/run/test_observe_nothing.py has it at full width
-        return [choice, *noise, *narrow, "trainer.batch_size=4", "trainer.epochs=1", "trainer.max_steps=2", "data.val_fraction=0"]
-    small = list(SMALL)
-    needs = NEEDS.get(choice, [])
-    if "~model.width" in needs:
-        small = [item for item in small if not item.startswith("model.width")]
-    return [*small, choice, *(item for item in needs if not item.startswith("~"))]
-
-
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in ELSEWHERE and not choice.startswith(OF_SWEEPS)])
+@pytest.mark.parametrize("choice", RUNS)
 def test_choice_trains_two_steps_and_repeats_to_the_bit(choice: str, tmp_path: Path) -> None:
     runs = [run_here(tmp_path / name, overrides_of(choice)) for name in ("first", "second")]
     first, second = ([r.values for r in read_records(run.metrics_file)] for run in runs)
@@ -60,28 +35,20 @@ def test_choice_trains_two_steps_and_repeats_to_the_bit(choice: str, tmp_path: P
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-@pytest.mark.parametrize("choice", sorted(ELSEWHERE - {"data=image_folder"}))
+@pytest.mark.parametrize("choice", sorted(ELSEWHERE))
 def test_data_set_trains_two_steps(choice: str, tmp_path: Path) -> None:
-    size = ["model.width=2", "trainer.batch_size=64", "trainer.epochs=1", "trainer.max_steps=2"]
-    download = [] if choice == "data=fashion_mini" else ["data.download=false"]
-    build(settings_for([choice, *size, *download]))
+    overrides = overrides_of(choice)
+    build(settings_for(overrides))
     try:
-        run = run_here(tmp_path / "run", [choice, *size, *download])
+        run = run_here(tmp_path / "run", overrides)
     except UsageError as error:
         pytest.skip(f"composed and built; not trained, as there is no copy of it here: {error}")
     assert any("accuracy/test" in record.values for record in read_records(run.metrics_file))
 
 
 def test_image_folder_trains_two_steps(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        for label in ("a", "b"):
-            folder = tmp_path / "images" / split / label
-            folder.mkdir(parents=True)
-            for index in range(4):
-                Image.new("RGB", (40 + index, 36), (index * 50, 10, 200)).save(folder / f"{index}.png")
-    data = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.size=32", "data.short_side=34", "data.workers=0"]
-    size = ["data.val_fraction=0.25", "model.width=4", "trainer.batch_size=2", "trainer.epochs=1", "trainer.max_steps=2"]
-    run = run_here(tmp_path / "run", [*data, *size])
+    write_images(tmp_path / "images")
+    run = run_here(tmp_path / "run", [*overrides_of(IMAGE_FOLDER), f"data.root={tmp_path / 'images'}"])
     assert any("accuracy/test" in record.values for record in read_records(run.metrics_file))
 
 

@@ -17,7 +17,7 @@ import pytest
 from tests.harness import COMMAND, SMALL, only_run
 from train.cli import ENVIRONMENT
 from train.sinks.jsonl import read_records
-from train.sweep.nursery import Nursery
+from train.sweep.fork_server import ForkServer
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -53,19 +53,19 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+def fork_server() -> Iterator[ForkServer]:
     """Where the import of torch is paid once for all commands that are refused."""
-    with Nursery(threads=1) as made:
+    with ForkServer(threads=1) as made:
         yield made
 
 
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_bad_input_is_one_clear_message_and_leaves_nothing(
-    nursery: Nursery, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
+    fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
 ) -> None:
     log = tmp_path_factory.mktemp("log") / "said"
-    nursery.start("tests.harness:command_in_child", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT)
-    (ended,) = nursery.wait(timeout=120)
+    fork_server.start("tests.harness:command_in_child", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT)
+    (ended,) = fork_server.wait(timeout=120)
     said = log.read_text()
     assert ended.exit_code == 2, said
     assert REFUSED[arguments] in said

@@ -44,19 +44,19 @@ def prepare_process() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def end_at_once(number: int, _: object) -> None:
+def raise_interrupted(number: int, _: object) -> None:
     """Until a run listens to signals, there is nothing to lose."""
     raise Interrupted(number)
 
 
-def take_up_command() -> None:
+def expand_resume() -> None:
     """`resume=FOLDER` stands for the command that began the run there. UsageError for what Hydra must not see."""
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from train.run.resume import command_line
 
         sys.argv[1:] = command_line(sys.argv[1:])
     if any(argument.startswith(("-c", "--config", "hydra.searchpath")) for argument in sys.argv[1:]):
-        from train.run.config_dirs import refuse_hydra_calls
+        from train.run.trust import refuse_hydra_calls
 
         refuse_hydra_calls(sys.argv[1:])
 
@@ -101,9 +101,9 @@ def task(config: DictConfig) -> float:
 def main() -> None:
     """Entry point of the console command."""
     prepare_process()
-    signal.signal(signal.SIGTERM, end_at_once)
+    signal.signal(signal.SIGTERM, raise_interrupted)
     try:
-        take_up_command()
+        expand_resume()
     except UsageError as error:
         sys.exit(report_error(error))
     import hydra
@@ -117,19 +117,19 @@ def main() -> None:
     except Exception as error:
         if wants_traceback:
             raise
-        sys.exit(report_error(folder_refused(error) or error))
+        sys.exit(report_error(explain_folder_error(error) or error))
     except KeyboardInterrupt as error:
         print("train: interrupted", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
-    from train.sweep import conclusion
+    from train.sweep import conclude
 
-    if conclusion.exit_codes:  # judged by the folders of its runs, wherever these ran
-        sys.exit(conclusion.exit_codes[-1])
+    if conclude.exit_codes:  # judged by the folders of its runs, wherever these ran
+        sys.exit(conclude.exit_codes[-1])
     if any(exit_codes):
         sys.exit(exit_codes[0] if len(exit_codes) == 1 else 1)
 
 
-def folder_refused(error: Exception) -> UsageError | None:
+def explain_folder_error(error: Exception) -> UsageError | None:
     """Hydra makes the folder of a run, and may be refused by the system."""
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{os.fsdecode(error.filename)}: this folder cannot be made or written ({error.strerror}).")
@@ -142,7 +142,7 @@ def report_error(error: Exception) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, HydraException | OmegaConfBaseException):
-        from train.suggest import explain
+        from train.config_errors import explain
 
         error = UsageError(explain(error, config_dir(), sys.argv[1:]))
     if isinstance(error, UsageError | RunError):

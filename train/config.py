@@ -77,7 +77,7 @@ class ObserveSettings(BaseModel):
 
 
 class ThresholdSettings(BaseModel):
-    """The keys of `observe.thresholds`; `train.observe.initial_report.Thresholds` says what each is."""
+    """The keys of `observe.thresholds`; `train.observe.verdict.Thresholds` says what each is."""
 
     model_config = STRICT
     fade: Annotated[float, Gt(0)]

@@ -18,12 +18,12 @@ class AblationSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """UsageError for a wrong key of the sweep or of its launcher."""
-        from train.sweep.sweeper import sweep_of
+        from train.sweep.sweeper import build_sweep
 
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        self._sweep = sweep_of(hydra_context.config_loader, launcher, config, self.params)
+        self._sweep = build_sweep(hydra_context.config_loader, launcher, config, self.params)
 
     def sweep(self, arguments: list[str]) -> Any:
         """The results of the jobs that were started, as Hydra's launchers return them."""

@@ -13,8 +13,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from train.sweep.nursery import Nursery
-    from train.sweep.pool import Launch
+    from train.sweep.fork_server import ForkServer
+    from train.sweep.pool import LaunchRequest
 
 
 class PoolLauncher(Launcher):
@@ -22,22 +22,24 @@ class PoolLauncher(Launcher):
 
     def __init__(self, devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any) -> None:
         self._settings = (devices, jobs_per_device, threads_per_job, timeout_minutes, retries)
-        self._request: Launch | None = None
-        self.nursery: Nursery | None = None
+        self._request: LaunchRequest | None = None
+        self.fork_server: ForkServer | None = None
         """One that runs already, where the sweeper has one: it saves the import."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """UsageError for a setting that makes no sense."""
-        from train.sweep.devices import parse
-        from train.sweep.pool import Launch
+        from train.sweep.devices import parse_pool_settings
+        from train.sweep.pool import LaunchRequest
 
-        self._request = Launch(hydra_context.config_loader, config, _name(task_function), parse(*self._settings))
+        self._request = LaunchRequest(
+            hydra_context.config_loader, config, _name(task_function), parse_pool_settings(*self._settings)
+        )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from train.sweep.pool import launch
 
         assert self._request is not None
-        return launch(replace(self._request, nursery=self.nursery), job_overrides, initial_job_idx)
+        return launch(replace(self._request, fork_server=self.fork_server), job_overrides, initial_job_idx)
 
 
 def _name(function: TaskFunction) -> str:

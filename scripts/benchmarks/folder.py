@@ -17,8 +17,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import to_pil_image
 
 from train.data.contracts import Batch
+from train.data.preprocess import Preprocess
 from train.data.readers import Readers
-from train.data.statistics import Preprocess
 from train.run.session import Session
 
 CLASSES = 4

@@ -18,7 +18,7 @@ from train.data.readers import Readers
 from train.errors import UsageError
 from train.parts.augment import geometry
 from train.parts.regularization import parameter_groups
-from train.run.placement import settle_arithmetic
+from train.run.device import configure_determinism
 from train.run.session import Session
 
 CUDNN: Any = torch.backends.cudnn
@@ -28,7 +28,7 @@ TORCH_DEFAULTS = torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_prec
 
 def use_torch_defaults() -> None:
     """What `settle_arithmetic` sets, as it is in a program that sets nothing."""
-    settle_arithmetic(deterministic=False)
+    configure_determinism(deterministic=False)
     CUDNN.benchmark = False
     torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision = TORCH_DEFAULTS
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from train.cli import ENVIRONMENT
+from train.run.device import fast_bfloat16_unit
 from train.run.folder import git_state, versions
-from train.run.placement import fast_bfloat16_unit
 
 from .sections import Section
 from .windows import Window, processors

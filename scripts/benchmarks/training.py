@@ -20,19 +20,19 @@ from train import cli
 from train.config import parse
 from train.data.readers import Readers, open_readers
 from train.errors import RunError
-from train.ledger.identity import experiment_of
+from train.run.device import configure_determinism
 from train.run.folder import RunFolder
-from train.run.loop import Ending, Loop
-from train.run.placement import settle_arithmetic
+from train.run.loop import Loop, TrainResult
 from train.run.session import Session, prepare
-from train.run.stop import Stop
+from train.run.signals import StopSignal
+from train.sinks.broadcast import BroadcastSink
 from train.sinks.console import ConsoleSink
 from train.sinks.contracts import Sink
-from train.sinks.fan_out import Sinks
 from train.sinks.heatmap import HeatMapSink
 from train.sinks.jsonl import JsonlSink
-from train.sinks.plain import PlainSink, line_writer
+from train.sinks.lines import LineSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
+from train.store.identity import experiment_of
 
 
 def open_session(overrides: Sequence[str], folder: Path) -> Session:
@@ -55,10 +55,10 @@ def describe(session: Session) -> str:
 
 def new_loop(session: Session, readers: Readers) -> Loop:
     """As the session itself makes it, but without a validation split and with nobody listening."""
-    trainee = session.trainee(readers)
-    observer = session.observer(trainee.model, readers)
+    train_state = session.train_state(readers)
+    observer = session.observer(train_state.model, readers)
     plan = session.plan(readers)
-    return Loop(trainee, session.parts.schedule, readers.train, None, plan, observer, Sinks(), Stop())
+    return Loop(train_state, session.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), StopSignal())
 
 
 class EndAfter(Sink):
@@ -66,7 +66,7 @@ class EndAfter(Sink):
 
     essential = True
 
-    def __init__(self, steps: int, stop: Stop) -> None:
+    def __init__(self, steps: int, stop: StopSignal) -> None:
         self.steps = steps
         self.stop = stop
 
@@ -94,10 +94,10 @@ class TrainLoop:
 
     def window(self, steps: int) -> Callable[[], None]:
         """Running it raises RunError when the loss stops being finite."""
-        settle_arithmetic(self.session.settings.trainer.deterministic)
-        stop = Stop()
+        configure_determinism(self.session.settings.trainer.deterministic)
+        stop = StopSignal()
         sink = self.open_sinks(steps, stop)
-        loop = replace(self.loop, sink=sink, stop=stop, ending=Ending(), recent=[])
+        loop = replace(self.loop, sink=sink, stop=stop, ending=TrainResult(), recent=[])
         return partial(self.run, loop, sink, steps)
 
     def run(self, loop: Loop, sink: Sink, steps: int) -> None:
@@ -109,13 +109,13 @@ class TrainLoop:
             reason = ending.reason or f"the configuration ends after {ending.steps} steps"
             raise RunError(f"{self.name}: {reason}, and a window has {steps}. Try fewer --steps, or another configuration.")
 
-    def open_sinks(self, steps: int, stop: Stop) -> Sinks:
+    def open_sinks(self, steps: int, stop: StopSignal) -> BroadcastSink:
         folder = self.session.folder.path / str(next(self.folders))
         folder.mkdir(parents=True)
         screen = Console(file=self.null, force_terminal=True, width=100)
-        log = PlainSink(line_writer(self.null))
-        shown = Sinks([TensorBoardSink(), log, ConsoleSink(screen)])
-        sink = Sinks([JsonlSink(), shown, HeatMapSink(shown), EndAfter(steps, stop)])
+        log = LineSink(line_writer(self.null))
+        shown = BroadcastSink([TensorBoardSink(), log, ConsoleSink(screen)])
+        sink = BroadcastSink([JsonlSink(), shown, HeatMapSink(shown), EndAfter(steps, stop)])
         sink.start(replace(self.session.info(self.name, self.readers, self.loop.plan), folder=folder))
         return sink
 
@@ -131,12 +131,12 @@ class BareStep:
         self.name = name
         self.detail = describe(session)
         self.session = session
-        self.trainee = session.trainee(readers)
+        self.train_state = session.train_state(readers)
         self.batch = next(readers.train.epoch(0))
 
     def window(self, steps: int) -> Callable[[], None]:
-        settle_arithmetic(self.session.settings.trainer.deterministic)
-        self.trainee.model.train()
+        configure_determinism(self.session.settings.trainer.deterministic)
+        self.train_state.model.train()
         return partial(self.run, steps)
 
     def run(self, steps: int) -> None:
@@ -144,16 +144,16 @@ class BareStep:
             self.step()
 
     def step(self) -> None:
-        trainee = self.trainee
-        with trainee.placement.autocast():
-            logits = trainee.forward(self.batch.images)
-        loss = functional.cross_entropy(logits.float(), self.batch.labels, label_smoothing=trainee.label_smoothing)
-        trainee.scaler.scale(loss).backward()
-        if trainee.grad_clip is not None:
-            trainee.scaler.unscale_(trainee.optimizer)
-            nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
-        trainee.scaler.step(trainee.optimizer)
-        trainee.scaler.update()
-        trainee.optimizer.zero_grad()
+        train_state = self.train_state
+        with train_state.placement.autocast():
+            logits = train_state.forward(self.batch.images)
+        loss = functional.cross_entropy(logits.float(), self.batch.labels, label_smoothing=train_state.label_smoothing)
+        train_state.scaler.scale(loss).backward()
+        if train_state.grad_clip is not None:
+            train_state.scaler.unscale_(train_state.optimizer)
+            nn.utils.clip_grad_norm_(train_state.model.parameters(), train_state.grad_clip)
+        train_state.scaler.step(train_state.optimizer)
+        train_state.scaler.update()
+        train_state.optimizer.zero_grad()
 
     def close(self) -> None: ...

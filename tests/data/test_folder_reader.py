@@ -18,7 +18,7 @@ from train.data.contracts import Files
 from train.data.decode import decode
 from train.data.folder_reader import FolderReader, fit_files
 from train.data.image_folder import CentreFraming
-from train.data.statistics import Preprocess
+from train.data.preprocess import Preprocess
 from train.errors import RunError, UsageError
 from train.parts.augment import Pipeline, color, flip, multi_scale
 from train.rng import generator
@@ -69,7 +69,7 @@ def test_the_number_of_workers_does_not_matter(files, workers):
     iterator = many.epoch(2)
     next(iterator)  # and the rest never asked for
     assert same(alone.epoch(3, start=1), many.epoch(3, start=1))
-    assert same(alone.sweep(), many.sweep())
+    assert same(alone.eval_batches(), many.eval_batches())
     assert multiprocessing.active_children() == kept
     many.close()
     assert not multiprocessing.active_children()
@@ -126,7 +126,7 @@ def test_start_decodes_nothing_of_the_skipped_steps(files):
 
 
 def test_a_sweep_is_all_images_in_order_as_for_testing(files):
-    batches = list(reader(files).sweep())
+    batches = list(reader(files).eval_batches())
     assert [len(batch.labels) for batch in batches] == [4, 4, 3]
     assert torch.cat([batch.labels for batch in batches]).tolist() == files.labels.tolist()
     expected = torch.stack([decode(path, MULTI_SCALE.test_region, (16, 16)) for path in files.paths])
@@ -136,7 +136,7 @@ def test_a_sweep_is_all_images_in_order_as_for_testing(files):
 def test_the_default_framing_where_the_augmentation_has_none(files):
     expected = torch.stack([decode(path, FRAMING.test_region, (16, 16)) for path in files.paths])
     images = reader(files, Pipeline([flip(1.0)]))
-    assert torch.equal(torch.cat([batch.images for batch in images.sweep()]), RAW.apply(expected))
+    assert torch.equal(torch.cat([batch.images for batch in images.eval_batches()]), RAW.apply(expected))
     for batch in images.epoch(0):
         assert torch.equal(batch.images, RAW.apply(expected[batch.labels // 10]).flip(3))
 
@@ -144,7 +144,7 @@ def test_the_default_framing_where_the_augmentation_has_none(files):
 def test_grey_channels_last_and_preprocessing(files):
     preprocess = Preprocess("standardize", (0.4,), (0.2,))
     images = reader(files, Pipeline([]), channels=1, preprocess=preprocess, memory_format=torch.channels_last)
-    batch = next(images.sweep())
+    batch = next(images.eval_batches())
     assert images.shape == (1, 16, 16)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     expected = decode(files.paths[0], FRAMING.test_region, (16, 16), 1)
@@ -155,14 +155,14 @@ def test_a_batch_larger_than_the_split(files):
     images = reader(files, batch_size=COUNT + 1)
     with pytest.raises(UsageError, match=r"trainer\.batch_size=12 .*11"):
         images.epoch(0)
-    assert len(next(images.sweep()).labels) == COUNT
+    assert len(next(images.eval_batches()).labels) == COUNT
 
 
 def test_nothing_is_drawn_from_the_global_generator(files):
     before = torch.get_rng_state()
     images = reader(files)
     list(images.epoch(0))
-    list(images.sweep())
+    list(images.eval_batches())
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -172,7 +172,7 @@ def test_a_truncated_image_in_a_worker_is_one_error(files, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     paths = (*files.paths[:-1], path)
     images = reader(Files(paths, files.labels), batch_size=COUNT, workers=1)
-    for batches in (images.sweep(), images.epoch(0)):
+    for batches in (images.eval_batches(), images.epoch(0)):
         with pytest.raises(RunError, match=r"cut\.jpg cannot be decoded: .*truncated") as caught:
             list(batches)
         assert "Traceback" not in str(caught.value)
@@ -217,7 +217,7 @@ from train.data.batches import Batching
 from train.data.contracts import Files
 from train.data.folder_reader import FolderReader
 from train.data.image_folder import CentreFraming
-from train.data.statistics import Preprocess
+from train.data.preprocess import Preprocess
 from train.parts.augment import Pipeline
 
 if __name__ == "__main__":

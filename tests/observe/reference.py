@@ -17,7 +17,7 @@ from train.data.readers import Readers, open_readers
 from train.observe.observer import Observer
 from train.run.folder import RunFolder
 from train.run.session import Session, prepare
-from train.run.step import Trainee, update
+from train.run.step import TrainState, train_step
 
 ONE = torch.ones(())
 NOISE = ["data=noise", "data.shape=[3,16,16]", "data.classes=4", "data.train_size=24", "data.test_size=8", "data.val_fraction=0"]
@@ -100,26 +100,26 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().double() for name, weight in named}
 
 
-def slow_twin(trainee: Trainee, batches: list[Batch]) -> dict[str, float]:
+def slow_twin(train_state: TrainState, batches: list[Batch]) -> dict[str, float]:
     """What the observer should say of the last of the updates on `batches`."""
-    initial = weights_of(trainee.model)
+    initial = weights_of(train_state.model)
     *first, last = batches
     for batch in first:
-        update(trainee, batch, 1.0)
-    kept, before, gradients = Kept(trainee.model), weights_of(trainee.model), dict[str, list[Tensor]]()
-    scale = trainee.scaler.get_scale() if trainee.scaler.is_enabled() else 1.0
+        train_step(train_state, batch, 1.0)
+    kept, before, gradients = Kept(train_state.model), weights_of(train_state.model), dict[str, list[Tensor]]()
+    scale = train_state.scaler.get_scale() if train_state.scaler.is_enabled() else 1.0
 
     def before_step(*_: Any) -> None:
         for name in before:
-            layer = trainee.model.get_submodule(name)
+            layer = train_state.model.get_submodule(name)
             gradients[name] = [p.grad.double().flatten() for p in layer.parameters() if p.grad is not None]
 
-    handle = trainee.optimizer.register_step_pre_hook(before_step)
+    handle = train_state.optimizer.register_step_pre_hook(before_step)
     with kept.keeping():
-        update(trainee, last, 1.0)
+        train_step(train_state, last, 1.0)
     handle.remove()
     values = kept.signals(scale)
-    for name, after in weights_of(trainee.model).items():
+    for name, after in weights_of(train_state.model).items():
         w, w0 = before[name], initial[name]
         values[f"weight_std/{name}"] = w.std(correction=0).item()
         values[f"weight_distance/{name}"] = ((w - w0).norm() / w0.norm()).item()
@@ -128,20 +128,20 @@ def slow_twin(trainee: Trainee, batches: list[Batch]) -> dict[str, float]:
     return values
 
 
-def observed(trainee: Trainee, observer: Observer, batches: list[Batch]) -> dict[str, float]:
+def observed(train_state: TrainState, observer: Observer, batches: list[Batch]) -> dict[str, float]:
     *first, last = batches
     for batch in first:
-        update(trainee, batch, 1.0)
-    scale = trainee.scaler.scale(torch.ones(()))
-    with observer.watching_signals(scale), observer.watching_weights():
-        update(trainee, last, 1.0)
+        train_step(train_state, batch, 1.0)
+    scale = train_state.scaler.scale(torch.ones(()))
+    with observer.observing_signals(scale), observer.observing_weights():
+        train_step(train_state, last, 1.0)
     return dict(observer.collect().values)
 
 
 def measured(model: nn.Module, images: Tensor, **changes: Any) -> dict[str, float]:
     """One forward and backward pass of the mean output, observed."""
     observer = Observer(model, settings(**changes), cast(Any, tuple(images.shape[1:])))
-    with observer.watching_signals(ONE):
+    with observer.observing_signals(ONE):
         model(images).mean().backward()
     return dict(observer.collect().values)
 

@@ -131,7 +131,7 @@ class Notebook(Sink):
 
 def test_histograms_reach_the_sinks_at_their_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = Notebook()
-    monkeypatch.setattr("train.run.session.views", lambda *_: [notebook])
+    monkeypatch.setattr("train.run.session.default_sinks", lambda *_: [notebook])
     common = [item for item in RUN if not item.startswith("model.stages")]
     how = ["observe=full", "observe.every=2", "observe.histogram_every=4"]
     run_here(tmp_path / "run", [*common, *how, "model=mlp", "model.depth=1"])

@@ -30,11 +30,11 @@ CASES = [(model, precision) for model in MODELS for precision in ("float32", "bf
 def test_every_number_is_the_slow_twin_s(model: str, precision: str, tmp_path: Path) -> None:
     choice = [f"model={model}", *MODELS[model], f"trainer.precision={precision}"]
     session, readers = prepared(tmp_path / "run", [*BASE, *choice])
-    trainee, twin = session.trainee(readers), session.trainee(readers)
-    observer = Observer(trainee.model, settings(), session.parts.input_shape)
+    train_state, twin = session.train_state(readers), session.train_state(readers)
+    observer = Observer(train_state.model, settings(), session.parts.input_shape)
     batches = list(readers.train.epoch(0))
     torch.manual_seed(0)
-    values = observed(trainee, observer, batches)
+    values = observed(train_state, observer, batches)
     torch.manual_seed(0)
     expected = slow_twin(twin, batches)
     assert values.keys() == expected.keys()
@@ -43,15 +43,15 @@ def test_every_number_is_the_slow_twin_s(model: str, precision: str, tmp_path: P
         scale = expected[tag.replace("_mean/", "_std/")] if "_mean/" in tag else 0.0
         assert values[tag] == pytest.approx(value, rel=2e-4, abs=1e-7 + 1e-6 * scale), tag
     assert {tag.partition("/")[0] for tag in values} >= FULL - {"activation_saturated"}
-    states = (trainee.model.state_dict(), twin.model.state_dict())
+    states = (train_state.model.state_dict(), twin.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_basic_measures_its_part_of_it(tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, "model=mlp", "model.width=8", "model.activation=tanh"])
-    trainee = session.trainee(readers)
-    observer = Observer(trainee.model, settings(level="basic"), session.parts.input_shape)
-    values = observed(trainee, observer, [next(readers.train.epoch(0))])
+    train_state = session.train_state(readers)
+    observer = Observer(train_state.model, settings(level="basic"), session.parts.input_shape)
+    values = observed(train_state, observer, [next(readers.train.epoch(0))])
     assert {tag.partition("/")[0] for tag in values} == BASIC
 
 
@@ -59,10 +59,10 @@ def test_clipping_shortens_the_update_and_not_what_is_seen_of_gradients(tmp_path
     seen: dict[str, dict[str, float]] = {}
     for clip in ("null", "1e-3"):
         session, readers = prepared(tmp_path / clip, [*BASE, "model.width=4", f"trainer.grad_clip={clip}"])
-        trainee = session.trainee(readers)
-        observer = Observer(trainee.model, settings(), session.parts.input_shape)
+        train_state = session.train_state(readers)
+        observer = Observer(train_state.model, settings(), session.parts.input_shape)
         torch.manual_seed(0)
-        seen[clip] = observed(trainee, observer, [next(readers.train.epoch(0))])
+        seen[clip] = observed(train_state, observer, [next(readers.train.epoch(0))])
     gradients = [tag for tag in seen["null"] if "gradient" in tag]
     assert all(seen["null"][tag] == seen["1e-3"][tag] for tag in gradients)
     assert seen["1e-3"]["update_ratio/head"] < 0.1 * seen["null"]["update_ratio/head"]
@@ -99,10 +99,10 @@ def test_layers_come_in_order_of_execution_with_kind_and_function() -> None:
 )
 def test_a_pattern_chooses_layers(pattern: str | list[str], expected: list[str], tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, "model.stages=2", "model.convs=1", "model.width=4"])
-    trainee = session.trainee(readers)
-    observer = Observer(trainee.model, settings(layers=pattern), session.parts.input_shape)
+    train_state = session.train_state(readers)
+    observer = Observer(train_state.model, settings(layers=pattern), session.parts.input_shape)
     assert [layer.name for layer in observer.layers] == expected
-    values = observed(trainee, observer, [next(readers.train.epoch(0))])
+    values = observed(train_state, observer, [next(readers.train.epoch(0))])
     assert {tag.partition("/")[2] for tag in values} == set(expected)
 
 

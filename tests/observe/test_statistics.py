@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.observe.histogram import BINS, LIMIT, bin_counts, from_counts
+from train.observe.histogram import BINS, LIMIT, bin_counts, histogram_from_counts
 from train.observe.statistics import (
     ACTIVATION,
     ACTIVATION_BY_CHANNEL,
     GRADIENT,
     activation_statistics,
+    euclidean_norm,
     gradient_statistics,
-    length,
     similarity,
     standard_deviation,
 )
@@ -101,7 +101,7 @@ def test_values_whose_squares_no_float32_holds_have_their_std(size: float) -> No
     assert found["mean"].item() == pytest.approx(y.double().mean().item(), rel=1e-5)
     assert gradient_statistics(y, ONE, {"std"})["std"].item() == expected
     assert standard_deviation(y).item() == expected
-    assert length(y).item() == pytest.approx(y.double().norm().item(), rel=1e-5)
+    assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-5)
     assert similarity(y).item() == pytest.approx(similarity(y / size).item(), abs=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_many_values_are_added_up_with_care() -> None:
     expected = slow(y, 1, "relu")
     assert numbers(activation_statistics(y, 1, "relu", ALL)) == pytest.approx(expected, rel=1e-5)
     assert standard_deviation(y).item() == pytest.approx(expected["std"], rel=1e-5)
-    assert length(y).item() == pytest.approx(y.double().norm().item(), rel=1e-6)
+    assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -163,18 +163,18 @@ def test_a_histogram_is_numpy_s(dtype: torch.dtype) -> None:
     # Multiples of 1/4 in bins of width 1/4, so that rounding cannot move a value over an edge.
     y = (torch.randint(0, BINS, (6, 50), generator=torch.Generator().manual_seed(0)) / 4 - 3).to(dtype)
     y[0, 0], y[0, 1] = -3, BINS / 4 - 3
-    histogram = from_counts("tag", bin_counts(y).tolist())
+    histogram = histogram_from_counts("tag", bin_counts(y).tolist())
     counts, edges = np.histogram(y.float().numpy(), bins=BINS)
     assert list(histogram.counts) == counts.tolist()
     assert list(histogram.edges) == pytest.approx(edges.tolist())
 
 
 def test_a_histogram_of_one_value_of_nothing_and_of_very_much() -> None:
-    same = from_counts("tag", bin_counts(torch.full((3, 4), 2.0)).tolist())
+    same = histogram_from_counts("tag", bin_counts(torch.full((3, 4), 2.0)).tolist())
     assert (same.edges[0], same.edges[-1], sum(same.counts)) == (1.5, 2.5, 12)
     broken = normal([3, 4])
     broken[1, 2], broken[0, 0] = math.nan, -math.inf
-    rest = from_counts("tag", bin_counts(broken).tolist())
+    rest = histogram_from_counts("tag", bin_counts(broken).tolist())
     finite = broken[broken.isfinite()]
     assert (rest.edges[0], rest.edges[-1], sum(rest.counts)) == (finite.min().item(), finite.max().item(), 10)
     assert not math.isfinite(bin_counts(torch.full((3, 4), math.nan))[0].item())

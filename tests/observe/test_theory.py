@@ -21,7 +21,7 @@ from train.observe.theory import (
     Weighted,
     Window,
     chain_of,
-    moments,
+    gaussian_moments,
     predict,
 )
 from train.observe.theory.channels import inverse_variance
@@ -149,7 +149,7 @@ def test_moments_against_a_fine_sum(name, q):
     x = (z * math.sqrt(q)).requires_grad_()
     y = function(x)
     (slope,) = torch.autograd.grad(y.sum(), x)
-    found = moments(function, torch.tensor([q], dtype=torch.float64))
+    found = gaussian_moments(function, torch.tensor([q], dtype=torch.float64))
     sums = [(v * density).sum().item() for v in (y.detach(), y.detach() ** 2, slope**2, slope, (x * slope).detach())]
     values = [found.mean, found.second, found.slope_second, found.slope_mean, found.slope_along]
     jumps = name == "hardswish"  # its derivative does, in the middle of a panel
@@ -159,13 +159,13 @@ def test_moments_against_a_fine_sum(name, q):
 def test_moments_of_many_variances_at_once():
     q = torch.cat([torch.zeros(1), torch.logspace(-6, 3, 500)]).double().reshape(3, 167)
     for function in (torch.relu, torch.tanh, torch.sigmoid):
-        together = moments(function, q)
+        together = gaussian_moments(function, q)
         for index in ((0, 0), (0, 1), (1, 40), (2, 166)):
-            alone = moments(function, q[index].reshape(1))
+            alone = gaussian_moments(function, q[index].reshape(1))
             assert together.mean[index].item() == pytest.approx(alone.mean.item(), rel=3e-4, abs=1e-12)
             assert together.second[index].item() == pytest.approx(alone.second.item(), rel=3e-4)
             assert together.slope_second[index].item() == pytest.approx(alone.slope_second.item(), rel=3e-4)
-    assert moments(torch.sigmoid, torch.zeros(1).double()).mean.item() == pytest.approx(0.5)
+    assert gaussian_moments(torch.sigmoid, torch.zeros(1).double()).mean.item() == pytest.approx(0.5)
 
 
 # ---- real networks

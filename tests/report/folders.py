@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from tests.harness import compose_config
-from train.ledger.identity import arm_id, experiment_of, identity
-from train.ledger.manifest import Design, Dropped, Manifest, PlannedArm, PlannedRun
 from train.sinks.jsonl import encode_float
+from train.store.identity import arm_id, experiment_of, identity
+from train.store.manifest import Design, Dropped, Manifest, PlannedArm, PlannedRun
 
 GROUPS = ("data", "augment", "init", "norm", "regularization", "model", "optimizer", "schedule", "observe")
 DEFAULTS = {"data": "fashion_mini", "augment": "flip_crop", "init": "kaiming", "norm": "batch", "regularization": "weight_decay"}

@@ -13,7 +13,7 @@ from scipy import stats
 from train.report.contracts import Comparison, Sample
 from train.report.statistics.compare import compare, pairwise, probability_better
 from train.report.statistics.intervals import holm
-from train.report.statistics.largest import largest_t_quantile
+from train.report.statistics.max_t import largest_t_quantile
 from train.report.statistics.pairing import pairing
 from train.report.statistics.power import detectable, plan, runs_needed
 from train.report.statistics.rates import divergence, rate

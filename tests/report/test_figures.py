@@ -8,18 +8,18 @@ import re
 import pytest
 
 from train.report.figures.cost import CLOCK_S, MAX_TICKS, ArmCost, draw_cost, spacing
-from train.report.figures.curves import ArmCurves, Chart, Line, draw_apart, draw_together
-from train.report.figures.style import Look
+from train.report.figures.curves import ArmCurves, Chart, CurveLine, draw_apart, draw_together
+from train.report.figures.style import ArmStyle
 
-LOOKS = [Look(1, "baseline", "#000000", "o", "-", True), Look(2, "norm=none", "#0072b2", "s", "-", False)]
+LOOKS = [ArmStyle(1, "baseline", "#000000", "o", "-", True), ArmStyle(2, "norm=none", "#0072b2", "s", "-", False)]
 
 
 @pytest.mark.parametrize("draw", [lambda chart: draw_together([chart]), draw_apart])
 def test_a_run_that_exploded_leaves_the_others_their_room(draw) -> None:
-    steady = Line((0.0, 1.0, 2.0), (2.3, 1.0, 0.5), ended=True)
+    steady = CurveLine((0.0, 1.0, 2.0), (2.3, 1.0, 0.5), ended=True)
     pictures = []
     for last in (3.0, 1e30):
-        exploded = Line((0.0, 1.0), (2.3, last), ended=False)
+        exploded = CurveLine((0.0, 1.0), (2.3, last), ended=False)
         arms = [ArmCurves(look, [line], []) for look, line in zip(LOOKS, (steady, exploded), strict=True)]
         pictures.append(draw(Chart("training loss", False, arms)).decode())
     boxes = [re.search(r'<g id="patch_2">\s*<path d="([^"]*)"', picture) for picture in pictures]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.report.folders import write_run, write_sweep
-from train.ledger.manifest import Dropped
-from train.ledger.run import find_runs
 from train.report.make import ReportOptions, make_report
-from train.report.words import MINUS
+from train.report.table_text import MINUS
+from train.store.manifest import Dropped
+from train.store.run import find_runs
 
 BASE = ("init=kaiming", "norm=batch")
 ARMS = {

@@ -11,10 +11,10 @@ import pytest
 
 from tests.report.folders import write_run, write_sweep
 from tests.report.test_report import results, table_rows
-from train.ledger.run import read_run
-from train.report.curves import read_history
+from train.report.history import read_history
 from train.report.make import ReportOptions, make_report
-from train.report.words import MINUS, UNKNOWN
+from train.report.table_text import MINUS, UNKNOWN
+from train.store.run import read_run
 
 QUIET = ReportOptions(tensorboard=False)
 

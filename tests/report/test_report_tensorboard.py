@@ -10,13 +10,13 @@ from scipy import stats
 
 from tests.report.folders import write_sweep
 from tests.tensorboard_server import Ask, serving
-from train.ledger.run import find_runs, read_run
 from train.report.make import ReportOptions, make_report
 from train.report.tensorboard import write_table
 from train.sinks.contracts import Record, RunInfo, Summary
-from train.sinks.hparams import arm_of
+from train.sinks.hparams import hparams_row
 from train.sinks.jsonl import read_records
 from train.sinks.tensorboard import TensorBoardSink
+from train.store.run import find_runs, read_run
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ ARMS = {
 def sweep(tmp_path_factory) -> Path:
     """A sweep that wrote the columns of all its arms first, whose runs have event files of their own; reported twice."""
     folder = write_sweep(tmp_path_factory.mktemp("tensorboard") / "sweep", ARMS, records=4)
-    rows = {path: arm_of(run.config, run.choices, run.overrides) for path in find_runs([folder]) for run in [read_run(path)]}
+    rows = {path: hparams_row(run.config, run.choices, run.overrides) for path in find_runs([folder]) for run in [read_run(path)]}
     write_table(folder, list(rows.values()), ["norm"])
     for path, row in rows.items():
         run = read_run(path)

@@ -12,11 +12,11 @@ import pytest
 
 from tests.report.folders import config_for, write_run
 from tests.report.test_report import results, table_rows
-from train.ledger.identity import arm_id, identity
-from train.ledger.manifest import Manifest, PlannedArm, PlannedRun
 from train.report.analysis import Analysis
 from train.report.make import ReportOptions, analyse_folders, make_report
-from train.report.words import UNKNOWN
+from train.report.table_text import UNKNOWN
+from train.store.identity import arm_id, identity
+from train.store.manifest import Manifest, PlannedArm, PlannedRun
 
 Result: TypeAlias = tuple[float, float] | Literal["diverged", "failed", "interrupted", "missing"]
 """Of one run: validation and test accuracy, or what became of it."""

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import train.data.reader
+import train.data.array_reader
 from tests.harness import run_here, settings_for
-from train.data.reader import ArrayReader
+from train.data.array_reader import ArrayReader
 from train.data.readers import Readers, open_readers
 from train.run.folder import RunFolder
-from train.run.losswatch import LossWatch
+from train.run.nan_watch import NanWatch
 from train.run.session import Session, prepare
-from train.run.step import Trainee, update
+from train.run.step import TrainState, train_step
 from train.sinks.jsonl import read_records
 
 pytestmark = [
@@ -88,10 +88,10 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def begin(folder: Path, *overrides: str) -> tuple[Session, Readers, Trainee]:
+def begin(folder: Path, *overrides: str) -> tuple[Session, Readers, TrainState]:
     session = prepare(settings_for([*RUN, *overrides]), RunFolder(folder))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
-    return session, readers, session.trainee(readers)
+    return session, readers, session.train_state(readers)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -125,15 +125,15 @@ def test_the_gpu_trains_what_the_cpu_trains(tmp_path: Path, precision: str, tole
 def test_the_step_never_waits_for_the_device(tmp_path: Path, precision: str, extra: list[str]) -> None:
     """From drawing the batch to watching the loss."""
     optimizer = [item for item in extra if item.startswith("optimizer=")]
-    session, readers, trainee = begin(tmp_path / "run", *optimizer, f"trainer.precision={precision}", *extra)
-    watch = LossWatch(session.placement.device)
+    session, readers, train_state = begin(tmp_path / "run", *optimizer, f"trainer.precision={precision}", *extra)
+    watch = NanWatch(session.placement.device)
     for step, batch in enumerate(readers.train.epoch(0)):  # first calls allocate, choose algorithms and fill caches
-        watch.add(step, update(trainee, batch, 1.0).loss)
+        watch.add(step, train_step(train_state, batch, 1.0).loss)
     with no_waiting():
         for step, batch in enumerate(readers.train.epoch(1), start=STEPS // 3):
-            watch.add(step, update(trainee, batch, 0.5).loss)
-            watch.first_bad()
-    assert watch.first_bad(wait=True) is None
+            watch.add(step, train_step(train_state, batch, 0.5).loss)
+            watch.first_nonfinite()
+    assert watch.first_nonfinite(wait=True) is None
 
 
 @pytest.mark.parametrize("augment", ["lecture", "erase", "none"])
@@ -146,7 +146,7 @@ def test_augmentation_and_preprocessing_never_wait(tmp_path: Path, augment: str)
 
 def test_images_that_stay_on_the_host_come_through_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, resident, _ = begin(tmp_path / "resident")
-    monkeypatch.setattr(train.data.reader, "SHARE_OF_FREE_MEMORY", 0.0)
+    monkeypatch.setattr(train.data.array_reader, "SHARE_OF_FREE_MEMORY", 0.0)
     _, streamed, _ = begin(tmp_path / "streamed")
     assert isinstance(resident.train, ArrayReader)
     assert isinstance(streamed.train, ArrayReader)
@@ -158,28 +158,28 @@ def test_images_that_stay_on_the_host_come_through_pinned_memory(tmp_path: Path,
     for got, expected in zip(batches, resident.train.epoch(1), strict=True):
         assert torch.equal(got.images, expected.images)
         assert torch.equal(got.labels, expected.labels)
-    for got, expected in zip(streamed.test.sweep(), resident.test.sweep(), strict=True):
+    for got, expected in zip(streamed.test.eval_batches(), resident.test.eval_batches(), strict=True):
         assert torch.equal(got.images, expected.images)
 
 
 def test_losses_arrive_without_waiting_and_the_first_bad_one_is_named() -> None:
-    watch = LossWatch(torch.device(DEVICE))
+    watch = NanWatch(torch.device(DEVICE))
     losses = torch.tensor([1.0, 2.0, math.nan, 3.0, math.inf], device=DEVICE)
     with no_waiting():
         for step in range(5):
             watch.add(step, losses[step])
-    assert watch.first_bad(wait=True) == 2
+    assert watch.first_nonfinite(wait=True) == 2
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a single GPU")
 def test_losses_of_another_gpu_than_the_current_one_are_waited_for() -> None:
     device = torch.device(DEVICE, 1)
-    watch = LossWatch(device)
+    watch = NanWatch(device)
     with torch.cuda.device(device):
         torch.cuda._sleep(10**8)
     watch.add(0, torch.full((), math.nan, device=device))
-    assert watch.first_bad() is None
-    assert watch.first_bad(wait=True) == 0
+    assert watch.first_nonfinite() is None
+    assert watch.first_nonfinite(wait=True) == 0
 
 
 def test_each_run_of_a_process_has_a_peak_of_its_own(tmp_path: Path) -> None:
@@ -218,20 +218,20 @@ def test_divergence_in_the_last_step_is_found(tmp_path: Path) -> None:
 
 def test_the_loss_scale_adapts_when_it_overflows(tmp_path: Path) -> None:
     """float16: the first steps with a scale of 2^40 are left out, one halving each, and training goes on after them."""
-    _, readers, trainee = begin(tmp_path / "run", "trainer.precision=float16")
-    assert trainee.scaler.is_enabled()
+    _, readers, train_state = begin(tmp_path / "run", "trainer.precision=float16")
+    assert train_state.scaler.is_enabled()
     batch = next(readers.train.epoch(0))
-    before = [parameter.detach().clone() for parameter in trainee.model.parameters()]
-    update(trainee, batch, 1.0)
-    trainee.scaler.update(2.0**40)
-    kept = [parameter.detach().clone() for parameter in trainee.model.parameters()]
+    before = [parameter.detach().clone() for parameter in train_state.model.parameters()]
+    train_step(train_state, batch, 1.0)
+    train_state.scaler.update(2.0**40)
+    kept = [parameter.detach().clone() for parameter in train_state.model.parameters()]
     assert not all(torch.equal(now, then) for now, then in zip(kept, before, strict=True))
-    update(trainee, batch, 1.0)
-    assert trainee.scaler.get_scale() == 2.0**39
-    assert all(torch.equal(now.detach(), then) for now, then in zip(trainee.model.parameters(), kept, strict=True))
+    train_step(train_state, batch, 1.0)
+    assert train_state.scaler.get_scale() == 2.0**39
+    assert all(torch.equal(now.detach(), then) for now, then in zip(train_state.model.parameters(), kept, strict=True))
     for _ in range(40):
-        update(trainee, batch, 1.0)
-    assert not all(torch.equal(now.detach(), then) for now, then in zip(trainee.model.parameters(), kept, strict=True))
+        train_step(train_state, batch, 1.0)
+    assert not all(torch.equal(now.detach(), then) for now, then in zip(train_state.model.parameters(), kept, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -255,13 +255,13 @@ def test_float32_is_float32_and_not_tf32(tmp_path: Path, deterministic: str) -> 
 
 
 def test_auto_takes_bfloat16_where_the_hardware_is_fast_at_it(tmp_path: Path) -> None:
-    session, readers, trainee = begin(tmp_path / "run", "trainer.precision=auto")
+    session, readers, train_state = begin(tmp_path / "run", "trainer.precision=auto")
     fast = torch.cuda.get_device_capability() >= (8, 0)
     assert session.placement.precision == ("bfloat16" if fast else "float32")
     assert session.placement.layout == "channels_last"
     batch = next(readers.train.epoch(0))
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    assert all(parameter.is_cuda for parameter in trainee.model.parameters())
+    assert all(parameter.is_cuda for parameter in train_state.model.parameters())
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

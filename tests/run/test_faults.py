@@ -16,12 +16,12 @@ import google_crc32c
 import pytest
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, go_on_here, outcome, run_here
+from tests.harness import COMMAND, SMALL, outcome, resume_here, run_here
 from train.errors import RunError, UsageError
-from train.ledger.run import read_run
-from train.run.checkpoint_files import listed, newest_good
+from train.run.checkpoint_files import list_checkpoints, newest_valid
 from train.run.memory import is_out_of_memory
 from train.sinks.jsonl import read_records
+from train.store.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SPARE = [*SMALL, "observe=off", "trainer.device=cpu", "schedule=constant"]
@@ -66,7 +66,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_bit(whole: Path, tmp_path: Pa
     run = read_run(folder)
     assert run.state in ("lost", "done")
     if run.state == "lost":
-        assert go_on_here(folder)[1] == "done"
+        assert resume_here(folder)[1] == "done"
     assert outcome(folder) == outcome(whole)
 
 
@@ -128,8 +128,8 @@ def test_a_run_killed_within_a_save_goes_on_to_the_bit(whole: Path, tmp_path: Pa
     program = [sys.executable, "-c", KILLED_AT, moment, *RUN, f"hydra.run.dir={folder}"]
     killed = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert 10 <= listed(folder)[0].step <= 15
-    assert go_on_here(folder)[1] == "done"
+    assert 10 <= list_checkpoints(folder)[0].step <= 15
+    assert resume_here(folder)[1] == "done"
     assert outcome(folder) == outcome(whole)
     assert not list((folder / "checkpoints").glob(".*")), "nothing half written stays"
 
@@ -177,11 +177,11 @@ def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
         assert (run.state, run.status["exit_code"]) == ("failed", 1)
         assert "File too large" in run.reason
     assert said["checkpoint"] == "done", "a checkpoint that cannot be written is a warning"
-    assert listed(tmp_path / "checkpoint") == []
+    assert list_checkpoints(tmp_path / "checkpoint") == []
     log = (tmp_path / "checkpoint" / "train.log").read_text()
     assert "the checkpoint of step 1 could not be written (File too large); there is none before it" in log
     records = list(read_records(tmp_path / "metrics" / "metrics.jsonl"))
-    assert go_on_here(tmp_path / "metrics")[1] == "done", "the disk has room again"
+    assert resume_here(tmp_path / "metrics")[1] == "done", "the disk has room again"
     assert len(list(read_records(tmp_path / "metrics" / "metrics.jsonl"))) > len(records) > 10
 
 
@@ -218,8 +218,8 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_go_on_from(tmp_path:
     assert not list(disk.iterdir()), "the disk was the other process's own"
     left = read_run(copy)
     assert left.state in ("failed", "lost"), "failed where that still could be written"
-    assert newest_good(copy) == listed(copy)[0]
-    assert go_on_here(copy)[1] == "done"
+    assert newest_valid(copy) == list_checkpoints(copy)[0]
+    assert resume_here(copy)[1] == "done"
     assert outcome(copy) == outcome(run_here(tmp_path / "whole", run).path)
 
 
@@ -284,7 +284,7 @@ def test_what_is_not_finite_is_an_outcome_and_not_a_crash(kind: str, tmp_path: P
     assert any(value != value for value in values), "the NaN is on record"
     if state == "diverged":
         with pytest.raises(UsageError, match="this run has diverged"):
-            go_on_here(tmp_path / "run")
+            resume_here(tmp_path / "run")
 
 
 def test_out_of_memory_says_what_was_asked_and_what_needs_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,5 +336,5 @@ def test_a_damaged_image_fails_by_name_and_the_run_goes_on_once_it_is_mended(tmp
     failed = read_run(tmp_path / "run")
     assert (failed.state, str(damaged) in failed.reason) == ("failed", True)
     damaged.write_bytes(content)
-    assert go_on_here(tmp_path / "run")[1] == "done"
+    assert resume_here(tmp_path / "run")[1] == "done"
     assert outcome(tmp_path / "run") == outcome(whole)

@@ -16,7 +16,7 @@ from torch import nn
 
 from tests import harness
 from train.data.contracts import Batch
-from train.data.statistics import Preprocess
+from train.data.preprocess import Preprocess
 from train.parts import init, norm
 from train.parts.regularization import parameter_groups
 from train.run.build import Parts, build

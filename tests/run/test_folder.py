@@ -17,8 +17,8 @@ import yaml
 
 from tests.harness import SMALL, compose_config
 from train.errors import UsageError
-from train.ledger.identity import identity
-from train.run.folder import RunFolder, git_state, versions, write_json, write_whole
+from train.run.folder import RunFolder, git_state, versions, write_atomic, write_json
+from train.store.identity import identity
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 0, "seeds": {"init": 0}, "norm": {"_target_": "a.b", "eps": 1e-5}}
@@ -99,7 +99,7 @@ for count in itertools.count():
 def test_a_process_killed_while_writing_leaves_the_file_whole(tmp_path: Path) -> None:
     """Every byte of the file is the same: a mixture or a torn end would show."""
     path, size = tmp_path / "weights.pt", 1_000_000
-    write_whole(path, b"\xff" * size)
+    write_atomic(path, b"\xff" * size)
     chance = random.Random(0)
     for _ in range(8):
         process = subprocess.Popen(

@@ -18,7 +18,7 @@ from train import rng
 from train.data.contracts import Arrays, Dataset, Splits
 from train.data.noise import noise
 from train.data.readers import open_readers
-from train.data.split import carve
+from train.data.split import split_validation
 from train.parts import schedule as schedules
 from train.parts.augment import TrainingOnly
 from train.parts.contracts import Choices, Schedule, Shape
@@ -135,7 +135,7 @@ def initial_model(overrides: list[str], folder: Path) -> nn.Module:
     settings = settings_for(overrides)
     session = prepare(settings, RunFolder(folder))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
-    return session.trainee(readers).model
+    return session.train_state(readers).model
 
 
 def scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -174,7 +174,7 @@ def twin(model: nn.Module, splits: Splits) -> list[tuple[float, float]]:
 def test_the_whole_run_equals_a_plain_loop_written_out(tmp_path: Path, every: int) -> None:
     overrides = [*TWIN, "regularization.weight_decay=0", f"trainer.record_every={every}"]
     run = run_here(tmp_path / "run", overrides)
-    splits = carve(build(settings_for(overrides)).dataset.load(), 0.3, 0)
+    splits = split_validation(build(settings_for(overrides)).dataset.load(), 0.3, 0)
     model = initial_model(overrides, tmp_path / "twin")
     seen = twin(model, splits)
     begin = 0

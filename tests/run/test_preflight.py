@@ -13,8 +13,8 @@ from train.data.noise import noise
 from train.errors import UsageError
 from train.run import preflight
 from train.run.build import build
+from train.run.device import choose_placement
 from train.run.folder import RunFolder
-from train.run.placement import choose
 from train.run.preflight import Cost
 from train.run.session import prepare
 
@@ -40,7 +40,7 @@ IMPOSSIBLE = {
 
 def check(overrides: str, batch_size: int = 8) -> Cost:
     settings = settings_for(overrides.split())
-    return preflight.check(build(settings), batch_size, choose(settings.trainer))
+    return preflight.check_model(build(settings), batch_size, choose_placement(settings.trainer))
 
 
 @pytest.mark.parametrize("overrides", IMPOSSIBLE)

@@ -158,7 +158,7 @@ def start(*overrides: str) -> dict[str, object]:
     assert isinstance(session.splits.val, Arrays)
     return {
         "split": session.splits.val.images,
-        "initial weights": torch.cat([p.detach().flatten() for p in session.trainee(readers).model.parameters()]),
+        "initial weights": torch.cat([p.detach().flatten() for p in session.train_state(readers).model.parameters()]),
         "labels": batch.labels,
         "images": batch.images,
     }

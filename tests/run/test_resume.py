@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.harness import go_on_here, run_here
+from tests.harness import resume_here, run_here
 from tests.run import saboteur
 from train.errors import UsageError
-from train.ledger.run import read_run
 from train.parts import schedule
-from train.run.checkpoint_files import listed
+from train.run.checkpoint_files import list_checkpoints
 from train.run.resume import refuse_new_length
 from train.sinks.jsonl import read_records
+from train.store.run import read_run
 
 RUN = [
     "data=noise",
@@ -69,7 +69,7 @@ def result(folder: Path) -> Result:
     times = {"time_s", "images_per_s", "peak_memory_bytes", "folder"}
     return Result(
         (folder / "weights.pt").read_bytes(),
-        listed(folder, "best")[0].path.read_bytes(),
+        list_checkpoints(folder, "best")[0].path.read_bytes(),
         [(row.step, row.epoch, dict(row.values)) for row in read_records(folder / "metrics.jsonl")],
         {key: value for key, value in summary.items() if key not in times},
         {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]},
@@ -93,7 +93,7 @@ def interrupted(folder: Path, where: str, overrides: list[str], monkeypatch: pyt
 
 
 def went_on(folder: Path, *overrides: str) -> None:
-    assert go_on_here(folder, overrides)[1] == "done"
+    assert resume_here(folder, overrides)[1] == "done"
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_run_interrupted_again_and_again_goes_on_to_the_bit(
     for where, (reason, seen) in AGAIN_AND_AGAIN.items():
         monkeypatch.setenv("SABOTAGE", where)
         saboteur.reset()
-        assert go_on_here(tmp_path / "run")[1] == ("interrupted" if reason else "done")
+        assert resume_here(tmp_path / "run")[1] == ("interrupted" if reason else "done")
         assert read_run(tmp_path / "run").reason.startswith(reason)
         assert looks(tmp_path / "run") == seen, where
     assert result(tmp_path / "run") == whole
@@ -159,7 +159,7 @@ def test_a_run_that_diverges_after_it_went_on_looks_back_as_far(tmp_path: Path, 
     interrupted(tmp_path / "run", "train:3:SIGTERM", rare, monkeypatch)
     monkeypatch.setenv("SABOTAGE", "train:3:nan_gradient")
     saboteur.reset()
-    assert go_on_here(tmp_path / "run")[1] == "diverged"
+    assert resume_here(tmp_path / "run")[1] == "diverged"
     rows = [
         [(row.step, row.epoch, {key: repr(value) for key, value in row.values.items()}) for row in read_records(path)]
         for path in (tmp_path / "whole" / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
@@ -195,7 +195,7 @@ def test_other_kinds_of_runs_go_on_to_the_bit(tmp_path: Path, kind: str, monkeyp
 def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = plain(run_here(tmp_path / "whole", PLAIN).path)
     interrupted(tmp_path / "run", "train:10:SIGTERM", PLAIN, monkeypatch)
-    for file in listed(tmp_path / "run"):
+    for file in list_checkpoints(tmp_path / "run"):
         file.path.unlink()
     went_on(tmp_path / "run")
     assert plain(tmp_path / "run") == whole
@@ -242,7 +242,7 @@ REFUSED = {
 def test_another_configuration_is_refused_with_the_difference(done: Path, override: str) -> None:
     before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=re.escape(REFUSED[override])):
-        go_on_here(done, [override])
+        resume_here(done, [override])
     assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before, "it is left as it is"
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, go_on_here, outcome, run_here
+from tests.harness import COMMAND, SMALL, outcome, resume_here, run_here
 from tests.run import saboteur
-from train.ledger.run import read_run
-from train.run.checkpoint_files import listed
+from train.run.checkpoint_files import list_checkpoints
+from train.store.run import read_run
 
 RUN = [
     *SMALL,
@@ -49,7 +49,7 @@ def test_more_signals_while_it_saves_change_nothing(tmp_path: Path, monkeypatch:
     assert run.reason.startswith("SIGTERM after step 6; to go on: train resume=")
     assert len(sent) >= 4
     saboteur.reset()
-    assert go_on_here(tmp_path / "run")[1] == "done"
+    assert resume_here(tmp_path / "run")[1] == "done"
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
@@ -62,7 +62,7 @@ def test_usr1_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def watched(path: Path, target: Path) -> Path:
         done = rename(path, target)
         if "checkpoints" in str(target):
-            steps.append([file.step for file in listed(tmp_path / "run")])
+            steps.append([file.step for file in list_checkpoints(tmp_path / "run")])
         return done
 
     monkeypatch.setattr(Path, "replace", watched)
@@ -120,7 +120,7 @@ def test_a_signal_to_all_processes_of_a_job_ends_it_in_good_order(tmp_path: Path
     steps = json.loads((folder / "summary.json").read_text())["steps"]
     length = steps // 3 + 2  # of three steps each
     whole = run_here(tmp_path / "whole", [*run, "data.workers=0", f"trainer.epochs={length}"]).path
-    assert go_on_here(folder, ["data.workers=0", f"trainer.epochs={length}"])[1] == "done"
+    assert resume_here(folder, ["data.workers=0", f"trainer.epochs={length}"])[1] == "done"
     assert outcome(folder) == outcome(whole)
 
 

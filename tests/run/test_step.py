@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from train.data.contracts import Batch
 from train.parts.optimizer import sgd
 from train.parts.regularization import Regularization, parameter_groups
-from train.run.placement import Placement
-from train.run.step import Trainee, look, update
+from train.run.device import Placement
+from train.run.step import TrainState, eval_step, train_step
 
 CLASSES = 5
 FACTORS = [0.25, 1.0, 0.5, 0.0, 2.0]
@@ -58,12 +58,12 @@ def batch_of(count: int, seed: int) -> Batch:
     return Batch(torch.randn(count, 2, 6, 6, generator=generator), torch.randint(CLASSES, (count,), generator=generator))
 
 
-def trainee_for(model: nn.Module, case: Case, dtype: torch.dtype = torch.float32, scale: float = 2.0**16) -> Trainee:
+def trainee_for(model: nn.Module, case: Case, dtype: torch.dtype = torch.float32, scale: float = 2.0**16) -> TrainState:
     groups = parameter_groups(model, Regularization(case.weight_decay, 0.0, case.label_smoothing, False))
     optimizer = sgd(case.lr, case.momentum, case.nesterov)(groups)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    return Trainee(
+    return TrainState(
         model=model,
         forward=model,
         optimizer=optimizer,
@@ -98,10 +98,10 @@ def obvious_step(model: nn.Module, velocity: list[Tensor], batch: Batch, case: C
 def test_five_updates_follow_the_formulas(name: str) -> None:
     case = CASES[name]
     ours, plain = small_model(), small_model()
-    trainee = trainee_for(ours, case)
+    train_state = trainee_for(ours, case)
     velocity = [torch.zeros_like(parameter) for parameter in plain.parameters()]
     for seed, factor in enumerate(FACTORS):
-        measured = update(trainee, batch_of(8, seed), factor)
+        measured = train_step(train_state, batch_of(8, seed), factor)
         loss, correct = obvious_step(plain, velocity, batch_of(8, seed), case, factor)
         assert measured.loss.item() == pytest.approx(loss, rel=1e-5)
         assert measured.correct.item() == correct
@@ -113,14 +113,14 @@ def test_five_updates_follow_the_formulas(name: str) -> None:
 def test_five_updates_are_torchs_own_to_the_bit(dtype: torch.dtype) -> None:
     case = CASES["all"]
     ours, plain = small_model(), small_model()
-    trainee = trainee_for(ours, case, dtype)
+    train_state = trainee_for(ours, case, dtype)
     weights = [p for p in plain.parameters() if p.ndim > 1]
     others = [p for p in plain.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": case.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=case.lr, momentum=case.momentum, nesterov=case.nesterov, fused=True)
     for seed, factor in enumerate(FACTORS):
         batch = batch_of(8, seed)
-        update(trainee, batch, factor)
+        train_step(train_state, batch, factor)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
             logits = plain(batch.images)
         loss = nn.functional.cross_entropy(logits.float(), batch.labels, label_smoothing=case.label_smoothing)
@@ -136,16 +136,18 @@ def test_five_updates_are_torchs_own_to_the_bit(dtype: torch.dtype) -> None:
 
 
 def test_no_gradient_is_left_for_the_next_step() -> None:
-    trainee = trainee_for(small_model(), Case())
-    update(trainee, batch_of(8, 0), 1.0)
-    assert all(parameter.grad is None for parameter in trainee.model.parameters())
+    train_state = trainee_for(small_model(), Case())
+    train_step(train_state, batch_of(8, 0), 1.0)
+    assert all(parameter.grad is None for parameter in train_state.model.parameters())
 
 
 def test_the_factor_is_on_the_first_learning_rate_and_not_on_the_last() -> None:
-    trainee = trainee_for(small_model(), Case(lr=0.4))
+    train_state = trainee_for(small_model(), Case(lr=0.4))
     for factor in (0.5, 0.5, 0.25):
-        update(trainee, batch_of(8, 0), factor)
-        assert [group["lr"] for group in trainee.optimizer.param_groups] == [0.4 * factor] * len(trainee.optimizer.param_groups)
+        train_step(train_state, batch_of(8, 0), factor)
+        assert [group["lr"] for group in train_state.optimizer.param_groups] == [0.4 * factor] * len(
+            train_state.optimizer.param_groups
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -154,7 +156,7 @@ def test_clipping_bounds_the_true_gradient_in_every_precision(dtype: torch.dtype
     case = Case(lr=0.5, grad_clip=0.01)
     model = small_model()
     before = copy.deepcopy(model.state_dict())
-    update(trainee_for(model, case, dtype), batch_of(8, 0), 1.0)
+    train_step(trainee_for(model, case, dtype), batch_of(8, 0), 1.0)
     moved = sum((value.detach() - before[name]).square().sum().item() for name, value in model.named_parameters()) ** 0.5
     assert moved == pytest.approx(case.lr * 0.01, rel=1e-3)
 
@@ -162,28 +164,28 @@ def test_clipping_bounds_the_true_gradient_in_every_precision(dtype: torch.dtype
 def test_a_loss_scale_that_overflows_is_halved_and_the_step_left_out() -> None:
     model = small_model()
     before = copy.deepcopy(dict(model.named_parameters()))
-    trainee = trainee_for(model, Case(), torch.float16, scale=2.0**40)
-    measured = update(trainee, batch_of(8, 0), 1.0)
+    train_state = trainee_for(model, Case(), torch.float16, scale=2.0**40)
+    measured = train_step(train_state, batch_of(8, 0), 1.0)
     assert measured.loss.isfinite()
-    assert trainee.scaler.get_scale() == 2.0**39
+    assert train_state.scaler.get_scale() == 2.0**39
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
 def test_a_first_step_that_is_left_out_leaves_nothing_to_later_ones() -> None:
     """The fused kernel of torch would remember whatever lay in the memory it took."""
     model = small_model()
-    trainee = trainee_for(model, Case(momentum=0.9), torch.float16, scale=2.0**40)
+    train_state = trainee_for(model, Case(momentum=0.9), torch.float16, scale=2.0**40)
     spoil = [torch.full_like(p, 1e30) for p in model.parameters() for _ in range(8)]
     del spoil  # what is allocated next is not zero by chance
-    update(trainee, batch_of(8, 0), 1.0)
-    remembered = [state["momentum_buffer"] for state in trainee.optimizer.state.values()]
+    train_step(train_state, batch_of(8, 0), 1.0)
+    remembered = [state["momentum_buffer"] for state in train_state.optimizer.state.values()]
     assert len(remembered) == len(list(model.parameters()))
     assert not any(value.any() for value in remembered)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_measurements_stay_tensors_in_float32(dtype: torch.dtype) -> None:
-    measured = update(trainee_for(small_model(), Case(), dtype), batch_of(8, 0), 1.0)
+    measured = train_step(trainee_for(small_model(), Case(), dtype), batch_of(8, 0), 1.0)
     assert (measured.loss.dtype, measured.loss.shape, measured.loss.requires_grad) == (torch.float32, (), False)
     assert measured.correct.shape == ()
 
@@ -192,7 +194,7 @@ def test_a_look_sums_over_images_and_changes_nothing() -> None:
     model = small_model().eval()
     before = copy.deepcopy(model.state_dict())
     batch = batch_of(7, 1)
-    seen = look(model, Placement(CPU, torch.float32, torch.contiguous_format, ""), batch)
+    seen = eval_step(model, Placement(CPU, torch.float32, torch.contiguous_format, ""), batch)
     loss, correct = 0.0, 0
     for image, label in zip(batch.images, batch.labels, strict=True):
         logits = model(image[None])

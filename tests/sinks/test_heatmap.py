@@ -12,7 +12,7 @@ from PIL import Image
 from train.sinks import heatmap
 from train.sinks.contracts import Record, Sink
 from train.sinks.heatmap import Columns, HeatMapSink, LearningRate
-from train.sinks.heatmap_figure import as_table, colors, column_of, draw, numbers_between, scale, short
+from train.sinks.heatmap_figure import as_table, colors, column_of, draw, numbers_between, scale, tick_text
 
 LAYERS = ["stem.conv", "stage1.block1.conv1", "head"]
 
@@ -148,7 +148,7 @@ def test_the_color_bar_has_round_numbers(low, high):
 
 
 def test_numbers_are_short():
-    assert [short(x) for x in (0, 1.0, 0.02, 500, 1e4, 2e-5, 1e-13)] == ["0", "1", "0.02", "500", "1e4", "2e-5", "1e-13"]
+    assert [tick_text(x) for x in (0, 1.0, 0.02, 500, 1e4, 2e-5, 1e-13)] == ["0", "1", "0.02", "500", "1e4", "2e-5", "1e-13"]
 
 
 @pytest.mark.parametrize("count", [1, 12, 300])

@@ -108,7 +108,7 @@ def test_a_disk_that_takes_no_more_is_an_error_and_what_is_there_stays_readable(
 def test_contracts_and_jsonl_start_without_torch_rich_and_tensorboard():
     code = """
 import sys
-import train.sinks.contracts, train.sinks.fan_out, train.sinks.jsonl, train.sinks.plain, train.sinks.terminal, train.sinks.log
+import train.sinks.contracts, train.sinks.broadcast, train.sinks.jsonl, train.sinks.lines, train.sinks.terminal, train.sinks.log
 print([name for name in ("torch", "rich", "tensorboard", "numpy") if name in sys.modules])
 """
     root = Path(__file__).parents[2]

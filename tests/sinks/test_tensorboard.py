@@ -14,9 +14,9 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from train.observe.observer import FULL, PROBE
 from train.sinks.contracts import Record
-from train.sinks.hparams import Arm
+from train.sinks.hparams import HParamsRow
 from train.sinks.tensorboard import TensorBoardSink
-from train.sinks.tensorboard_values import CHARTS
+from train.sinks.tensorboard_protos import CHARTS
 
 # Generated modules, whose contents a type checker cannot see.
 api: Any = api_pb2
@@ -144,7 +144,7 @@ def test_every_statistic_that_is_measured_has_a_chart():
     assert not [name for name in measured if not any(re.fullmatch(pattern, f"{name}/head") for pattern in patterns)]
 
 
-ARM = Arm("abc", {"norm": "batch", "trainer.compile": False, "optimizer.lr": 0.1}, frozenset({"optimizer.lr"}))
+ARM = HParamsRow("abc", {"norm": "batch", "trainer.compile": False, "optimizer.lr": 0.1}, frozenset({"optimizer.lr"}))
 
 
 def hparams_of(folder, part) -> Any:

@@ -10,9 +10,9 @@ import pytest
 
 from tests.tensorboard_server import Ask, serving
 from train.sinks.contracts import Record, RunInfo, Summary
-from train.sinks.hparams import arm_of
+from train.sinks.hparams import hparams_row
 from train.sinks.tensorboard import TensorBoardSink
-from train.sinks.tensorboard_values import CHARTS, METRICS
+from train.sinks.tensorboard_protos import CHARTS, METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def logdir(tmp_path_factory) -> Path:
 def write_run(folder, norm, seed, status):
     folder.mkdir()
     config = {"seed": seed, "seeds": {"init": seed}, "norm": {"kind": norm}, "optimizer": {"lr": 0.1}}
-    sink = TensorBoardSink("a: 1\n", arm_of(config, {"norm": norm}, [f"norm={norm}", "optimizer.lr=0.1", f"seed={seed}"]))
+    sink = TensorBoardSink("a: 1\n", hparams_row(config, {"norm": norm}, [f"norm={norm}", "optimizer.lr=0.1", f"seed={seed}"]))
     sink.start(RunInfo(folder, norm, "cpu", "float32", 1, 1, 3, 3, 1.0, 4, "noise", 12, 4, 4))
     accuracy = {"batch": 0.75, "none": 0.25}[norm] + seed / 8
     for step in range(3):

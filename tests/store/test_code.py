@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from train.ledger import code
-from train.ledger.code import code_id, equivalent_ids, is_same_code, other_code, source_id
+from train.store import code
+from train.store.code import code_id, equivalent_ids, is_same_code, other_code, source_id
 
 SOURCE = b'''"""A module."""
 import math

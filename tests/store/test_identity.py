@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.harness import SMALL, compose_config
-from train.ledger.identity import (
+from train.store.identity import (
     RULES,
     VERSION,
     KeyRule,

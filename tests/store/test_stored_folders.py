@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness import COMMAND, go_on_here
-from train.ledger.identity import VERSION, arm_id, identity
-from train.ledger.manifest import read_manifest, upgraded_manifest
-from train.ledger.run import find_runs, read_run
+from tests.harness import COMMAND, resume_here
 from train.sinks.jsonl import read_records
+from train.store.identity import VERSION, arm_id, identity
+from train.store.manifest import read_manifest, upgraded_manifest
+from train.store.run import find_runs, read_run
 
 STORED = Path(__file__).resolve().parents[1] / "stored"
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -54,7 +54,7 @@ def test_read_run_computes_the_present_ids_of_an_old_run() -> None:
 def test_resume_continues_a_stored_run(changes: tuple[str, ...], tmp_path: Path) -> None:
     folder = stored("run", tmp_path / "run")
     before = list(read_records(folder / "metrics.jsonl"))
-    assert go_on_here(folder, changes)[1] == "done"
+    assert resume_here(folder, changes)[1] == "done"
     after = list(read_records(folder / "metrics.jsonl"))
     assert after[: len(before)] == before
     steps = [record.step for record in after if "loss/train" in record.values]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.sweep.test_pool import AWKWARD, SMALL
-from train.ledger.run import find_runs, read_run
+from train.store.run import find_runs, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "conf" / "hydra" / "launcher").glob("*.yaml"))

@@ -11,20 +11,20 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
-from train.ledger.identity import arm_id, experiment_of, identity
-from train.ledger.manifest import Manifest
 from train.run.job import resolve
+from train.store.identity import arm_id, experiment_of, identity
+from train.store.manifest import Manifest
 from train.sweep.axes import read_request
-from train.sweep.plan import Plan, draw_up
-from train.sweep.record import manifest_of, merged
+from train.sweep.manifest import build_manifest, merge_manifests
+from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.settings import parse_sweep
 
 
-def plan_of(loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None) -> Plan:
+def plan_of(loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None) -> SweepPlan:
     own = [line for line in overrides if line.startswith("sweep.")]
     master = loader.load_configuration("config", own, RunMode.MULTIRUN)
     settings, _ = parse_sweep({key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")})
-    return draw_up(read_request(preset, overrides, loader), settings, loader, master)
+    return make_plan(read_request(preset, overrides, loader), settings, loader, master)
 
 
 SAME = [
@@ -96,11 +96,11 @@ def test_a_combination_that_cannot_be_composed_is_dropped_and_a_misspelling_is_n
 def test_an_impossible_baseline_or_a_misspelt_addition_is_refused(loader: Any) -> None:
     plan = plan_of(loader, ["norm=group", "norm.groups=7,4"])
     with pytest.raises(UsageError, match=r"The baseline .norm.groups=7. is impossible, .* too odd Choose another"):
-        plan.without({plan.baseline.id: "too odd"})
-    assert len(plan.without({plan.arms[1].id: "too odd"}).dropped) == 1
+        plan.without_arms({plan.baseline.id: "too odd"})
+    assert len(plan.without_arms({plan.arms[1].id: "too odd"}).dropped) == 1
     added = plan_of(loader, ["sweep.design=one_at_a_time", "+norm.grops=1,2"])
     with pytest.raises(UsageError, match="no such key"):
-        added.without({arm.id: "norm.grops: there is no such key." for arm in added.arms[1:]})
+        added.without_arms({arm.id: "norm.grops: there is no such key." for arm in added.arms[1:]})
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_the_command_line_replaces_axes_of_a_preset(loader: Any) -> None:
 def test_a_later_plan_is_merged_with_the_one_that_is_there(loader: Any) -> None:
     def manifest(*overrides: str) -> Manifest:
         plan = plan_of(loader, overrides)
-        return manifest_of(plan, plan.runs, ("train", "-m", *overrides), "", ())
+        return build_manifest(plan, plan.runs, ("train", "-m", *overrides), "", ())
 
     small, large = manifest("norm=none,batch", "seed=0,1"), manifest("norm=none,batch", "init=kaiming,xavier", "seed=0,2")
-    both = merged(small, large)
+    both = merge_manifests(small, large)
     assert len(both.runs) == 8 + 2, "seed 1 is in the first alone; its two arms are also in the second"
     assert both.seeds == {"seed": ("0", "1", "2")}
     assert both.axes == {"norm": ("none", "batch"), "init": ("kaiming", "xavier")}
-    part = merged(both, manifest("norm=batch", "seed=0,2"))
+    part = merge_manifests(both, manifest("norm=batch", "seed=0,2"))
     assert (part.baseline, part.command, part.design) == (both.baseline, both.command, both.design)
     assert {run.identity for run in part.runs} == {run.identity for run in both.runs}

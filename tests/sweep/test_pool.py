@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness import COMMAND
-from train.ledger.run import Run, find_runs, read_run
+from train.store.run import Run, find_runs, read_run
 
 AWKWARD = Path(__file__).with_name("awkward")
 SMALL = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from train.errors import UsageError
-from train.sweep.devices import PoolSettings, cores, gpus, parse, places
+from train.sweep.devices import PoolSettings, allocate, cpu_cores, parse_pool_settings, visible_gpus
 
 
 def settings(**changed: Any) -> PoolSettings:
@@ -20,7 +20,7 @@ def settings(**changed: Any) -> PoolSettings:
         "timeout_minutes": None,
         "retries": 0,
     }
-    return parse(**(keys | changed))
+    return parse_pool_settings(**(keys | changed))
 
 
 @pytest.fixture
@@ -62,33 +62,33 @@ def test_a_wrong_value_is_named(changed: dict[str, Any], named: str) -> None:
 
 @pytest.mark.usefixtures("no_gpus")
 def test_on_a_cpu_there_is_a_job_per_core_but_never_more_than_runs() -> None:
-    many = places(settings(), 1000, "auto", {})
-    assert (len(many.slots), many.threads) == (cores(), 1)
-    one = places(settings(), 1, "auto", {})
-    assert (len(one.slots), one.threads) == (1, cores()), "what one job leaves of the cores is its own"
-    chosen = places(settings(jobs_per_device=3, threads_per_job=2), 1000, "auto", {})
+    many = allocate(settings(), 1000, "auto", {})
+    assert (len(many.slots), many.threads) == (cpu_cores(), 1)
+    one = allocate(settings(), 1, "auto", {})
+    assert (len(one.slots), one.threads) == (1, cpu_cores()), "what one job leaves of the cores is its own"
+    chosen = allocate(settings(jobs_per_device=3, threads_per_job=2), 1000, "auto", {})
     assert (len(chosen.slots), chosen.threads) == (3, 2)
 
 
 @pytest.mark.usefixtures("no_gpus")
 def test_threads_of_the_users_own_choice_count() -> None:
-    own = places(settings(), 1, "auto", {"OMP_NUM_THREADS": "1"})
+    own = allocate(settings(), 1, "auto", {"OMP_NUM_THREADS": "1"})
     assert own.threads == 1
-    assert len(places(settings(threads_per_job=cores()), 1000, "auto", {}).slots) == 1
+    assert len(allocate(settings(threads_per_job=cpu_cores()), 1000, "auto", {}).slots) == 1
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_each_gpu_takes_a_job_and_the_job_sees_no_other() -> None:
-    found = places(settings(), 1000, "auto", {})
+    found = allocate(settings(), 1000, "auto", {})
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found.slots] == ["0", "1"]
     assert not found.shared
     assert {slot.environment["CUDA_DEVICE_ORDER"] for slot in found.slots} == {"PCI_BUS_ID"}, "nvidia-smi counts so"
-    own = places(settings(), 1, "auto", {"CUDA_VISIBLE_DEVICES": "1"})
+    own = allocate(settings(), 1, "auto", {"CUDA_VISIBLE_DEVICES": "1"})
     assert own.slots[0].environment == {"CUDA_VISIBLE_DEVICES": "1"}, "the user counts as CUDA does"
-    shared = places(settings(devices=[1], jobs_per_device=3), 2, "auto", {})
+    shared = allocate(settings(devices=[1], jobs_per_device=3), 2, "auto", {})
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in shared.slots] == ["1", "1"]
     assert shared.shared
-    assert places(settings(devices=1), 1, "cuda", {}).slots[0].device == "cuda:1"
+    assert allocate(settings(devices=1), 1, "cuda", {}).slots[0].device == "cuda:1"
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -97,12 +97,12 @@ def test_each_gpu_takes_a_job_and_the_job_sees_no_other() -> None:
     [("1", ["1"]), ("", []), ("-1", []), ("1,7,0", ["1"]), ("GPU-8a,1", ["GPU-8a", "1"]), ("NoDevFiles", [])],
 )
 def test_gpus_that_are_hidden_from_this_process_are_hidden_from_its_jobs(visible: str, names: list[str]) -> None:
-    assert gpus({"CUDA_VISIBLE_DEVICES": visible}) == names
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": visible}) == names
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_the_cpu_can_be_asked_for_where_there_are_gpus() -> None:
-    for wish in (places(settings(devices="cpu"), 2, "auto", {}), places(settings(), 2, "cpu", {})):
+    for wish in (allocate(settings(devices="cpu"), 2, "auto", {}), allocate(settings(), 2, "cpu", {})):
         assert {slot.device for slot in wish.slots} == {"cpu"}
         assert all(slot.environment == {"CUDA_VISIBLE_DEVICES": ""} for slot in wish.slots)
 
@@ -110,6 +110,6 @@ def test_the_cpu_can_be_asked_for_where_there_are_gpus() -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_that_is_not_there_or_fits_no_place_is_refused() -> None:
     with pytest.raises(UsageError, match=r"there is no GPU 2; known: 0 to 1"):
-        places(settings(devices=[0, 2]), 4, "auto", {})
+        allocate(settings(devices=[0, 2]), 4, "auto", {})
     with pytest.raises(UsageError, match=r"trainer\.device=cuda:1"):
-        places(settings(), 4, "cuda:1", {})
+        allocate(settings(), 4, "cuda:1", {})

@@ -23,12 +23,12 @@ from train.data.batches import Batching
 from train.data.contracts import Files
 from train.data.folder_reader import FolderReader
 from train.data.image_folder import CentreFraming
-from train.data.statistics import Preprocess
+from train.data.preprocess import Preprocess
 from train.errors import Interrupted, RunError
-from train.ledger.run import Run, find_runs, read_run
 from train.parts.augment import Pipeline
-from train.run.stop import listening
-from train.sweep.rows import labels
+from train.run.signals import handle_signals
+from train.store.run import Run, find_runs, read_run
+from train.sweep.progress import job_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 AWKWARD = Path(__file__).with_name("awkward")
@@ -197,7 +197,7 @@ def interrupt(*numbers: int) -> int:
     """The exit code of a job that gets these signals and then ends as an interrupted run does."""
 
     def run() -> None:
-        with listening() as stop:
+        with handle_signals() as stop:
             for number in numbers:
                 os.kill(os.getpid(), number)
             assert stop.signal == numbers[0]
@@ -233,7 +233,7 @@ def test_submitit_may_use_another_signal(heard: list[int], monkeypatch: pytest.M
 @pytest.mark.parametrize("failure", [None, RunError("it failed")], ids=["done", "failed"])
 def test_a_run_that_has_ended_is_not_queued_again(heard: list[int], failure: RunError | None) -> None:
     def run() -> None:
-        with listening():
+        with handle_signals():
             os.kill(os.getpid(), signal.SIGUSR2)  # too late for the run to hear of it
             if failure is not None:
                 raise failure
@@ -248,7 +248,7 @@ def test_a_run_that_has_ended_is_not_queued_again(heard: list[int], failure: Run
 
 
 def test_a_job_is_called_by_what_was_asked_of_it() -> None:
-    assert labels([["norm=batch", "resume=auto", "hydra.sweep.subdir='a'"]]) == ["norm=batch"]
+    assert job_labels([["norm=batch", "resume=auto", "hydra.sweep.subdir='a'"]]) == ["norm=batch"]
 
 
 @with_proc

@@ -14,16 +14,16 @@ from omegaconf import OmegaConf
 
 from tests.harness import SMALL
 from train import cli
-from train.ledger.manifest import read_manifest
-from train.run.trial import check_each
+from train.run.rehearsal import check_configs
+from train.store.manifest import read_manifest
 from train.sweep.axes import read_request
-from train.sweep.plan import Plan, draw_up
+from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.settings import parse_sweep
 
 STUDIES = sorted(path.stem for path in (cli.config_dir() / "study").glob("*.yaml"))
 
 
-def plan_of(study: str) -> Plan:
+def plan_of(study: str) -> SweepPlan:
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         hydra = GlobalHydra.instance().hydra
@@ -31,7 +31,7 @@ def plan_of(study: str) -> Plan:
         master = hydra.config_loader.load_configuration("config", [f"study={study}"], RunMode.MULTIRUN)
         settings, _ = parse_sweep({key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")})
         request = read_request(dict(master.hydra.sweeper.params), [f"study={study}"], hydra.config_loader)
-        return draw_up(request, settings, hydra.config_loader, master)
+        return make_plan(request, settings, hydra.config_loader, master)
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -40,7 +40,7 @@ def test_every_arm_of_a_study_can_run_with_five_seeds(study: str) -> None:
     assert not plan.dropped, "a preset names no level twice"
     assert all(len(arm.runs) == 5 for arm in plan.arms)
     assert len({arm.config["optimizer"]["lr"] for arm in plan.arms}) == 1, "as its comment says"
-    assert check_each(([arm.config for arm in plan.arms], ())) == [None] * len(plan.arms)
+    assert check_configs(([arm.config for arm in plan.arms], ())) == [None] * len(plan.arms)
     baseline = plan.baseline.levels
     changed = [{axis for axis in baseline if arm.levels[axis] != baseline[axis]} for arm in plan.arms[1:]]
     assert all(len(axes) == 1 for axes in changed), "each ingredient alone"

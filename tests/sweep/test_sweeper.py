@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import COMMAND, SMALL
-from train.ledger.lock import Lock
-from train.ledger.manifest import Manifest, read_manifest
-from train.ledger.run import find_runs, read_run
-from train.sweep.reuse import survey
+from train.store.lock import Lock
+from train.store.manifest import Manifest, read_manifest
+from train.store.run import find_runs, read_run
+from train.sweep.reuse import run_statuses
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 BASIC = ["hydra/launcher=basic", "observe=off", "sweep.reuse_other_code=true"]  # the sources may change while tests run
@@ -132,7 +132,7 @@ def test_what_stands_of_a_plan_is_told_from_the_folders(place: Path, again: subp
     assert again.returncode == 0
     top = place / "out"
     runs = plan(top).runs
-    other, going, lost = [standing.run for standing in survey(top, runs, True)][:3]
+    other, going, lost = [standing.run for standing in run_statuses(top, runs, True)][:3]
     assert other is not None
     assert going is not None
     assert lost is not None
@@ -144,13 +144,13 @@ def test_what_stands_of_a_plan_is_told_from_the_folders(place: Path, again: subp
     rewrite(other.folder, code="0123456789ab")
     rewrite(lost.folder, status="running", pid=2**22 + 1)
     lock = Lock(going.folder)
-    assert lock.take() is None
+    assert lock.acquire() is None
     rewrite(going.folder, status="running", pid=os.getpid())
-    kinds = {standing.run.folder: standing.kind for standing in survey(top, runs, False) if standing.run is not None}
+    kinds = {standing.run.folder: standing.kind for standing in run_statuses(top, runs, False) if standing.run is not None}
     assert (kinds[other.folder], kinds[going.folder], kinds[lost.folder]) == ("outdated", "running", "failed")
-    reused = {standing.run.folder: standing.kind for standing in survey(top, runs, True) if standing.run is not None}
+    reused = {standing.run.folder: standing.kind for standing in run_statuses(top, runs, True) if standing.run is not None}
     assert reused[other.folder] in ("done", "diverged")
-    lock.give_back()
+    lock.release()
 
 
 @pytest.mark.slow

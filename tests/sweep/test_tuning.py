@@ -14,18 +14,18 @@ import pytest
 from tests.harness import COMMAND, SMALL
 from tests.sweep.test_plan import plan_of
 from train.errors import UsageError
-from train.ledger.identity import arm_id
-from train.ledger.manifest import Manifest, read_manifest
-from train.sweep import shown
-from train.sweep.plan import Plan
-from train.sweep.record import manifest_of, merged
-from train.sweep.reuse import survey
+from train.store.identity import arm_id
+from train.store.manifest import Manifest, read_manifest
+from train.sweep import plan_text
+from train.sweep.manifest import build_manifest, merge_manifests
+from train.sweep.plan import SweepPlan
+from train.sweep.reuse import run_statuses
 
 RATES = "optimizer.lr=0.1,0.4"
 TUNE = "sweep.tune=optimizer.lr"
 
 
-def typed(plan: Plan) -> list[list[str]]:
+def typed(plan: SweepPlan) -> list[list[str]]:
     """Arm by arm, what leads to each of its levels."""
     return [[" ".join(arm.overrides) for arm in arms] for arms in plan.compared]
 
@@ -55,12 +55,12 @@ def test_every_arm_of_every_design_is_tried_at_every_level(loader: Any, design: 
 
 def test_what_is_shown_before_it_starts(loader: Any, tmp_path: Path) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=range(5)"])
-    assert list(shown.arms_table(plan)) == [
+    assert list(plan_text.arm_lines(plan)) == [
         "arms",
         "  baseline  norm=none  at optimizer.lr=0.1,0.4",
         "            norm=batch  at optimizer.lr=0.1,0.4",
     ]
-    size, baseline, *_ = shown.brief(plan, survey(tmp_path, plan.runs, False), "unfinished", Path("out"))
+    size, baseline, *_ = plan_text.plan_lines(plan, run_statuses(tmp_path, plan.runs, False), "unfinished", Path("out"))
     assert size == "sweep  2 arms x 2 levels of optimizer.lr x 5 seeds = 20 runs (grid) in out"
     assert baseline.split() == ["baseline:", "norm=none"]
 
@@ -82,10 +82,10 @@ def test_several_keys_are_crossed_or_move_together(loader: Any) -> None:
 
 def test_an_arm_lives_as_long_as_one_of_its_levels_is_possible(loader: Any) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES])
-    left = plan.without({plan.arms[0].id: "it cannot be"})
+    left = plan.without_arms({plan.arms[0].id: "it cannot be"})
     assert [arm.levels for arm in (left.baseline, plan.arms[1])] == [{"norm": "none", "optimizer.lr": "0.4"}] * 2
     with pytest.raises(UsageError, match="The baseline"):
-        plan.without({arm.id: "it cannot be" for arm in plan.compared[0]})
+        plan.without_arms({arm.id: "it cannot be" for arm in plan.compared[0]})
 
 
 def test_a_value_computed_from_a_tuned_one_sets_no_arms_apart(loader: Any) -> None:
@@ -104,14 +104,14 @@ def test_the_plan_on_disk_tells_what_was_tuned(loader: Any, tmp_path: Path) -> N
     assert len({arm.tuned for arm in made.arms}) == 2
 
 
-def recorded(plan: Plan) -> Manifest:
-    return manifest_of(plan, plan.runs, ["train"], "", [])
+def recorded(plan: SweepPlan) -> Manifest:
+    return build_manifest(plan, plan.runs, ["train"], "", [])
 
 
 def test_a_wider_range_in_the_same_folder_joins_the_arms_that_are_there(loader: Any) -> None:
     first = recorded(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.1,0.2"]))
     wider = recorded(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.05,0.4"]))
-    both = merged(first, wider)
+    both = merge_manifests(first, wider)
     assert len(both.arms) == 8
     assert len({arm.tuned for arm in both.arms}) == 2
 
@@ -119,7 +119,7 @@ def test_a_wider_range_in_the_same_folder_joins_the_arms_that_are_there(loader: 
 def test_repeating_a_part_leaves_what_was_tuned(loader: Any) -> None:
     whole = recorded(plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=0,1"]))
     part = recorded(plan_of(loader, ["norm=batch", "optimizer.lr=0.4", "seed=0,1"]))
-    both = merged(whole, part)
+    both = merge_manifests(whole, part)
     assert both.tune == ("optimizer.lr",)
     assert {arm.id: arm for arm in both.arms} == {arm.id: arm for arm in whole.arms}
 

@@ -75,7 +75,7 @@ def decode(path: str | Path, region: Callable[[int, int], Region], size: tuple[i
         with _reading(path):
             if image.format not in ("JPEG", "MPO"):  # these alone can be drafted; others may find their orientation only now
                 image.load()
-            turn = _turn(image)
+            turn = _exif_transpose(image)
         height, width = image.size if turn in _SWAPPING else image.size[::-1]
         box = region(height, width)
         with _reading(path):
@@ -95,12 +95,12 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image)
         low, high = values.min(), values.max()
-        _demand(low >= 0 and high <= 65535, f"integer pixels from {low} to {high}, beyond [0, 65535]")
+        _require(low >= 0 and high <= 65535, f"integer pixels from {low} to {high}, beyond [0, 65535]")
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
         values = np.asarray(image)
         low, high = values.min(), values.max()
-        _demand(low >= 0 and high <= 255, f"float pixels from {low} to {high}, neither [0, 1] nor [0, 255]")  # NaN fails too
+        _require(low >= 0 and high <= 255, f"float pixels from {low} to {high}, neither [0, 1] nor [0, 255]")  # NaN fails too
         return Image.fromarray((values * (255 if high <= 1 else 1)).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -124,7 +124,7 @@ def _resize(image: Image.Image, region: Region, full: tuple[int, int], size: tup
     return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=REDUCING_GAP)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _exif_transpose(image: Image.Image) -> Image.Transpose | None:
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF raises nearly anything; the pixels are sound, and stay as they are stored
@@ -136,7 +136,7 @@ def _tensor(image: Image.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-def _demand(condition: object, message: str) -> None:
+def _require(condition: object, message: str) -> None:
     if not condition:
         raise ValueError(message)
 

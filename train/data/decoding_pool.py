@@ -31,7 +31,7 @@ from train.rng import generator
 
 
 @dataclass(frozen=True)
-class Request:
+class DecodeRequest:
     """One batch. `indices`: the images' places in their split, which their draws depend on; `epoch`: None asks for the test
     regions."""
 
@@ -49,7 +49,7 @@ class Decoder(Dataset[Tensor | RunError]):
         self.channels = channels
         self.augment_seed = augment_seed
 
-    def __getitem__(self, request: Request) -> Tensor | RunError:
+    def __getitem__(self, request: DecodeRequest) -> Tensor | RunError:
         size = self.framing.size()
         # Channels innermost, as they are decoded: turning them around in here would take 4 % of a worker's time.
         images = torch.empty((len(request.paths), *size, self.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -68,9 +68,9 @@ class Decoder(Dataset[Tensor | RunError]):
 class _Plan:
     """The sampler of a DataLoader that outlives an epoch: what it asks for is set before each."""
 
-    requests: Iterable[Request] = ()
+    requests: Iterable[DecodeRequest] = ()
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[DecodeRequest]:
         return iter(self.requests)
 
 
@@ -86,7 +86,7 @@ class DecodingPool:
         self._loader: DataLoader[Any] | None = None
         self._running: Generator[Tensor, None, None] | None = None
 
-    def decoded(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
+    def decoded(self, requests: Iterable[DecodeRequest]) -> Generator[Tensor, None, None]:
         """The answer to each request, in order; an iterator of an earlier call ends. RunError naming the file that cannot be
         decoded, with the processes ended."""
         self._stop()
@@ -103,7 +103,7 @@ class DecodingPool:
             self._running.close()
             self._running = None
 
-    def _answers(self, requests: Iterable[Request]) -> Generator[Tensor, None, None]:
+    def _answers(self, requests: Iterable[DecodeRequest]) -> Generator[Tensor, None, None]:
         """A DataLoader ends its processes as the last reference to its iterator goes: none may hang on a traceback of an error
         that leaves here, so errors leave from outside of the loop."""
         self._plan.requests = requests

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Batch, Files
-from train.data.decoding_pool import Decoder, DecodingPool, Request
-from train.data.statistics import Kind, Preprocess, from_histogram, histogram
+from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
+from train.data.preprocess import Kind, Preprocess, channel_histogram, preprocess_from_histogram
 from train.parts.augment import Pipeline
 from train.parts.contracts import Framing, Shape
 from train.rng import generator
@@ -77,7 +77,7 @@ class FolderReader:
         order = torch.randperm(len(self), generator=generator(self.batching.order_seed, "order", epoch))
         return self._training_batches(epoch, steps, order)
 
-    def sweep(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[Batch]:
         """All images once in their own order, cut as for testing; the last batch may be smaller."""
         parts = torch.arange(len(self)).split(self.batching.batch_size)
         requests = (_request(self.source, part, None) for part in parts)
@@ -123,10 +123,10 @@ def fit_files(
     requests = (_request(train, part, None) for part in chosen.split(FIT_BATCH))
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for images in pool.decoded(requests):
-        counts += histogram(images)
-    return from_histogram(kind, counts)
+        counts += channel_histogram(images)
+    return preprocess_from_histogram(kind, counts)
 
 
-def _request(source: Files, part: Tensor, epoch: int | None) -> Request:
+def _request(source: Files, part: Tensor, epoch: int | None) -> DecodeRequest:
     indices = part.tolist()
-    return Request([str(source.paths[index]) for index in indices], indices, epoch)
+    return DecodeRequest([str(source.paths[index]) for index in indices], indices, epoch)

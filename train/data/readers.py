@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from train.data.array_reader import ArrayReader
 from train.data.batches import Batching
 from train.data.contracts import Arrays, Batch, Dataset, Framed, Source, Splits
 from train.data.folder_reader import FolderReader, fit_files
-from train.data.reader import ArrayReader
-from train.data.statistics import Kind, Preprocess, fit
+from train.data.preprocess import Kind, Preprocess, fit_pixels
 from train.parts.augment import Pipeline
 
 EVALUATION_FACTOR = 4
@@ -66,7 +66,7 @@ def open_readers(dataset: Dataset, splits: Splits, pipeline: Pipeline, settings:
 
 def fit_preprocess(dataset: Dataset, train: Source, pipeline: Pipeline, settings: ReaderSettings) -> Preprocess:
     if isinstance(train, Arrays):
-        return fit(settings.preprocess, train)
+        return fit_pixels(settings.preprocess, train)
     assert isinstance(dataset, Framed)
     framing = pipeline.framing or dataset.framing
     return fit_files(settings.preprocess, train, framing, channels=dataset.shape[0], workers=settings.workers)

@@ -13,7 +13,7 @@ from train.errors import UsageError
 from train.rng import generator
 
 
-def carve(splits: Splits, fraction: float, seed: int) -> Splits:
+def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     """`splits` with `val` taken out of `train`, class by class, drawn by `seed`.
 
     A class of n images gives min(floor(`fraction` n + 1/2), n - 1), so that each keeps at least one for training. Both parts keep

@@ -32,7 +32,7 @@ FAILURES = (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.
 
 
 @dataclass(frozen=True)
-class Known:
+class DatasetSpec:
     """What differs between the sets. `read(folder, download)` gives the splits, after a download into `folder` if asked for;
     `markers`: a folder that has one of these files or folders has a copy; `system`: where packages put one."""
 
@@ -51,7 +51,7 @@ class TorchvisionSet:
     UsageError when `root` is not a folder.
     """
 
-    known: Known
+    known: DatasetSpec
     root: str | None
     download: bool
 
@@ -145,7 +145,7 @@ def svhn(root: str | None = None, download: bool = True) -> Dataset:
     return TorchvisionSet(SVHN, root, download)
 
 
-def _check(splits: Splits, known: Known) -> None:
+def _check(splits: Splits, known: DatasetSpec) -> None:
     """ValueError when the images or labels cannot be those of the set."""
     for split in (splits.train, splits.test):
         assert isinstance(split, Arrays)
@@ -190,7 +190,7 @@ def _from_planes(images: numpy.ndarray, labels: numpy.ndarray) -> Arrays:
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Debian's package dataset-fashion-mnist puts the four files there."""
 
-FASHION_MNIST = Known(
+FASHION_MNIST = DatasetSpec(
     "fashion_mnist",
     (1, 28, 28),
     FASHION_CLASSES,
@@ -198,6 +198,6 @@ FASHION_MNIST = Known(
     markers=("FashionMNIST/raw", "train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"),
     system=(DEBIAN_FASHION,),
 )
-CIFAR10 = Known("cifar10", (3, 32, 32), CIFAR10_CLASSES, partial(_read_cifar, "CIFAR10"), markers=("cifar-10-batches-py",))
-CIFAR100 = Known("cifar100", (3, 32, 32), CIFAR100_CLASSES, partial(_read_cifar, "CIFAR100"), markers=("cifar-100-python",))
-SVHN = Known("svhn", (3, 32, 32), tuple("0123456789"), _read_svhn, markers=("train_32x32.mat",))
+CIFAR10 = DatasetSpec("cifar10", (3, 32, 32), CIFAR10_CLASSES, partial(_read_cifar, "CIFAR10"), markers=("cifar-10-batches-py",))
+CIFAR100 = DatasetSpec("cifar100", (3, 32, 32), CIFAR100_CLASSES, partial(_read_cifar, "CIFAR100"), markers=("cifar-100-python",))
+SVHN = DatasetSpec("svhn", (3, 32, 32), tuple("0123456789"), _read_svhn, markers=("train_32x32.mat",))

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from train.observe.advice import Finding, Kind, Switches, suggest
-from train.observe.initial_report import DEFAULT, Thresholds, Verdict, judge, layer_rows
 from train.observe.layers import LayerInfo
+from train.observe.verdict import DEFAULT, Thresholds, Verdict, judge, layer_rows
 from train.sinks.contracts import Record
 from train.sinks.jsonl import encode_float
 

@@ -42,7 +42,7 @@ def bin_counts(y: Tensor) -> Tensor:
     return torch.cat([torch.stack([low, high]), counts[:BINS].float()])
 
 
-def from_counts(tag: str, row: Sequence[float]) -> Histogram:
+def histogram_from_counts(tag: str, row: Sequence[float]) -> Histogram:
     """The histogram of a row of `bin_counts` on the host."""
     low, high, *counts = row
     width = (high - low) / len(counts)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from train.observe.initial_report import DEFAULT, Row, Thresholds
+from train.observe.verdict import DEFAULT, LayerRow, Thresholds
 
 Tone = Literal["head", "normal", "bad", "note"]
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -19,7 +19,7 @@ _GAP = "  "
 
 
 @dataclass(frozen=True)
-class Line:
+class TextLine:
     """`text` without line break; `tone` says what a terminal with colours may do about it."""
 
     text: str
@@ -32,34 +32,34 @@ class _Column:
 
     key: str
     title: Callable[[int], str]
-    cell: Callable[[Row, int], str]
+    cell: Callable[[LayerRow, int], str]
     left: bool = False
 
 
-def table(
-    rows: Sequence[Row],
+def render_table(
+    rows: Sequence[LayerRow],
     width: int,
     unicode: bool = True,
     most: int = 24,
     thresholds: Thresholds = DEFAULT,
-) -> list[Line]:
+) -> list[TextLine]:
     """At most `width` columns, and about `most` layers: of a longer net the first, the last, every k-th between them and
     the first that is not finite, with a note that says how many are left out. `unicode` False draws with ASCII alone."""
     if not rows:
         return []
-    shown, every = thinned(rows, most)
+    shown, every = thin_rows(rows, most)
     heading, *body = _fitted(_columns(rows, unicode), shown, width, "…" if unicode else "~")
-    lines = [Line(heading, "head")]
-    lines += [Line(text, "bad" if _bad(row, thresholds) else "normal") for row, text in zip(shown, body, strict=True)]
+    lines = [TextLine(heading, "head")]
+    lines += [TextLine(text, "bad" if _bad(row, thresholds) else "normal") for row, text in zip(shown, body, strict=True)]
     if len(shown) < len(rows):
         note = f"{len(rows) - len(shown)} of {len(rows)} layers left out: one weighted layer in {every} is shown"
-        lines.append(Line(note[:width], "note"))
+        lines.append(TextLine(note[:width], "note"))
     return lines
 
 
-def thinned(rows: Sequence[Row], most: int) -> tuple[list[Row], int]:
+def thin_rows(rows: Sequence[LayerRow], most: int) -> tuple[list[LayerRow], int]:
     """Some of the rows, and k where one in k weighted layers was kept, each with the activations that follow it."""
-    units: list[list[Row]] = []
+    units: list[list[LayerRow]] = []
     for row in rows:
         if row.weighted or not units:
             units.append([])
@@ -70,16 +70,16 @@ def thinned(rows: Sequence[Row], most: int) -> tuple[list[Row], int]:
     return [row for unit in _kept(units, every) for row in unit], every
 
 
-def _kept(units: Sequence[list[Row]], every: int) -> list[list[Row]]:
+def _kept(units: Sequence[list[LayerRow]], every: int) -> list[list[LayerRow]]:
     broken = next((i for i, unit in enumerate(units) if any(row.broken for row in unit)), 0)
     return [unit for i, unit in enumerate(units) if i % every == 0 or i in (broken, len(units) - 1)]
 
 
-def _bad(row: Row, thresholds: Thresholds) -> bool:
+def _bad(row: LayerRow, thresholds: Thresholds) -> bool:
     return row.broken or (row.dead or 0) >= thresholds.dead or (row.saturated or 0) >= thresholds.saturated or row.std == 0
 
 
-def _columns(rows: Sequence[Row], unicode: bool) -> list[_Column]:
+def _columns(rows: Sequence[LayerRow], unicode: bool) -> list[_Column]:
     """Those that have something to say about these rows."""
     std, gradient = _Scale((row.std for row in rows), unicode), _Scale((row.gradient_std for row in rows), unicode)
     columns = [
@@ -95,7 +95,7 @@ def _columns(rows: Sequence[Row], unicode: bool) -> list[_Column]:
     return [column for column in columns if any(column.cell(row, _BARS[0]).strip() for row in rows)]
 
 
-def _fitted(columns: Sequence[_Column], rows: Sequence[Row], width: int, ellipsis: str) -> list[str]:
+def _fitted(columns: Sequence[_Column], rows: Sequence[LayerRow], width: int, ellipsis: str) -> list[str]:
     """Heading and body in the richest layout that fits; in the poorest, names lose their beginning, lines at last their end."""
     lines: list[str] = []
     for dropped in _DROPPED:

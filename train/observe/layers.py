@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from train.errors import UsageError
-from train.observe.apart import apart
+from train.observe.isolation import isolated
 from train.parts.activation import ActivationName, activation
 from train.parts.contracts import Shape
 
@@ -38,7 +38,7 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
-class Site:
+class LayerCall:
     """A place in the forward pass: call number `call` (from 0) of `module`. `channel_dim`: the dimension of the output that
     counts its channels."""
 
@@ -58,12 +58,12 @@ def observed_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED) or is_activation(module)}
 
 
-def find_sites(model: nn.Module, input_shape: Shape) -> list[Site]:
+def find_layer_calls(model: nn.Module, input_shape: Shape) -> list[LayerCall]:
     """Every output of an observed layer in one forward pass of `model`, in order of execution.
 
     Found by running it, on whatever device it is (the meta device included), on two black images in evaluation mode.
     """
-    sites: list[Site] = []
+    sites: list[LayerCall] = []
     calls: Counter[str] = Counter()
     weighted_kind: list[Kind] = []
 
@@ -74,12 +74,12 @@ def find_sites(model: nn.Module, input_shape: Shape) -> list[Site]:
             call = calls[name]
             calls[name] += 1
             info = LayerInfo(f"{name}#{call + 1}" if call else name, kind_of(module), function_of(module))
-            sites.append(Site(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
+            sites.append(LayerCall(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
 
         return hook
 
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(apart(model))
+        stack.enter_context(isolated(model))
         for name, module in observed_layers(model).items():
             stack.callback(module.register_forward_hook(note(name)).remove)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -100,7 +100,7 @@ def function_of(module: nn.Module) -> str:
     return FUNCTIONS.get(type(module), type(module).__name__.lower()) if is_activation(module) else ""
 
 
-def chosen(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
+def select_names(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
     """The names that a pattern fits, in their order. UsageError for a pattern that fits none.
 
     Patterns are the shell's: `*` any characters, `?` any one, `[12]` one of these; the whole name must fit. A pattern that fits
@@ -108,13 +108,13 @@ def chosen(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
     """
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for pattern in patterns:
-        if not any(fits(name, pattern) for name in names):
+        if not any(matches(name, pattern) for name in names):
             raise UsageError(
                 f"observe.layers={pattern}: no layer has such a name. Known: {', '.join(names)}. "
                 "Use * for any characters, as in observe.layers=stage1.*"
             )
-    return [name for name in names if any(fits(name, pattern) for pattern in patterns)]
+    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]
 
 
-def fits(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern)

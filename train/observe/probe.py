@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from train.data.contracts import Arrays, Dataset, Source, Splits
+from train.data.preprocess import Preprocess
 from train.data.readers import ReaderSettings, open_readers
-from train.data.statistics import Preprocess
 from train.parts.augment import Pipeline
 from train.rng import generator
 
@@ -32,7 +32,7 @@ def probe_images(
     try:
         reader = readers.test
         reader.preprocess = preprocess
-        return next(iter(reader.sweep())).images
+        return next(iter(reader.eval_batches())).images
     finally:
         readers.close()
 

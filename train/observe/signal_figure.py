@@ -29,7 +29,7 @@ class Point:
     gradient_std: float
 
 
-def points(values: Mapping[str, float]) -> list[Point]:
+def layer_points(values: Mapping[str, float]) -> list[Point]:
     """The layers of one record, in its order, which is that of the signal."""
     layers = [tag.partition("/")[2] for tag in values if tag.startswith("activation_std/")]
     return [

@@ -37,7 +37,7 @@ def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Co
     """
     x = y.float()
     others = [dim for dim in range(x.ndim) if dim != channel_dim]
-    unit = size_of(x)
+    unit = magnitude(x)
     work = x * (1 / unit)
     by_channel = work.mean(others, keepdim=True) if others else work.clone()
     mean = by_channel.mean()
@@ -72,7 +72,7 @@ def gradient_statistics(gradient: Tensor, scale: Tensor, wanted: Collection[str]
     return {name: value for name, value in found.items() if name in wanted}
 
 
-def size_of(x: Tensor) -> Tensor:
+def magnitude(x: Tensor) -> Tensor:
     """The order of magnitude of x [N, ...]: a power of 2 next to the largest absolute value in an eighth of it; 1 where that is 0
     or not finite.
 
@@ -95,16 +95,16 @@ def count_nonfinite(x: Tensor, work: Tensor | None = None) -> Tensor:
 def standard_deviation(x: Tensor) -> Tensor:
     """Over all values, dividing by their number."""
     x = x.float()
-    unit = size_of(x)
+    unit = magnitude(x)
     work = x * (1 / unit)
     work.sub_(work.mean())
     return work.mul_(work).mean().sqrt() * unit
 
 
-def length(x: Tensor) -> Tensor:
+def euclidean_norm(x: Tensor) -> Tensor:
     """Euclidean norm over all values. Not `vector_norm`, which adds up the squares of a long tensor with less care."""
     x = x.float()
-    unit = size_of(x)
+    unit = magnitude(x)
     work = x * (1 / unit)
     return work.mul_(work).sum().sqrt() * unit
 
@@ -118,6 +118,6 @@ def similarity(y: Tensor) -> Tensor:
     n = len(y)
     in_memory_order = y if y.is_contiguous() or y.ndim < 3 else y.movedim(1, -1)  # flattening channels_last would copy
     x = in_memory_order.float().flatten(1)
-    x = x * (1 / size_of(x))
+    x = x * (1 / magnitude(x))
     total = (x / (x * x).sum(1, keepdim=True).sqrt()).sum(0)
     return ((total * total).sum() - n) / (n * (n - 1)) if n > 1 else x.new_tensor(float("nan"))

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from train.observe.sheet import Sheet
-from train.observe.statistics import length, standard_deviation
+from train.observe.measurements import MeasurementBuffer
+from train.observe.statistics import euclidean_norm, standard_deviation
 
 
-class WeightWatch:
+class WeightObserver:
     """Watches the weights (not the biases) of `layers`. The initial ones are kept on the device if `weight_distance` is wanted.
 
     weight_std: over all values, dividing by their number. weight_distance: |w - w_init| / |w_init|. update_ratio: |w_after -
@@ -25,24 +25,24 @@ class WeightWatch:
         self._initial = self._copy() if "weight_distance" in wanted else {}
 
     @torch.no_grad()
-    def measure(self, sheet: Sheet) -> None:
+    def measure(self, buffer: MeasurementBuffer) -> None:
         for name, weight in self._weights():
             found: dict[str, Tensor] = {}
             if "weight_std" in self.wanted:
                 found["weight_std"] = standard_deviation(weight)
             if name in self._initial:
                 found["weight_distance"] = relative_distance(weight, self._initial[name])
-            sheet.put("", name, found)
+            buffer.put("", name, found)
 
     def before(self) -> dict[str, Tensor]:
         """What `after` needs of the time before the update."""
         return self._copy() if "update_ratio" in self.wanted else {}
 
     @torch.no_grad()
-    def after(self, before: Mapping[str, Tensor], sheet: Sheet) -> None:
+    def after(self, before: Mapping[str, Tensor], buffer: MeasurementBuffer) -> None:
         for name, weight in self._weights():
             if name in before:
-                sheet.put("", name, {"update_ratio": relative_distance(weight, before[name])})
+                buffer.put("", name, {"update_ratio": relative_distance(weight, before[name])})
 
     def _weights(self) -> list[tuple[str, Tensor]]:
         return [(name, layer.weight.detach()) for name, layer in self.layers.items() if isinstance(layer.weight, Tensor)]
@@ -53,4 +53,4 @@ class WeightWatch:
 
 def relative_distance(w: Tensor, origin: Tensor) -> Tensor:
     """|w - origin| / |origin|."""
-    return length(w - origin) / length(origin)
+    return euclidean_norm(w - origin) / euclidean_norm(origin)

@@ -10,19 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from train.ledger.run import Run
 from train.report.arms import Arm, Study
 from train.report.claims import SMALLEST_EFFECT, Wording, claims_of_arms, claims_of_grid
 from train.report.collect import FAILED
 from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
-from train.report.curves import History
+from train.report.history import History
 from train.report.metric import Metric, number
-from train.report.phrases import listed
+from train.report.sentence_text import listed
 from train.report.statistics.compare import compare, pairwise
 from train.report.statistics.effects import factorial
 from train.report.statistics.rates import divergence
 from train.report.statistics.threats import RANK, find_threats
-from train.report.tuning_words import Chosen, tuning_threats
+from train.report.tuning_text import Chosen, tuning_threats
+from train.store.run import Run
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
@@ -91,14 +91,14 @@ class Analysis:
 def analyse(
     study: Study, metric: Metric, histories: Mapping[Path, History], *, pairs: bool, smallest_effect: float | None
 ) -> Analysis:
-    names = labels(study.arms)
-    samples = {arm.id: sample_of(arm, names[arm.id], metric, histories) for arm in study.arms}
+    names = arm_labels(study.arms)
+    samples = {arm.id: build_sample(arm, names[arm.id], metric, histories) for arm in study.arms}
     baseline, others = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
     compared = compare(baseline, others, higher_is_better=metric.higher_is_better)
     found = {made.arm: made for made in compared}
     has_values = any(sample.values for sample in samples.values())
-    grid = factorial(cells_of(study, samples), crossed(study)) if study.is_grid and has_values else None
-    facts = facts_of(study, names, metric)
+    grid = factorial(cells_of(study, samples), varied_factors(study)) if study.is_grid and has_values else None
+    facts = collect_facts(study, names, metric)
     chosen = [(names[arm.id], arm.choice) for arm in study.arms if arm.choice]
     wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect, scope=scope_of(study))
     effects = (*grid.main, *grid.interactions) if grid else compared
@@ -116,19 +116,19 @@ def analyse(
         rates={name: divergence([sample]) for name, sample in samples.items()},
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else (),
-        claims=claimed(study, names, samples, compared, grid, facts, wording),
+        claims=make_claims(study, names, samples, compared, grid, facts, wording),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
         smallest_effect=wording.smallest_effect,
     )
 
 
-def labels(arms: Sequence[Arm]) -> dict[str, str]:
+def arm_labels(arms: Sequence[Arm]) -> dict[str, str]:
     """Id -> label, made unique: two arms can differ in what no factor of the plan says."""
     plain = [arm.label for arm in arms]
     return {arm.id: f"{arm.label} ({arm.id[:6]})" if plain.count(arm.label) > 1 else arm.label for arm in arms}
 
 
-def sample_of(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, History]) -> Sample:
+def build_sample(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, History]) -> Sample:
     done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.having("done")]
     valued = [(value, seed) for value, seed in done if math.isfinite(value)]
     diverged, failed = len(arm.having("diverged")), len(arm.having(*FAILED))
@@ -142,7 +142,7 @@ def sample_of(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, Hist
     )
 
 
-def facts_of(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
+def collect_facts(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
     sizes = {size for run in study.runs if (size := metric.examples(run)) is not None}
     typed = {factor: factor.lstrip("+~") for factor in study.factors}
     return Facts(
@@ -222,7 +222,7 @@ def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def claimed(
+def make_claims(
     study: Study,
     names: Mapping[str, str],
     samples: Mapping[str, Sample],
@@ -243,7 +243,7 @@ def claimed(
     return claims_of_arms(by_factor, found, list(samples.values()), names[study.baseline.id], wording, facts)
 
 
-def crossed(study: Study) -> dict[str, tuple[str, ...]]:
+def varied_factors(study: Study) -> dict[str, tuple[str, ...]]:
     """Factor -> levels, the baseline's first, of what really varies."""
     return {factor: levels for factor, levels in study.factors.items() if len(levels) > 1}
 

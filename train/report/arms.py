@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from train.errors import UsageError, did_you_mean
-from train.ledger.identity import SEEDS, arm_id
-from train.ledger.manifest import Design, Manifest
-from train.ledger.overrides import dotted_key, key_of
-from train.ledger.run import Run, State
 from train.report.collect import Collection
 from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
 from train.report.tuning import Choice, Level, choose
+from train.store.identity import SEEDS, arm_id
+from train.store.manifest import Design, Manifest
+from train.store.overrides import dotted_key, key_of
+from train.store.run import Run, State
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ArmDraft:
     """An arm before it is known what it is compared with."""
 
     id: str
@@ -121,7 +121,7 @@ class _Found:
         return tuple(level.arm for level in self.choice.levels) if self.choice else (self.id,)
 
 
-def study_of(collection: Collection, baseline: str = "", tune: Sequence[str] = ()) -> Study:
+def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] = ()) -> Study:
     """`baseline`: the id of an arm or overrides (`init=kaiming norm=none`); empty for the plan's, or a choice that is explained.
     `tune`: keys of which every arm's best level counts; empty for the plan's. UsageError, with what there is, where `baseline`
     names no arm or several, or `tune` nothing that runs have."""
@@ -167,7 +167,7 @@ def _only_manifest(collection: Collection) -> Manifest | None:
     return manifest if all(run.arm in planned for run in collection.runs) else None
 
 
-def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_Found]:
+def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_ArmDraft]:
     """As planned, or in the order of their first run's start."""
     by_arm: dict[str, list[Run]] = {}
     for run in sorted(collection.runs, key=lambda run: str(run.status.get("started", ""))):
@@ -182,11 +182,11 @@ def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_Found
         setting = setting_of(runs[0]) if runs else _typed_setting(overrides)
         levels = typed[name].levels if name in typed else {}
         tuned = typed[name].tuned if name in typed else ""
-        found.append(_Found(name, setting, tuple(overrides), tuple(runs), planned[name], levels, tuned))
+        found.append(_ArmDraft(name, setting, tuple(overrides), tuple(runs), planned[name], levels, tuned))
     return found
 
 
-def _tuned_keys(collection: Collection, found: Sequence[_Found], asked: Sequence[str]) -> tuple[str, ...]:
+def _tuned_keys(collection: Collection, found: Sequence[_ArmDraft], asked: Sequence[str]) -> tuple[str, ...]:
     """As dotted keys. Sweeps that do not agree about it tune nothing."""
     if not asked:
         planned = {plan.manifest.tune for plan in collection.plans}
@@ -207,9 +207,9 @@ def _concerns(factor: str, keys: Sequence[str]) -> bool:
     return any(f"{dotted_key(factor)}.".startswith(f"{key}.") for key in keys)
 
 
-def _at_their_best(found: Sequence[_Found], keys: Sequence[str], *, as_planned: bool) -> list[_Found]:
+def _at_their_best(found: Sequence[_ArmDraft], keys: Sequence[str], *, as_planned: bool) -> list[_ArmDraft]:
     """Of configurations that differ in `keys` alone the one that is compared, with its choice."""
-    groups: dict[str, list[_Found]] = {}
+    groups: dict[str, list[_ArmDraft]] = {}
     typed: dict[tuple[str, ...], str] = {}
     for arm in sorted(found, key=lambda arm: not arm.runs):  # of one without a run, only what was typed is known
         rest = tuple(sorted(line for line in arm.overrides if not _concerns(line, keys)))
@@ -229,7 +229,7 @@ def _typed_setting(overrides: Sequence[str]) -> Setting:
     return Setting({}, {key_of(override): override.partition("=")[2] for override in overrides})
 
 
-def _levels(arm: _Found, factors: Sequence[str]) -> dict[str, str]:
+def _levels(arm: _ArmDraft, factors: Sequence[str]) -> dict[str, str]:
     return {factor: arm.planned_levels.get(factor) or arm.setting.level(factor) for factor in factors}
 
 
@@ -238,7 +238,7 @@ def _baseline_first(level: str, levels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _choose(
-    found: Sequence[_Found], levels: Mapping[str, Mapping[str, str]], asked: str, collection: Collection
+    found: Sequence[_ArmDraft], levels: Mapping[str, Mapping[str, str]], asked: str, collection: Collection
 ) -> tuple[str, str]:
     """The baseline's id and why it is the baseline."""
     if asked:
@@ -261,7 +261,7 @@ def _choose(
     )
 
 
-def _named(found: Sequence[_Found], levels: Mapping[str, Mapping[str, str]], asked: str) -> str:
+def _named(found: Sequence[_ArmDraft], levels: Mapping[str, Mapping[str, str]], asked: str) -> str:
     by_id = [arm.id for arm in found if any(name == asked or (len(asked) >= 4 and name.startswith(asked)) for name in arm.ids)]
     pairs = [part.lstrip("+").partition("=") for part in asked.split() if "=" in part]
     wanted = {key: level for key, _, level in pairs}

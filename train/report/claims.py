@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 
-from train.report import phrases
+from train.report import sentence_text
 from train.report.contracts import (
     Cell,
     Claim,
@@ -35,7 +35,7 @@ from train.report.contracts import (
     Interaction,
     LevelClaim,
     MainEffect,
-    Metric,
+    MetricInfo,
     Sample,
     Verdict,
 )
@@ -53,22 +53,22 @@ class Wording:
     """`smallest_effect`, in units of the metric: the difference below which nobody would mind; `confidence`: as in the intervals.
     `scope` ends every supported claim, such as "with everything else at its baseline"."""
 
-    metric: Metric
+    metric: MetricInfo
     smallest_effect: float = SMALLEST_EFFECT
     confidence: float = 0.95
     scope: str = ""
 
 
 @dataclass(frozen=True)
-class _Held:
+class _LevelComparison:
     """A level held against its baseline: `ours` and `theirs` are all arms on either side."""
 
     factor: str
     level: str
     names: tuple[str, str]
     effect: Effect
-    ours: tuple[Sample, ...]
-    theirs: tuple[Sample, ...]
+    treatment: tuple[Sample, ...]
+    control: tuple[Sample, ...]
     pairs: tuple[tuple[Sample, Sample], ...]
     """An arm of either side that differ in this factor alone."""
     judged: int
@@ -95,7 +95,7 @@ def claims_of_arms(
         for arm in arms:
             ours, theirs = by_arm[arm], by_arm[baseline]
             effect = effects.get(arm, Effect(nan))
-            held.append(_Held(factor, arm, (arm, baseline), effect, (ours,), (theirs,), ((ours, theirs),), judged))
+            held.append(_LevelComparison(factor, arm, (arm, baseline), effect, (ours,), (theirs,), ((ours, theirs),), judged))
         claims.append(_claim(factor, held, wording, facts or Facts()))
     return tuple(claims)
 
@@ -110,7 +110,7 @@ def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording, facts: F
     return tuple(claims)
 
 
-def _of_grid(effect: MainEffect, cells: Sequence[Cell], judged: int) -> _Held:
+def _of_grid(effect: MainEffect, cells: Sequence[Cell], judged: int) -> _LevelComparison:
     ours, theirs = ([c for c in cells if c.levels[effect.factor] == level] for level in (effect.level, effect.baseline))
     partners = {_others(cell, effect.factor): cell.sample for cell in theirs}
     pairs = {others: (c.sample, partners[others]) for c in ours if (others := _others(c, effect.factor)) in partners}
@@ -120,7 +120,7 @@ def _of_grid(effect: MainEffect, cells: Sequence[Cell], judged: int) -> _Held:
         averaged = f"over {effect.combinations}{of} combinations of the other factors"
     names = (f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}")
     one, other = (tuple(cell.sample for cell in side) for side in (ours, theirs))
-    return _Held(effect.factor, effect.level, names, effect, one, other, (*pairs.values(),), judged, averaged)
+    return _LevelComparison(effect.factor, effect.level, names, effect, one, other, (*pairs.values(),), judged, averaged)
 
 
 def _others(cell: Cell, factor: str) -> tuple[tuple[str, str], ...]:
@@ -128,7 +128,9 @@ def _others(cell: Cell, factor: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, level) for name, level in cell.levels.items() if name != factor))
 
 
-def _claim(factor: str, held: Sequence[_Held], wording: Wording, facts: Facts, interactions: Sequence[Interaction] = ()) -> Claim:
+def _claim(
+    factor: str, held: Sequence[_LevelComparison], wording: Wording, facts: Facts, interactions: Sequence[Interaction] = ()
+) -> Claim:
     levels = tuple(_level_claim(one, wording, facts) for one in held)
     reached: list[Verdict] = [verdict for verdict in ORDER if any(level.verdict == verdict for level in levels)]
     sentences = [level.sentence for level in levels] or [f"{factor}: there is nothing to hold against the baseline."]
@@ -136,7 +138,7 @@ def _claim(factor: str, held: Sequence[_Held], wording: Wording, facts: Facts, i
     return Claim(factor, reached[0] if reached else "underpowered", " ".join(sentences), levels)
 
 
-def _level_claim(held: _Held, wording: Wording, facts: Facts) -> LevelClaim:
+def _level_claim(held: _LevelComparison, wording: Wording, facts: Facts) -> LevelClaim:
     effect, obstacles = held.effect, _obstacles(held, facts)
     if obstacles:
         return LevelClaim(held.level, "not_comparable", _not_comparable(held, obstacles, wording, facts), effect)
@@ -149,26 +151,27 @@ def _level_claim(held: _Held, wording: Wording, facts: Facts) -> LevelClaim:
     return LevelClaim(held.level, "underpowered", _underpowered(held, wording, facts), effect)
 
 
-def _obstacles(held: _Held, facts: Facts) -> list[str]:
+def _obstacles(held: _LevelComparison, facts: Facts) -> list[str]:
     """Why the accuracies of the two sides do not compare them; empty where they do."""
-    ours, theirs = divergence(held.ours), divergence(held.theirs)
+    ours, theirs = divergence(held.treatment), divergence(held.control)
     found = []
     if ours.count or theirs.count:
-        rates = [f"{phrases.rate(side)} with {name}" for side, name in zip((ours, theirs), held.names, strict=True)]
+        rates = [f"{sentence_text.rate(side)} with {name}" for side, name in zip((ours, theirs), held.names, strict=True)]
         found.append(f"{rates[0]} and {rates[1]} diverged")
     failed = [
-        (sum(sample.failed for sample in side), name) for side, name in zip((held.ours, held.theirs), held.names, strict=True)
+        (sum(sample.failed for sample in side), name)
+        for side, name in zip((held.treatment, held.control), held.names, strict=True)
     ]
-    found += [f"{phrases.runs(count)} with {name} failed" for count, name in failed if count]
+    found += [f"{sentence_text.runs(count)} with {name} failed" for count, name in failed if count]
     found += [
         f"no run of {sample.arm} came to its end at any level that was tuned over"
-        for sample in (*held.ours, *held.theirs)
+        for sample in (*held.treatment, *held.control)
         if sample.arm in facts.never_ended
     ]
     if held.factor not in facts.budget_factors:
-        ours_for, theirs_for = (_values(side, facts, "budgets") for side in (held.ours, held.theirs))
+        ours_for, theirs_for = (_values(side, facts, "budgets") for side in (held.treatment, held.control))
         if ours_for and theirs_for and _apart(ours_for, theirs_for):
-            found.append(f"the budgets differ ({phrases.numbers(ours_for)} against {phrases.numbers(theirs_for)})")
+            found.append(f"the budgets differ ({sentence_text.numbers(ours_for)} against {sentence_text.numbers(theirs_for)})")
     return found
 
 
@@ -185,7 +188,7 @@ def _values(side: Sequence[Sample], facts: Facts, name: str) -> tuple[float, ...
     return tuple(sorted({value for made in facts.conditions if made.arm in arms for value in getattr(made, name)}))
 
 
-def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording, facts: Facts) -> str:
+def _not_comparable(held: _LevelComparison, obstacles: Sequence[str], wording: Wording, facts: Facts) -> str:
     said = f"{held.names[0]} and {held.names[1]} cannot be compared by {wording.metric.name} alone: {'; '.join(obstacles)}."
     if isfinite(held.effect.difference):
         said += f" The runs that ended differ by {_measured(held, wording)}, which is no claim about the two."
@@ -194,7 +197,7 @@ def _not_comparable(held: _Held, obstacles: Sequence[str], wording: Wording, fac
     return said + _divergence(held, wording)
 
 
-def _divergence(held: _Held, wording: Wording) -> str:
+def _divergence(held: _LevelComparison, wording: Wording) -> str:
     """Whether one side diverges more often, by an exact test; Bonferroni's correction for all levels of the report."""
     rates = [(divergence((one,)), divergence((other,))) for one, other in held.pairs]
     excess = sum(one.count - (one.count + other.count) * one.total / max(1, one.total + other.total) for one, other in rates)
@@ -209,42 +212,43 @@ def _divergence(held: _Held, wording: Wording) -> str:
     return f" What the runs do support: {more} diverges more often than {less} ({test})."
 
 
-def _nothing_to_tell(held: _Held, wording: Wording) -> str:
-    counts = [sum(len(sample.values) for sample in side) for side in (held.ours, held.theirs)]
+def _nothing_to_tell(held: _LevelComparison, wording: Wording) -> str:
+    counts = [sum(len(sample.values) for sample in side) for side in (held.treatment, held.control)]
     why = held.effect.note or "there is no value on one of the sides"
     return (
         f"{held.names[0]} against {held.names[1]}: nothing can be said of {wording.metric.name} from "
-        f"{counts[0]} against {phrases.runs(counts[1])} ({why})."
+        f"{counts[0]} against {sentence_text.runs(counts[1])} ({why})."
     )
 
 
-def _supported(held: _Held, wording: Wording, facts: Facts) -> str:
+def _supported(held: _LevelComparison, wording: Wording, facts: Facts) -> str:
     metric, effect = wording.metric, held.effect
-    decimals = phrases.decimals_for(effect, metric)
+    decimals = sentence_text.decimals_for(effect, metric)
     direction = "higher" if effect.difference > 0 else "lower"
-    size = phrases.plain(abs(effect.difference), metric, decimals) + phrases.points(metric)
+    size = sentence_text.plain(abs(effect.difference), metric, decimals) + sentence_text.points(metric)
     said = f"{held.names[0]} has a {metric.name} {size} {direction} than {held.names[1]} ({_support(held, wording)})"
     if effect.bound is not None and effect.bound <= wording.smallest_effect:
-        said += f", less than the {phrases.at_least(wording.smallest_effect, metric, 2)}{phrases.points(metric)} taken to matter"
+        smallest = sentence_text.at_least(wording.smallest_effect, metric, 2) + sentence_text.points(metric)
+        said += f", less than the {smallest} taken to matter"
     return said + _qualified(held, wording, facts) + "."
 
 
-def _no_effect(held: _Held, wording: Wording, facts: Facts) -> str:
+def _no_effect(held: _LevelComparison, wording: Wording, facts: Facts) -> str:
     metric, effect = wording.metric, held.effect
-    decimals = phrases.decimals_for(effect, metric)
-    bound = phrases.at_least(effect.bound or 0.0, metric, decimals) + phrases.points(metric)
-    seen = phrases.signed(effect.difference, metric, decimals)
+    decimals = sentence_text.decimals_for(effect, metric)
+    bound = sentence_text.at_least(effect.bound or 0.0, metric, decimals) + sentence_text.points(metric)
+    seen = sentence_text.signed(effect.difference, metric, decimals)
     return (
         f"{held.names[0]} against {held.names[1]}: no effect on {metric.name} larger than {bound} "
         f"(measured {seen}, {_support(held, wording)}){_qualified(held, wording, facts)}."
     )
 
 
-def _underpowered(held: _Held, wording: Wording, facts: Facts) -> str:
+def _underpowered(held: _LevelComparison, wording: Wording, facts: Facts) -> str:
     metric, effect = wording.metric, held.effect
-    decimals = phrases.decimals_for(effect, metric)
-    least = phrases.at_least(effect.detectable or 0.0, metric, decimals) + phrases.points(metric)
-    seen = phrases.signed(effect.difference, metric, decimals) + phrases.points(metric)
+    decimals = sentence_text.decimals_for(effect, metric)
+    least = sentence_text.at_least(effect.detectable or 0.0, metric, decimals) + sentence_text.points(metric)
+    seen = sentence_text.signed(effect.difference, metric, decimals) + sentence_text.points(metric)
     return (
         f"{held.names[0]} against {held.names[1]}: undecided; the difference of {seen} in {metric.name} could be chance "
         f"({_support(held, wording)}), and these runs could only have seen {least} or more (with 80 % probability)"
@@ -252,46 +256,49 @@ def _underpowered(held: _Held, wording: Wording, facts: Facts) -> str:
     )
 
 
-def _measured(held: _Held, wording: Wording) -> str:
-    decimals = phrases.decimals_for(held.effect, wording.metric)
-    seen = phrases.signed(held.effect.difference, wording.metric, decimals) + phrases.points(wording.metric)
+def _measured(held: _LevelComparison, wording: Wording) -> str:
+    decimals = sentence_text.decimals_for(held.effect, wording.metric)
+    seen = sentence_text.signed(held.effect.difference, wording.metric, decimals) + sentence_text.points(wording.metric)
     return f"{seen} ({_support(held, wording)})"
 
 
-def _support(held: _Held, wording: Wording) -> str:
+def _support(held: _LevelComparison, wording: Wording) -> str:
     """95 % interval +1.1 to +5.3, 5 against 5 runs, Welch"""
     effect = held.effect
-    parts = [phrases.interval(effect, wording.metric, phrases.decimals_for(effect, wording.metric), wording.confidence)]
+    parts = [
+        sentence_text.interval(effect, wording.metric, sentence_text.decimals_for(effect, wording.metric), wording.confidence)
+    ]
     if isinstance(effect, Comparison | MainEffect):
-        parts.append(f"{effect.n} against {phrases.runs(effect.n_baseline)}")
+        parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
     how = "Dunnett" if isinstance(effect, Comparison) and effect.method == "pooled" else HOW[effect.method]
     return ", ".join([*parts, *([how] if how else []), *([held.averaged] if held.averaged else [])])
 
 
-def _qualified(held: _Held, wording: Wording, facts: Facts) -> str:
+def _qualified(held: _LevelComparison, wording: Wording, facts: Facts) -> str:
     """The learning rate that the claim is about, and the scope."""
     said = f", {wording.scope}" if wording.scope else ""
-    ours, theirs = (_values(side, facts, "learning_rates") for side in (held.ours, held.theirs))
+    ours, theirs = (_values(side, facts, "learning_rates") for side in (held.treatment, held.control))
     if not (ours and theirs):
         return said
     if facts.tuned_over:
-        return f"{said}, the learning rate tuned for every arm over {phrases.numbers(facts.tuned_over)}"
+        return f"{said}, the learning rate tuned for every arm over {sentence_text.numbers(facts.tuned_over)}"
     if held.factor in facts.rate_factors:
         return said
     if ours != theirs:
-        return f"{said}, the learning rate changed along with it ({phrases.numbers(ours)} against {phrases.numbers(theirs)})"
+        rates = f"{sentence_text.numbers(ours)} against {sentence_text.numbers(theirs)}"
+        return f"{said}, the learning rate changed along with it ({rates})"
     rates = "rate" if len(ours) == 1 else "rates"
-    return f"{said}, at the learning {rates} {phrases.numbers(ours)}, not tuned per arm"
+    return f"{said}, at the learning {rates} {sentence_text.numbers(ours)}, not tuned per arm"
 
 
 def _depends(one: Interaction, factor: str, wording: Wording) -> str:
     """The interaction as seen from `factor`; it is the same number from either side."""
     first, second = (one.first, one.first_level, one.first_baseline), (one.second, one.second_level, one.second_baseline)
     (name, level, base), (other, at, instead) = (first, second) if factor == one.first else (second, first)
-    decimals = phrases.decimals_for(one, wording.metric)
-    size = phrases.plain(abs(one.difference), wording.metric, decimals) + phrases.points(wording.metric)
+    decimals = sentence_text.decimals_for(one, wording.metric)
+    size = sentence_text.plain(abs(one.difference), wording.metric, decimals) + sentence_text.points(wording.metric)
     direction = "higher" if one.difference > 0 else "lower"
     return (
         f"It depends on {other}: what {name}={level} adds to {name}={base} is {size} {direction} with {other}={at} than with "
-        f"{other}={instead} ({phrases.interval(one, wording.metric, decimals, wording.confidence)})."
+        f"{other}={instead} ({sentence_text.interval(one, wording.metric, decimals, wording.confidence)})."
     )

@@ -131,9 +131,9 @@ def _report(options: argparse.Namespace) -> int:
     analysis = analyse_folders(options.folders, asked)
     out = options.out or options.folders[0]
     page = write_report(analysis, out, tensorboard=asked.tensorboard)
-    from train.report.terminal import spoken
+    from train.report.terminal import as_text
 
-    print(spoken(analysis, page))
+    print(as_text(analysis, page))
     return 0
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import UsageError
-from train.ledger.manifest import FILE_NAME, Manifest, PlannedRun, read_manifest, upgraded_manifest
-from train.ledger.run import ENDED_BY_ITSELF, Run, State, find_runs, read_run
+from train.store.manifest import FILE_NAME, Manifest, PlannedRun, read_manifest, upgraded_manifest
+from train.store.run import FINISHED, Run, State, find_runs, read_run
 
 FAILED: tuple[State, ...] = ("failed", "lost")
 
 
 @dataclass(frozen=True)
-class Aside:
+class ExcludedRun:
     """A folder whose run is not counted, and why."""
 
     folder: Path
@@ -22,7 +22,7 @@ class Aside:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedSweep:
     """A sweep's `sweep.json` and the folder that it lies in."""
 
     folder: Path
@@ -35,9 +35,9 @@ class Collection:
 
     folders: tuple[Path, ...]
     runs: tuple[Run, ...]
-    plans: tuple[Plan, ...]
-    unreadable: tuple[Aside, ...]
-    repeated: tuple[Aside, ...]
+    plans: tuple[PlannedSweep, ...]
+    unreadable: tuple[ExcludedRun, ...]
+    repeated: tuple[ExcludedRun, ...]
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:
@@ -54,13 +54,13 @@ def collect(folders: Sequence[Path]) -> Collection:
             raise UsageError(
                 f"{folder}: there is no such folder. Name folders of runs or of sweeps, such as outputs/2026-01-31_sweep."
             )
-    unreadable: list[Aside] = []
+    unreadable: list[ExcludedRun] = []
     runs: list[Run] = []
     for path in find_runs(folders):
         try:
             runs.append(read_run(path))
         except UsageError as error:
-            unreadable.append(Aside(path, str(error).removeprefix(f"{path}: ")))
+            unreadable.append(ExcludedRun(path, str(error).removeprefix(f"{path}: ")))
     plans = tuple(_plans(folders, runs, unreadable))
     if not runs and not plans:
         raise UsageError(_nothing(folders, unreadable))
@@ -68,14 +68,14 @@ def collect(folders: Sequence[Path]) -> Collection:
     return Collection(tuple(folders), counted, plans, tuple(unreadable), repeated)
 
 
-def _nothing(folders: Sequence[Path], unreadable: Sequence[Aside]) -> str:
+def _nothing(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -> str:
     said = f"{', '.join(map(str, folders))}: no run found here or below. A run folder holds status.json and config.yaml."
     if unreadable:
         said += f" Of {len(unreadable)} that cannot be read, the first is {unreadable[0].folder}: {unreadable[0].reason}"
     return said
 
 
-def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[Aside]) -> Iterator[Plan]:
+def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[ExcludedRun]) -> Iterator[PlannedSweep]:
     """Of the sweeps in `folders` or right below them: a folder of sweeps is as good as a sweep."""
     seen: set[Path] = set()
     for top in folders:
@@ -86,28 +86,28 @@ def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[Aside]
             try:
                 manifest = read_manifest(folder)
             except (UsageError, OSError) as error:
-                unreadable.append(Aside(folder / FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: ")))
+                unreadable.append(ExcludedRun(folder / FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: ")))
                 continue
             if manifest is not None:
-                yield Plan(folder, upgraded_manifest(manifest, runs))
+                yield PlannedSweep(folder, upgraded_manifest(manifest, runs))
 
 
-def _once_each(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[Aside, ...]]:
+def _once_each(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[ExcludedRun, ...]]:
     """Of the attempts at one experiment the best: two copies of a run are not two observations."""
     by_identity: dict[str, list[Run]] = {}
     for run in runs:
         by_identity.setdefault(run.identity or str(run.folder), []).append(run)
     chosen: list[Run] = []
-    repeated: list[Aside] = []
+    repeated: list[ExcludedRun] = []
     for attempts in by_identity.values():
         best = max(attempts, key=_worth)
         chosen.append(best)
         others = [run for run in attempts if run is not best]
-        repeated += [Aside(run.folder, f"{run.state}; the same experiment is counted from {best.folder}") for run in others]
+        repeated += [ExcludedRun(run.folder, f"{run.state}; the same experiment is counted from {best.folder}") for run in others]
     place = {id(run): i for i, run in enumerate(runs)}
     return tuple(sorted(chosen, key=lambda run: place[id(run)])), tuple(repeated)
 
 
 def _worth(run: Run) -> tuple[bool, bool, str]:
     """Ended before going on before the rest; of equals the one that started last."""
-    return run.state in ENDED_BY_ITSELF, run.state == "running", str(run.status.get("started", ""))
+    return run.state in FINISHED, run.state == "running", str(run.status.get("started", ""))

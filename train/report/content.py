@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.ledger.manifest import Dropped, PlannedRun
-from train.ledger.run import Run
-from train.report import table, words
+from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
-from train.report.collect import FAILED, Aside
+from train.report.collect import FAILED, ExcludedRun
 from train.report.contracts import Claim, Threat
-from train.report.figures.style import Drawing
+from train.report.figures.style import ReportFigure
 from train.report.levels import text
-from train.report.tuning_words import LevelRow, cost, explained, level_rows
-from train.sinks import figures
+from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
+from train.sinks import number_text
+from train.store.manifest import Dropped, PlannedRun
+from train.store.run import Run
 
 VERDICTS = {
     "supported": "supported",
@@ -35,7 +35,7 @@ _STATES = ("done", "diverged", "failed", "lost", "interrupted", "running", "queu
 
 
 @dataclass(frozen=True)
-class Repeat:
+class ArmCommands:
     """The commands that give one arm's runs again."""
 
     label: str
@@ -55,66 +55,66 @@ class Content:
     scale: tuple[str, str]
     smallest_effect: str
     claims: tuple[Claim, ...]
-    rows: tuple[table.Row, ...]
+    rows: tuple[table.ArmRow, ...]
     tuning: tuple[str, ...]
     levels: tuple[LevelRow, ...]
     main_effects: tuple[table.EffectRow, ...]
     interactions: tuple[table.EffectRow, ...]
     grid_notes: tuple[str, ...]
     pairs: tuple[table.EffectRow, ...]
-    drawings: tuple[Drawing, ...]
+    figures: tuple[ReportFigure, ...]
     threats: tuple[Threat, ...]
-    going_on: tuple[table.RunRow, ...]
+    running: tuple[table.RunRow, ...]
     failed: tuple[table.RunRow, ...]
     diverged: tuple[table.RunRow, ...]
     missing: tuple[PlannedRun, ...]
     dropped: tuple[Dropped, ...]
-    unreadable: tuple[Aside, ...]
-    repeated: tuple[Aside, ...]
+    unreadable: tuple[ExcludedRun, ...]
+    repeated: tuple[ExcludedRun, ...]
     notes: tuple[str, ...]
-    repeats: tuple[Repeat, ...]
+    repeats: tuple[ArmCommands, ...]
     versions: tuple[tuple[str, str], ...]
 
-    def drawing(self, *names: str) -> tuple[Drawing, ...]:
-        return tuple(drawing for drawing in self.drawings if drawing.name in names)
+    def drawing(self, *names: str) -> tuple[ReportFigure, ...]:
+        return tuple(drawing for drawing in self.figures if drawing.name in names)
 
-    def drawings_but(self, *names: str) -> tuple[Drawing, ...]:
-        return tuple(drawing for drawing in self.drawings if drawing.name not in names)
+    def drawings_but(self, *names: str) -> tuple[ReportFigure, ...]:
+        return tuple(drawing for drawing in self.figures if drawing.name not in names)
 
 
-def content_of(analysis: Analysis, drawings: Sequence[Drawing]) -> Content:
+def build_content(analysis: Analysis, drawings: Sequence[ReportFigure]) -> Content:
     study, metric = analysis.study, analysis.metric
     values = [value for sample in analysis.samples.values() for value in sample.values]
-    scale = (words.value(metric, min(values)), words.value(metric, max(values))) if values else ("", "")
+    scale = (table_text.value(metric, min(values)), table_text.value(metric, max(values))) if values else ("", "")
     plans = [plan.manifest for plan in study.collection.plans]
     return Content(
         title=title_of(analysis),
-        asked=tuple(asked(analysis)),
+        asked=tuple(header_fields(analysis)),
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
         value_unit="%" if metric.is_share else "",
         difference_unit="points" if metric.is_share else "",
         scale=scale,
-        smallest_effect=f"{words.difference(metric, analysis.smallest_effect).lstrip('+')} {words.unit(metric)}",
+        smallest_effect=f"{table_text.difference(metric, analysis.smallest_effect).lstrip('+')} {table_text.unit(metric)}",
         claims=analysis.claims,
         rows=table.rows(analysis),
-        tuning=explained(study.tune, analysis.chosen, metric) if study.tune else (),
+        tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
         levels=level_rows(analysis.chosen),
         main_effects=table.main_effects(analysis),
         interactions=table.interactions(analysis),
         grid_notes=analysis.grid.notes if analysis.grid else (),
         pairs=table.pairs(analysis),
-        drawings=tuple(drawings),
+        figures=tuple(drawings),
         threats=analysis.threats,
-        going_on=table.listed(analysis, "running", "queued"),
-        failed=table.listed(analysis, *FAILED, "interrupted"),
-        diverged=table.listed(analysis, "diverged"),
+        running=table.listed_runs(analysis, "running", "queued"),
+        failed=table.listed_runs(analysis, *FAILED, "interrupted"),
+        diverged=table.listed_runs(analysis, "diverged"),
         missing=study.collection.missing,
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
         unreadable=study.collection.unreadable,
         repeated=study.collection.repeated,
         notes=tuple(_notes(analysis)),
-        repeats=tuple(Repeat(analysis.samples[arm.id].arm, table.commands(arm)) for arm in analysis.ranked),
+        repeats=tuple(ArmCommands(analysis.samples[arm.id].arm, table.commands(arm)) for arm in analysis.ranked),
         versions=tuple(_versions(study.runs)),
     )
 
@@ -123,7 +123,7 @@ def title_of(analysis: Analysis) -> str:
     factors = [factor for factor, levels in analysis.study.factors.items() if len(levels) > 1]
     if not 1 <= len(factors) <= 4:
         return (
-            f"{figures.plural(len(analysis.study.arms), 'arm')} compared by {analysis.metric.name}"
+            f"{number_text.plural(len(analysis.study.arms), 'arm')} compared by {analysis.metric.name}"
             if factors
             else "One arm, without a comparison"
         )
@@ -131,7 +131,7 @@ def title_of(analysis: Analysis) -> str:
     return f"What {named} {'does' if len(factors) == 1 else 'do'} to {analysis.metric.name}"
 
 
-def asked(analysis: Analysis) -> Iterable[tuple[str, str]]:
+def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     """What was run, on what, and how it is judged."""
     study, metric, runs = analysis.study, analysis.metric, analysis.study.runs
     commands = [shlex.join(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
@@ -172,9 +172,9 @@ def _counts(analysis: Analysis) -> str:
     states = Counter(run.state for run in study.runs)
     said = [f"{states[state]} {state}" for state in _STATES if states[state]]
     missing = len(study.collection.missing)
-    arms = figures.plural(len(study.arms), "arm")
+    arms = number_text.plural(len(study.arms), "arm")
     return ", ".join(
-        [f"{figures.plural(len(study.runs), 'run')} of {arms}: {', '.join(said) or 'none yet'}"]
+        [f"{number_text.plural(len(study.runs), 'run')} of {arms}: {', '.join(said) or 'none yet'}"]
         + ([f"{missing} not made"] if missing else [])
     )
 
@@ -195,7 +195,7 @@ def _value(run: Run, *keys: str) -> str:
 def _varied(runs: Sequence[Run], read: Callable[[Run], str]) -> str:
     """The different answers, the most frequent first."""
     found = [value for value, _ in Counter(filter(None, map(read, runs))).most_common()]
-    return " or ".join(found[:4]) + (f" or {len(found) - 4} others" if len(found) > 4 else "") or words.UNKNOWN
+    return " or ".join(found[:4]) + (f" or {len(found) - 4} others" if len(found) > 4 else "") or table_text.UNKNOWN
 
 
 def _notes(analysis: Analysis) -> Iterable[str]:
@@ -224,7 +224,7 @@ def _versions_of(run: Run) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def shown(path: Path | str, out: Path) -> str:
+def relative_path(path: Path | str, out: Path) -> str:
     """Relative to the report where it lies below it."""
     try:
         return str(Path(path).resolve().relative_to(out.resolve()))

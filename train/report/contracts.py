@@ -16,7 +16,7 @@ Method: TypeAlias = Literal["welch", "pooled", "none"]
 """How the spread of a difference is estimated: `welch` from the groups that it is made of, `pooled` from all groups together."""
 
 
-class Metric(Protocol):
+class MetricInfo(Protocol):
     """What the values are. `is_share`: a fraction, which sentences show in percentage points; anything else is shown as it is."""
 
     @property

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.ledger.identity import experiment_of
-from train.ledger.overrides import flatten
-from train.ledger.run import Run, read_run
 from train.report.levels import ABSENT, text
 from train.report.metric import IN_SUMMARY, number
-from train.sinks import figures
+from train.sinks import number_text
+from train.store.identity import experiment_of
+from train.store.overrides import flatten
+from train.store.run import Run, read_run
 
 _RESULTS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
 
@@ -79,8 +79,8 @@ def _number(key: str, value: float) -> str:
     if math.isnan(value):
         return ABSENT
     if key.endswith("_accuracy"):
-        return figures.percent(value, 2)
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else figures.number(value)
+        return number_text.percent(value, 2)
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else number_text.number(value)
 
 
 def _same(a: Run, b: Run) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from train.ledger.identity import SEEDS, experiment_of
-from train.ledger.overrides import flatten
-from train.ledger.run import Run
+from train.store.identity import SEEDS, experiment_of
+from train.store.overrides import flatten
+from train.store.run import Run
 
 ABSENT = "-"
 """The level of an arm whose configuration has no such key."""

@@ -44,14 +44,14 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> P
 
 def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis:
     """Everything but the files."""
-    from train.report.arms import study_of
+    from train.report.arms import build_study
     from train.report.collect import collect
-    from train.report.curves import CURVE_TAGS, read_histories
+    from train.report.history import CURVE_TAGS, read_histories
 
-    study = study_of(collect(folders), options.baseline, options.tune)
+    study = build_study(collect(folders), options.baseline, options.tune)
     metric = metrics.Metric(options.metric)
     histories = read_histories((*study.runs, *study.set_aside), (*CURVE_TAGS, metric.tag))
-    metrics.check(metric, study.runs, histories)
+    metrics.check_metric(metric, study.runs, histories)
     from train.report.analysis import analyse  # imports scipy, which takes longer than all before it
 
     return analyse(study, metric, histories, pairs=options.pairs, smallest_effect=options.smallest_effect)
@@ -63,14 +63,14 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     figures = out / "figures"
     with _writable(out):
         figures.mkdir(parents=True, exist_ok=True)
-    from train.report.content import content_of
-    from train.report.csv_file import csv_text
-    from train.report.drawings import FIGURES, draw_all
+    from train.report.content import build_content
+    from train.report.figure_data import FIGURES, draw_all
     from train.report.markdown import markdown
     from train.report.page import html
+    from train.report.results_csv import csv_text
 
     drawings = draw_all(analysis)
-    content = content_of(analysis, drawings)
+    content = build_content(analysis, drawings)
     files = {
         "results.csv": csv_text(analysis, out).encode(),
         "report.md": markdown(content, out).encode(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from train.report.content import VERDICTS, Content, shown
+from train.report.content import VERDICTS, Content, relative_path
 from train.report.page import TEMPLATES
 from train.report.table import command
 
@@ -19,7 +19,7 @@ def markdown(content: Content, out: Path) -> str:
     )
     environment.filters |= {"md": escaped, "code": code, "line": one_line}
     environment.globals |= {"verdicts": VERDICTS, "command": command}
-    text = environment.get_template("report.md.j2").render(c=content, shown=lambda path: shown(path, out))
+    text = environment.get_template("report.md.j2").render(c=content, shown=lambda path: relative_path(path, out))
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 

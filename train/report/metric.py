@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import UsageError, did_you_mean
-from train.ledger.run import Run
-from train.report.curves import History, recorded_tags
+from train.report.history import History, recorded_tags
 from train.sinks.jsonl import decode_float
+from train.store.run import Run
 
 DEFAULT = "accuracy/test"
 
@@ -69,7 +69,7 @@ def number(value: Any) -> float:
         return math.nan
 
 
-def check(metric: Metric, runs: Sequence[Run], histories: Mapping[Path, History]) -> None:
+def check_metric(metric: Metric, runs: Sequence[Run], histories: Mapping[Path, History]) -> None:
     """UsageError, with what there is, when runs ended and none of them has it."""
     ended = [run for run in runs if run.state == "done"]
     if not ended or any(math.isfinite(metric.value(run, histories[run.folder])) for run in ended):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from train.report.content import VERDICTS, Content, shown
+from train.report.content import VERDICTS, Content, relative_path
 from train.report.table import command
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -20,7 +20,7 @@ def html(content: Content, out: Path) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.globals |= {"verdicts": VERDICTS, "base64": _base64, "at": _at, "command": command}
-    return environment.get_template("report.html.j2").render(c=content, shown=lambda path: shown(path, out))
+    return environment.get_template("report.html.j2").render(c=content, shown=lambda path: relative_path(path, out))
 
 
 def _base64(data: bytes) -> str:

@@ -17,7 +17,7 @@ NOT_MEASURED = -math.inf
 
 
 @dataclass(frozen=True)
-class Signal:
+class ArmSignals:
     """`first` and `last`: arm's id -> a value for every layer. NaN where a run's signal was infinite or no number, `NOT_MEASURED`
     where no run has the layer or none was looked at."""
 
@@ -27,7 +27,7 @@ class Signal:
     last: Mapping[str, tuple[float, ...]]
 
 
-def signal_of(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> Signal | None:
+def arm_signals(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> ArmSignals | None:
     """Means over the runs of an arm: of all of them at initialisation; at the end of those that reached it, or, where all
     diverged, of these. None where nothing was measured."""
     first = {arm.id: [analysis.history(run).first_signal for run in arm.runs] for arm in arms}
@@ -37,7 +37,7 @@ def signal_of(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> Signal
     layers = tuple(dict.fromkeys(tag.removeprefix(prefix) for look in looks for tag in look if tag.startswith(prefix)))
     if not layers:
         return None
-    return Signal(statistic, layers, _means(first, prefix, layers), _means(last, prefix, layers))
+    return ArmSignals(statistic, layers, _means(first, prefix, layers), _means(last, prefix, layers))
 
 
 def _means(

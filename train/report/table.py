@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from train.ledger.run import Run
-from train.report import words
+from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Effect
 from train.report.metric import number
-from train.report.tuning_words import standing
+from train.report.tuning_text import level_note
+from train.store.run import Run
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm. What is not known is an en dash; `note` says why."""
 
     number: int
@@ -84,14 +84,14 @@ class RunRow:
     reason: str
 
 
-def rows(analysis: Analysis) -> tuple[Row, ...]:
+def rows(analysis: Analysis) -> tuple[ArmRow, ...]:
     """Best first."""
     values = [value for sample in analysis.samples.values() for value in sample.values]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     return tuple(_row(analysis, arm, place, low, high) for place, arm in enumerate(analysis.ranked, start=1))
 
 
-def _row(analysis: Analysis, arm: Arm, place: int, low: float, high: float) -> Row:
+def _row(analysis: Analysis, arm: Arm, place: int, low: float, high: float) -> ArmRow:
     metric, sample = analysis.metric, analysis.samples[arm.id]
     compared = analysis.comparisons.get(arm.id)
     mean, sd = analysis.mean(arm), analysis.sd(arm)
@@ -104,36 +104,36 @@ def _row(analysis: Analysis, arm: Arm, place: int, low: float, high: float) -> R
         return (value - low) / width if width else 0.5
 
     dots = [
-        Dot(at(analysis.value(run)), f"seed {run.seed}: {words.value(metric, analysis.value(run))}")
+        Dot(at(analysis.value(run)), f"seed {run.seed}: {table_text.value(metric, analysis.value(run))}")
         for run in analysis.valued(arm)
     ]
-    return Row(
+    return ArmRow(
         number=place,
         arm=arm,
         label=sample.arm,
         levels=arm.full_label if arm.is_baseline else "",
-        at=standing(arm.choice) if arm.choice else "",
+        at=level_note(arm.choice) if arm.choice else "",
         done=len(done),
         diverged=sample.diverged,
         failed=sample.failed,
         unfinished=sample.missing,
-        mean=words.bare(metric, mean),
-        standard_error=words.bare(metric, sd / math.sqrt(len(sample.values))) if math.isfinite(sd) else "",
-        sd=words.bare(metric, sd),
+        mean=table_text.bare(metric, mean),
+        standard_error=table_text.bare(metric, sd / math.sqrt(len(sample.values))) if math.isfinite(sd) else "",
+        sd=table_text.bare(metric, sd),
         dots=tuple(dots),
         mean_place=at(mean) if math.isfinite(mean) else -1.0,
-        difference=words.difference(metric, compared.difference) if compared else words.UNKNOWN,
-        interval=words.interval(metric, compared) if compared else "",
+        difference=table_text.difference(metric, compared.difference) if compared else table_text.UNKNOWN,
+        interval=table_text.interval(metric, compared) if compared else "",
         clear=compared is not None and compared.excludes_zero,
-        p=words.p_value(compared.p_adjusted) if compared else words.UNKNOWN,
-        better=f"{better.value:.2f}" if better else words.UNKNOWN,
+        p=table_text.p_value(compared.p_adjusted) if compared else table_text.UNKNOWN,
+        better=f"{better.value:.2f}" if better else table_text.UNKNOWN,
         better_interval=f"[{better.low:.2f}, {better.high:.2f}]" if better else "",
-        rate=words.rate(rate),
-        rate_interval=words.rate_interval(rate),
-        parameters=_span((number(run.summary.get("parameters")) for run in done), words.scaled),
-        flops=_span((number(run.summary.get("flops_per_image")) for run in done), words.scaled),
-        time=words.duration(_average(number(run.summary.get("time_s")) for run in done)),
-        memory=words.size(
+        rate=table_text.rate(rate),
+        rate_interval=table_text.rate_interval(rate),
+        parameters=_span((number(run.summary.get("parameters")) for run in done), table_text.scaled),
+        flops=_span((number(run.summary.get("flops_per_image")) for run in done), table_text.scaled),
+        time=table_text.duration(_average(number(run.summary.get("time_s")) for run in done)),
+        memory=table_text.size(
             max([b for run in done if math.isfinite(b := number(run.summary.get("peak_memory_bytes")))], default=math.nan)
         ),
         note=compared.note if compared else "",
@@ -171,10 +171,10 @@ def _effect_row(analysis: Analysis, name: str, effect: Effect, note: str = "") -
     metric = analysis.metric
     return EffectRow(
         name=name,
-        difference=words.difference(metric, effect.difference),
-        interval=words.interval(metric, effect),
-        p=words.p_value(effect.p_adjusted),
-        detectable=words.difference(metric, effect.detectable).lstrip("+"),
+        difference=table_text.difference(metric, effect.difference),
+        interval=table_text.interval(metric, effect),
+        p=table_text.p_value(effect.p_adjusted),
+        detectable=table_text.difference(metric, effect.detectable).lstrip("+"),
         clear=effect.excludes_zero,
         note="; ".join(part for part in (note, effect.note) if part),
     )
@@ -184,7 +184,7 @@ def _averaged(combinations: int, of_combinations: int) -> str:
     return f"over {combinations} of {of_combinations} combinations" if combinations < of_combinations else ""
 
 
-def listed(analysis: Analysis, *states: str) -> tuple[RunRow, ...]:
+def listed_runs(analysis: Analysis, *states: str) -> tuple[RunRow, ...]:
     """The runs in any of `states`, those at levels that were not chosen too."""
     return tuple(
         RunRow(str(run.folder), name, run.seed, run.state, _reason(analysis, run))
@@ -240,4 +240,4 @@ def _average(values: Iterable[float]) -> float:
 def _span(values: Iterable[float], text: object) -> str:
     known = sorted({value for value in values if math.isfinite(value)})
     assert callable(text)
-    return " to ".join(str(text(value)) for value in ([known[0], known[-1]] if len(known) > 1 else known)) or words.UNKNOWN
+    return " to ".join(str(text(value)) for value in ([known[0], known[-1]] if len(known) > 1 else known)) or table_text.UNKNOWN

@@ -18,17 +18,17 @@ from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from train.ledger.manifest import FILE_NAME
-from train.ledger.run import Run
 from train.naming import slug
 from train.report.analysis import Analysis
 from train.report.arms import Arm
-from train.report.curves import CURVE_TAGS, mean_curve
+from train.report.history import CURVE_TAGS, mean_curve
 from train.report.statistics.student import two_sided_quantile
-from train.sinks import tensorboard_values as values
-from train.sinks.hparams import Arm as Row
-from train.sinks.hparams import arm_of
-from train.sinks.records import record
+from train.sinks import tensorboard_protos as values
+from train.sinks.hparams import HParamsRow as Row
+from train.sinks.hparams import hparams_row
+from train.sinks.tfrecord import tfrecord
+from train.store.manifest import FILE_NAME
+from train.store.run import Run
 
 _event: Any = event_pb2
 _summary: Any = summary_pb2
@@ -54,7 +54,9 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
     charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
     _write(target, began, [(began, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
     if (folder / FILE_NAME).exists():  # elsewhere, runs that come later would find a table that lacks their columns
-        rows = [arm_of(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs]
+        rows = [
+            hparams_row(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs
+        ]
         write_table(folder, rows, (*analysis.study.factors, *analysis.study.tune), began)
 
 
@@ -137,8 +139,8 @@ def _write(folder: Path, began: float, events: Iterable[tuple[float, int, list[A
     path = folder / EVENT_FILE
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
-        file.write(record(_event.Event(wall_time=began, file_version="brain.Event:2").SerializeToString()))
+        file.write(tfrecord(_event.Event(wall_time=began, file_version="brain.Event:2").SerializeToString()))
         for time_s, step, content in events:
             event = _event.Event(wall_time=time_s, step=step, summary=_summary.Summary(value=content))
-            file.write(record(event.SerializeToString()))
+            file.write(tfrecord(event.SerializeToString()))
     temporary.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.report import words
+from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.content import VERDICTS
 from train.report.table import rows
@@ -12,7 +12,7 @@ from train.report.table import rows
 MOST_ROWS = 20
 
 
-def spoken(analysis: Analysis, page: Path) -> str:
+def as_text(analysis: Analysis, page: Path) -> str:
     """Claims, the arms with their means, and where the page is."""
     lines = []
     for claim in analysis.claims:
@@ -26,7 +26,7 @@ def spoken(analysis: Analysis, page: Path) -> str:
     for row in made[:MOST_ROWS]:
         lost = ", ".join(f"{count} {what}" for count, what in ((row.diverged, "diverged"), (row.failed, "failed")) if count)
         error = f" +- {row.standard_error}" if row.standard_error else ""
-        mean = f"{row.mean}{error}{unit}" if row.mean != words.UNKNOWN else "-"
+        mean = f"{row.mean}{error}{unit}" if row.mean != table_text.UNKNOWN else "-"
         remarks = (f"  ({lost})" if lost else "") + (f"  {row.at}" if row.at else "")
         lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
     if len(made) > MOST_ROWS:

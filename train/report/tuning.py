@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from train.ledger.run import Run
 from train.report.collect import FAILED
 from train.report.metric import number
+from train.store.run import Run
 
 SAME = 1e-12
 """Means that differ by less are equal: they are sums of the same fractions in another order."""

@@ -14,14 +14,14 @@ from torch import nn
 from train.config import Settings, check_call
 from train.data.contracts import Dataset, Framed
 from train.errors import UsageError
-from train.ledger.identity import current_target
 from train.parts.activation import ActivationName
 from train.parts.activation import activation as activation_named
 from train.parts.augment import Pipeline
 from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
 from train.parts.optimizer import OptimizerFactory
 from train.parts.regularization import Regularization
-from train.run.config_dirs import HOMES, is_home
+from train.run.trust import ALLOWED_PACKAGES, is_allowed
+from train.store.identity import current_target
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Parts:
 
     def new_model(self) -> nn.Module:
         """A model with torch's default weights, drawn from the global generator and on the default device."""
-        return call("model", self.model_settings, self.model_inputs(), trust=self.trust)
+        return call_target("model", self.model_settings, self.model_inputs(), trust=self.trust)
 
     def model_inputs(self) -> dict[str, Any]:
         return {
@@ -57,7 +57,7 @@ class Parts:
 def build(settings: Settings) -> Parts:
     """Call the function of every choice. UsageError for the first setting that does not fit."""
     parts = settings.parts
-    choose = partial(call, trust=settings.trust)
+    choose = partial(call_target, trust=settings.trust)
     dataset: Dataset = choose("data", parts["data"], {}, offered={"root": settings.data.root})
     pipeline = Pipeline([choose(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
     return Parts(
@@ -89,7 +89,7 @@ def choose_activation(activation: ActivationName | None) -> ActivationFactory | 
     return None if activation is None else activation_named(activation)
 
 
-def call(
+def call_target(
     group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None, trust: Collection[str] = ()
 ) -> Any:
     """The result of the function that `node` names as `_target_`, with the node's settings and the arguments `given`.
@@ -108,22 +108,22 @@ def call(
 def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
     """The function behind a dotted path, in a package of `HOMES` or `trust`. UsageError, with nothing imported, for another."""
     path = current_target(str(target))
-    refuse_stranger(group, target, path, trust)
+    refuse_untrusted(group, target, path, trust)
     try:
         function = get_method(path)
     except Exception as error:
         cause = error.__cause__ or error
         raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None
     # torch.nn.os.system would be found in torch.nn, too.
-    refuse_stranger(group, target, str(getattr(function, "__module__", "")), trust)
+    refuse_untrusted(group, target, str(getattr(function, "__module__", "")), trust)
     return function
 
 
-def refuse_stranger(group: str, target: Any, home: str, trust: Collection[str]) -> None:
+def refuse_untrusted(group: str, target: Any, home: str, trust: Collection[str]) -> None:
     """UsageError when `home`, a dotted path, lies in no package that may be called."""
-    if not is_home(home, trust):
+    if not is_allowed(home, trust):
         package = home.partition(".")[0]
         raise UsageError(
-            f"{group}._target_={target}: {home} is not among what a configuration may call ({', '.join(HOMES)}). "
+            f"{group}._target_={target}: {home} is not among what a configuration may call ({', '.join(ALLOWED_PACKAGES)}). "
             f"If you know this code and trust it, say so on the command line: trust={package} (several: trust=[{package},...])."
         )

@@ -18,9 +18,9 @@ import torch
 
 from train.config import CheckpointSettings
 from train.errors import RunError, UsageError
-from train.run.bookmark import Bookmark
-from train.run.checkpoint_files import CheckpointFile, forget_after, listed, store
+from train.run.checkpoint_files import CheckpointFile, list_checkpoints, remove_after, write_checkpoint
 from train.run.loop import Best, Loop, Score
+from train.run.snapshot import Snapshot
 from train.run.step import Measurement
 from train.sinks.contracts import Sink
 
@@ -40,7 +40,7 @@ class Checkpoint:
     loop: Mapping[str, Any]
 
 
-class Found:
+class FoundCheckpoint:
     """The newest checkpoint that can be used, if there is one, and what the user should know about the others."""
 
     def __init__(self, checkpoint: Checkpoint | None = None, notes: Sequence[str] = ()) -> None:
@@ -50,25 +50,25 @@ class Found:
         self.files = dict(checkpoint.files) if checkpoint else {}
         self._checkpoint = checkpoint
 
-    def take(self) -> Checkpoint | None:
+    def pop(self) -> Checkpoint | None:
         """Once: it is as large as the model and its optimizer, and need not stay."""
         checkpoint, self._checkpoint = self._checkpoint, None
         return checkpoint
 
 
-def capture(loop: Loop) -> dict[str, Any]:
+def loop_state(loop: Loop) -> dict[str, Any]:
     """Everything in a loop that the next update, the next record or the end depends on."""
-    trainee, ending = loop.trainee, loop.ending
+    train_state, ending = loop.train_state, loop.result
     return {
-        "model": trainee.model.state_dict(),
-        "optimizer": trainee.optimizer.state_dict(),
-        "scaler": trainee.scaler.state_dict(),
+        "model": train_state.model.state_dict(),
+        "optimizer": train_state.optimizer.state_dict(),
+        "scaler": train_state.scaler.state_dict(),
         "losses": [m.loss for m in loop.recent],
         "correct": [m.correct for m in loop.recent],
         "moments": loop.moments.state(),
-        "bookmark": loop.bookmark.state() if loop.bookmark else None,
+        "bookmark": loop.snapshot.state() if loop.snapshot else None,
         "steps": ending.steps,
-        "looked": loop.looked,
+        "looked": loop.evaluated,
         "train_loss": ending.train_loss,
         "val": asdict(ending.val) if ending.val else None,
         "best": asdict(loop.best) if loop.best else None,
@@ -76,46 +76,46 @@ def capture(loop: Loop) -> dict[str, Any]:
     }
 
 
-def restore(loop: Loop, state: Mapping[str, Any]) -> None:
+def restore_loop(loop: Loop, state: Mapping[str, Any]) -> None:
     """Make `loop`, which is new, what it was."""
-    trainee, ending = loop.trainee, loop.ending
-    trainee.model.load_state_dict(state["model"])
-    trainee.optimizer.load_state_dict(state["optimizer"])
+    train_state, ending = loop.train_state, loop.result
+    train_state.model.load_state_dict(state["model"])
+    train_state.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:
-        trainee.scaler.load_state_dict(state["scaler"])
-    device = trainee.placement.device
+        train_state.scaler.load_state_dict(state["scaler"])
+    device = train_state.placement.device
     pairs = zip(state["losses"], state["correct"], strict=True)
     loop.recent = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
     loop.moments.load_state(state["moments"])
     if state["bookmark"]:
-        loop.bookmark = Bookmark(trainee, ending.steps)
-        loop.bookmark.load_state(state["bookmark"])
+        loop.snapshot = Snapshot(train_state, ending.steps)
+        loop.snapshot.load_state(state["bookmark"])
     ending.steps, ending.train_loss, ending.train_s = state["steps"], state["train_loss"], state["train_s"]
     ending.val = Score(**state["val"]) if state["val"] else None
     loop.best = Best(state["best"]["step"], Score(**state["best"]["score"])) if state["best"] else None
-    loop.looked = state["looked"]
+    loop.evaluated = state["looked"]
 
 
-def find(run: Path, experiments: Collection[str]) -> Found:
+def find_checkpoint(run: Path, experiments: Collection[str]) -> FoundCheckpoint:
     """In a run folder. Damaged files are set aside and named. UsageError for a checkpoint whose configuration has none of the
     ids `experiments`, of a later format, or that is something else."""
     notes: list[str] = []
-    for file in listed(run):
+    for file in list_checkpoints(run):
         content = file.read()
         if content is not None:
-            return Found(decode(file, content, experiments), tuple(notes))
-        file.set_aside()
+            return FoundCheckpoint(decode_checkpoint(file, content, experiments), tuple(notes))
+        file.mark_damaged()
         notes.append(f"{file.path.name} is damaged (its content is not what its name says) and is not used.")
-    return Found(None, tuple(notes))
+    return FoundCheckpoint(None, tuple(notes))
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
+def encode_checkpoint(content: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     return buffer.getvalue()
 
 
-def decode(file: CheckpointFile, content: bytes, experiments: Collection[str]) -> Checkpoint:
+def decode_checkpoint(file: CheckpointFile, content: bytes, experiments: Collection[str]) -> Checkpoint:
     """UsageError as `find`. Nothing in the content is run."""
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -132,7 +132,7 @@ def decode(file: CheckpointFile, content: bytes, experiments: Collection[str]) -
     return Checkpoint(file.step, loaded["elapsed_s"], loaded["first_batch"], loaded["files"], loaded["loop"])
 
 
-class DiskSaver:
+class CheckpointSaver:
     """Writes a loop's checkpoints into the folder of its run. A write that fails is a warning: what was written before stays.
 
     `experiment`, `first_batch`: go into each, to tell whether it fits; `sink`: gets the warnings and says how far its files are;
@@ -166,29 +166,29 @@ class DiskSaver:
     def keep_best(self, done: int, model: torch.nn.Module) -> None:
         """The model is the best so far. It is written with the next checkpoint, so that the two belong together."""
         if self._settings.best:
-            self._best = done, encode({name: value.cpu() for name, value in model.state_dict().items()})
+            self._best = done, encode_checkpoint({name: value.cpu() for name, value in model.state_dict().items()})
 
     def save(self, loop: Loop) -> None:
         began = self._clock()
-        files = dict(self._sink.mark())  # on the disk before the checkpoint that counts on it
-        content = self._labels | {"elapsed_s": time.perf_counter() - loop.began, "files": files, "loop": capture(loop)}
+        files = dict(self._sink.sync())  # on the disk before the checkpoint that counts on it
+        content = self._labels | {"elapsed_s": time.perf_counter() - loop.began, "files": files, "loop": loop_state(loop)}
         try:
             if self._best is not None:
-                store(self._run, "best", *self._best, keep=1)
+                write_checkpoint(self._run, "best", *self._best, keep=1)
                 self._best = None
-            store(self._run, "step", loop.ending.steps, encode(content), keep=self._settings.keep)
+            write_checkpoint(self._run, "step", loop.result.steps, encode_checkpoint(content), keep=self._settings.keep)
             self.problem = ""
         except OSError as error:
-            self.problem = f"the checkpoint of step {loop.ending.steps} could not be written ({error.strerror or error})"
-            newest = next(iter(listed(self._run)), None)
+            self.problem = f"the checkpoint of step {loop.result.steps} could not be written ({error.strerror or error})"
+            newest = next(iter(list_checkpoints(self._run)), None)
             kept = f"that of step {newest.step} stays" if newest else "there is none before it"
             self._sink.message(f"{self.problem}; {kept}.", "warning")
         now = self._clock()
         self._due_at = now + max(self._every_s, (now - began) / SHARE)
 
-    def begin(self, step: int) -> None:
+    def discard_after(self, step: int) -> None:
         """The run goes on at `step`: what an earlier attempt wrote of the time after it is not of this run any more."""
-        forget_after(self._run, step)
+        remove_after(self._run, step)
 
     def refuse_other_data(self, checkpoint: Checkpoint) -> None:
         """RunError when the first batch is not what it was."""

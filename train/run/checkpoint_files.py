@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from train.run.folder import write_whole
+from train.run.folder import write_atomic
 
 Kind: TypeAlias = Literal["step", "best"]
 FOLDER = "checkpoints"
@@ -36,12 +36,12 @@ class CheckpointFile:
             return None
         return content if checksum(content) == self.checksum else None
 
-    def set_aside(self) -> None:
+    def mark_damaged(self) -> None:
         """Damaged: it keeps its content and loses its name."""
         self.path.replace(self.path.with_suffix(".damaged"))
 
 
-def listed(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
+def list_checkpoints(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
     """Those of a run folder, the newest first."""
     folder = run / FOLDER
     found = [
@@ -52,32 +52,32 @@ def listed(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
     return sorted(found, key=lambda file: file.step, reverse=True)
 
 
-def newest_good(run: Path) -> CheckpointFile | None:
+def newest_valid(run: Path) -> CheckpointFile | None:
     """The newest checkpoint whose content is whole; None when there is none."""
-    return next((file for file in listed(run) if file.read() is not None), None)
+    return next((file for file in list_checkpoints(run) if file.read() is not None), None)
 
 
-def store(run: Path, kind: Kind, step: int, content: bytes, keep: int) -> None:
+def write_checkpoint(run: Path, kind: Kind, step: int, content: bytes, keep: int) -> None:
     """Write durably; then remove all but the newest `keep` of this kind. OSError when the disk does not take it: then nothing is
     removed and nothing new is there."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{kind}-{step:09d}-{checksum(content)}.pt"
-    write_whole(path, content)
-    for old in [file for file in listed(run, kind) if file.path != path][max(keep - 1, 0) :]:
+    write_atomic(path, content)
+    for old in [file for file in list_checkpoints(run, kind) if file.path != path][max(keep - 1, 0) :]:
         old.path.unlink(missing_ok=True)
 
 
-def forget(run: Path, kind: Kind, keep: int = 0) -> None:
+def prune_checkpoints(run: Path, kind: Kind, keep: int = 0) -> None:
     """Remove all but the newest `keep` of this kind."""
-    for file in listed(run, kind)[keep:]:
+    for file in list_checkpoints(run, kind)[keep:]:
         file.path.unlink(missing_ok=True)
 
 
-def forget_after(run: Path, step: int) -> None:
+def remove_after(run: Path, step: int) -> None:
     """Remove what comes after `step`, and what a killed process left half written."""
     for kind in ("step", "best"):
-        for file in listed(run, kind):
+        for file in list_checkpoints(run, kind):
             if file.step > step:
                 file.path.unlink(missing_ok=True)
     for path in (run / FOLDER).glob(".*") if (run / FOLDER).is_dir() else ():

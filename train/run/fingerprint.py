@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from train.config import Settings
 from train.data.contracts import Batch
-from train.data.statistics import Preprocess
+from train.data.preprocess import Preprocess
 from train.observe.observer import is_activation
 from train.parts.contracts import NormFactory
 from train.parts.init import Layer, fans

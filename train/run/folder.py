@@ -18,9 +18,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
-from train.ledger.code import code_id
-from train.ledger.identity import VERSION, arm_id, identity
-from train.ledger.lock import Lock, holder_of, is_held
+from train.store.code import code_id
+from train.store.identity import VERSION, arm_id, identity
+from train.store.lock import Lock, is_held, last_holder
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
 
@@ -49,10 +49,10 @@ class RunFolder:
             said = f"hydra.run.dir={self.path}: this folder already holds a run{self._whose()}, which is left as it is."
             raise UsageError(f"{said} {remedy}; {going_on}.")
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         """From here on no other process works in the folder. UsageError that says which one does."""
         try:
-            holder = self._lock.take()
+            holder = self._lock.acquire()
         except OSError as error:
             raise UsageError(f"{self.path}: this folder cannot be written ({error.strerror}).") from None
         if holder is not None:
@@ -60,11 +60,11 @@ class RunFolder:
 
     def release(self) -> None:
         """Others may have the folder."""
-        self._lock.give_back()
+        self._lock.release()
 
     def _whose(self) -> str:
         if is_held(self.path):
-            holder = holder_of(self.path)
+            holder = last_holder(self.path)
             return f", going on in {holder}" if holder else ", which is going on"
         return ""
 
@@ -75,7 +75,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.hold()
+            self.lock()
             self._begin(config, overrides, choices)
         except OSError as error:
             self.release()
@@ -89,7 +89,7 @@ class RunFolder:
     def _begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None) -> None:
         self.refuse_if_taken()
         self._write_request(config, overrides)
-        self._status = {"started": now()} | self._ownership(config, choices)
+        self._status = {"started": timestamp()} | self._ownership(config, choices)
         temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
         try:
             write_json(temporary, self._status)
@@ -99,7 +99,7 @@ class RunFolder:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def take_up(
+    def resume(
         self,
         status: Mapping[str, Any],
         step: int,
@@ -111,7 +111,7 @@ class RunFolder:
 
         Whatever it wrote about its end is taken back, and at step 0 whatever it recorded.
         """
-        taken_up = {"time": now(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
+        taken_up = {"time": timestamp(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
         kept = {key: value for key, value in status.items() if key not in _OF_THE_END}
         resumed = [*status.get("resumed", ()), taken_up]
         self._status = kept | self._ownership(config, choices) | {"resumed": resumed}
@@ -141,7 +141,7 @@ class RunFolder:
         """What was asked for. Before status.json, so that whatever says that it is a run can be gone on with."""
         self.config = dict(config)
         for name, content in (("config.yaml", dict(config)), ("overrides.yaml", list(overrides))):
-            write_whole(self.path / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())
+            write_atomic(self.path / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())
 
     def update(self, **fields: Any) -> None:
         """Merge `fields` into status.json, which is whole at every moment."""
@@ -151,10 +151,10 @@ class RunFolder:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace the file in one step."""
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False, default=str) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, default=str) + "\n").encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Replace `path` durably: a reader sees the old content or the new, also after a crash."""
     temporary = path.with_name(f".{path.name[-200:]}.{os.getpid()}")
     try:
@@ -173,7 +173,7 @@ def write_whole(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def now() -> str:
+def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 

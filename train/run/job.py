@@ -15,13 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, Interrupted, UsageError
-from train.ledger.identity import BOOKKEEPING, experiment_of
-from train.ledger.overrides import without
+from train.run.failure import RunRequest, requested_experiment, write_refusal
 from train.run.folder import RunFolder
-from train.run.refused import Asked, experiment, refused
-from train.run.resume import asked_for, former, refuse_changes, trusted
-from train.run.stop import listening
-from train.sinks.hparams import arm_of
+from train.run.resume import refuse_changes, run_to_resume, trusted_packages, user_overrides
+from train.run.signals import handle_signals
+from train.sinks.hparams import hparams_row
+from train.store.identity import BOOKKEEPING, experiment_of
+from train.store.overrides import drop_groups
 
 if TYPE_CHECKING:
     from train.run.session import Session
@@ -44,19 +44,19 @@ def run_job(config: DictConfig) -> JobResult:
     choices = chosen_options(hydra.runtime.choices)
     overrides = list(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
-    with listening() as stop:
+    with handle_signals() as stop:
         try:
-            with stop.at_once():
-                session, content = begin(config, folder, overrides, choices)
+            with stop.raising():
+                session, content = start_run(config, folder, overrides, choices)
         except BaseException as error:
             folder.release()
             if hydra.mode == RunMode.MULTIRUN and isinstance(error, Exception):
-                refused(folder.path, Asked(experiment(config), asked_for(overrides), choices), error)
+                write_refusal(folder.path, RunRequest(requested_experiment(config), user_overrides(overrides), choices), error)
             remove_if_empty(folder.path)
             raise
         try:
-            said = without(overrides, BOOKKEEPING)
-            summary, exit_code = session.run(title(choices, said), arm_of(content, choices, said), stop)
+            said = drop_groups(overrides, BOOKKEEPING)
+            summary, exit_code = session.run(run_title(choices, said), hparams_row(content, choices, said), stop)
         finally:
             folder.release()
         if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
@@ -65,21 +65,21 @@ def run_job(config: DictConfig) -> JobResult:
     return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
 
 
-def begin(
+def start_run(
     config: DictConfig, folder: RunFolder, overrides: Sequence[str], choices: Mapping[str, str]
 ) -> tuple[Session, dict[str, Any]]:
     """A run that is ready, in a folder that is its own; and the configuration of the experiment. `overrides`: as typed."""
     whole = resolve(config)
     content = experiment_of(whole)
-    settings = parse(content, trusted(whole["trust"], overrides))
+    settings = parse(content, trusted_packages(whole["trust"], overrides))
     checkpoints = check(CheckpointSettings, "checkpoint", whole["checkpoint"])
-    before = former(folder, whole["resume"])
+    before = run_to_resume(folder, whole["resume"])
     if before is not None:
         refuse_changes(before, content)
     from train.run.session import prepare  # imports torch
 
     session = prepare(settings, folder, checkpoints, before)
-    session.begin(content, asked_for(overrides), choices)
+    session.claim_folder(content, user_overrides(overrides), choices)
     return session, content
 
 
@@ -98,7 +98,7 @@ def chosen_options(choices: Mapping[Any, Any]) -> dict[str, str]:
     return {str(group): str(choice) for group, choice in choices.items() if choice and "/" not in str(group)}
 
 
-def title(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
+def run_title(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
     """What the run is called on screen: the chosen ingredients, and which other values the command line changed."""
     chosen = [f"{group}={choices[group]}" for group in SHOWN if choices.get(group)]
     others = [override for override in overrides if override.split("=", 1)[0].lstrip("+~") not in SHOWN]

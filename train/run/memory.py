@@ -8,7 +8,7 @@ import sys
 import torch
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
     """Count a run's own peak where one process makes several runs. Only a GPU's can be forgotten, not that of the process."""
     if device.type == "cuda":
         torch.cuda.init()  # the statistics begin with it

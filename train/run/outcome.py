@@ -12,10 +12,10 @@ import torch
 from train.config import TrainerSettings
 from train.errors import OutOfMemoryError, RunError
 from train.parts.contracts import Shape
-from train.run.checkpoint_files import listed
-from train.run.loop import Ending, Score
+from train.run.checkpoint_files import list_checkpoints
+from train.run.device import Placement
+from train.run.loop import Score, TrainResult
 from train.run.memory import is_out_of_memory, peak_bytes
-from train.run.placement import Placement
 from train.run.preflight import Cost
 from train.run.resume import resume_command
 from train.sinks.contracts import Summary
@@ -23,7 +23,7 @@ from train.sinks.jsonl import encode_float
 
 
 def summarise(
-    ending: Ending, test: Score | None, cost: Cost, batch_size: int, device: torch.device, folder: Path, began: float
+    ending: TrainResult, test: Score | None, cost: Cost, batch_size: int, device: torch.device, folder: Path, began: float
 ) -> Summary:
     """What came out."""
     val = ending.val
@@ -48,7 +48,7 @@ def summarise(
     )
 
 
-def explained(error: BaseException, trainer: TrainerSettings, placement: Placement, input_shape: Shape) -> RunError | None:
+def explain_error(error: BaseException, trainer: TrainerSettings, placement: Placement, input_shape: Shape) -> RunError | None:
     """What the user can do about an error of torch's, where there is something."""
     if isinstance(error, RunError):
         return error
@@ -68,7 +68,7 @@ UNWRITABLE = frozenset(
 )
 
 
-def unwritable(error: BaseException, folder: Path) -> RunError | None:
+def explain_unwritable(error: BaseException, folder: Path) -> RunError | None:
     """What the user can do when the run folder takes no more."""
     if not isinstance(error, OSError) or (error.errno not in UNWRITABLE and folder.is_dir()):
         return None
@@ -77,13 +77,13 @@ def unwritable(error: BaseException, folder: Path) -> RunError | None:
     said = error.strerror or str(error)
     if not folder.is_dir():
         return RunError(f"{folder}: the folder of this run is gone ({said}), and what was recorded in it.")
-    newest = next(iter(listed(folder)), None)
+    newest = next(iter(list_checkpoints(folder)), None)
     kept = f"its checkpoint of step {newest.step}" if newest else "its first step"
     return RunError(
         f"{folder} cannot be written ({said}). The run goes on from {kept} once that is mended: {resume_command(folder)}"
     )
 
 
-def as_json(value: object) -> object:
+def json_value(value: object) -> object:
     """JSON has no NaN: the losses of a diverged run become words, as in metrics.jsonl."""
     return encode_float(value) if isinstance(value, float) else value

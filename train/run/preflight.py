@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from train.errors import ShapeError, UsageError
 from train.run.build import Parts
-from train.run.placement import Placement
+from train.run.device import Placement
 
-COUNT = 2
+TRIAL_BATCH = 2
 """Images in the trial batch: batch norm over one value cannot train, and a run's batches hold more than one image."""
 
 
@@ -27,14 +27,14 @@ class Cost:
     flops: int
 
 
-def check(parts: Parts, batch_size: int, placement: Placement) -> Cost:
+def check_model(parts: Parts, batch_size: int, placement: Placement) -> Cost:
     """Build the model without memory, send a batch of shapes through it in training mode and count.
 
     UsageError when a layer cannot work on what reaches it, or the model ends in another number of classes.
     """
     with torch.device("meta"):
         model = parts.new_model()
-        images = torch.empty(min(COUNT, batch_size), *parts.input_shape)
+        images = torch.empty(min(TRIAL_BATCH, batch_size), *parts.input_shape)
     model.train()
     with torch.no_grad(), named_errors(model, parts), FlopCounterMode(display=False) as counter:
         if placement.device.type == "cpu" and placement.dtype is torch.bfloat16:
@@ -86,13 +86,13 @@ def named_errors(model: nn.Module, parts: Parts) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, IndexError, AssertionError, ShapeError) as error:
         name, inputs = path[-1] if path else ("", ())
-        raise UsageError(describe(error, name or "the model", inputs, parts)) from error
+        raise UsageError(describe_error(error, name or "the model", inputs, parts)) from error
     finally:
         for handle in handles:
             handle.remove()
 
 
-def describe(error: Exception, name: str, inputs: Any, parts: Parts) -> str:
+def describe_error(error: Exception, name: str, inputs: Any, parts: Parts) -> str:
     shapes = ", ".join(str(tuple(value.shape[1:])) for value in inputs if isinstance(value, torch.Tensor))
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     where = f"layer {name}, which receives {shapes or 'nothing'} per image"

@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 
 from train.errors import UsageError
-from train.ledger.identity import EXECUTION, VERSION, identity, upgraded
-from train.ledger.lock import is_held
-from train.ledger.manifest import read_manifest
-from train.ledger.overrides import flatten, key_of
-from train.ledger.run import Run, read_run
-from train.run.checkpoint_files import newest_good
+from train.run.checkpoint_files import newest_valid
 from train.run.folder import RunFolder
+from train.store.identity import EXECUTION, VERSION, identity, upgraded
+from train.store.lock import is_held
+from train.store.manifest import read_manifest
+from train.store.overrides import flatten, key_of
+from train.store.run import Run, read_run
 
 AUTO = "auto"
 LENGTH = ("trainer.epochs", "trainer.max_steps")
@@ -64,12 +64,12 @@ def stored_overrides(path: Path) -> list[str]:
 _NOT_STORED = {"hydra", "resume", "trust", ""}
 
 
-def asked_for(overrides: Sequence[str]) -> list[str]:
+def user_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that say what a run is: without `resume` and `trust`, which say how this process is to treat it."""
     return [override for override in overrides if key_of(override) not in ("resume", "trust")]
 
 
-def trusted(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
+def trusted_packages(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
     """The packages whose functions a configuration may name. UsageError when a file, and not the command line, names them."""
     packages = (named,) if isinstance(named, str) else tuple(map(str, named or ()))
     if packages and not any(key_of(override) == "trust" for override in overrides):
@@ -77,7 +77,7 @@ def trusted(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
     return packages
 
 
-def former(folder: RunFolder, asked: str | None) -> Run | None:
+def run_to_resume(folder: RunFolder, asked: str | None) -> Run | None:
     """The run in `folder` that is to be gone on with; None for a new one. From here on the folder is this process's own.
 
     `asked`: the key `resume`. UsageError when another process is at work there, or there is nothing to go on with.
@@ -87,18 +87,18 @@ def former(folder: RunFolder, asked: str | None) -> Run | None:
     if asked != AUTO and Path(asked).resolve() != folder.path.resolve():
         raise UsageError(f"resume={asked}: goes on in that folder, so that hydra.run.dir={folder.path} does not fit.")
     _refuse_if_no_run(folder.path)
-    folder.hold()
+    folder.lock()
     return read_run(folder.path)
 
 
-def can_continue(path: Path) -> bool:
+def can_resume(path: Path) -> bool:
     """Whether a run ended too early here and left a checkpoint that is whole, so that a job of the same configuration, started in
     this folder with `resume=auto`, goes on from there."""
     try:
         run = read_run(path)
     except UsageError:
         return False
-    return run.state in ("interrupted", "lost", "failed") and not is_held(path) and newest_good(path) is not None
+    return run.state in ("interrupted", "lost", "failed") and not is_held(path) and newest_valid(path) is not None
 
 
 def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
@@ -131,7 +131,7 @@ def refuse_new_length(schedule: Any, name: str, before: int, after: int, done: i
         )
 
 
-def fixed_identity(config: Mapping[str, Any], version: int = VERSION) -> str:
+def resume_identity(config: Mapping[str, Any], version: int = VERSION) -> str:
     """The same for all configurations that one run may have as it goes on."""
     content = copy.deepcopy({str(key): value for key, value in config.items()})
     for key in (*LENGTH, *PLACE):
@@ -141,9 +141,9 @@ def fixed_identity(config: Mapping[str, Any], version: int = VERSION) -> str:
     return identity(content, version)
 
 
-def fixed_identities(config: Mapping[str, Any]) -> tuple[str, ...]:
+def resume_identities(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return `fixed_identity` in every version, as a checkpoint may be of any."""
-    return tuple(fixed_identity(config, version) for version in range(1, VERSION + 1))
+    return tuple(resume_identity(config, version) for version in range(1, VERSION + 1))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

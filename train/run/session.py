@@ -18,37 +18,37 @@ from train.config import CheckpointSettings, ObserveSettings, Settings, total_st
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
-from train.data.split import carve
+from train.data.split import split_validation
 from train.errors import SIGNALLED, Interrupted, RunError
-from train.ledger.run import Run
-from train.observe.initial_report import Thresholds
-from train.observe.observer import Observer, choose
+from train.observe.observer import Observer, select_layers
 from train.observe.probe import probe_images
+from train.observe.verdict import Thresholds
 from train.parts.regularization import parameter_groups
-from train.run import placement as placing
+from train.run import device as placing
 from train.run import preflight
 from train.run.build import Parts, build
-from train.run.checkpoint import DiskSaver, Found, find
-from train.run.checkpoint_files import forget
-from train.run.continuation import go_on, refuse_longer
+from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint
+from train.run.checkpoint_files import prune_checkpoints
 from train.run.contradictions import contradictions
+from train.run.default_sinks import default_sinks
+from train.run.device import Placement
+from train.run.explanation import ExplanationSink, NetworkInfo, predict_signal, read_switches
 from train.run.fingerprint import fingerprint
-from train.run.folder import RunFolder, write_json, write_whole
-from train.run.insight import Insight, Subject, expect, switches_of
-from train.run.loop import Loop, Plan, evaluate
-from train.run.memory import forget_peak, peak_bytes
-from train.run.outcome import as_json, explained, summarise, unwritable
-from train.run.placement import Placement
-from train.run.resume import fixed_identities, fixed_identity, resume_command
-from train.run.step import Trainee
-from train.run.stop import Stop, listening, signal_name
-from train.run.views import views
+from train.run.folder import RunFolder, write_atomic, write_json
+from train.run.loop import Loop, TrainPlan, evaluate
+from train.run.memory import peak_bytes, reset_peak
+from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
+from train.run.restore import restore_run, validate_length
+from train.run.resume import resume_command, resume_identities, resume_identity
+from train.run.signals import StopSignal, handle_signals, signal_name
+from train.run.step import TrainState
+from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
-from train.sinks.fan_out import Sinks
 from train.sinks.heatmap import HeatMapSink
-from train.sinks.hparams import Arm
+from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
 from train.sinks.log import log_file
+from train.store.run import Run
 
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
@@ -65,41 +65,41 @@ class Session:
     splits: Splits
     folder: RunFolder
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
-    before: Run | None = None
+    previous: Run | None = None
     """What the folder said of the run that is gone on with; None for a new one."""
-    found: Found = field(default_factory=Found)
+    checkpoint: FoundCheckpoint = field(default_factory=FoundCheckpoint)
 
-    def begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
+    def claim_folder(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
         """Make the folder this run's. UsageError when another has it."""
-        if self.before is None:
+        if self.previous is None:
             self.folder.claim(config, overrides, choices)
         else:
-            self.folder.take_up(self.before.status, self.found.step, config, overrides, choices)
+            self.folder.resume(self.previous.status, self.checkpoint.step, config, overrides, choices)
 
-    def run(self, title: str, arm: Arm | None = None, stop: Stop | None = None) -> tuple[Summary, int]:
+    def run(self, title: str, arm: HParamsRow | None = None, stop: StopSignal | None = None) -> tuple[Summary, int]:
         """Train, and leave the folder complete whatever happens. The summary and the exit code of the process.
 
         `stop`: set by signals; None to listen to them here. Interrupted when one came before the first step.
         """
         if stop is None:
-            with listening() as stop:
+            with handle_signals() as stop:
                 return self.run(title, arm, stop)
-        began = time.perf_counter() - self.found.elapsed_s
+        began = time.perf_counter() - self.checkpoint.elapsed_s
         with self.logging():
-            shown = Sinks(views(self.folder, arm))
-            insight = Insight(shown, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
-            sink = Sinks([JsonlSink(), shown, HeatMapSink(shown), insight])
+            shown = BroadcastSink(default_sinks(self.folder, arm))
+            insight = ExplanationSink(shown, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
+            sink = BroadcastSink([JsonlSink(), shown, HeatMapSink(shown), insight])
             try:
                 summary = self.train(title, sink, insight, stop, began)
                 sink.finish(summary)
             except Interrupted as error:
                 reason = f"{signal_name(error.signal)} before the first step; to go on: {resume_command(self.folder.path)}"
-                self.folder.update(status="interrupted", reason=reason, exit_code=error.exit_code, **self.ended(began))
+                self.folder.update(status="interrupted", reason=reason, exit_code=error.exit_code, **self.end_fields(began))
                 raise
             except BaseException as error:
-                known = explained(error, self.settings.trainer, self.placement, self.parts.input_shape)
-                known = known or unwritable(error, self.folder.path)
-                self.failed(known or error, began)
+                known = explain_error(error, self.settings.trainer, self.placement, self.parts.input_shape)
+                known = known or explain_unwritable(error, self.folder.path)
+                self.write_failure(known or error, began)
                 if known is None:
                     raise
                 raise known from error
@@ -107,32 +107,34 @@ class Session:
                 sink.close()
         code = SIGNALLED + (stop.signal or 0) if summary.status == "interrupted" else EXIT_CODES[summary.status]
         diagnosis = {"diagnosis": insight.diagnosis.as_json()} if insight.diagnosis else {}
-        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.ended(began))
+        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.end_fields(began))
         if summary.status == "done":
-            forget(self.folder.path, "step", keep=1 if self.checkpoints.final else 0)
+            prune_checkpoints(self.folder.path, "step", keep=1 if self.checkpoints.final else 0)
         return summary, code
 
-    def train(self, title: str, sink: Sink, insight: Insight, stop: Stop, began: float) -> Summary:
+    def train(self, title: str, sink: Sink, insight: ExplanationSink, stop: StopSignal, began: float) -> Summary:
         """From the data to the scores. The test split is looked at once, here, after the last step."""
-        with stop.at_once():
-            forget_peak(self.placement.device)
+        with stop.raising():
+            reset_peak(self.placement.device)
             readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
         try:
-            with stop.at_once():
+            with stop.raising():
                 plan = self.plan(readers)
                 info = self.info(title, readers, plan)
                 self.describe(readers, plan)
                 sink.start(info)
-                trainee = self.trainee(readers)
-                observer = self.observer(trainee.model, readers)
-                proof = self.prove(trainee, readers, sink)
-                insight.subject = self.subject(trainee.model, observer, readers)
+                train_state = self.train_state(readers)
+                observer = self.observer(train_state.model, readers)
+                proof = self.verify_choices(train_state, readers, sink)
+                insight.network = self.network_info(train_state.model, observer, readers)
                 saver = self.saver(proof, sink)
-                loop = Loop(trainee, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver)
-                if self.before is not None:
-                    go_on(loop, self.before, self.found, saver, sink, self.folder.metrics_file)
+                loop = Loop(
+                    train_state, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver
+                )
+                if self.previous is not None:
+                    restore_run(loop, self.previous, self.checkpoint, saver, sink, self.folder.metrics_file)
             ending = loop.run()
-            test = evaluate(trainee, readers.test, stop) if ending.status == "done" else None
+            test = evaluate(train_state, readers.test, stop) if ending.status == "done" else None
         finally:
             readers.close()
         if ending.status == "done" and test is None:
@@ -144,31 +146,33 @@ class Session:
         if test is not None:
             sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
         if plan.total:
-            self.save_weights(trainee.model)  # without a step they are a function of the configuration
+            self.save_weights(train_state.model)  # without a step they are a function of the configuration
         summary = summarise(ending, test, self.cost, plan.batch_size, self.placement.device, self.folder.path, began)
         verdict = {"initial_verdict": asdict(insight.verdict)} if insight.verdict else {}
-        content = {name: as_json(value) for name, value in asdict(summary).items()}
+        content = {name: json_value(value) for name, value in asdict(summary).items()}
         write_json(self.folder.summary_file, content | verdict | proof)
         return summary
 
-    def saver(self, proof: Mapping[str, Any], sink: Sink) -> DiskSaver:
+    def saver(self, proof: Mapping[str, Any], sink: Sink) -> CheckpointSaver:
         first_batch = proof["fingerprint"]["first_batch"]["sha256"]
-        return DiskSaver(self.folder.path, self.checkpoints, fixed_identity(self.folder.config), first_batch, sink)
+        return CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
 
-    def prove(self, trainee: Trainee, readers: Readers, sink: Sink) -> dict[str, Any]:
+    def verify_choices(self, train_state: TrainState, readers: Readers, sink: Sink) -> dict[str, Any]:
         """What shows that the chosen ingredients are really in this run; where they are not, it is said loudly."""
-        found = fingerprint(trainee.model, self.settings, self.parts, trainee.optimizer, readers.first_batch, readers.preprocess)
+        found = fingerprint(
+            train_state.model, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
+        )
         wrong = contradictions(found)
         for sentence in wrong:
             sink.message(sentence, "warning")
             log.warning(sentence)
         return {"fingerprint": found, "contradictions": wrong}
 
-    def subject(self, model: nn.Module, observer: Observer, readers: Readers) -> Subject:
+    def network_info(self, model: nn.Module, observer: Observer, readers: Readers) -> NetworkInfo:
         """What the explanation of step 0 needs to know; theory is asked only when the layers will be looked at."""
         images = readers.first_batch.images
-        expected = expect(model, self.parts.input_shape, images) if observer.due(0, 0) else ()
-        return Subject(observer.layers, expected, len(self.parts.dataset.class_names), switches_of(self.settings))
+        expected = predict_signal(model, self.parts.input_shape, images) if observer.due(0, 0) else ()
+        return NetworkInfo(observer.layers, expected, len(self.parts.dataset.class_names), read_switches(self.settings))
 
     def reader_settings(self) -> ReaderSettings:
         batching = Batching(
@@ -180,10 +184,10 @@ class Session:
         )
         return ReaderSettings(self.settings.data.preprocess, self.settings.data.workers, batching)
 
-    def plan(self, readers: Readers) -> Plan:
+    def plan(self, readers: Readers) -> TrainPlan:
         trainer = self.settings.trainer
         steps_per_epoch = readers.train.steps_per_epoch
-        return Plan(
+        return TrainPlan(
             total=total_steps(trainer, steps_per_epoch),
             steps_per_epoch=steps_per_epoch,
             batch_size=trainer.batch_size,
@@ -192,14 +196,14 @@ class Session:
             dropout_seed=self.settings.seeds.dropout,
         )
 
-    def trainee(self, readers: Readers) -> Trainee:
+    def train_state(self, readers: Readers) -> TrainState:
         """The model with the initial weights of the chosen init, and everything that updates it."""
         trainer, regularization = self.settings.trainer, self.parts.regularization
         model = self.placement.place(self.initial_model(readers))
         optimizer = self.parts.optimizer(parameter_groups(model, regularization))
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        return Trainee(
+        return TrainState(
             model=model,
             forward=torch.compile(model) if trainer.compile else model,
             optimizer=optimizer,
@@ -229,7 +233,7 @@ class Session:
         self.parts.init(model, images, rng.generator(seed, "init", 1))
         return model
 
-    def info(self, title: str, readers: Readers, plan: Plan) -> RunInfo:
+    def info(self, title: str, readers: Readers, plan: TrainPlan) -> RunInfo:
         return RunInfo(
             folder=self.folder.path,
             name=title,
@@ -245,10 +249,10 @@ class Session:
             train_size=len(readers.train),
             val_size=len(readers.val) if readers.val is not None else 0,
             test_size=len(readers.test),
-            kept=self.found.files if self.before is not None else None,
+            offsets=self.checkpoint.files if self.previous is not None else None,
         )
 
-    def describe(self, readers: Readers, plan: Plan) -> None:
+    def describe(self, readers: Readers, plan: TrainPlan) -> None:
         """What was chosen for this machine and measured on the data: part of the run's record."""
         placement, preprocess = self.placement, readers.preprocess
         self.folder.update(
@@ -265,19 +269,19 @@ class Session:
     def save_weights(self, model: nn.Module) -> None:
         buffer = io.BytesIO()
         torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
-        write_whole(self.folder.weights_file, buffer.getvalue())
+        write_atomic(self.folder.weights_file, buffer.getvalue())
 
-    def failed(self, error: BaseException, began: float) -> None:
+    def write_failure(self, error: BaseException, began: float) -> None:
         """Say in the folder what the terminal is about to say; the terminal gets the exception itself."""
         log.error("the run failed", exc_info=error)
         code = error.exit_code if isinstance(error, RunError) else EXIT_CODES["failed"]
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
         try:
-            self.folder.update(status="failed", reason=reason, exit_code=code, **self.ended(began))
+            self.folder.update(status="failed", reason=reason, exit_code=code, **self.end_fields(began))
         except OSError as again:  # the folder may be what failed; then the terminal alone can say so
             log.error("status.json could not be written", exc_info=again)
 
-    def ended(self, began: float) -> dict[str, object]:
+    def end_fields(self, began: float) -> dict[str, object]:
         return {"wall_s": round(time.perf_counter() - began, 3), "peak_memory_bytes": peak_bytes(self.placement.device)}
 
     @contextmanager
@@ -305,10 +309,10 @@ class Assembly:
 
 def assemble(settings: Settings) -> Assembly:
     """Build and check everything that needs no data. UsageError names the option and the remedy."""
-    placing.settle_arithmetic(settings.trainer.deterministic)
-    placement = placing.choose(settings.trainer)
+    placing.configure_determinism(settings.trainer.deterministic)
+    placement = placing.choose_placement(settings.trainer)
     parts = build(settings)
-    cost = preflight.check(parts, settings.trainer.batch_size, placement)
+    cost = preflight.check_model(parts, settings.trainer.batch_size, placement)
     refuse_unknown_layers(parts, settings.observe)
     return Assembly(parts, placement, cost)
 
@@ -323,12 +327,12 @@ def prepare(
     if before is None:
         folder.refuse_if_taken()
     built = assemble(settings)
-    splits = carve(built.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    splits = split_validation(built.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
     steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
-    found = Found()
+    found = FoundCheckpoint()
     if before is not None:
-        found = find(folder.path, fixed_identities(before.config))
-        refuse_longer(built.parts, settings, before, found.step, steps_per_epoch)
+        found = find_checkpoint(folder.path, resume_identities(before.config))
+        validate_length(built.parts, settings, before, found.step, steps_per_epoch)
     keep = checkpoints or CheckpointSettings()
     return Session(settings, built.parts, built.placement, built.cost, splits, folder, keep, before, found)
 
@@ -338,4 +342,4 @@ def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
     if observe.layers == "*":
         return
     with torch.device("meta"):
-        choose(parts.new_model(), parts.input_shape, observe.layers)
+        select_layers(parts.new_model(), parts.input_shape, observe.layers)

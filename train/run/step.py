@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.data.contracts import Batch
-from train.run.placement import Placement
+from train.run.device import Placement
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainState:
     """What a step changes. `forward` is the model, or its compiled form with the same parameters."""
 
     model: nn.Module
@@ -34,31 +34,31 @@ class Trainee:
     grad_clip: float | None
 
 
-def update(trainee: Trainee, batch: Batch, lr_factor: float) -> Measurement:
+def train_step(train_state: TrainState, batch: Batch, lr_factor: float) -> Measurement:
     """Forward, backward and one step of the optimizer at `lr_factor` times its learning rate. Never waits for the device."""
-    loss, logits = training_loss(trainee, trainee.forward, batch)
-    for group in trainee.optimizer.param_groups:
+    loss, logits = training_loss(train_state, train_state.forward, batch)
+    for group in train_state.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * lr_factor
-    trainee.scaler.scale(loss).backward()
-    if trainee.grad_clip is not None:
-        trainee.scaler.unscale_(trainee.optimizer)
-        nn.utils.clip_grad_norm_(trainee.model.parameters(), trainee.grad_clip)
-    trainee.scaler.step(trainee.optimizer)
-    trainee.scaler.update()
-    trainee.optimizer.zero_grad(set_to_none=True)
+    train_state.scaler.scale(loss).backward()
+    if train_state.grad_clip is not None:
+        train_state.scaler.unscale_(train_state.optimizer)
+        nn.utils.clip_grad_norm_(train_state.model.parameters(), train_state.grad_clip)
+    train_state.scaler.step(train_state.optimizer)
+    train_state.scaler.update()
+    train_state.optimizer.zero_grad(set_to_none=True)
     return Measurement(loss.detach(), correct(logits.detach(), batch.labels))
 
 
-def training_loss(trainee: Trainee, forward: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+def training_loss(train_state: TrainState, forward: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
     """The batch's mean loss, not scaled, and its logits, float32 [N, K]."""
-    with trainee.placement.autocast():
+    with train_state.placement.autocast():
         logits = forward(batch.images)
     logits = logits.float()
-    return functional.cross_entropy(logits, batch.labels, label_smoothing=trainee.label_smoothing), logits
+    return functional.cross_entropy(logits, batch.labels, label_smoothing=train_state.label_smoothing), logits
 
 
 @torch.no_grad()
-def look(model: nn.Module, placement: Placement, batch: Batch) -> Measurement:
+def eval_step(model: nn.Module, placement: Placement, batch: Batch) -> Measurement:
     """Sum of the losses (without label smoothing) and number of correct answers; the model is in evaluation mode."""
     with placement.autocast():
         logits = model(batch.images)

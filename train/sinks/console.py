@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
-from train.sinks.figures import duration, number, percent
-from train.sinks.pace import Pace
-from train.sinks.summary import Row, opening, outcome, rows, tensorboard_command
+from train.sinks.number_text import duration, number, percent
+from train.sinks.progress import RunProgress
+from train.sinks.run_text import SummaryRow, header_lines, outcome_line, summary_rows, tensorboard_command
 
 _REFRESH_S = 0.25
 _MARGIN = 3  # free columns at the right: the terminal's own "^C" must not break the line
@@ -43,12 +43,12 @@ class ConsoleSink(Sink):
         self._console = console
         self._clock = clock
         self._drawn_at = clock()
-        self._pace: Pace | None = None
+        self._pace: RunProgress | None = None
         self._live: Live | None = None
 
     def start(self, info: RunInfo) -> None:
-        self._pace = Pace(info)
-        title, *lines, folder = opening(info)
+        self._pace = RunProgress(info)
+        title, *lines, folder = header_lines(info)
         self._print(title, "bold")
         for line in lines:
             self._print(line)
@@ -74,9 +74,9 @@ class ConsoleSink(Sink):
         self.close()
         total = self._pace.info.total_steps if self._pace is not None else summary.steps
         self._console.print()
-        self._print(outcome(summary), _STATUS_STYLES[summary.status])
+        self._print(outcome_line(summary), _STATUS_STYLES[summary.status])
         plus_minus = "±" if self._console.encoding.startswith("utf") else "+-"
-        self._console.print(_table(rows(summary, total, plus_minus), self._console.width))
+        self._console.print(_table(summary_rows(summary, total, plus_minus), self._console.width))
         self._whole(f"folder: {summary.folder}")
         self._whole(f"look at it: {tensorboard_command(summary)}")
 
@@ -85,7 +85,7 @@ class ConsoleSink(Sink):
             live, self._live = self._live, None
             live.stop()
 
-    def _draw(self, pace: Pace, now: float) -> None:
+    def _draw(self, pace: RunProgress, now: float) -> None:
         self._drawn_at = now
         if self._live is None:
             # Only what would land in this terminal passes through the view; a redirected stream stays where it goes.
@@ -107,7 +107,7 @@ class ConsoleSink(Sink):
         self._console.print(Text(text, style), soft_wrap=True)
 
 
-def live_view(pace: Pace, width: int) -> Group:
+def live_view(pace: RunProgress, width: int) -> Group:
     """The two lines that move, in at most `width` columns: how far, and how well. What does not fit is left out, the least
     important first."""
     far = _fit(_how_far(pace), width)
@@ -121,13 +121,13 @@ def live_view(pace: Pace, width: int) -> Group:
     return Group(line, Text(_fit(_how_well(pace), width), no_wrap=True, overflow="crop"))
 
 
-def _how_far(pace: Pace) -> list[tuple[int, str]]:
+def _how_far(pace: RunProgress) -> list[tuple[int, str]]:
     epochs = f"{pace.info.epochs:g}"
-    left = f"{duration(pace.left_s)} left" if pace.left_s is not None else ""
+    left = f"{duration(pace.remaining_s)} left" if pace.remaining_s is not None else ""
     return [(1, f"{100 * pace.fraction:3.0f} %"), (0, f"epoch {pace.epoch:{len(epochs) + 2}.1f}/{epochs}"), (0, left)]
 
 
-def _how_well(pace: Pace) -> list[tuple[int, str]]:
+def _how_well(pace: RunProgress) -> list[tuple[int, str]]:
     fields = [(3, f"step {pace.step:,}/{pace.info.total_steps:,}")]
     if "loss/train" in pace.values:
         fields.append((0, f"loss {number(pace.values['loss/train'])}"))
@@ -148,7 +148,7 @@ def _fit(fields: list[tuple[int, str]], width: int) -> str:
     return "  ".join(text for _, text in kept)[: max(width, 0)]
 
 
-def _table(lines: list[Row], width: int) -> Table:
+def _table(lines: list[SummaryRow], width: int) -> Table:
     label_width = max(len(row.label) for row in lines)
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column(overflow="fold")

@@ -44,7 +44,7 @@ class RunInfo:
     train_size: int
     val_size: int
     test_size: int
-    kept: Mapping[str, int] | None = None
+    offsets: Mapping[str, int] | None = None
     """Of a run that is gone on with: file name -> how many of its bytes are of the time before. None for a new run."""
 
 
@@ -104,10 +104,10 @@ class Sink(Protocol):
     def message(self, text: str, level: Level = "info") -> None:
         """Something that the user should read now."""
 
-    def recall(self, record: Record) -> None:
+    def replay(self, record: Record) -> None:
         """A row of the time before the run was interrupted, for what the sink must know of it; after `start`, not shown."""
 
-    def mark(self) -> Mapping[str, int]:
+    def sync(self) -> Mapping[str, int]:
         """How far its files in the run folder are: name -> bytes, all of them on the disk. A later `start` may be told these
         numbers as `info.kept`, and forgets what lies beyond them."""
         return {}

@@ -122,11 +122,11 @@ class HeatMapSink(Sink):
         self._due_at = self._clock() + self._every_s
 
     def record(self, record: Record) -> None:
-        self.recall(record)
+        self.replay(record)
         if self._clock() >= self._due_at:
             self._draw()
 
-    def recall(self, record: Record) -> None:
+    def replay(self, record: Record) -> None:
         rows: dict[str, dict[str, float]] = {statistic: {} for statistic in self._columns}
         for tag, value in record.values.items():
             statistic, _, layer = tag.partition("/")

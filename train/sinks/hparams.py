@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from train.ledger.identity import SEEDS, arm_id
-from train.ledger.overrides import key_of
+from train.store.identity import SEEDS, arm_id
+from train.store.overrides import key_of
 
 Value: TypeAlias = bool | float | str
 
-ROOMS_LAST = ("data", "trainer", "observe")
+GROUPS_LAST = ("data", "trainer", "observe")
 """What is set in these is seldom the question."""
 
 
 @dataclass(frozen=True)
-class Arm:
+class HParamsRow:
     """All runs of one configuration, whatever their seeds.
 
     `id`: the same for two runs exactly when they are of one arm; `values`: column -> value; `first`: the columns that the table
@@ -29,7 +29,7 @@ class Arm:
     first: frozenset[str] = frozenset()
 
 
-def arm_of(config: Mapping[str, Any], choices: Mapping[str, str | None], overrides: Iterable[str]) -> Arm:
+def hparams_row(config: Mapping[str, Any], choices: Mapping[str, str | None], overrides: Iterable[str]) -> HParamsRow:
     """The arm of a run.
 
     `config`: resolved; `choices`: option group -> chosen option, None where none is; `overrides`: as typed, such as
@@ -38,11 +38,11 @@ def arm_of(config: Mapping[str, Any], choices: Mapping[str, str | None], overrid
     that only a later run has. Seeds are in none of them.
     """
     typed = {key: value for key, value in map(_split, overrides) if key.partition(".")[0] not in SEEDS}
-    ranked = sorted(typed, key=lambda key: (key.partition(".")[0] in ROOMS_LAST, "." in key, key))
+    ranked = sorted(typed, key=lambda key: (key.partition(".")[0] in GROUPS_LAST, "." in key, key))
     values: dict[str, Value] = {"arm": " ".join(f"{key}={typed[key]}" for key in ranked) or "defaults"}
     values |= {group: option for group, option in choices.items() if option is not None}
     values |= {key: _plain(_look_up(config, key, value)) for key, value in typed.items() if key not in values}
-    return Arm(arm_id(config), values, frozenset(["arm", *ranked[:4]]))
+    return HParamsRow(arm_id(config), values, frozenset(["arm", *ranked[:4]]))
 
 
 def _split(override: str) -> tuple[str, str]:

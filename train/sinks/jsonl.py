@@ -50,7 +50,7 @@ class JsonlSink(Sink):
 
     def start(self, info: RunInfo) -> None:
         path = info.folder / FILE_NAME
-        kept = (info.kept or {}).get(FILE_NAME)
+        kept = (info.offsets or {}).get(FILE_NAME)
         if kept is not None and path.exists() and path.stat().st_size > kept:
             os.truncate(path, kept)
         _cut_torn_line(path)
@@ -63,7 +63,7 @@ class JsonlSink(Sink):
         while line:
             line = line[self._file.write(line) :]
 
-    def mark(self) -> Mapping[str, int]:
+    def sync(self) -> Mapping[str, int]:
         if self._file is None:
             return {}
         os.fsync(self._file.fileno())

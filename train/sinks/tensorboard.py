@@ -17,11 +17,11 @@ from typing import Any
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from train.sinks import tensorboard_values as values
+from train.sinks import tensorboard_protos as values
 from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
-from train.sinks.hparams import Arm
-from train.sinks.records import record as in_record
-from train.sinks.records import whole_records
+from train.sinks.hparams import HParamsRow
+from train.sinks.tfrecord import is_whole
+from train.sinks.tfrecord import tfrecord as in_record
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2
@@ -43,7 +43,7 @@ class TensorBoardSink(Sink):
     name = "TensorBoard"
 
     def __init__(
-        self, config: str = "", arm: Arm | None = None, flush_s: float = 15.0, clock: Callable[[], float] = time.time
+        self, config: str = "", arm: HParamsRow | None = None, flush_s: float = 15.0, clock: Callable[[], float] = time.time
     ) -> None:
         self._config = config
         self._arm = arm
@@ -57,7 +57,7 @@ class TensorBoardSink(Sink):
 
     def start(self, info: RunInfo) -> None:
         now = self._clock()
-        before = [] if info.kept is None else sorted(info.folder.glob(f"{PREFIX}.*"))
+        before = [] if info.offsets is None else sorted(info.folder.glob(f"{PREFIX}.*"))
         kept = _kept(info, before)
         self._file = _new_path(info.folder, int(now), before).open("xb")
         self._continued = kept is not None
@@ -79,12 +79,12 @@ class TensorBoardSink(Sink):
         if self._config:
             self._write(0, [values.text("config", self._config)])
 
-    def recall(self, record: Record) -> None:
+    def replay(self, record: Record) -> None:
         """Only where the file of the time before could not be gone on with."""
         if not self._continued:
             self.record(record)
 
-    def mark(self) -> Mapping[str, int]:
+    def sync(self) -> Mapping[str, int]:
         if self._file is None:
             return {}
         self._flush()
@@ -142,11 +142,11 @@ class TensorBoardSink(Sink):
 def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
     """The content of the earlier file up to the checkpoint; None where that is not to be had. There are several files where a
     process was killed as it began the last."""
-    size = (info.kept or {}).get(PREFIX)
+    size = (info.offsets or {}).get(PREFIX)
     for path in reversed(before) if size is not None else ():
         with path.open("rb") as file:
             content = file.read(size)
-        if len(content) == size and whole_records(content):
+        if len(content) == size and is_whole(content):
             return content
     return None
 

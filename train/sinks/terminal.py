@@ -6,13 +6,13 @@ import os
 from typing import TextIO
 
 from train.sinks.contracts import Sink
-from train.sinks.plain import PlainSink, line_writer
+from train.sinks.lines import LineSink, line_writer
 
 
 def stream_sink(stream: TextIO) -> Sink:
     """The live view where `stream` is a terminal that can move its cursor, plain lines elsewhere."""
     if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
-        return PlainSink(line_writer(stream))
+        return LineSink(line_writer(stream))
     from rich.console import Console
 
     from train.sinks.console import ConsoleSink

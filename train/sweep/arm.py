@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train.ledger.manifest import PlannedRun
+from train.store.manifest import PlannedRun
 from train.sweep.design import Levels
 
 
 @dataclass(frozen=True)
-class Arm:
+class ComposedArm:
     """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: option group
     -> chosen option; `runs`: one a seed; `tuned`: what it shares with those that differ from it in tuned keys alone, or empty."""
 

@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from train.errors import UsageError
-from train.ledger.identity import SEEDS
+from train.store.identity import SEEDS
 
-OWN = ("sweep", "report", "study")
+SWEEP_ONLY = ("sweep", "report", "study")
 """What these say concerns the sweep, and reaches no run."""
 
 
@@ -32,7 +32,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """`order`: the names of axes and constants as typed, which counts where one key lies inside another."""
 
     axes: tuple[Axis, ...]
@@ -56,21 +56,21 @@ def _nested(one: str, other: str) -> bool:
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
 
 
-def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loader: ConfigLoader | None) -> Request:
+def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loader: ConfigLoader | None) -> SweepRequest:
     """`preset`: `hydra.sweeper.params`, which `arguments` override key by key. UsageError for what cannot be enumerated."""
     lines = [f"{key}={_typed(value)}" for key, value in (preset or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
     asked: dict[str, Override] = {}
     for override in parser.parse_overrides([*lines, *arguments]):
         asked[("~" if override.is_delete() else "") + _bare(override)] = override
-    own = {name for name in asked if re.split(r"[.@]", name.lstrip("~"))[0] in OWN}
+    own = {name for name in asked if re.split(r"[.@]", name.lstrip("~"))[0] in SWEEP_ONLY}
     for name in sorted(own):
         if asked[name].is_sweep_override():
             line = asked[name].input_line
             raise UsageError(f"{line}: this key says how to sweep and cannot be swept itself. Give one value (or a list, [A,B]).")
     rest = {name: override for name, override in asked.items() if name not in own}
     axes = [_axis(name, override) for name, override in rest.items() if override.is_sweep_override()]
-    return Request(
+    return SweepRequest(
         axes=tuple(axis for axis in axes if not axis.is_seed),
         seeds=tuple(axis for axis in axes if axis.is_seed),
         constants={name: str(o.input_line) for name, o in rest.items() if not o.is_sweep_override()},
@@ -78,14 +78,14 @@ def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loa
     )
 
 
-def level_of(value: Any) -> str:
+def level_text(value: Any) -> str:
     """A value of a configuration in the form that Hydra gives to a swept one."""
     return str(Override._get_value_element_as_str(value))
 
 
 def _typed(value: Any) -> str:
     """A value of a preset's YAML as it would be typed; text is typed already."""
-    return value if isinstance(value, str) else level_of(value)
+    return value if isinstance(value, str) else level_text(value)
 
 
 def _bare(override: Override) -> str:

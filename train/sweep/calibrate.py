@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.sweep.devices import Slot
-from train.sweep.nursery import Nursery
+from train.sweep.fork_server import ForkServer
 
 MOST_ARMS = 8
 """Arms that are timed; the others count as their mean."""
-CALL = "train.run.trial:time_run"
+CALL = "train.run.rehearsal:time_run"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """As `train.run.trial.time_run` measures it."""
+    """As `train.run.rehearsal.time_run` measures it."""
 
     start_s: float
     step_s: float
@@ -31,8 +31,8 @@ class Timing:
         return self.start_s + self.steps * self.step_s + self.evaluate_s
 
 
-def timings(
-    configs: Sequence[Mapping[str, Any]], trust: tuple[str, ...], nursery: Nursery, slots: Sequence[Slot]
+def time_arms(
+    configs: Sequence[Mapping[str, Any]], trust: tuple[str, ...], fork_server: ForkServer, slots: Sequence[Slot]
 ) -> list[Timing]:
     """Of up to MOST_ARMS of the arms, evenly chosen; fewer where one could not be timed."""
     stride = max(1, -(-len(configs) // MOST_ARMS))
@@ -43,9 +43,9 @@ def timings(
     while waiting or held:
         while waiting and free:
             slot = free.pop()
-            held[nursery.start(CALL, (waiting.pop(0), trust), environment=slot.environment).id] = slot
-        for ended in nursery.wait():
-            free.append(held.pop(ended.child.id))
+            held[fork_server.start(CALL, (waiting.pop(0), trust), environment=slot.environment).id] = slot
+        for ended in fork_server.wait():
+            free.append(held.pop(ended.worker.id))
             if isinstance(ended.value, dict):
                 found.append(Timing(**ended.value))
     return found

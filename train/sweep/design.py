@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from train.errors import UsageError, did_you_mean
-from train.ledger.manifest import Design
+from train.store.manifest import Design
 
 Levels: TypeAlias = Mapping[str, str]
 """Axis -> level."""
@@ -54,7 +54,7 @@ def _partners(axes: Mapping[str, Sequence[str]], zipped: Iterable[Sequence[str]]
     return partners
 
 
-def zips_apart(
+def partition_zips(
     zipped: Iterable[Sequence[str]], seeds: Collection[str], tuned: Collection[str]
 ) -> tuple[list[Sequence[str]], list[Sequence[str]], list[Sequence[str]]]:
     """The pairings of seeds, those of tuned axes and those of the axes that the design is about. UsageError for one across."""
@@ -72,7 +72,7 @@ def zips_apart(
     return found[0], found[1], found[2]
 
 
-def arms(design: Design, of: Sequence[Factor], chosen: Levels) -> list[Levels]:
+def design_arms(design: Design, of: Sequence[Factor], chosen: Levels) -> list[Levels]:
     """The baseline, then the other arms. `chosen`: levels of the baseline that the user names.
 
     grid: every combination; the baseline is the one of first levels. leave_one_out: the combination of first levels, and it
@@ -87,7 +87,7 @@ def arms(design: Design, of: Sequence[Factor], chosen: Levels) -> list[Levels]:
     return [baseline, *(arm for arm in every if arm != baseline)]
 
 
-def crossed(of: Sequence[Factor]) -> list[Levels]:
+def all_combinations(of: Sequence[Factor]) -> list[Levels]:
     """Every combination; of no factors, the empty one."""
     return [_merged(row) for row in itertools.product(*(factor.levels for factor in of))]
 

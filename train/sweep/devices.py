@@ -36,7 +36,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Places:
+class Allocation:
     """All slots of a sweep, and the threads of the job in each."""
 
     slots: tuple[Slot, ...]
@@ -53,7 +53,9 @@ class Places:
         return 0 < self.gpus < len(self.slots)
 
 
-def parse(devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any) -> PoolSettings:
+def parse_pool_settings(
+    devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any
+) -> PoolSettings:
     """UsageError that names the key and the remedy."""
     if timeout_minutes is not None and (not _is(timeout_minutes, int | float) or not timeout_minutes > 0):
         raise UsageError(f"{LAUNCHER}.timeout_minutes={timeout_minutes}: use a number above 0, or null for no limit.")
@@ -68,34 +70,34 @@ def parse(devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minu
     )
 
 
-def places(settings: PoolSettings, runs: int, trainer_device: str, environment: Mapping[str, str] = os.environ) -> Places:
+def allocate(settings: PoolSettings, runs: int, trainer_device: str, environment: Mapping[str, str] = os.environ) -> Allocation:
     """For `runs` jobs with `trainer.device=trainer_device`; never more slots than jobs. UsageError for a GPU that is not there.
 
     CPU: a job per core with one thread, which beats fewer jobs of more threads; where there are fewer jobs than cores, the cores
     are shared out. GPU: a job each. OMP_NUM_THREADS of the user's own sets the threads as `threads_per_job` does.
     """
-    names = [] if settings.devices == "cpu" else gpus(environment)
+    names = [] if settings.devices == "cpu" else visible_gpus(environment)
     on_cpu = settings.devices == "cpu" or (settings.devices == "auto" and (not names or trainer_device in ("cpu", "mps")))
     wished = settings.threads_per_job or _own_threads(environment)
     if on_cpu:
-        count = max(1, min(runs, settings.jobs_per_device or cores() // (wished or 1)))
+        count = max(1, min(runs, settings.jobs_per_device or cpu_cores() // (wished or 1)))
         hidden = {} if trainer_device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
-        return Places((Slot("cpu", hidden),) * count, wished or max(1, cores() // count))
+        return Allocation((Slot("cpu", hidden),) * count, wished or max(1, cpu_cores() // count))
     if trainer_device not in ("auto", "cuda", "cuda:0"):
         remedy = "Leave trainer.device out, or run on the CPU with hydra.launcher.devices=cpu trainer.device=cpu."
         raise UsageError(f"trainer.device={trainer_device}: each run of a sweep sees one GPU, that of its place. {remedy}")
     chosen = [_named(names, index) for index in settings.devices] if isinstance(settings.devices, tuple) else names
     slots = [_gpu_slot(name, environment) for _ in range(settings.jobs_per_device or 1) for name in chosen][: max(1, runs)]
-    return Places(tuple(slots), wished or max(1, cores() // len(slots)))
+    return Allocation(tuple(slots), wished or max(1, cpu_cores() // len(slots)))
 
 
-def cores() -> int:
+def cpu_cores() -> int:
     """The CPU cores that this process may use: by its affinity, and by the limit of its container or control group."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(affinity, int(min(_quotas(), default=affinity))))
 
 
-def gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     """The NVIDIA GPUs that a job could use, as CUDA_VISIBLE_DEVICES names them: in the order of the bus, or as that variable
     lists them. Asks the driver's own tool: CUDA must not begin in this process. None where there is no such tool."""
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]

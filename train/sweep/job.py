@@ -18,7 +18,7 @@ CALL = f"{__name__}:run"
 
 
 @dataclass(frozen=True)
-class JobOrder:
+class JobRequest:
     """`config`: composed, with literal sweep folders; `task`: the task function as `module:function`; `name`: of the program;
     `version_base`: the Hydra version whose behaviour the program asked for."""
 
@@ -28,7 +28,7 @@ class JobOrder:
     version_base: str | None = None
 
 
-def run(order: JobOrder) -> float:
+def run(order: JobRequest) -> float:
     """What the task returned, NaN where there is nothing to return. What became of the run is said in its folder."""
     setup_globals()
     if order.version_base is not None:

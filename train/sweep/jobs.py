@@ -13,14 +13,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from train.run.failure import RunRequest, requested_experiment
 from train.run.job import chosen_options
-from train.run.refused import Asked, experiment
-from train.run.resume import asked_for
+from train.run.resume import user_overrides
 from train.sweep.devices import Slot
-from train.sweep.nursery import Child
-from train.sweep.rows import Progress, Row
+from train.sweep.fork_server import Worker
+from train.sweep.progress import JobProgress, JobRow
 
-CONSOLE = "console.log"
+CONSOLE_LOG = "console.log"
 """In the run folder: what the job printed, and its traceback."""
 
 
@@ -30,12 +30,12 @@ class Job:
 
     index: int
     overrides: Sequence[str]
-    row: Row
+    row: JobRow
     config: DictConfig | None = None
     folder: Path | None = None
-    child: Child | None = None
+    child: Worker | None = None
     slot: Slot | None = None
-    progress: Progress | None = None
+    progress: JobProgress | None = None
     deadline: float = math.inf
     killed_at: float = math.inf
     sent: set[int] = field(default_factory=set)
@@ -44,12 +44,12 @@ class Job:
     value: float = math.nan
 
     @property
-    def asked(self) -> Asked:
+    def run_request(self) -> RunRequest:
         assert self.config is not None
         choices = chosen_options(self.config.hydra.runtime.choices)
-        return Asked(experiment(_task(self.config)), asked_for(self.config.hydra.overrides.task), choices)
+        return RunRequest(requested_experiment(_task(self.config)), user_overrides(self.config.hydra.overrides.task), choices)
 
-    def told(self) -> JobReturn:
+    def as_job_return(self) -> JobReturn:
         """What a launcher returns. A failed job is no exception: its folder says what happened, and others went on."""
         result = JobReturn(overrides=list(self.overrides), status=JobStatus.COMPLETED, working_dir=str(Path.cwd()))
         result.return_value = self.value
@@ -60,7 +60,7 @@ class Job:
         return result
 
 
-def compose(job: Job, loader: ConfigLoader, master: DictConfig) -> None:
+def compose_job(job: Job, loader: ConfigLoader, master: DictConfig) -> None:
     """Give the job its configuration and folder, as Hydra's launchers do; its place in the sweep is then a literal path, so that
     resolvers which draw a name are asked once."""
     config = loader.load_sweep_config(master, list(job.overrides))

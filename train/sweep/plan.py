@@ -19,16 +19,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from train.config_errors import COULD_NOT_OVERRIDE, plain_message
 from train.errors import UsageError
-from train.ledger.identity import SEEDS, arm_id, experiment_of, identity
-from train.ledger.manifest import Design, Dropped, PlannedRun
 from train.naming import job_name
 from train.run.job import chosen_options, resolve
-from train.suggest import COULD_NOT_OVERRIDE, plain
+from train.store.identity import SEEDS, arm_id, experiment_of, identity
+from train.store.manifest import Design, Dropped, PlannedRun
 from train.sweep import design as designing
 from train.sweep import tuning
-from train.sweep.arm import Arm
-from train.sweep.axes import Axis, Request, level_of
+from train.sweep.arm import ComposedArm
+from train.sweep.axes import Axis, SweepRequest, level_text
 from train.sweep.design import Levels
 from train.sweep.settings import SweepSettings
 
@@ -39,30 +39,30 @@ COMPOSING = (HydraException, OmegaConfBaseException)
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """The first arm is the baseline. Where keys are tuned (`tune`), every combination of their levels is an arm in here; the arms
     that are compared in the end are the `compared`."""
 
-    request: Request
+    request: SweepRequest
     design: Design
     zipped: tuple[tuple[str, ...], ...]
-    arms: tuple[Arm, ...]
+    arms: tuple[ComposedArm, ...]
     dropped: tuple[Dropped, ...]
     tune: tuple[str, ...] = ()
 
     @property
-    def baseline(self) -> Arm:
+    def baseline(self) -> ComposedArm:
         return self.arms[0]
 
     @property
-    def compared(self) -> tuple[tuple[Arm, ...], ...]:
+    def compared(self) -> tuple[tuple[ComposedArm, ...], ...]:
         """Arms that differ in tuned keys alone, together."""
-        found: dict[str, list[Arm]] = {}
+        found: dict[str, list[ComposedArm]] = {}
         for arm in self.arms:
             found.setdefault(arm.tuned or arm.id, []).append(arm)
         return tuple(map(tuple, found.values()))
 
-    def ingredients(self, arm: Arm) -> Levels:
+    def ingredients(self, arm: ComposedArm) -> Levels:
         """Its levels of the axes that are compared."""
         return {axis: level for axis, level in arm.levels.items() if axis not in self.tune}
 
@@ -72,7 +72,7 @@ class Plan:
         rows = itertools.zip_longest(*(arm.runs for arm in self.arms))
         return tuple(run for row in rows for run in row if run is not None)
 
-    def without(self, impossible: Mapping[str, str]) -> Plan:
+    def without_arms(self, impossible: Mapping[str, str]) -> SweepPlan:
         """Less the arms found impossible (id -> reason). UsageError when the baseline is, or all of a key that was added."""
         reasons = {impossible.get(arm.id) for arm in self.arms}
         if None not in reasons and len(reasons) == 1:
@@ -88,43 +88,43 @@ class Plan:
         return replace(self, arms=left, dropped=self.dropped + gone)
 
 
-def draw_up(request: Request, settings: SweepSettings, loader: ConfigLoader, master: DictConfig) -> Plan:
+def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoader, master: DictConfig) -> SweepPlan:
     """Compose everything. UsageError for what the design cannot mean; Hydra's own errors for keys and options that fit no arm."""
-    chosen = {str(axis): level_of(level) for axis, level in (settings.baseline or {}).items()}
-    tuning.refuse(request, settings.tuned, chosen)
-    of_seeds, of_tuned, of_axes = designing.zips_apart(settings.zip, [axis.name for axis in request.seeds], settings.tuned)
+    chosen = {str(axis): level_text(level) for axis, level in (settings.baseline or {}).items()}
+    tuning.validate(request, settings.tuned, chosen)
+    of_seeds, of_tuned, of_axes = designing.partition_zips(settings.zip, [axis.name for axis in request.seeds], settings.tuned)
     ingredients = {axis.name: axis.levels for axis in request.axes if axis.name not in settings.tuned}
-    cells = designing.arms(settings.design, designing.factors(ingredients, of_axes), chosen)
+    cells = designing.design_arms(settings.design, designing.factors(ingredients, of_axes), chosen)
     tried, _ = _distinct(_crossed([axis for axis in request.axes if axis.name in settings.tuned], of_tuned))
     seeds, repeated = _distinct(_crossed(request.seeds, of_seeds))
     composer = Composer(loader, master, request)
     wanted, arms, failures = [], [], []
     for cell in cells:
-        of_cell: list[list[Arm]] = []
+        of_cell: list[list[ComposedArm]] = []
         for levels in ({**cell, **level} for level in tried):
             wanted.append(levels)
             try:
                 of_cell.append(list(composer.arms(levels, seeds)))
             except (*COMPOSING, UsageError) as error:
                 failures.append((levels, error))
-        arms += tuning.together(of_cell, settings.tuned)
+        arms += tuning.group_tuned(of_cell, settings.tuned)
     _refuse_what_never_fits(wanted, failures)
     dropped = [Dropped(_lines(levels), "named twice") for levels in repeated]
-    dropped += [Dropped(request.overrides(levels), reason_of(error)) for levels, error in failures]
+    dropped += [Dropped(request.overrides(levels), reason_text(error)) for levels, error in failures]
     found, same = _once_each([arm for several in arms for arm in several])
     zipped = tuple(tuple(group) for group in settings.zip)
-    tuning.refuse_without_validation(found, settings.tuned)
-    return Plan(request, settings.design, zipped, tuple(found), (*dropped, *same), settings.tuned)
+    tuning.validate_split(found, settings.tuned)
+    return SweepPlan(request, settings.design, zipped, tuple(found), (*dropped, *same), settings.tuned)
 
 
 class Composer:
     """Makes arms of levels. `master`: the composed configuration of the sweep, whose Hydra overrides hold for every job."""
 
-    def __init__(self, loader: ConfigLoader, master: DictConfig, request: Request) -> None:
+    def __init__(self, loader: ConfigLoader, master: DictConfig, request: SweepRequest) -> None:
         self.loader, self.master, self.request = loader, master, request
         self.parser = OverridesParser.create()
 
-    def arms(self, levels: Levels, seeds: Sequence[Levels]) -> Iterator[Arm]:
+    def arms(self, levels: Levels, seeds: Sequence[Levels]) -> Iterator[ComposedArm]:
         """The arm at `levels` with a run for each of `seeds`; several where more than its seeds depends on the seed."""
         config = self.compose({**levels, **seeds[0]})
         complete = self.complete(levels, config)
@@ -136,19 +136,19 @@ class Composer:
             grouped.setdefault(run.arm, []).append((content, run))
         for id, members in grouped.items():
             runs = tuple({run.identity: run for _, run in members}.values())
-            yield Arm(id, complete, self.request.overrides(levels), members[0][0], choices, runs)
+            yield ComposedArm(id, complete, self.request.overrides(levels), members[0][0], choices, runs)
 
     def compose(self, levels: Levels) -> DictConfig:
         return self.loader.load_sweep_config(self.master, list(self.request.overrides(levels)))
 
     def variants(self, config: DictConfig, levels: Levels, seeds: Sequence[Levels]) -> Iterator[tuple[Levels, Mapping[str, Any]]]:
         """Each of `seeds` with the experiment's resolved configuration."""
-        content = content_of(config)
+        content = experiment_content(config)
         yield seeds[0], content
         derivable = len(seeds) > 1 and self.derivable(config)
         for of_run in seeds[1:]:
             if not derivable:
-                yield of_run, content_of(self.compose({**levels, **of_run}))
+                yield of_run, experiment_content(self.compose({**levels, **of_run}))
                 continue
             for override in self.parser.parse_overrides([f"{name}={level}" for name, level in of_run.items()]):
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)  # as Hydra applies it
@@ -172,13 +172,13 @@ class Composer:
             if axis.name in levels:
                 known[axis.name] = levels[axis.name]
             elif axis.name in choices:
-                known[axis.name] = level_of(_plain(choices[axis.name]))
+                known[axis.name] = level_text(_plain(choices[axis.name]))
             else:
-                known[axis.name] = level_of(_plain(OmegaConf.select(config, axis.name)))
+                known[axis.name] = level_text(_plain(OmegaConf.select(config, axis.name)))
         return known
 
 
-def content_of(config: DictConfig) -> dict[str, Any]:
+def experiment_content(config: DictConfig) -> dict[str, Any]:
     """The experiment as its run will resolve it. UsageError for a value that is missing or leads nowhere."""
     known = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # for ${hydra:...}
@@ -191,12 +191,12 @@ def content_of(config: DictConfig) -> dict[str, Any]:
         HydraConfig.instance().cfg = known
 
 
-def reason_of(error: Exception) -> str:
+def reason_text(error: Exception) -> str:
     """Why a combination was not composed, in words."""
     match = COULD_NOT_OVERRIDE.search(str(error))
     if match:
         return f"{match['key']}: there is no such key in this combination."
-    return str(error) if isinstance(error, UsageError) else plain(error)
+    return str(error) if isinstance(error, UsageError) else plain_message(error)
 
 
 def _refuse_what_never_fits(wanted: Sequence[Levels], failures: Sequence[tuple[Levels, Exception]]) -> None:
@@ -215,7 +215,7 @@ def _refuse_what_never_fits(wanted: Sequence[Levels], failures: Sequence[tuple[L
         raise error
     if first == wanted[0]:
         name = " ".join(_lines(first)) or "defaults"
-        raise UsageError(_impossible_baseline(name, reason_of(error), len(wanted)))
+        raise UsageError(_impossible_baseline(name, reason_text(error), len(wanted)))
 
 
 def _impossible_baseline(name: str, reason: str, arms: int) -> str:
@@ -224,8 +224,8 @@ def _impossible_baseline(name: str, reason: str, arms: int) -> str:
     return f"The baseline ({name}) is impossible, and every arm is held against it: {reason} Choose another: sweep.baseline."
 
 
-def _once_each(arms: Sequence[Arm]) -> tuple[list[Arm], list[Dropped]]:
-    found: dict[str, Arm] = {}
+def _once_each(arms: Sequence[ComposedArm]) -> tuple[list[ComposedArm], list[Dropped]]:
+    found: dict[str, ComposedArm] = {}
     same = []
     for arm in arms:
         if arm.id in found:
@@ -237,7 +237,7 @@ def _once_each(arms: Sequence[Arm]) -> tuple[list[Arm], list[Dropped]]:
 
 
 def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Levels]:
-    return designing.crossed(designing.factors({axis.name: axis.levels for axis in axes}, zipped))
+    return designing.all_combinations(designing.factors({axis.name: axis.levels for axis in axes}, zipped))
 
 
 def _distinct(rows: Sequence[Levels]) -> tuple[list[Levels], list[Levels]]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from train.errors import UsageError
-from train.ledger.code import other_code
-from train.ledger.manifest import PlannedRun
-from train.ledger.run import ENDED_BY_ITSELF, PREVIOUS, Run, find_runs, read_run
-from train.run.resume import can_continue
+from train.run.resume import can_resume
+from train.store.code import other_code
+from train.store.manifest import PlannedRun
+from train.store.run import FINISHED, PREVIOUS, Run, find_runs, read_run
 from train.sweep.settings import Rerun
 
 Kind: TypeAlias = Literal["missing", "failed", "outdated", "diverged", "done", "running"]
 
-MADE: Mapping[Rerun, frozenset[Kind]] = {
+RERUN_KINDS: Mapping[Rerun, frozenset[Kind]] = {
     "unfinished": frozenset({"missing", "failed", "outdated"}),
     "missing": frozenset({"missing"}),
     "failed": frozenset({"failed"}),
@@ -28,7 +28,7 @@ MADE: Mapping[Rerun, frozenset[Kind]] = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """Where one planned run stands before this command does anything; `run` is its latest attempt, None when there is none."""
 
     planned: PlannedRun
@@ -37,25 +37,25 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Order:
+class ScheduledRun:
     """A run to be made, in its folder. `continues`: from the checkpoint that is there."""
 
     planned: PlannedRun
-    continues: bool = False
+    resumes: bool = False
 
 
-def survey(folder: Path, planned: Iterable[PlannedRun], reuse_other_code: bool) -> list[Standing]:
+def run_statuses(folder: Path, planned: Iterable[PlannedRun], reuse_other_code: bool) -> list[RunStatus]:
     """By identity: the folders may have any names."""
     known = runs_by_identity(folder)
-    return [Standing(run, kind_of(known.get(run.identity), reuse_other_code), known.get(run.identity)) for run in planned]
+    return [RunStatus(run, reuse_kind(known.get(run.identity), reuse_other_code), known.get(run.identity)) for run in planned]
 
 
-def kind_of(run: Run | None, reuse_other_code: bool) -> Kind:
+def reuse_kind(run: Run | None, reuse_other_code: bool) -> Kind:
     if run is None:
         return "missing"
     if run.state == "running":
         return "running"
-    if run.state not in ENDED_BY_ITSELF:
+    if run.state not in FINISHED:
         return "failed"
     if not reuse_other_code and other_code(run.status):
         return "outdated"
@@ -70,21 +70,21 @@ def runs_by_identity(folder: Path) -> dict[str, Run]:
             run = read_run(path)
         except UsageError:
             continue
-        if run.identity not in found or (run.state in (*ENDED_BY_ITSELF, "running")):
+        if run.identity not in found or (run.state in (*FINISHED, "running")):
             found[run.identity] = run
     return found
 
 
-def make_room(sweep: Path, standing: Standing, may_continue: bool) -> Order:
+def prepare_folder(sweep: Path, standing: RunStatus, may_continue: bool) -> ScheduledRun:
     """Decide, here and nowhere else, what happens to an attempt that is to be made again: it goes on from its checkpoint where it
     has one, else it moves to the folder of previous attempts, as does whatever else lies where the run will go."""
     run = standing.run
-    if may_continue and run is not None and standing.kind == "failed" and not other_code(run.status) and can_continue(run.folder):
-        return Order(replace(standing.planned, folder=str(run.folder.relative_to(sweep))), continues=True)
+    if may_continue and run is not None and standing.kind == "failed" and not other_code(run.status) and can_resume(run.folder):
+        return ScheduledRun(replace(standing.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
     for folder in {run.folder if run else sweep / standing.planned.folder, sweep / standing.planned.folder}:
         if folder.exists():
             archive(sweep, folder)
-    return Order(standing.planned)
+    return ScheduledRun(standing.planned)
 
 
 def archive(sweep: Path, folder: Path) -> Path:

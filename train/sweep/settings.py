@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from train.config import STRICT, check
 from train.errors import UsageError, did_you_mean
-from train.ledger.manifest import Design
 from train.report.metric import IN_SUMMARY
+from train.store.manifest import Design
 
 Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from train.errors import UsageError, did_you_mean
-from train.ledger.identity import SEEDS, arm_id
-from train.ledger.overrides import dotted_key
-from train.sweep.arm import Arm
-from train.sweep.axes import Request
+from train.store.identity import SEEDS, arm_id
+from train.store.overrides import dotted_key
+from train.sweep.arm import ComposedArm
+from train.sweep.axes import SweepRequest
 from train.sweep.design import Levels
 
 
-def refuse(request: Request, tuned: Sequence[str], baseline: Levels) -> None:
+def validate(request: SweepRequest, tuned: Sequence[str], baseline: Levels) -> None:
     """UsageError for a key that cannot be tuned by this command, with the remedy."""
     axes = {axis.name: axis for axis in request.axes}
     for key in tuned:
@@ -35,7 +35,7 @@ def refuse(request: Request, tuned: Sequence[str], baseline: Levels) -> None:
             raise UsageError(f"{asked}: {key} is tuned for every arm (sweep.tune), the baseline too. Leave it out.")
 
 
-def refuse_without_validation(arms: Iterable[Arm], tuned: Sequence[str]) -> None:
+def validate_split(arms: Iterable[ComposedArm], tuned: Sequence[str]) -> None:
     """UsageError where there will be nothing to choose by."""
     for arm in arms:
         data = arm.config.get("data")
@@ -46,7 +46,7 @@ def refuse_without_validation(arms: Iterable[Arm], tuned: Sequence[str]) -> None
             )
 
 
-def together(levels: Sequence[Sequence[Arm]], tuned: Sequence[str]) -> list[list[Arm]]:
+def group_tuned(levels: Sequence[Sequence[ComposedArm]], tuned: Sequence[str]) -> list[list[ComposedArm]]:
     """`levels`: the arms that one combination of ingredients gave at each level of the tuned keys. The same, marked as belonging
     together: a value that is computed from a tuned one does not set them apart."""
     if not tuned or not levels:

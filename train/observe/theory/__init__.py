@@ -9,7 +9,7 @@ channels, weights that are independent, of mean 0 and independent of the signal,
 """
 
 from train.observe.theory.chain import chain_of
-from train.observe.theory.gaussian import Moments, moments
+from train.observe.theory.gaussian import GaussianMoments, gaussian_moments
 from train.observe.theory.recursion import Expected, predict
 from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted, Window
 
@@ -19,14 +19,14 @@ __all__ = [
     "Dropout",
     "Expected",
     "Flatten",
+    "GaussianMoments",
     "GlobalPool",
-    "Moments",
     "Norm",
     "Stage",
     "Uncovered",
     "Weighted",
     "Window",
     "chain_of",
-    "moments",
+    "gaussian_moments",
     "predict",
 ]

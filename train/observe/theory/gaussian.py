@@ -18,7 +18,7 @@ GRID = 512
 
 
 @dataclass(frozen=True)
-class Moments:
+class GaussianMoments:
     """Each in the shape of the variances asked for: E[phi], E[phi^2], E[phi'^2], E[phi'] and E[x phi']."""
 
     mean: Tensor
@@ -28,7 +28,7 @@ class Moments:
     slope_along: Tensor
 
 
-def moments(function: Function, variance: Tensor) -> Moments:
+def gaussian_moments(function: Function, variance: Tensor) -> GaussianMoments:
     """The moments of `function`, which works element by element on float64, at every q of `variance` (>= 0, float64).
 
     The derivative is autograd's, so that a kink counts as torch counts it.
@@ -47,7 +47,7 @@ def moments(function: Function, variance: Tensor) -> Moments:
         inside = np.interp(place, at, table[1:].numpy()) if len(at) else np.zeros_like(place)
         return torch.where(variance > 0, torch.from_numpy(np.asarray(inside)), table[0])
 
-    return Moments(*map(look_up, tables))
+    return GaussianMoments(*map(look_up, tables))
 
 
 def _integrate(function: Function, variance: Tensor) -> tuple[Tensor, ...]:

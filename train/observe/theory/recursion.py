@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from train.observe.theory.channels import inverse_variance
-from train.observe.theory.gaussian import moments
+from train.observe.theory.gaussian import gaussian_moments
 from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted
 
 MAX_VALUES = 2**19
@@ -149,7 +149,7 @@ def _pass(stage: Stage, signal: _Signal | None, gap: str) -> _Step:
     if isinstance(stage, Weighted):
         return _Step(stage, _weigh(stage, signal), "")
     if isinstance(stage, Activation):
-        moment = moments(stage.function, signal.second)
+        moment = gaussian_moments(stage.function, signal.second)
         even = sum(value.mean(dim=(2, 3), keepdim=True).square() for value in (moment.slope_mean, moment.slope_along))
         return _Step(stage, _Signal(moment.second, moment.mean, normed=signal.normed), "", moment.slope_second, even)
     if isinstance(stage, Dropout):

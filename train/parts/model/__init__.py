@@ -6,9 +6,9 @@ own; parts are counted from 1, and layers go by their module names (`stem.conv`,
 are torch's defaults until `init` sets them. nn.Dropout modules exist only if `dropout` (the probability of zero) is above 0.
 """
 
-from train.parts.model.cifar import plain, resnet
-from train.parts.model.perceptron import mlp
-from train.parts.model.small import convnet
-from train.parts.model.zoo import torchvision
+from train.parts.model.convnet import convnet
+from train.parts.model.mlp import mlp
+from train.parts.model.resnet import plain, resnet
+from train.parts.model.torchvision import torchvision
 
 __all__ = ["convnet", "mlp", "plain", "resnet", "torchvision"]

@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator, NullLocator
 
-from train.report.figures.style import WIDTH_IN, Look, percent, saved, short, tidy
-from train.sinks.figures import duration
+from train.report.figures.style import WIDTH_IN, ArmStyle, percent, shortened, tidy, to_svg
+from train.sinks.number_text import duration
 
 MAX_TICKS = 8
 CLOCK_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
@@ -21,7 +21,7 @@ CLOCK_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 360
 class ArmCost:
     """The runs of one arm that ended: seconds and metric, in the same order."""
 
-    look: Look
+    look: ArmStyle
     times_s: Sequence[float]
     values: Sequence[float]
 
@@ -38,7 +38,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
         axes.plot(arm.times_s, arm.values, markersize=3, alpha=0.5, **marks)
         place = (sum(arm.times_s) / len(arm.times_s), sum(arm.values) / len(arm.values))
         (mean,) = axes.plot(*place, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
-        mean.set_label(f"{arm.look.number}  {short(arm.look.label, 34)}")
+        mean.set_label(f"{arm.look.number}  {shortened(arm.look.label, 34)}")
         axes.annotate(str(arm.look.number), place, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
         handles.append(mean)
     times = [time for arm in arms for time in arm.times_s]
@@ -57,7 +57,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     tidy(axes, "both")
     axes.margins(0.08)
     figure.legend(handles=handles, loc="outside right upper", ncols=columns, handlelength=1, markerscale=0.75)
-    return saved(figure)
+    return to_svg(figure)
 
 
 def spacing(range_s: float) -> float:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from train.report.figures.style import FAINT, GREY, WIDTH_IN, Look, finite, padded, percent, saved, short, tidy, wrapped
+from train.report.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, percent, shortened, tidy, to_svg, wrapped
 
 TOGETHER = 6
 """Up to as many arms share one chart; more have a small one each."""
@@ -21,7 +21,7 @@ _COLUMNS = 4
 
 
 @dataclass(frozen=True)
-class Line:
+class CurveLine:
     """One run; `ended`: whether it came to its end, so that it counts in the mean."""
 
     epochs: Sequence[float]
@@ -33,8 +33,8 @@ class Line:
 class ArmCurves:
     """`mean`: (epoch, mean) where all runs that ended have a value."""
 
-    look: Look
-    lines: Sequence[Line]
+    look: ArmStyle
+    lines: Sequence[CurveLine]
     mean: Sequence[tuple[float, float]]
 
 
@@ -61,7 +61,7 @@ def draw_together(charts: Sequence[Chart]) -> bytes:
     drawn = [_handle(handles[number]) for number in sorted(handles)]
     columns = 2 if any(len(look.label) > 26 for look in handles.values()) else 3
     figure.legend(handles=drawn, loc="outside lower left", ncols=columns, handlelength=3)
-    return saved(figure)
+    return to_svg(figure)
 
 
 def draw_apart(chart: Chart) -> bytes:
@@ -89,7 +89,7 @@ def draw_apart(chart: Chart) -> bytes:
         if place + _COLUMNS >= len(arms):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch", fontsize=8)
-    return saved(figure)
+    return to_svg(figure)
 
 
 def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
@@ -149,6 +149,6 @@ def _one_two_five(value: float, _: int) -> str:
     return f"{value:g}" if round(digit) in (2, 5) else ""
 
 
-def _handle(look: Look) -> Line2D:
-    label = f"{look.number}  {short(look.label, 52)}"
+def _handle(look: ArmStyle) -> Line2D:
+    label = f"{look.number}  {shortened(look.label, 52)}"
     return Line2D([], [], color=look.color, linestyle=look.dashes, marker=look.marker, markersize=4.5, linewidth=2, label=label)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from train.report.figures.style import FAINT, GREY, WIDTH_IN, Look, finite, padded, saved, tidy
+from train.report.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, tidy, to_svg
 
 
 @dataclass(frozen=True)
 class ForestRow:
     """`difference` and the ends of its interval in the unit of the axis; NaN where not known. `detail`: at the right."""
 
-    look: Look
+    look: ArmStyle
     difference: float
     low: float
     high: float
@@ -50,4 +50,4 @@ def draw_forest(rows: Sequence[ForestRow], axis: str, smallest_effect: float | N
     tidy(axes, "x")
     axes.spines["left"].set_color(FAINT)
     axes.tick_params(axis="y", length=0)
-    return saved(figure)
+    return to_svg(figure)

@@ -15,9 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.report.figures.style import WIDTH_IN, Look, saved, short
+from train.report.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
 from train.sinks.heatmap_figure import colors, limits, numbers_between, scale
-from train.sinks.heatmap_figure import short as short_number
+from train.sinks.heatmap_figure import tick_text as short_number
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
 _BROKEN, _ZERO, _MISSING = (0.80, 0.05, 0.10), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
@@ -30,7 +30,7 @@ class HeatTable:
 
     statistic: str
     layers: Sequence[str]
-    arms: Sequence[Look]
+    arms: Sequence[ArmStyle]
     first: NDArray[np.float64]
     last: NDArray[np.float64]
 
@@ -51,12 +51,12 @@ def draw_heat(table: HeatTable) -> bytes:
     _bar(figure, [left, right], norm, both, table.statistic)
     if notes := _notes(both):
         figure.legend(handles=notes, loc="outside lower left", ncols=3, handlelength=1.2)
-    return saved(figure)
+    return to_svg(figure)
 
 
 def _label(axes: Axes, table: HeatTable) -> None:
     every = math.ceil(len(table.layers) / _MAX_LAYER_LABELS)
-    axes.set_yticks(range(0, len(table.layers), every), [short(layer, 24) for layer in table.layers[::every]], fontsize=7.5)
+    axes.set_yticks(range(0, len(table.layers), every), [shortened(layer, 24) for layer in table.layers[::every]], fontsize=7.5)
     axes.set_xticks(range(len(table.arms)), [look.named(_ARM_CHARACTERS) for look in table.arms], rotation=90, fontsize=7.5)
     axes.tick_params(length=2, pad=2)
     for side in ("left", "bottom"):

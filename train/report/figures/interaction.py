@@ -9,7 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from train.report.figures.style import BASELINE_COLOR, COLORS, DASHES, MARKERS, WIDTH_IN, percent, saved, short, tidy, wrapped
+from train.report.figures.style import (
+    BASELINE_COLOR,
+    COLORS,
+    DASHES,
+    MARKERS,
+    WIDTH_IN,
+    percent,
+    shortened,
+    tidy,
+    to_svg,
+    wrapped,
+)
 
 MOST_PAIRS = 6
 
@@ -50,7 +61,7 @@ def draw_interactions(crossings: Sequence[Crossing], metric: str, share: bool) -
             axes.yaxis.set_major_formatter(FuncFormatter(percent))
         if place % columns == 0:
             axes.set_ylabel(metric)
-    return saved(figure)
+    return to_svg(figure)
 
 
 def _draw(axes: Axes, crossing: Crossing) -> None:
@@ -65,14 +76,14 @@ def _draw(axes: Axes, crossing: Crossing) -> None:
         ]
         xs, ys = [x + shift for x, _ in known], [mean.mean for _, mean in known]
         axes.plot(
-            xs, ys, color=color, linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], label=short(second, 24)
+            xs, ys, color=color, linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], label=shortened(second, 24)
         )
         for x, (_, mean) in zip(xs, known, strict=True):
             if mean.low is not None and mean.high is not None:
                 axes.plot([x, x], [mean.low, mean.high], color=color, linewidth=1, alpha=0.8)
     room = 14 if len(crossing.first_levels) <= 5 else 9
     axes.set_xticks(range(len(crossing.first_levels)), [wrapped(level, room) for level in crossing.first_levels])
-    axes.set_xlabel(short(crossing.first, 40))
+    axes.set_xlabel(shortened(crossing.first, 40))
     axes.set_xlim(-0.5, len(crossing.first_levels) - 0.5)
-    axes.legend(title=short(crossing.second, 30), loc="best", title_fontsize=8, handlelength=3)
+    axes.legend(title=shortened(crossing.second, 30), loc="best", title_fontsize=8, handlelength=3)
     tidy(axes)

@@ -47,7 +47,7 @@ _RC: Any = {
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     """Of one arm, the same in all figures; `number` is its row in the table."""
 
     number: int
@@ -58,11 +58,11 @@ class Look:
     is_baseline: bool
 
     def named(self, width: int = 34) -> str:
-        return f"{self.number}  {short(self.label, width)}"
+        return f"{self.number}  {shortened(self.label, width)}"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ReportFigure:
     """A figure and its words. `name`: of the file, without its ending; `alt` says what the picture shows to who cannot see it."""
 
     name: str
@@ -79,27 +79,27 @@ def style() -> Iterator[None]:
         yield
 
 
-def looks(arms: Sequence[tuple[str, str, bool]]) -> dict[str, Look]:
+def arm_styles(arms: Sequence[tuple[str, str, bool]]) -> dict[str, ArmStyle]:
     """Id -> look, for (id, label, is the baseline) in the order of the table."""
     found, others = {}, 0
     for number, (name, label, is_baseline) in enumerate(arms, start=1):
         if is_baseline:
-            found[name] = Look(number, label, BASELINE_COLOR, "o", "-", True)
+            found[name] = ArmStyle(number, label, BASELINE_COLOR, "o", "-", True)
             continue
         color, marker = COLORS[others % len(COLORS)], MARKERS[(others + 1) % len(MARKERS)]
-        found[name] = Look(number, label, color, marker, DASHES[(others + others // len(COLORS)) % len(DASHES)], False)
+        found[name] = ArmStyle(number, label, color, marker, DASHES[(others + others // len(COLORS)) % len(DASHES)], False)
         others += 1
     return found
 
 
-def saved(figure: Figure) -> bytes:
+def to_svg(figure: Figure) -> bytes:
     """As SVG, the same bytes for the same figure. Call inside `style()`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     return buffer.getvalue()
 
 
-def short(label: str, width: int) -> str:
+def shortened(label: str, width: int) -> str:
     """At most `width` characters that the font has: the middle of a long name says least."""
     drawn = "".join(character if ord(character) in _glyphs() else "?" for character in " ".join(label.split()))
     if len(drawn) <= width:
@@ -110,7 +110,7 @@ def short(label: str, width: int) -> str:
 
 def wrapped(label: str, width: int, lines: int = 2) -> str:
     """On several lines, broken between settings where possible."""
-    parts = textwrap.wrap(short(label, width * lines), width, break_long_words=True, break_on_hyphens=False)
+    parts = textwrap.wrap(shortened(label, width * lines), width, break_long_words=True, break_on_hyphens=False)
     return "\n".join(parts)
 
 

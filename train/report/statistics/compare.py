@@ -34,8 +34,8 @@ from scipy import optimize, stats
 
 from train.report.contracts import Comparison, Method, Pairwise, Probability, Sample
 from train.report.statistics.intervals import alone, effect_numbers, holm, sidak
-from train.report.statistics.largest import largest_t_quantile, largest_t_tail, range_quantile, range_tail
-from train.report.statistics.moments import Contrast, Moments, Variances, contrast, moments
+from train.report.statistics.max_t import largest_t_quantile, largest_t_tail, range_quantile, range_tail
+from train.report.statistics.moments import Contrast, SampleMoments, Variances, contrast, moments
 
 METHODS: dict[Variances, Method] = {"unequal": "welch", "equal": "pooled"}
 
@@ -91,7 +91,7 @@ def compare(
     return tuple(made)
 
 
-def _loading(reference: Moments, group: Moments) -> float:
+def _loading(reference: SampleMoments, group: SampleMoments) -> float:
     return sqrt(group.n / (group.n + reference.n))
 
 

@@ -23,7 +23,7 @@ from scipy import special
 from train.report.contracts import Cell, FTest, Grid, Interaction, MainEffect, MarginalMean
 from train.report.statistics.compare import METHODS
 from train.report.statistics.intervals import sidak
-from train.report.statistics.moments import Contrast, Moments, Variances, contrast, moments, pooled_variance
+from train.report.statistics.moments import Contrast, SampleMoments, Variances, contrast, moments, pooled_variance
 from train.report.statistics.student import two_sided_quantile
 
 UNKNOWN = "no interval: nothing tells the spread between seeds"
@@ -37,7 +37,7 @@ class _Table:
     """`factors`: name -> levels, the baseline first; `cells`: those that are averaged over."""
 
     factors: Mapping[str, tuple[str, ...]]
-    cells: Mapping[Place, Moments]
+    cells: Mapping[Place, SampleMoments]
     variances: Variances
 
     def contexts(self, *fixed: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ Variances: TypeAlias = Literal["unequal", "equal"]
 
 
 @dataclass(frozen=True)
-class Moments:
+class SampleMoments:
     """`variance` is the unbiased one; 0 for one run, whose spread nobody knows."""
 
     n: int
@@ -39,23 +39,25 @@ class Contrast:
         return self.standard_error > 1e-12 * max(1.0, abs(self.estimate)) and 0 < self.df < inf
 
 
-def moments(values: Sequence[float]) -> Moments:
+def moments(values: Sequence[float]) -> SampleMoments:
     """ValueError without values, or with values that are no finite numbers: those are outcomes to count, never to average."""
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not np.isfinite(array).all():
         raise ValueError("means are taken over finite values of at least one run")
     constant = bool((array == array[0]).all())  # exactly: the variance of equal numbers can come out as 1e-34
     mean = float(array[0]) if constant else float(array.mean())
-    return Moments(array.size, mean, 0.0 if constant else float(array.var(ddof=1)))
+    return SampleMoments(array.size, mean, 0.0 if constant else float(array.var(ddof=1)))
 
 
-def pooled_variance(groups: Sequence[Moments]) -> tuple[float, int]:
+def pooled_variance(groups: Sequence[SampleMoments]) -> tuple[float, int]:
     """The common variance of all groups and its degrees of freedom; (0, 0) when every group is one run."""
     df = sum(group.n - 1 for group in groups)
     return (sum(group.variance * (group.n - 1) for group in groups) / df if df else 0.0), df
 
 
-def contrast(weights: Sequence[float], groups: Sequence[Moments], *, pool: Sequence[Moments], variances: Variances) -> Contrast:
+def contrast(
+    weights: Sequence[float], groups: Sequence[SampleMoments], *, pool: Sequence[SampleMoments], variances: Variances
+) -> Contrast:
     """sum of w_i mean_i over `groups`; its error from the common variance of `pool` (equal) or from each group's own.
 
     With a variance of each group, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of

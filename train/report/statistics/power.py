@@ -16,7 +16,7 @@ MOST_RUNS = 4096
 
 
 @dataclass(frozen=True)
-class Plan:
+class PowerPlan:
     """With `n` runs per arm, a true difference of `detectable` is shown with the probability asked for."""
 
     n: int
@@ -56,9 +56,9 @@ def detectable(sd: float, n: int, arms: int, *, confidence: float = 0.95, power:
     return smallest_detectable(sd * sqrt(2 / n), df, critical, power)
 
 
-def plan(sd: float, arms: int, runs: Sequence[int] = (2, 3, 5, 8, 10, 20), *, confidence: float = 0.95) -> tuple[Plan, ...]:
+def plan(sd: float, arms: int, runs: Sequence[int] = (2, 3, 5, 8, 10, 20), *, confidence: float = 0.95) -> tuple[PowerPlan, ...]:
     """A table for planning: what each number of runs per arm could see at the spread `sd` between seeds."""
-    return tuple(Plan(n, detectable(sd, n, arms, confidence=confidence)) for n in runs)
+    return tuple(PowerPlan(n, detectable(sd, n, arms, confidence=confidence)) for n in runs)
 
 
 def runs_needed(difference: float, sd: float, arms: int, *, confidence: float = 0.95, power: float = POWER) -> int | None:

@@ -9,8 +9,8 @@ from math import sqrt
 import numpy as np
 from scipy import stats
 
-from train.report.contracts import Conditions, Facts, Metric, Sample, Severity, Threat
-from train.report.phrases import MINUS, listed, numbers, percent, plain, points, runs
+from train.report.contracts import Conditions, Facts, MetricInfo, Sample, Severity, Threat
+from train.report.sentence_text import MINUS, listed, numbers, percent, plain, points, runs
 from train.report.statistics.moments import moments, pooled_variance
 from train.report.statistics.pairing import pairing
 
@@ -25,7 +25,7 @@ RANK: dict[Severity, int] = {"serious": 0, "caution": 1, "note": 2}
 class _Seen:
     samples: Sequence[Sample]
     facts: Facts
-    metric: Metric
+    metric: MetricInfo
     comparisons: int
 
     @property
@@ -38,7 +38,7 @@ class _Seen:
         return sqrt(pooled_variance([moments(sample.values) for sample in self.samples if sample.values])[0])
 
 
-def find_threats(samples: Sequence[Sample], facts: Facts, metric: Metric, *, comparisons: int) -> tuple[Threat, ...]:
+def find_threats(samples: Sequence[Sample], facts: Facts, metric: MetricInfo, *, comparisons: int) -> tuple[Threat, ...]:
     """Of all arms, the baseline among them; the worst first. `comparisons`: how many differences have intervals in the report."""
     seen = _Seen(samples, facts, metric, comparisons)
     found = [Threat(kind, sentence, severity) for look in _LOOKS for kind, sentence, severity in look(seen)]

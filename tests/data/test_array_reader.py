@@ -1,0 +1,187 @@
+"""Batches from memory, against a reader that takes one image after the other."""
+
+import pytest
+import torch
+
+from train.data.array_reader import ArrayReader
+from train.data.batches import Batching
+from train.data.contracts import Arrays
+from train.data.preprocess import Preprocess, fit_pixels
+from train.errors import UsageError
+from train.parts.augment import Pipeline, color, crop, flip
+from train.rng import generator
+
+CPU = torch.device("cpu")
+DEVICES = [
+    pytest.param("cpu"),
+    pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]),
+]
+PLAIN = Preprocess("none", (0.0,), (1.0,))
+
+
+class Shift:
+    """Adds a drawn number to each image in training, 100 in evaluation."""
+
+    def draw(self, generator, count, shape):  # noqa: ARG002
+        return {"by": torch.randint(1, 50, (count,), generator=generator)}
+
+    def apply(self, images, choices):
+        return images + choices["by"].to(images.device, images.dtype).view(-1, 1, 1, 1)
+
+    def evaluate(self, images):
+        return images + 100
+
+    def output_shape(self, shape):
+        return shape
+
+
+def numbered(count):
+    """Image number i is filled with i and has label 1000 + i."""
+    labels = torch.arange(count)
+    return Arrays(labels.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 4, 5), labels + 1000)
+
+
+def photographs(count):
+    source = torch.Generator().manual_seed(4)
+    return Arrays(torch.randint(256, (count, 3, 12, 12), dtype=torch.uint8, generator=source), torch.arange(count))
+
+
+def reader(source, op=None, preprocess=PLAIN, batch_size=8, device=CPU, order_seed=1, augment_seed=2, **settings):
+    op = Pipeline([]) if op is None else op
+    settings = {"batch_size": batch_size, "device": device, "order_seed": order_seed, "augment_seed": augment_seed, **settings}
+    return ArrayReader(source, op, preprocess, Batching(**settings))
+
+
+def values(batches):
+    """(images, labels) of each batch, on the CPU."""
+    return [(batch.images.cpu(), batch.labels.cpu()) for batch in batches]
+
+
+def same(some, others):
+    return len(some) == len(others) and all(
+        torch.equal(images, more_images) and torch.equal(labels, more_labels)
+        for (images, labels), (more_images, more_labels) in zip(some, others, strict=True)
+    )
+
+
+def whole_number(images):
+    """The number that fills each image of `numbered`, after division by 255."""
+    assert (images == images[:, :, :1, :1]).all()
+    return (images[:, 0, 0, 0] * 255).round().long()
+
+
+def test_labels_stay_with_their_images_and_no_image_comes_twice():
+    batches = values(reader(numbered(50)).epoch(0))
+    assert [len(labels) for _, labels in batches] == [8] * 6
+    for images, labels in batches:
+        assert torch.equal(whole_number(images) + 1000, labels)
+    assert len(torch.cat([labels for _, labels in batches]).unique()) == 48
+
+
+def test_an_epoch_of_whole_batches_holds_every_image_once():
+    labels = torch.cat([labels for _, labels in values(reader(numbered(48)).epoch(3))])
+    assert labels.sort().values.tolist() == list(range(1000, 1048))
+
+
+def test_the_order_is_the_seeds_and_the_epochs():
+    orders = [
+        torch.cat([labels for _, labels in values(reader(numbered(40), order_seed=seed).epoch(epoch))]).tolist()
+        for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2] != orders[3] != orders[0]
+    expected = torch.randperm(40, generator=generator(1, "order", 0)) + 1000
+    assert orders[0] == expected.tolist()
+
+
+def test_augmentation_is_drawn_per_step_from_its_own_seed():
+    batches = values(reader(numbered(40), Shift()).epoch(2))
+    for step, (images, labels) in enumerate(batches):
+        by = Shift().draw(generator(2, "augment", 2, step), 8, (1, 4, 5))["by"]
+        assert torch.equal(whole_number(images), labels - 1000 + by)
+    other = values(reader(numbered(40), Shift(), augment_seed=3).epoch(2))
+    assert all(torch.equal(labels, more) for (_, labels), (_, more) in zip(batches, other, strict=True))
+    assert not same(batches, other)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 5])
+@pytest.mark.parametrize("op", [Shift(), Pipeline([flip(), crop(padding=2), color()])])
+def test_resuming_gives_the_tail_to_the_bit(op, start):
+    source = photographs(41)
+    whole = values(reader(source, op, fit_pixels("standardize", source)).epoch(1))
+    tail = values(reader(source, op, fit_pixels("standardize", source)).epoch(1, start=start))
+    assert same(tail, whole[start:])
+
+
+@pytest.mark.parametrize("batch_size", [8, 50, 64])
+def test_a_sweep_shows_all_in_order_without_drawing(batch_size):
+    source = numbered(50)
+    batches = values(reader(source, Shift(), batch_size=batch_size).eval_batches())
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(labels, source.labels)
+    assert torch.equal(whole_number(images), source.labels - 1000 + 100)
+    assert max(len(labels) for _, labels in batches) == min(batch_size, 50)
+
+
+@pytest.mark.parametrize("op", [Shift(), Pipeline([flip(), crop(padding=2)]), Pipeline([color(), crop(padding=2), flip()])])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_batch_is_what_one_image_after_the_other_gives(op, memory_format, device):
+    source = photographs(33)
+    preprocess = fit_pixels("standardize", source)
+    order = torch.randperm(33, generator=generator(1, "order", 0))
+    batches = list(reader(source, op, preprocess, device=torch.device(device), memory_format=memory_format).epoch(0))
+    assert len(batches) == 4
+    for step, batch in enumerate(batches):
+        choices = op.draw(generator(2, "augment", 0, step), 8, (3, 12, 12))
+        for row, index in enumerate(order[step * 8 : step * 8 + 8]):
+            alone = op.apply(source.images[index : index + 1], {name: value[row : row + 1] for name, value in choices.items()})
+            expected = preprocess.apply(alone)[0]
+            torch.testing.assert_close(batch.images[row].cpu(), expected, atol=2e-4 if device == "cuda" else 1e-5, rtol=1e-4)
+            assert batch.labels[row] == source.labels[index]
+        assert batch.images.dtype == torch.float32
+        assert batch.images.is_contiguous(memory_format=memory_format)
+        assert batch.images.device.type == batch.labels.device.type == device
+
+
+def test_float_images_stay_as_they_are_and_are_not_handed_out_themselves():
+    images = torch.randn(20, 6, 1, 1, generator=torch.Generator().manual_seed(0))
+    preprocess = Preprocess("none", (0.0,) * 6, (1.0,) * 6)
+    whole = reader(Arrays(images.clone(), torch.arange(20)), preprocess=preprocess, batch_size=20)
+    for batch in (next(whole.eval_batches()), next(whole.epoch(0))):
+        assert torch.equal(batch.images, images[batch.labels])
+        batch.images.zero_()  # as an in-place first layer might
+    assert torch.equal(next(whole.eval_batches()).images, images)
+
+
+def test_only_training_needs_a_whole_batch():
+    small = reader(numbered(7))
+    for training in (lambda: small.steps_per_epoch, lambda: small.epoch(0)):
+        with pytest.raises(UsageError, match=r"trainer\.batch_size=8 .*7 training images"):
+            training()
+    assert len(list(small.eval_batches())) == 1
+    assert reader(numbered(8)).steps_per_epoch == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_on_a_gpu_nothing_waits_and_both_places_give_the_same(monkeypatch, share):
+    source, device = photographs(64), torch.device("cuda")
+    op, preprocess = Pipeline([flip(), crop(padding=2), color()]), fit_pixels("standardize", source)
+    expected = values(reader(source, op, preprocess).epoch(0))
+    monkeypatch.setattr("train.data.array_reader.SHARE_OF_FREE_MEMORY", share)
+    there = reader(source, op, preprocess, device=device, memory_format=torch.channels_last)
+    assert there.resident == (share > 0)
+    for what_is_made_once in (there.epoch(0), there.eval_batches()):  # bytes and augmented floats have constants of their own
+        list(what_is_made_once)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(there.epoch(0))
+        evaluated = list(there.eval_batches())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert sum(len(batch.labels) for batch in evaluated) == 64
+    for batch, (images, labels) in zip(batches, expected, strict=True):
+        torch.testing.assert_close(batch.images.cpu(), images, atol=2e-4, rtol=1e-4)
+        assert torch.equal(batch.labels.cpu(), labels)

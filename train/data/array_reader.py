@@ -1,0 +1,102 @@
+"""Batches on the device, from images that fit in memory.
+
+Shapes: N images of the split, B images of a batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from train.data.batches import Batching, whole_batches
+from train.data.contracts import Arrays, Batch
+from train.data.preprocess import Preprocess
+from train.parts.contracts import Op, Shape
+from train.rng import generator
+
+SHARE_OF_FREE_MEMORY = 0.5
+"""Images that take less than this of a GPU's free memory live there; the rest is for the model."""
+
+
+class ArrayReader:
+    """Reads one split: uint8 images are gathered and augmented as bytes, then become float32 once.
+
+    The images move to the device once where they fit: always, except on a GPU of which they would take half of the free memory or
+    more. Then they stay on the host; each batch is gathered into pinned memory there and copied while the GPU computes. Both ways
+    give the same batches, and in neither the host waits for the GPU.
+
+    The batches of an epoch are a function of the seeds in `batching` and the epoch's number alone.
+    """
+
+    def __init__(
+        self,
+        source: Arrays,
+        op: Op,
+        preprocess: Preprocess,
+        batching: Batching,
+    ) -> None:
+        self.op = op
+        self.preprocess = preprocess
+        self.batching = batching
+        self.images = source.images.contiguous().to(_home(source.images, batching.device))
+        self.labels = source.labels.to(batching.device)
+        self.resident = self.images.device == self.labels.device
+        channels, height, width = source.images.shape[1:]
+        self.shape: Shape = (channels, height, width)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
+        return whole_batches(len(self), self.batching.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The training batches of an epoch, each image at most once, from step `start` of the epoch on.
+
+        UsageError as `steps_per_epoch`.
+        """
+        steps = range(start, self.steps_per_epoch)
+        order = torch.randperm(len(self), generator=generator(self.batching.order_seed, "order", epoch))
+        return self._training_batches(epoch, steps, order)
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """All images once in their own order, for evaluation; the last batch may be smaller."""
+        for begin in range(0, len(self), self.batching.batch_size):
+            part = slice(begin, begin + self.batching.batch_size)
+            images = self.images[part] if self.resident else _send(self.images[part], self.batching.device)
+            yield Batch(self.preprocess.apply(self.op.evaluate(images), self.batching.memory_format), self.labels[part])
+
+    def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
+        """The order is copied to the device once: a step's part of it is a view."""
+        on_device = _send(order, self.batching.device)
+        order = on_device if self.resident else order
+        size, seed = self.batching.batch_size, self.batching.augment_seed
+        for step in steps:
+            part = slice(step * size, (step + 1) * size)
+            choices = self.op.draw(generator(seed, "augment", epoch, step), size, self.shape)
+            images = self.op.apply(self._gather(order[part]), choices)
+            yield Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, on_device[part]))
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        """uint8 or float [B, C, H, W] on the device."""
+        if self.resident:
+            return self.images.index_select(0, indices)
+        batch = torch.empty((len(indices), *self.shape), dtype=self.images.dtype, pin_memory=True)
+        return torch.index_select(self.images, 0, indices, out=batch).to(self.batching.device, non_blocking=True)
+
+
+def _home(images: Tensor, device: torch.device) -> torch.device:
+    """Where the images live."""
+    if device.type != "cuda":
+        return device
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if images.nbytes < SHARE_OF_FREE_MEMORY * free else torch.device("cpu")
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, which the host does not wait for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

@@ -1,0 +1,80 @@
+"""results.csv: one row a run, for whoever wants to compute something else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from train.report.analysis import Analysis, code_version
+from train.report.arms import Arm
+from train.report.content import relative_path
+from train.report.levels import factors_of, setting_of
+from train.report.metric import IN_SUMMARY, number
+from train.report.table import command
+from train.store.run import Run
+
+FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "seed")
+_NUMBERS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
+
+
+def csv_text(analysis: Analysis, out: Path) -> str:
+    """Columns: what a run is, every factor and every configuration key in which runs differ, what it gave, and how it was made.
+    Accuracies are fractions. What is not known is empty. `compared` is false at levels of tuned keys that were not chosen."""
+    runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.set_aside)]
+    settings = {id(run): setting_of(run) for _, run in runs}
+    columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(settings.values()))]))
+    roles = sorted({role for _, run in runs for role in run.seeds})
+    metric = [] if analysis.metric.tag in IN_SUMMARY else [analysis.metric.tag]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        [
+            *FIRST,
+            *(f"seeds.{role}" for role in roles),
+            *columns,
+            *IN_SUMMARY.values(),
+            *metric,
+            *_NUMBERS,
+            "started",
+            "device",
+            "precision",
+            "code",
+            "command",
+        ]
+    )
+    for arm, run in runs:
+        setting = settings[id(run)]
+        levels = [arm.levels.get(factor) or setting.level(factor) for factor in columns]
+        known = [_cell(run.summary.get(key)) for key in IN_SUMMARY.values()] + [_cell(analysis.value(run)) for _ in metric]
+        writer.writerow(
+            [*_who(analysis, arm, run, out), *(run.seeds.get(role, "") for role in roles), *levels, *known, *_made(run)]
+        )
+    return buffer.getvalue()
+
+
+def _who(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
+    label, is_compared = analysis.samples[arm.id].arm, not arm.choice or run in arm.runs
+    said = (str(arm.is_baseline).lower(), str(is_compared).lower())
+    return relative_path(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *said, run.seed
+
+
+def _made(run: Run) -> Iterable[Any]:
+    status = run.status
+    numbers = [_cell(run.summary.get(key)) for key in _NUMBERS]
+    return (
+        *numbers,
+        status.get("started", ""),
+        status.get("device", ""),
+        status.get("precision", ""),
+        code_version(run),
+        command(run.overrides),
+    )
+
+
+def _cell(value: Any) -> Any:
+    """A number to the bit, or nothing."""
+    return value if isinstance(value, int) else "" if math.isnan(found := number(value)) else repr(found)

@@ -1,0 +1,83 @@
+"""Numbers as sentences carry them: percentage points where the values are shares, no more digits than the interval bears."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import ceil, floor, isfinite, log10
+
+from train.report.contracts import Effect, MetricInfo, Rate
+
+MINUS = "\N{MINUS SIGN}"
+MOST_DECIMALS = 5
+
+
+def points(metric: MetricInfo) -> str:
+    return " percentage points" if metric.is_share else ""
+
+
+def decimals_for(effect: Effect, metric: MetricInfo) -> int:
+    """Two digits of the interval's half width, and as many as it takes that an end beside 0 does not look like 0."""
+    scale = 100 if metric.is_share else 1
+    if effect.low is None or effect.high is None:
+        return 2 if metric.is_share else 4
+    half = (effect.high - effect.low) / 2 * scale
+    nearest = min(abs(effect.low), abs(effect.high)) * scale
+    enough = _first_digit(half) + 1
+    return min(MOST_DECIMALS, max(0, enough, _first_digit(nearest) if nearest > 0 else 0))
+
+
+def _first_digit(value: float) -> int:
+    """Decimals at which the first digit of `value` shows: 0.034 -> 2, 12 -> -1."""
+    return -floor(log10(value)) if value > 0 else 0
+
+
+def signed(value: float, metric: MetricInfo, decimals: int) -> str:
+    text = plain(abs(value), metric, decimals)
+    sign = "" if float(text) == 0 else "+" if value > 0 else MINUS
+    return sign + text
+
+
+def plain(value: float, metric: MetricInfo, decimals: int) -> str:
+    return f"{value * (100 if metric.is_share else 1):.{decimals}f}"
+
+
+def at_least(value: float, metric: MetricInfo, decimals: int) -> str:
+    """Rounded up: bounds are never made tighter by printing them."""
+    scaled = value * (100 if metric.is_share else 1) * 10**decimals
+    return f"{ceil(scaled - 1e-9) / 10**decimals:.{decimals}f}"
+
+
+def interval(effect: Effect, metric: MetricInfo, decimals: int, confidence: float) -> str:
+    if effect.low is None or effect.high is None:
+        return "no interval"
+    low, high = signed(effect.low, metric, decimals), signed(effect.high, metric, decimals)
+    return f"{percent(confidence)} interval {low} to {high}"
+
+
+def rate(rate: Rate) -> str:
+    """3 of 5 runs (60 %, 95 % interval 23 to 88)"""
+    if rate.total == 0:
+        return "0 of 0 runs"
+    within = f"95 % interval {100 * rate.low:.0f} to {100 * rate.high:.0f}"
+    return f"{rate.count} of {runs(rate.total)} ({percent(rate.count / rate.total)}, {within})"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if isfinite(value) and value == round(value) and abs(value) >= 1000 else f"{value:g}"
+
+
+def numbers(values: Iterable[float]) -> str:
+    return listed([number(value) for value in values])
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c"""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""

@@ -1,0 +1,79 @@
+"""Numbers and times of a report as people read them. `None` and NaN are an en dash: not known, not zero."""
+
+from __future__ import annotations
+
+import math
+
+from train.report.contracts import Effect, Rate
+from train.report.metric import Metric
+from train.sinks import number_text
+
+UNKNOWN = "\u2013"
+MINUS = "\u2212"
+
+
+def value(metric: Metric, number: float | None, digits: int = 2) -> str:
+    """Of the metric itself: `71.65 %`, or the number."""
+    if number is None or not math.isfinite(number):
+        return UNKNOWN
+    return number_text.percent(number, digits) if metric.is_share else number_text.number(number).replace("-", MINUS)
+
+
+def bare(metric: Metric, number: float | None, digits: int = 2) -> str:
+    """As `value`, without its unit: a column says it once."""
+    return value(metric, number, digits).removesuffix(" %")
+
+
+def difference(metric: Metric, number: float | None) -> str:
+    """With its sign; of a share in percentage points, without a unit."""
+    if number is None or not math.isfinite(number):
+        return UNKNOWN
+    text = f"{100 * number:+.2f}" if metric.is_share else f"{number:+.4g}"
+    return text.replace("-", MINUS)
+
+
+def interval(metric: Metric, effect: Effect) -> str:
+    if effect.low is None or effect.high is None:
+        return ""
+    return f"[{difference(metric, effect.low)}, {difference(metric, effect.high)}]"
+
+
+def unit(metric: Metric) -> str:
+    """Of differences."""
+    return "percentage points" if metric.is_share else metric.name
+
+
+def p_value(p: float | None) -> str:
+    if p is None or not math.isfinite(p):
+        return UNKNOWN
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def rate(found: Rate) -> str:
+    """`1/5`; where nothing came to a result there is no rate."""
+    return f"{found.count}/{found.total}" if found.total else UNKNOWN
+
+
+def rate_interval(found: Rate) -> str:
+    return f"[{100 * found.low:.0f}, {100 * found.high:.0f}] %" if found.total else ""
+
+
+def duration(seconds: float) -> str:
+    """Below two minutes with a digit after the point."""
+    if not math.isfinite(seconds):
+        return UNKNOWN
+    return f"{seconds:.1f} s" if seconds < 120 else number_text.duration(seconds)
+
+
+def count(number: float) -> str:
+    return f"{number:,.0f}" if math.isfinite(number) else UNKNOWN
+
+
+def scaled(number: float) -> str:
+    return number_text.scaled(number).strip() if math.isfinite(number) else UNKNOWN
+
+
+def size(count_bytes: float) -> str:
+    return number_text.size(count_bytes) if math.isfinite(count_bytes) else UNKNOWN

@@ -1,0 +1,117 @@
+"""Where a run computes, in which precision and memory format.
+
+Decided by rules on what the hardware is, never by a measurement: a busy machine must not change a result.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from train.config import TrainerSettings
+from train.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`dtype` is the type that autocast computes matrix products in; float32 means no autocast."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    reason: str
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def layout(self) -> str:
+        return str(self.memory_format).removeprefix("torch.").removesuffix("_format")
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype if self.mixed else torch.bfloat16, enabled=self.mixed)
+
+    @property
+    def mixed(self) -> bool:
+        return self.dtype is not torch.float32
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device, its 4-D weights in the memory format."""
+        return model.to(device=self.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
+
+    def describe(self) -> str:
+        """The hardware in words."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"
+
+
+def choose_placement(trainer: TrainerSettings) -> Placement:
+    """Resolve `auto`. UsageError for a device that is not there."""
+    device = choose_device(trainer.device)
+    dtype, reason = choose_precision(trainer.precision, device)
+    channels_last = trainer.memory_format != "contiguous" and (trainer.memory_format == "channels_last" or device.type != "mps")
+    return Placement(device, dtype, torch.channels_last if channels_last else torch.contiguous_format, reason)
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    remedy = "Use trainer.device=auto, cpu, cuda, cuda:1 or mps."
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"trainer.device={name}: there is no such kind of device. {remedy}") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= there:
+        raise UsageError(f"trainer.device={name}: this machine shows torch {there} device(s) of this kind. {remedy}")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The type and the reason for it."""
+    if name != "auto":
+        return getattr(torch, name), "asked for"
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        fast = major >= 8
+        return (torch.bfloat16 if fast else torch.float32), f"compute capability {major}.{minor}"
+    if device.type == "cpu":
+        unit = fast_bfloat16_unit()
+        return (torch.bfloat16, f"CPU with {unit}") if unit else (torch.float32, "CPU without fast bfloat16")
+    return torch.float32, f"default on {device.type}"
+
+
+def fast_bfloat16_unit() -> str | None:
+    """The instruction set that multiplies bfloat16 matrices fast on this CPU, if there is one."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    for name in ("amx_bf16", "avx512_bf16"):
+        if capabilities.get(name):
+            return name
+    return None
+
+
+def configure_determinism(deterministic: bool) -> None:
+    """Process-wide settings of torch, set both ways because a sweep may run many jobs in one process.
+
+    `deterministic`: refuse algorithms that do not repeat to the bit, and do not let cuDNN choose by timing. float32 means
+    float32: NVIDIA's TF32, which keeps 10 bits of the mantissa and which torch lets convolutions use by default, is off; who
+    wants speed has bfloat16.
+    """
+    # Always: torch looks at it once, at the first matrix product of the process, and a later job may be a deterministic one.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # A debugging aid that costs a pass over every new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]

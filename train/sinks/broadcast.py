@@ -1,0 +1,86 @@
+"""Several sinks as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
+
+_log = logging.getLogger(__name__)
+
+
+class BroadcastSink(Sink):
+    """Passes everything on to each of `sinks`, in their order; without any it is the sink that does nothing.
+
+    A view that raises is closed and left out from there on, with one warning to the others; the exception of an essential
+    sink goes to the caller.
+    """
+
+    essential = True
+
+    def __init__(self, sinks: Iterable[Sink] = ()) -> None:
+        self._sinks = list(sinks)
+
+    def start(self, info: RunInfo) -> None:
+        self._each(lambda sink: sink.start(info))
+
+    def progress(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        self._each(lambda sink: sink.progress(step, epoch, values))
+
+    def record(self, record: Record) -> None:
+        self._each(lambda sink: sink.record(record))
+
+    def image(self, tag: str, step: int, png: bytes) -> None:
+        self._each(lambda sink: sink.image(tag, step, png))
+
+    def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
+        self._each(lambda sink: sink.histogram(tag, step, edges, counts))
+
+    def message(self, text: str, level: Level = "info") -> None:
+        self._each(lambda sink: sink.message(text, level))
+
+    def replay(self, record: Record) -> None:
+        self._each(lambda sink: sink.replay(record))
+
+    def sync(self) -> Mapping[str, int]:
+        marks: dict[str, int] = {}
+        self._each(lambda sink: marks.update(sink.sync()))
+        return marks
+
+    def finish(self, summary: Summary) -> None:
+        self._each(lambda sink: sink.finish(summary))
+
+    def close(self) -> None:
+        """Closes every sink, also when one of them fails; then raises the first essential failure."""
+        failures: list[Exception] = []
+        for sink in self._sinks:
+            try:
+                sink.close()
+            except Exception as error:
+                _log.info("closing %s failed", sink.name, exc_info=error)
+                if sink.essential:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _each(self, act: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                act(sink)
+            except Exception as error:
+                if sink.essential:
+                    raise
+                self._drop(sink, error)
+
+    def _drop(self, sink: Sink, error: Exception) -> None:
+        # A message about one failing view may meet another one, which was dropped while this one was being told.
+        if sink not in self._sinks:
+            return
+        self._sinks.remove(sink)
+        _log.info("%s failed", sink.name, exc_info=error)
+        try:
+            sink.close()
+        except Exception as again:
+            _log.info("closing %s failed too", sink.name, exc_info=again)
+        self.message(f"{sink.name} is off from here on ({type(error).__name__}: {error}); the run goes on without it.", "warning")

@@ -1,0 +1,69 @@
+"""The words and numbers of a run's beginning and end, for every sink that shows them."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from train.sinks.contracts import RunInfo, Summary
+from train.sinks.number_text import binomial_standard_error, duration, number, percent, scaled, size
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the summary; `detail` is what a narrow terminal can do without."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+def header_lines(info: RunInfo) -> list[str]:
+    """What is about to be trained, on what and where; the last line is the folder."""
+    images = [("train", info.train_size), ("validation", info.val_size), ("test", info.test_size)]
+    sizes = ", ".join(f"{count:,} {split}" for split, count in images if count)
+    return [
+        info.name,
+        f"{info.data}: {sizes} images",
+        f"{info.parameters:,} parameters, {scaled(info.flops_per_image)}FLOPs per image",
+        f"{info.epochs:g} epochs = {info.total_steps:,} steps of {info.batch_size} images, {info.device}, {info.precision}",
+        str(info.folder),
+    ]
+
+
+def summary_rows(summary: Summary, total_steps: int, plus_minus: str = "±") -> list[SummaryRow]:
+    """The table of the end; what was not measured has no row."""
+    steps = f"{summary.steps:,} of {total_steps:,} steps" if summary.steps < total_steps else f"{summary.steps:,} steps"
+    losses = (("train loss", summary.train_loss), ("validation loss", summary.val_loss), ("test loss", summary.test_loss))
+    table = [
+        _accuracy("validation accuracy", summary.val_accuracy, summary.val_examples, plus_minus),
+        _accuracy("test accuracy", summary.test_accuracy, summary.test_examples, plus_minus),
+        *(SummaryRow(label, number(loss)) for label, loss in losses if loss is not None),
+        SummaryRow("parameters", f"{summary.parameters:,}"),
+        SummaryRow("FLOPs per image", scaled(summary.flops_per_image).strip()),
+        SummaryRow("time", duration(summary.time_s), steps),
+        SummaryRow("speed", f"{summary.images_per_s:,.0f} images/s") if summary.images_per_s is not None else None,
+        SummaryRow("peak memory", size(summary.peak_memory_bytes), summary.memory_of)
+        if summary.peak_memory_bytes is not None
+        else None,
+    ]
+    return [row for row in table if row is not None]
+
+
+def outcome_line(summary: Summary) -> str:
+    """How it ended, in one sentence."""
+    return f"{summary.status}: {summary.reason}" if summary.reason else summary.status
+
+
+def tensorboard_command(summary: Summary) -> str:
+    """Shows this run beside the others of its folder; ready to paste into a POSIX shell."""
+    return f"tensorboard --logdir {shlex.quote(str(summary.folder.parent))}"
+
+
+def _accuracy(label: str, accuracy: float | None, examples: int, plus_minus: str) -> SummaryRow | None:
+    if accuracy is None:
+        return None
+    if examples < 1:
+        return SummaryRow(label, percent(accuracy, 2))
+    error = binomial_standard_error(accuracy, examples)
+    return SummaryRow(label, f"{100 * accuracy:.2f} {plus_minus} {percent(error, 2)}", f"standard error, n = {examples:,}")

@@ -1,0 +1,185 @@
+"""What TensorBoard's plugins expect to find in an event file, as its own protocol buffers.
+
+The functions return `Summary.Value` messages. They are made here, without the plugins' own writers, where those need TensorFlow.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as custom_scalars
+from tensorboard.plugins.histogram import metadata as histograms
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.hparams import metadata as hparams_tags
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+from train.sinks.contracts import Status, Summary
+from train.sinks.hparams import HParamsRow, Value
+
+# Generated modules, whose contents a type checker cannot see.
+_summary: Any = summary_pb2
+_tensor: Any = tensor_pb2
+_shape: Any = tensor_shape_pb2
+_types: Any = types_pb2
+_layout: Any = layout_pb2
+_api: Any = api_pb2
+_plugin_data: Any = plugin_data_pb2
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_COLORSPACE_RGBA = 4
+
+CHARTS = {
+    "training": {
+        "loss": ["loss/train", "loss/val"],
+        "accuracy": ["accuracy/train", "accuracy/val"],
+        "learning rate": ["lr"],
+    },
+    "activations": {
+        "std": ["activation_std/.*"],
+        "mean": ["activation_mean/.*"],
+        "share of dead channels": ["activation_dead/.*"],
+        "share of exact zeros": ["activation_zero/.*"],
+        "share of saturated values": ["activation_saturated/.*"],
+        "values that are not finite": ["activation_nonfinite/.*"],
+        "mean square of a channel's mean": ["activation_channel_mean_sq/.*"],
+        "mean variance within a channel": ["activation_channel_var/.*"],
+    },
+    "gradients": {
+        "std at the outputs": ["gradient_std/.*"],
+        "norm at the parameters": ["parameter_gradient_norm/.*"],
+        "values that are not finite": ["gradient_nonfinite/.*"],
+    },
+    "weights": {
+        "std": ["weight_std/.*"],
+        "distance from initialisation": ["weight_distance/.*"],
+        "update ratio": ["update_ratio/.*"],
+    },
+    "probe": {
+        "activation std": ["probe_activation_std/.*"],
+        "activation mean": ["probe_activation_mean/.*"],
+        "share of dead channels": ["probe_activation_dead/.*"],
+        "mean cosine between inputs": ["probe_similarity/.*"],
+    },
+}
+"""Category -> chart -> the tags whose curves it draws together, as regular expressions that match from the start."""
+
+METRICS = {
+    "accuracy/test": "accuracy on the test split",
+    "loss/test": "loss on the test split",
+    "final/accuracy_val": "accuracy on the validation split at the end, of the runs that reached it",
+    "final/done": "share of runs that reached the end",
+    "final/diverged": "share of runs whose loss became infinite or NaN",
+}
+"""Columns of the HParams table; it shows the first five. Means over the runs of an arm: a run that diverged has none of the first
+three, so that it is counted in the last two and averaged into nothing."""
+
+SHARED_TABLE = "events.out.tfevents.0000000000.train-report"
+"""The event file beside the runs of a sweep that holds the HParams table of all of them, so that they need none of their own."""
+
+
+def scalar(tag: str, value: float) -> Any:
+    return _summary.Summary.Value(tag=tag, simple_value=value)
+
+
+def text(tag: str, content: str) -> Any:
+    # TensorBoard renders Markdown: four spaces keep any text as it is, where a fence would end at the first ``` within.
+    code = "\n".join("    " + line for line in content.splitlines())
+    return _string(tag, code.encode(), _plugin("text"))
+
+
+def image(tag: str, png: bytes) -> Any:
+    """ValueError when `png` is something else."""
+    if not png.startswith(_PNG_START):
+        raise ValueError(f"image {tag}: not a PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    picture = _summary.Summary.Image(width=width, height=height, colorspace=_COLORSPACE_RGBA, encoded_image_string=png)
+    return _summary.Summary.Value(tag=tag, image=picture)
+
+
+def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Any:
+    """n buckets between n + 1 ascending edges, as an n x 3 tensor (left, right, count). ValueError for other numbers of edges."""
+    if len(edges) != len(counts) + 1:
+        raise ValueError(f"histogram {tag}: {len(edges)} edges for {len(counts)} counts")
+    rows = [number for row in zip(edges, edges[1:], counts, strict=False) for number in row]
+    sizes = [_shape.TensorShapeProto.Dim(size=size) for size in (len(counts), 3)]
+    tensor = _tensor.TensorProto(dtype=_types.DT_DOUBLE, tensor_shape=_shape.TensorShapeProto(dim=sizes), double_val=rows)
+    return _summary.Summary.Value(tag=tag, tensor=tensor, metadata=histograms.create_summary_metadata("", ""))
+
+
+def layout() -> Any:
+    """The charts of the Custom Scalars page. The same in every run: TensorBoard merges what it finds."""
+    page = _layout.Layout()
+    for category, charts in CHARTS.items():
+        section = page.category.add(title=category)
+        for title, tags in charts.items():
+            lines = _layout.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
+            section.chart.append(_layout.Chart(title=title, multiline=lines))
+    return _page(page)
+
+
+def margin_layout(category: str, charts: Mapping[str, tuple[str, str, str]]) -> Any:
+    """Charts of lines with a band around them: title -> the tags of the line, of the band's lower and of its upper edge."""
+    page = _layout.Layout()
+    section = page.category.add(title=category)
+    for title, (line, low, high) in charts.items():
+        series = _layout.MarginChartContent.Series(value=line, lower=low, upper=high)
+        section.chart.append(_layout.Chart(title=title, margin=_layout.MarginChartContent(series=[series])))
+    return _page(page)
+
+
+def _page(page: Any) -> Any:
+    return _string(custom_scalars.CONFIG_SUMMARY_TAG, page.SerializeToString(), custom_scalars.create_summary_metadata())
+
+
+def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
+    """The columns of the HParams table, by a value of each; `first`: those that it shows before the others. Of several such
+    tables TensorBoard takes any one, and hides the columns that it lacks."""
+    infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in columns.items()]
+    metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=said) for tag, said in METRICS.items()]
+    experiment = _api.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time_s)
+    return _hparams(hparams_tags.EXPERIMENT_TAG, experiment=experiment)
+
+
+def session_start(arm: HParamsRow, time_s: float) -> list[Any]:
+    """The row of the HParams table that the run belongs to. `time_s`: since 1970."""
+    row: Any = hparams_pb(dict(arm.values), trial_id=arm.id, start_time_secs=time_s)
+    return list(row.value)
+
+
+def session_end(status: Status, time_s: float) -> Any:
+    """How the run ended: success is to have reached the end."""
+    ended = _api.STATUS_SUCCESS if status == "done" else _api.STATUS_FAILURE
+    end = _plugin_data.SessionEndInfo(status=ended, end_time_secs=time_s)
+    return _hparams(hparams_tags.SESSION_END_INFO_TAG, session_end_info=end)
+
+
+def outcome(status: Status, summary: Summary | None = None) -> list[Any]:
+    """The metrics that no record holds."""
+    values = {"final/done": float(status == "done"), "final/diverged": float(status == "diverged")}
+    if summary is not None and status == "done" and summary.val_accuracy is not None:
+        values["final/accuracy_val"] = summary.val_accuracy
+    return [scalar(tag, value) for tag, value in values.items()]
+
+
+def _hparams(tag: str, **content: Any) -> Any:
+    metadata = hparams_tags.create_summary_metadata(_plugin_data.HParamsPluginData(**content))
+    return _summary.Summary.Value(tag=tag, metadata=metadata, tensor=hparams_tags.NULL_TENSOR)
+
+
+def _data_type(value: Value) -> Any:
+    if isinstance(value, bool):
+        return _api.DATA_TYPE_BOOL
+    return _api.DATA_TYPE_STRING if isinstance(value, str) else _api.DATA_TYPE_FLOAT64
+
+
+def _plugin(name: str) -> Any:
+    return _summary.SummaryMetadata(plugin_data=_summary.SummaryMetadata.PluginData(plugin_name=name))
+
+
+def _string(tag: str, content: bytes, metadata: Any) -> Any:
+    tensor = _tensor.TensorProto(dtype=_types.DT_STRING, string_val=[content])
+    return _summary.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)

@@ -1,0 +1,150 @@
+"""`sweep.json`, in the folder of a sweep: which runs were meant to be made, so that what is missing can be told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from train.errors import UsageError
+from train.store.identity import VERSION, arm_id, identity, is_execution_key
+from train.store.overrides import dotted_key
+from train.store.run import Run
+
+FILE_NAME = "sweep.json"
+FORMAT = 1
+Design: TypeAlias = Literal["grid", "one_at_a_time", "leave_one_out"]
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """`id`: as in the status.json of its runs; `levels`: axis -> level, as typed; `overrides`: what leads to the arm, without
+    seeds, as typed; `tuned`: what it shares with the arms that differ from it in tuned keys alone, empty where none are tuned."""
+
+    id: str
+    levels: Mapping[str, str]
+    overrides: tuple[str, ...]
+    tuned: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """`folder` is relative to that of the sweep; `overrides` repeat the run as a single one: `train OVERRIDES`."""
+
+    identity: str
+    arm: str
+    folder: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A combination that was not run, and why."""
+
+    overrides: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`axes`: axis -> its levels, in the order typed, seeds not among them; `seeds`: the same for seed axes; `baseline`: the id
+    of the arm that the others are held against; `zipped`: axes that move together; `study`: the preset's name, or empty; `tune`:
+    the axes of which a report chooses a level for each arm, by the validation split."""
+
+    command: tuple[str, ...]
+    design: Design
+    axes: Mapping[str, tuple[str, ...]]
+    seeds: Mapping[str, tuple[str, ...]]
+    baseline: str
+    arms: tuple[PlannedArm, ...]
+    runs: tuple[PlannedRun, ...]
+    dropped: tuple[Dropped, ...] = ()
+    zipped: tuple[tuple[str, ...], ...] = ()
+    study: str = ""
+    notes: tuple[str, ...] = field(default=())
+    tune: tuple[str, ...] = ()
+    identity_version: int = VERSION
+    """The version of the identity that the ids are of."""
+
+    def as_json(self) -> str:
+        return json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Of the sweep in `folder`; None where there is no sweep. UsageError for a file that is damaged or of a later version."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise UsageError(f"{path}: written by another version of train; this one reads format {FORMAT}.")
+        return Manifest(
+            command=tuple(content["command"]),
+            design=content["design"],
+            axes={axis: tuple(levels) for axis, levels in content["axes"].items()},
+            seeds={axis: tuple(levels) for axis, levels in content["seeds"].items()},
+            baseline=content["baseline"],
+            arms=tuple(PlannedArm(a["id"], a["levels"], tuple(a["overrides"]), a.get("tuned", "")) for a in content["arms"]),
+            runs=tuple(PlannedRun(r["identity"], r["arm"], r["folder"], tuple(r["overrides"])) for r in content["runs"]),
+            dropped=tuple(Dropped(tuple(d["overrides"]), d["reason"]) for d in content["dropped"]),
+            zipped=tuple(tuple(axes) for axes in content["zipped"]),
+            study=content["study"],
+            notes=tuple(content["notes"]),
+            tune=tuple(content.get("tune", ())),  # older sweeps have none
+            identity_version=int(content.get("identity_version", 1)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: this is not the plan of a sweep ({type(error).__name__}: {error}).") from None
+
+
+def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest | None = None) -> Manifest:
+    """Return the manifest with ids of the present version.
+
+    `runs`: read from the folder of its sweep; their configurations tell the new ids. `planned`: what a command plans in the same
+    folder now; it tells those of runs without a folder. What neither tells keeps its id.
+    """
+    if manifest.identity_version == VERSION:
+        return manifest
+    new_ids = _ids_by_overrides(manifest, planned) if planned else {}
+    tuned = [dotted_key(key) for key in manifest.tune]
+    for run in runs:
+        for old_id, new_id in zip(_ids(run, tuned, manifest.identity_version), _ids(run, tuned, VERSION), strict=True):
+            new_ids[old_id] = new_id
+
+    def new(old_id: str) -> str:
+        return new_ids.get(old_id, old_id)
+
+    return replace(
+        manifest,
+        baseline=new(manifest.baseline),
+        arms=tuple(replace(arm, id=new(arm.id), tuned=new(arm.tuned)) for arm in manifest.arms),
+        runs=tuple(replace(run, identity=new(run.identity), arm=new(run.arm)) for run in manifest.runs),
+        identity_version=VERSION,
+    )
+
+
+def _ids(run: Run, tuned: Sequence[str], version: int) -> tuple[str, str, str]:
+    """Return the ids of the run, of its arm, and of its arm without the tuned keys."""
+    config = run.config
+    return identity(config, version), arm_id(config, version=version), arm_id(config, tuned, version)
+
+
+def _ids_by_overrides(old: Manifest, new: Manifest) -> dict[str, str]:
+    """Return old id -> new id of what both plan with the same overrides, but for keys that say how runs are executed."""
+    runs = {_experiment(run.overrides): run for run in new.runs}
+    arms = {_experiment(arm.overrides): arm for arm in new.arms}
+    found: dict[str, str] = {}
+    for run in old.runs:
+        if same := runs.get(_experiment(run.overrides)):
+            found |= {run.identity: same.identity, run.arm: same.arm}
+    for arm in old.arms:
+        if same := arms.get(_experiment(arm.overrides)):
+            found |= {arm.id: same.id, arm.tuned: same.tuned}
+    return found
+
+
+def _experiment(overrides: Iterable[str]) -> frozenset[str]:
+    return frozenset(override for override in overrides if not is_execution_key(dotted_key(override)))
