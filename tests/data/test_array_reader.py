@@ -70,7 +70,7 @@ def whole_number(images):
     return (images[:, 0, 0, 0] * 255).round().long()
 
 
-def test_labels_stay_with_their_images_and_no_image_comes_twice():
+def test_reader_epoch_pairs_labels_and_never_repeats():
     batches = values(reader(numbered(50)).epoch(0))
     assert [len(labels) for _, labels in batches] == [8] * 6
     for images, labels in batches:
@@ -78,12 +78,12 @@ def test_labels_stay_with_their_images_and_no_image_comes_twice():
     assert len(torch.cat([labels for _, labels in batches]).unique()) == 48
 
 
-def test_an_epoch_of_whole_batches_holds_every_image_once():
+def test_reader_epoch_of_full_batches_has_every_image():
     labels = torch.cat([labels for _, labels in values(reader(numbered(48)).epoch(3))])
     assert labels.sort().values.tolist() == list(range(1000, 1048))
 
 
-def test_the_order_is_the_seeds_and_the_epochs():
+def test_reader_order_depends_on_seed_and_epoch():
     orders = [
         torch.cat([labels for _, labels in values(reader(numbered(40), order_seed=seed).epoch(epoch))]).tolist()
         for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
@@ -94,7 +94,7 @@ def test_the_order_is_the_seeds_and_the_epochs():
     assert orders[0] == expected.tolist()
 
 
-def test_augmentation_is_drawn_per_step_from_its_own_seed():
+def test_reader_augmentation_depends_on_seed_and_step():
     batches = values(reader(numbered(40), Shift()).epoch(2))
     for step, (images, labels) in enumerate(batches):
         by = Shift().draw(generator(2, "augment", 2, step), 8, (1, 4, 5))["by"]
@@ -106,7 +106,7 @@ def test_augmentation_is_drawn_per_step_from_its_own_seed():
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5])
 @pytest.mark.parametrize("op", [Shift(), Pipeline([flip(), crop(padding=2), color()])])
-def test_resuming_gives_the_tail_to_the_bit(op, start):
+def test_reader_epoch_from_start_is_the_bit_exact_tail(op, start):
     source = photographs(41)
     whole = values(reader(source, op, fit_pixels("standardize", source)).epoch(1))
     tail = values(reader(source, op, fit_pixels("standardize", source)).epoch(1, start=start))
@@ -114,7 +114,7 @@ def test_resuming_gives_the_tail_to_the_bit(op, start):
 
 
 @pytest.mark.parametrize("batch_size", [8, 50, 64])
-def test_a_sweep_shows_all_in_order_without_drawing(batch_size):
+def test_reader_eval_batches_keep_order_and_draw_nothing(batch_size):
     source = numbered(50)
     batches = values(reader(source, Shift(), batch_size=batch_size).eval_batches())
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -126,7 +126,7 @@ def test_a_sweep_shows_all_in_order_without_drawing(batch_size):
 @pytest.mark.parametrize("op", [Shift(), Pipeline([flip(), crop(padding=2)]), Pipeline([color(), crop(padding=2), flip()])])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_batch_is_what_one_image_after_the_other_gives(op, memory_format, device):
+def test_reader_batch_equals_single_images(op, memory_format, device):
     source = photographs(33)
     preprocess = fit_pixels("standardize", source)
     order = torch.randperm(33, generator=generator(1, "order", 0))
@@ -144,7 +144,7 @@ def test_a_batch_is_what_one_image_after_the_other_gives(op, memory_format, devi
         assert batch.images.device.type == batch.labels.device.type == device
 
 
-def test_float_images_stay_as_they_are_and_are_not_handed_out_themselves():
+def test_reader_copies_float_images():
     images = torch.randn(20, 6, 1, 1, generator=torch.Generator().manual_seed(0))
     preprocess = Preprocess("none", (0.0,) * 6, (1.0,) * 6)
     whole = reader(Arrays(images.clone(), torch.arange(20)), preprocess=preprocess, batch_size=20)
@@ -154,7 +154,7 @@ def test_float_images_stay_as_they_are_and_are_not_handed_out_themselves():
     assert torch.equal(next(whole.eval_batches()).images, images)
 
 
-def test_only_training_needs_a_whole_batch():
+def test_reader_refuses_batch_larger_than_split():
     small = reader(numbered(7))
     for training in (lambda: small.steps_per_epoch, lambda: small.epoch(0)):
         with pytest.raises(UsageError, match=r"trainer\.batch_size=8 .*7 training images"):
@@ -166,7 +166,7 @@ def test_only_training_needs_a_whole_batch():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("share", [0.5, 0.0])
-def test_on_a_gpu_nothing_waits_and_both_places_give_the_same(monkeypatch, share):
+def test_reader_on_gpu_never_waits_and_residence_is_equal(monkeypatch, share):
     source, device = photographs(64), torch.device("cuda")
     op, preprocess = Pipeline([flip(), crop(padding=2), color()]), fit_pixels("standardize", source)
     expected = values(reader(source, op, preprocess).epoch(0))

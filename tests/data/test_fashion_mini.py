@@ -25,7 +25,7 @@ def copy(tmp_path):
     return Path(shutil.copytree(BUNDLED, tmp_path / "fashion_mini"))
 
 
-def test_is_stratified_and_has_the_promised_sizes():
+def test_fashion_mini_is_stratified_with_stated_sizes():
     dataset = fashion_mini()
     splits = dataset.load()
     for split, per_class in ((splits.train, 1000), (splits.test, 200)):
@@ -37,17 +37,17 @@ def test_is_stratified_and_has_the_promised_sizes():
 
 
 @needs_originals
-def test_every_image_is_of_the_same_original_split_with_its_label():
+def test_fashion_mini_keeps_original_splits_and_labels():
     for split in (idx.TRAIN, idx.TEST):
         subset, original = idx.read_split(BUNDLED, split), idx.read_split(DEBIAN_FASHION, split)
         known = {image.tobytes(): label for image, label in zip(original.images.numpy(), original.labels.tolist(), strict=True)}
-        found = [known.get(image.tobytes()) for image in subset.images.numpy()]
-        assert found == subset.labels.tolist()
+        labels = [known.get(image.tobytes()) for image in subset.images.numpy()]
+        assert labels == subset.labels.tolist()
 
 
 @pytest.mark.slow
 @needs_originals
-def test_the_script_builds_the_bundled_files_again(tmp_path):
+def test_make_fashion_mini_rebuilds_the_bundled_files(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     script = [sys.executable, str(ROOT / "scripts" / "make_fashion_mini.py"), str(DEBIAN_FASHION), "--output", str(tmp_path)]
     subprocess.run(script, check=True, env=environment, capture_output=True)
@@ -56,7 +56,7 @@ def test_the_script_builds_the_bundled_files_again(tmp_path):
     FashionMini(tmp_path).load()
 
 
-def test_writing_the_same_values_gives_the_same_bytes(tmp_path):
+def test_idx_write_is_deterministic(tmp_path):
     values = torch.arange(2 * 3 * 4, dtype=torch.uint8).reshape(2, 3, 4)
     for name in ("a.gz", "another.gz"):
         idx.write(tmp_path / name, values)
@@ -65,7 +65,7 @@ def test_writing_the_same_values_gives_the_same_bytes(tmp_path):
     assert torch.equal(idx.read(tmp_path / "a.gz"), values)
 
 
-def test_licence_and_checksums_lie_beside_the_data():
+def test_fashion_mini_has_licence_and_checksums():
     assert "Copyright (c) 2017 Zalando SE" in (BUNDLED / "LICENSE").read_text()
     lines = (BUNDLED / "SHA256SUMS").read_text().splitlines()
     assert {line.split("  ")[1] for line in lines} == {path.name for path in BUNDLED.glob("*.gz")}
@@ -75,7 +75,7 @@ def test_licence_and_checksums_lie_beside_the_data():
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLED.glob("*.gz")))
-def test_one_changed_bit_is_noticed(copy, name):
+def test_fashion_mini_refuses_flipped_bit(copy, name):
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
@@ -83,7 +83,7 @@ def test_one_changed_bit_is_noticed(copy, name):
         FashionMini(copy).load()
 
 
-def test_a_missing_file_and_empty_checksums_are_noticed(copy):
+def test_fashion_mini_refuses_missing_file_or_checksums(copy):
     (copy / "SHA256SUMS").write_text("")
     with pytest.raises(UsageError, match="checksum"):
         FashionMini(copy).load()
@@ -95,7 +95,7 @@ def test_a_missing_file_and_empty_checksums_are_noticed(copy):
 @pytest.mark.parametrize(
     "content", [b"", b"\x00\x00", b"\x00\x00\x08\x01\x00\x00\x00\x05abc", b"\x00\x00\x0d\x01\x00\x00\x00\x01a"]
 )
-def test_a_damaged_idx_file_is_a_value_error(tmp_path, content):
+def test_idx_read_refuses_damaged_file(tmp_path, content):
     (tmp_path / "labels").write_bytes(content)
     (tmp_path / "labels.gz").write_bytes(content)
     for name in ("labels", "labels.gz"):

@@ -114,14 +114,14 @@ NAMES = list(files())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_format_and_mode(tmp_path, name):
+def test_decode_every_format_and_mode(tmp_path, name):
     image, options, pixels, most = files()[name]
     path = tmp_path / name
     image.save(path, **options)
     assert_close(read(path), reference(pixels), most)
 
 
-def test_the_cases_cover_the_modes_that_pillow_reads(tmp_path):
+def test_decode_cases_cover_pillows_modes(tmp_path):
     modes = set()
     for name, (image, options, _, _) in files().items():
         image.save(tmp_path / name, **options)
@@ -131,19 +131,19 @@ def test_the_cases_cover_the_modes_that_pillow_reads(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_sixteen_bit_is_rounded_to_the_nearest(kind):
+def test_decode_rounds_16_bit_to_nearest(kind):
     values = np.arange(65536).reshape(256, 256)
     shown = np.asarray(to_8_bit(Image.fromarray(values.astype(kind))))
     assert np.array_equal(shown, np.round(values / 65535 * 255))
 
 
-def test_one_channel_is_luma(tmp_path):
+def test_decode_one_channel_is_luma(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     luma = picture() @ np.array([0.299, 0.587, 0.114])
     assert_close(read(tmp_path / "a.png", channels=1), reference(luma[:, :, None]), 2)
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_decode_animation_gives_first_frame(tmp_path):
     image, colors, _ = palette_image()
     other = Image.new("RGB", image.size, "red")
     image.save(tmp_path / "a.gif", save_all=True, append_images=[other])
@@ -164,7 +164,7 @@ STORED = {
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tiff", "a.webp"])
-def test_exif_orientation(tmp_path, orientation, name):
+def test_decode_applies_exif_orientation(tmp_path, orientation, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](picture())))
@@ -173,7 +173,7 @@ def test_exif_orientation(tmp_path, orientation, name):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_large_jpeg_is_decoded_smaller_without_showing_it(tmp_path, orientation):
+def test_decode_drafts_large_jpeg_within_its_noise(tmp_path, orientation):
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (150, 200, 3), np.uint8))
     large = np.asarray(coarse.resize((1600, 1200), Image.Resampling.BICUBIC))
@@ -185,19 +185,19 @@ def test_a_large_jpeg_is_decoded_smaller_without_showing_it(tmp_path, orientatio
     assert difference.square().mean().sqrt() < 1.5
 
 
-def test_a_small_image_is_enlarged(tmp_path):
+def test_decode_enlarges_small_image(tmp_path):
     Image.fromarray(picture(12, 15)).save(tmp_path / "a.png")
     assert_close(read(tmp_path / "a.png"), reference(picture(12, 15)))
 
 
-def test_one_pixel(tmp_path):
+def test_decode_one_pixel(tmp_path):
     Image.new("RGB", (1, 1), (10, 20, 30)).save(tmp_path / "a.png")
     image = read(tmp_path / "a.png")
     assert image.shape == (3, 32, 32)
     assert image.flatten(1).unique(dim=1).tolist() == [[10], [20], [30]]
 
 
-def test_a_region_of_any_shape_and_place(tmp_path):
+def test_decode_region_of_any_shape(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     seen = []
 
@@ -237,21 +237,21 @@ def broken(folder: Path):
         ("nan.tiff", "nan"),
     ],
 )
-def test_a_broken_file_is_one_error_with_its_name(tmp_path, name, reason):
+def test_decode_names_broken_file(tmp_path, name, reason):
     broken(tmp_path)
     with pytest.raises(RunError, match=reason) as caught:
         read(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_an_error_of_the_framing_is_not_blamed_on_the_file(tmp_path):
+def test_decode_passes_on_framing_errors(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     with pytest.raises(ZeroDivisionError):
         decode(tmp_path / "a.png", lambda height, width: (height / 0, 0, width, 1), (8, 8))
 
 
 @pytest.mark.parametrize("limit", [HEIGHT * WIDTH - 1, HEIGHT * WIDTH // 3])
-def test_more_pixels_than_pillow_takes_for_safe(tmp_path, monkeypatch, limit):
+def test_decode_refuses_decompression_bomb(tmp_path, monkeypatch, limit):
     Image.fromarray(picture()).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(RunError, match=r"a\.png.*pixels"):
@@ -259,6 +259,6 @@ def test_more_pixels_than_pillow_takes_for_safe(tmp_path, monkeypatch, limit):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_leaves_the_pixels_as_stored(tmp_path):
+def test_decode_ignores_broken_exif(tmp_path):
     Image.fromarray(picture()).save(tmp_path / "a.jpg", quality=95, exif=b"Exif\x00\x00nonsense")
     assert_close(read(tmp_path / "a.jpg"), reference(picture()), 6)

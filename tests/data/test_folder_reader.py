@@ -59,7 +59,7 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_number_of_workers_does_not_matter(files, workers):
+def test_folder_reader_is_equal_for_any_workers(files, workers):
     alone, many = reader(files), reader(files, workers=workers)
     assert same(alone.epoch(0), many.epoch(0))
     kept = multiprocessing.active_children()
@@ -75,7 +75,7 @@ def test_the_number_of_workers_does_not_matter(files, workers):
     assert not multiprocessing.active_children()
 
 
-def test_epochs(files):
+def test_folder_reader_epochs_differ_and_repeat(files):
     images = reader(files)
     assert images.steps_per_epoch == 2
     assert len(images) == COUNT
@@ -89,7 +89,7 @@ def test_epochs(files):
     assert first[0].images.dtype == torch.float32
 
 
-def test_an_image_is_what_its_region_shows(files):
+def test_folder_reader_image_is_its_region(files):
     """The whole path, by hand: region by (epoch, index), the batch's ops by (epoch, step)."""
     batch = list(reader(files).epoch(5))[1]
     order = torch.randperm(COUNT, generator=generator(1, "order", 5))[4:8].tolist()
@@ -104,7 +104,7 @@ def test_an_image_is_what_its_region_shows(files):
     assert batch.labels.tolist() == [10 * index for index in order]
 
 
-def test_the_roles_are_independent(files):
+def test_folder_reader_seed_roles_are_independent(files):
     def batches(**seeds):
         return list(reader(files, **seeds).epoch(0))
 
@@ -114,7 +114,7 @@ def test_the_roles_are_independent(files):
     assert not torch.equal(base[0].images, augment[0].images)
 
 
-def test_start_decodes_nothing_of_the_skipped_steps(files):
+def test_folder_reader_start_skips_decoding(files):
     order = torch.randperm(COUNT, generator=generator(1, "order", 0)).tolist()
     paths = list(files.paths)
     for index in order[:4]:
@@ -125,7 +125,7 @@ def test_start_decodes_nothing_of_the_skipped_steps(files):
         list(images.epoch(0))
 
 
-def test_a_sweep_is_all_images_in_order_as_for_testing(files):
+def test_folder_reader_eval_batches_keep_order_and_test_region(files):
     batches = list(reader(files).eval_batches())
     assert [len(batch.labels) for batch in batches] == [4, 4, 3]
     assert torch.cat([batch.labels for batch in batches]).tolist() == files.labels.tolist()
@@ -133,7 +133,7 @@ def test_a_sweep_is_all_images_in_order_as_for_testing(files):
     assert torch.equal(torch.cat([batch.images for batch in batches]), RAW.apply(expected))
 
 
-def test_the_default_framing_where_the_augmentation_has_none(files):
+def test_folder_reader_uses_default_framing(files):
     expected = torch.stack([decode(path, FRAMING.test_region, (16, 16)) for path in files.paths])
     images = reader(files, Pipeline([flip(1.0)]))
     assert torch.equal(torch.cat([batch.images for batch in images.eval_batches()]), RAW.apply(expected))
@@ -141,7 +141,7 @@ def test_the_default_framing_where_the_augmentation_has_none(files):
         assert torch.equal(batch.images, RAW.apply(expected[batch.labels // 10]).flip(3))
 
 
-def test_grey_channels_last_and_preprocessing(files):
+def test_folder_reader_grey_channels_last_preprocessed(files):
     preprocess = Preprocess("standardize", (0.4,), (0.2,))
     images = reader(files, Pipeline([]), channels=1, preprocess=preprocess, memory_format=torch.channels_last)
     batch = next(images.eval_batches())
@@ -151,14 +151,14 @@ def test_grey_channels_last_and_preprocessing(files):
     assert torch.allclose(batch.images[0], (expected / 255 - 0.4) / 0.2, atol=1e-5)
 
 
-def test_a_batch_larger_than_the_split(files):
+def test_folder_reader_refuses_batch_larger_than_split(files):
     images = reader(files, batch_size=COUNT + 1)
     with pytest.raises(UsageError, match=r"trainer\.batch_size=12 .*11"):
         images.epoch(0)
     assert len(next(images.eval_batches()).labels) == COUNT
 
 
-def test_nothing_is_drawn_from_the_global_generator(files):
+def test_folder_reader_leaves_global_generator(files):
     before = torch.get_rng_state()
     images = reader(files)
     list(images.epoch(0))
@@ -166,7 +166,7 @@ def test_nothing_is_drawn_from_the_global_generator(files):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_truncated_image_in_a_worker_is_one_error(files, tmp_path):
+def test_folder_reader_names_truncated_image(files, tmp_path):
     whole = files.paths[0].read_bytes()
     path = tmp_path / "cut.jpg"
     path.write_bytes(whole[: len(whole) // 2])
@@ -179,7 +179,7 @@ def test_a_truncated_image_in_a_worker_is_one_error(files, tmp_path):
         assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_is_one_error(files):
+def test_folder_reader_reports_killed_worker(files):
     images = reader(files, batch_size=1, workers=1)
     batches = images.epoch(0)
     next(batches)
@@ -192,7 +192,7 @@ def test_a_killed_worker_is_one_error(files):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("workers", [0, 1])
-def test_on_a_gpu_nothing_waits_and_the_batches_are_the_same(files, workers):
+def test_folder_reader_on_gpu_never_waits_and_is_equal(files, workers):
     preprocess = Preprocess("standardize", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     expected = list(reader(files, preprocess=preprocess).epoch(1))
     settings = {"device": torch.device("cuda"), "memory_format": torch.channels_last, "preprocess": preprocess}
@@ -235,19 +235,19 @@ if __name__ == "__main__":
 
 def members(group):
     """The processes of a group that are not just waiting to be reaped."""
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, member = stat.read_text().rsplit(")", 1)[1].split()[:3]
         except OSError:
             continue
         if int(member) == group and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_workers_die_with_a_killed_parent(files, tmp_path):
+def test_folder_reader_workers_die_with_parent(files, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -268,7 +268,7 @@ def test_workers_die_with_a_killed_parent(files, tmp_path):
     assert left == []
 
 
-def test_statistics_are_exact_for_a_small_split(files):
+def test_fit_files_is_exact_for_small_split(files):
     pixels = torch.stack([decode(path, FRAMING.test_region, (16, 16)) for path in files.paths]).double() / 255
     fitted = fit_files("standardize", files, FRAMING)
     assert np.allclose(fitted.mean, pixels.mean((0, 2, 3)), atol=1e-12)
@@ -278,7 +278,7 @@ def test_statistics_are_exact_for_a_small_split(files):
     assert centred.std == (1.0,)
 
 
-def test_statistics_of_a_sample_are_a_function_of_the_seed(files):
+def test_fit_files_sample_depends_on_seed(files):
     def fitted(seed):
         return fit_files("standardize", files, FRAMING, limit=4, seed=seed)
 
@@ -286,6 +286,6 @@ def test_statistics_of_a_sample_are_a_function_of_the_seed(files):
     assert fitted(0) != fitted(1)
 
 
-def test_no_preprocessing_decodes_nothing():
+def test_fit_files_none_decodes_nothing():
     nowhere = Files((Path("missing.png"),), torch.zeros(1, dtype=torch.int64))
     assert fit_files("none", nowhere, FRAMING) == RAW

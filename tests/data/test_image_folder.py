@@ -38,7 +38,7 @@ def names(files):
     return [f"{path.parent.name}/{path.name}" for path in files.paths]
 
 
-def test_classes_labels_and_shape(root):
+def test_image_folder_classes_labels_and_shape(root):
     data = image_folder(str(root), size=4, short_side=6)
     splits = data.load()
     assert data.shape == (3, 4, 4)
@@ -48,14 +48,14 @@ def test_classes_labels_and_shape(root):
     assert image_folder(str(root), channels=1).shape == (1, 224, 224)
 
 
-def test_val_alone_is_the_test_split(root):
+def test_image_folder_val_alone_is_test_split(root):
     splits = image_folder(str(root)).load()
     assert splits.val is None
     assert isinstance(splits.test, Files)
     assert all(path.is_relative_to(root / "val") for path in splits.test.paths)
 
 
-def test_val_and_test_are_each_themselves(root):
+def test_image_folder_keeps_val_and_test(root):
     save(root / "test" / "cat" / "a.png")
     save(root / "test" / "dog" / "a.png")
     splits = image_folder(str(root)).load()
@@ -64,14 +64,14 @@ def test_val_and_test_are_each_themselves(root):
     assert len(splits.val) == 4
 
 
-def test_test_alone(root):
+def test_image_folder_test_alone(root):
     (root / "val").rename(root / "test")
     splits = image_folder(str(root)).load()
     assert splits.val is None
     assert len(splits.test) == 4
 
 
-def test_what_counts_as_an_image(root):
+def test_image_folder_selects_image_suffixes(root):
     folder = root / "train" / "cat"
     save(folder / "UPPER.JPG")
     save(folder / "nested" / "deep" / "x.webp")
@@ -82,97 +82,97 @@ def test_what_counts_as_an_image(root):
     (root / "train" / "README").write_text("no class")
     splits = image_folder(str(root)).load()
     assert isinstance(splits.train, Files)
-    found = [str(path.relative_to(folder)) for path in splits.train.paths if path.is_relative_to(folder)]
-    assert found == ["0.png", "1.png", "2.png", "UPPER.JPG", "nested/deep/x.webp"]
+    names = [str(path.relative_to(folder)) for path in splits.train.paths if path.is_relative_to(folder)]
+    assert names == ["0.png", "1.png", "2.png", "UPPER.JPG", "nested/deep/x.webp"]
     assert splits.train.labels.tolist() == [0] * 5 + [1] * 3
 
 
-def test_a_tilde_is_the_home_folder(root, monkeypatch):
+def test_image_folder_expands_tilde(root, monkeypatch):
     monkeypatch.setenv("HOME", str(root.parent))
     assert len(image_folder(f"~/{root.name}").load().train) == 6
 
 
-def test_root_not_set():
+def test_image_folder_refuses_unset_root():
     with pytest.raises(UsageError, match=r"data\.root is not set.*Set data\.root=FOLDER"):
         image_folder(None)
 
 
-def test_root_missing(tmp_path):
+def test_image_folder_refuses_missing_root(tmp_path):
     assert f"data.root={tmp_path}/nowhere: there is no such folder" in message(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("gone", "said"), [("train", "no folder train/"), ("val", "neither val/ nor test/")])
-def test_split_missing(root, gone, said):
+@pytest.mark.parametrize(("gone", "text"), [("train", "no folder train/"), ("val", "neither val/ nor test/")])
+def test_image_folder_refuses_missing_split(root, gone, text):
     shutil.rmtree(root / gone)
-    assert said in message(root)
+    assert text in message(root)
 
 
-def test_no_class_folders(root):
+def test_image_folder_refuses_split_without_classes(root):
     shutil.rmtree(root / "train")
     save(root / "train" / "0.png")
     assert f"{root}/train has no folders" in message(root)
 
 
-def test_class_without_images(root):
+def test_image_folder_refuses_class_without_images(root):
     (root / "train" / "owl").mkdir()
     (root / "train" / "owl" / "notes.txt").write_text("none yet")
     assert f"Classes without images in {root}/train: 'owl'" in message(root)
 
 
-def test_classes_differ(root):
+def test_image_folder_refuses_differing_classes(root):
     save(root / "train" / "owl" / "0.png")
     save(root / "val" / "emu" / "0.png")
-    said = message(root)
-    assert f"{root}/val lacks 'owl'" in said
-    assert f"{root}/train lacks 'emu'" in said
+    text = message(root)
+    assert f"{root}/val lacks 'owl'" in text
+    assert f"{root}/train lacks 'emu'" in text
 
 
-def test_empty_file(root):
+def test_image_folder_refuses_empty_file(root):
     (root / "train" / "dog" / "1.png").write_bytes(b"")
     with pytest.raises(UsageError, match=r"train/dog/1\.png is empty"):
         image_folder(str(root))
 
 
-def test_link_to_nowhere(root):
+def test_image_folder_refuses_broken_link(root):
     (root / "train" / "dog" / "9.png").symlink_to(root / "gone.png")
     with pytest.raises(UsageError, match=r"train/dog/9\.png cannot be read: No such file"):
         image_folder(str(root))
 
 
-def test_links_are_followed(root):
+def test_image_folder_follows_links(root):
     (root / "elsewhere").mkdir()
     (root / "train" / "dog").rename(root / "elsewhere" / "dog")
     (root / "train" / "dog").symlink_to(root / "elsewhere" / "dog")
     assert len(image_folder(str(root)).load().train) == 6
 
 
-def test_broken_headers_are_found_before_training(root):
+def test_image_folder_finds_broken_headers(root):
     (root / "train" / "dog" / "1.png").write_bytes(b"no image at all")
     (root / "val" / "cat" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    said = message(root)
-    assert f"{root}/train/dog/1.png is not an image that can be read" in said
-    assert "2 of 10 files" in said
+    text = message(root)
+    assert f"{root}/train/dog/1.png is not an image that can be read" in text
+    assert "2 of 10 files" in text
     assert len(image_folder(str(root), check=False).load().train) == 6
 
 
-def test_a_mode_that_cannot_be_converted(root):
+def test_image_folder_refuses_unconvertible_mode(root):
     Image.new("LAB", (8, 8)).save(root / "train" / "dog" / "lab.tiff")
     assert "lab.tiff" in message(root)
 
 
 @pytest.mark.parametrize("limit", [99, 51])
-def test_decompression_bomb(root, monkeypatch, limit):
+def test_image_folder_refuses_decompression_bomb(root, monkeypatch, limit):
     save(root / "val" / "dog" / "huge.png", size=(10, 10 + limit % 2))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     assert "val/dog/huge.png" in message(root)
 
 
-def test_the_crop_must_fit():
+def test_image_folder_refuses_crop_above_short_side():
     with pytest.raises(UsageError, match=r"data\.size=300 .*data\.short_side=256"):
         image_folder("anywhere", size=300)
 
 
-def test_the_default_framing():
+def test_image_folder_default_framing():
     framing = CentreFraming(short_side=256, crop=224)
     assert isinstance(framing, Framing)
     assert framing.size() == (224, 224)

@@ -34,7 +34,7 @@ def random_bytes(*shape, seed=0, high=256):
 
 
 @pytest.mark.parametrize("shape", [[3, 8, 8], [512, 1, 1]])
-def test_noise_is_standard_normal_with_labels_of_every_class(shape):
+def test_noise_is_standard_normal_with_every_label(shape):
     dataset = noise(shape=shape, classes=7, train_size=400, test_size=300)
     splits = dataset.load()
     assert len(dataset.class_names) == 7
@@ -47,7 +47,7 @@ def test_noise_is_standard_normal_with_labels_of_every_class(shape):
         assert split.labels.unique().tolist() == list(range(7))
 
 
-def test_noise_is_a_function_of_its_seed_and_the_splits_differ():
+def test_noise_depends_on_seed_and_split():
     parts: list[Arrays] = []
     for seed in (0, 0, 1):
         splits = noise(seed=seed, train_size=8, test_size=8).load()
@@ -66,29 +66,29 @@ LABELS = torch.tensor([0] * 40 + [1] * 25 + [2] * 3 + [3])[torch.randperm(69, ge
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
-def test_carving_is_stratified_disjoint_complete_and_in_order(fraction):
+def test_split_validation_is_stratified_and_ordered(fraction):
     splits = Splits(train=numbered(LABELS), test=numbered(LABELS))
-    carved = split_validation(splits, fraction, seed=3)
-    assert carved.val is not None
-    assert carved.test is splits.test
+    divided = split_validation(splits, fraction, seed=3)
+    assert divided.val is not None
+    assert divided.test is splits.test
     for label in range(4):
         n = LABELS.tolist().count(label)
         expected = min(int(np.floor(fraction * n + 0.5)), n - 1)
-        assert int((carved.val.labels == label).sum()) == expected
-        assert int((carved.train.labels == label).sum()) == n - expected >= 1
-    assert sorted(places(carved.train) + places(carved.val)) == list(range(len(LABELS)))
-    for part in (carved.train, carved.val):
+        assert int((divided.val.labels == label).sum()) == expected
+        assert int((divided.train.labels == label).sum()) == n - expected >= 1
+    assert sorted(places(divided.train) + places(divided.val)) == list(range(len(LABELS)))
+    for part in (divided.train, divided.val):
         assert places(part) == sorted(places(part))
         assert torch.equal(part.labels, LABELS[places(part)])
 
 
-def test_carving_depends_on_the_seed_alone():
+def test_split_validation_depends_on_seed():
     splits = Splits(train=numbered(LABELS), test=numbered(LABELS))
     drawn = [places(split_validation(splits, 0.3, seed).val) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_carving_files_takes_the_same_images_as_arrays():
+def test_split_validation_treats_files_like_arrays():
     paths = tuple(Path(f"{number}.png") for number in range(len(LABELS)))
     files = split_validation(Splits(train=Files(paths, LABELS), test=Files((), LABELS[:0])), 0.3, seed=5)
     arrays = split_validation(Splits(train=numbered(LABELS), test=numbered(LABELS)), 0.3, seed=5)
@@ -99,14 +99,14 @@ def test_carving_files_takes_the_same_images_as_arrays():
         assert torch.equal(source.labels, twin.labels)
 
 
-def test_fraction_zero_and_an_own_validation_split_change_nothing():
+def test_split_validation_keeps_own_or_no_split():
     part = numbered(LABELS)
     for splits, fraction in ((Splits(part, part), 0.0), (Splits(part, part, val=part), 0.2)):
         assert split_validation(splits, fraction, seed=0) is splits
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 0.001, float("nan")])
-def test_impossible_fractions_name_the_option(fraction):
+def test_split_validation_refuses_impossible_fraction(fraction):
     with pytest.raises(UsageError, match=r"data\.val_fraction"):
         split_validation(Splits(train=numbered(LABELS), test=numbered(LABELS)), fraction, seed=0)
 
@@ -115,7 +115,7 @@ def test_impossible_fractions_name_the_option(fraction):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_are_numpys_in_float64(channels):
+def test_fit_pixels_matches_numpy(channels):
     images = random_bytes(700, channels, 5, 6) // torch.tensor([1, 3, 7][:channels]).view(-1, 1, 1).to(torch.uint8)
     scaled = images.numpy().astype(np.float64) / 255
     fitted = fit_pixels("standardize", Arrays(images, torch.zeros(700).long()))
@@ -126,7 +126,7 @@ def test_statistics_are_numpys_in_float64(channels):
     np.testing.assert_allclose(floats.std, fitted.std, rtol=1e-6)
 
 
-def test_histograms_of_parts_add_up():
+def test_channel_histogram_of_parts_adds_up():
     images = random_bytes(600, 3, 4, 4)
     whole = preprocess_from_histogram("standardize", channel_histogram(images))
     assert preprocess_from_histogram("standardize", channel_histogram(images[:77]) + channel_histogram(images[77:])) == whole
@@ -143,7 +143,7 @@ REFERENCE = {
 @pytest.mark.parametrize("kind", sorted(REFERENCE))
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("as_bytes", [True, False])
-def test_apply_is_the_formula(kind, memory_format, as_bytes):
+def test_preprocess_apply_is_the_formula(kind, memory_format, as_bytes):
     train, images = random_bytes(50, 3, 6, 6, high=200), random_bytes(9, 3, 6, 6, seed=1)
     train64, images64 = (values.numpy().astype(np.float64) / 255 for values in (train, images))
     preprocess = fit_pixels(kind, Arrays(train, torch.zeros(50).long()))
@@ -157,14 +157,14 @@ def test_apply_is_the_formula(kind, memory_format, as_bytes):
     assert torch.equal(given, kept)  # the result is never the input itself
 
 
-def test_what_preprocess_holds_is_what_it_applies():
+def test_preprocess_describe_is_what_it_applies():
     train = Arrays(random_bytes(20, 2, 3, 3), torch.zeros(20).long())
     standard = fit_pixels("standardize", train)
     assert fit_pixels("none", train) == Preprocess("none", (0.0, 0.0), (1.0, 1.0))
     assert fit_pixels("zero_center", train) == Preprocess("zero_center", standard.mean, (1.0, 1.0))
 
 
-def test_a_constant_channel_keeps_std_one():
+def test_preprocess_constant_channel_keeps_std_one():
     images = random_bytes(20, 2, 3, 3)
     images[:, 1] = 51
     fitted = fit_pixels("standardize", Arrays(images, torch.zeros(20).long()))

@@ -1,4 +1,4 @@
-"""Where the standard sets are looked for, that torchvision's layouts are read right, and what is said when nothing is there.
+"""Where the standard sets are searched, how torchvision's layouts are read, and the message when no copy is there.
 
 The copies are tiny and made here; torchvision checks the md5 sums of the real ones, so its lists are replaced for the test.
 """
@@ -106,7 +106,7 @@ def nothing_cached_and_no_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_shape_and_classes_are_known_before_loading(factory):
+def test_torchvision_set_knows_shape_before_loading(factory):
     dataset = factory()
     assert dataset.shape == ((1, 28, 28) if factory is fashion_mnist else (3, 32, 32))
     assert len(set(dataset.class_names)) == (100 if factory is cifar100 else 10)
@@ -118,25 +118,25 @@ def test_fashion_classes_are_torchvisions():
 
 @pytest.mark.parametrize(("factory", "reader"), [(cifar10, "CIFAR10"), (cifar100, "CIFAR100")])
 @pytest.mark.parametrize("below", [".", "{name}"])
-def test_reads_cifar_from_a_local_root(tmp_path, monkeypatch, factory, reader, below):
+def test_torchvision_set_reads_local_cifar(tmp_path, monkeypatch, factory, reader, below):
     made = make_cifar(tmp_path / below.format(name=factory.__name__), monkeypatch, reader)
     agree(factory(root=str(tmp_path), download=False).load(), made)
 
 
-def test_reads_svhn_from_a_local_root(tmp_path, monkeypatch):
+def test_torchvision_set_reads_local_svhn(tmp_path, monkeypatch):
     made = make_svhn(tmp_path, monkeypatch)
     agree(svhn(root=str(tmp_path), download=False).load(), made)
 
 
 @pytest.mark.parametrize("layout", [".", "FashionMNIST/raw"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_reads_fashion_mnist_from_a_local_root(tmp_path, layout, zipped):
+def test_torchvision_set_reads_local_fashion_mnist(tmp_path, layout, zipped):
     made = make_fashion(tmp_path / layout, zipped)
     agree(fashion_mnist(root=str(tmp_path), download=False).load(), made)
 
 
 @pytest.mark.skipif(not idx.is_complete(DEBIAN_FASHION), reason=f"no Fashion-MNIST in {DEBIAN_FASHION}")
-def test_reads_fashion_mnist_from_the_systems_folder():
+def test_torchvision_set_reads_system_fashion_mnist():
     splits = fashion_mnist(download=False).load()
     for split, per_class in ((splits.train, 6000), (splits.test, 1000)):
         assert isinstance(split, Arrays)
@@ -145,7 +145,7 @@ def test_reads_fashion_mnist_from_the_systems_folder():
 
 
 @pytest.mark.parametrize("with_root", [True, False])
-def test_a_download_goes_to_root_or_cache_once_and_is_found_again(tmp_path, monkeypatch, with_root):
+def test_torchvision_set_downloads_once(tmp_path, monkeypatch, with_root):
     downloads = []
 
     def download(self):
@@ -169,7 +169,7 @@ def test_a_download_goes_to_root_or_cache_once_and_is_found_again(tmp_path, monk
 
 
 @pytest.mark.parametrize("factory", [cifar10, cifar100, svhn])
-def test_without_copy_and_network_the_error_says_where_and_what_to_do(tmp_path, factory):
+def test_torchvision_set_without_copy_names_places(tmp_path, factory):
     with pytest.raises(UsageError) as caught:
         factory(root=str(tmp_path)).load()
     message = str(caught.value)
@@ -180,18 +180,18 @@ def test_without_copy_and_network_the_error_says_where_and_what_to_do(tmp_path, 
 
 
 @pytest.mark.parametrize("factory", [cifar10, svhn])
-def test_download_false_downloads_nothing(tmp_path, factory):
+def test_torchvision_set_download_false(tmp_path, factory):
     with pytest.raises(UsageError, match=r"data\.download=false"):
         factory(root=str(tmp_path), download=False).load()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_root_that_is_no_folder_is_an_error_at_once(tmp_path):
+def test_torchvision_set_refuses_root_without_folder(tmp_path):
     with pytest.raises(UsageError, match=r"data\.root=.*nowhere is not a folder"):
         cifar10(root=str(tmp_path / "nowhere"))
 
 
-def test_a_damaged_copy_is_named_and_not_passed_over(tmp_path, monkeypatch):
+def test_torchvision_set_names_damaged_copy(tmp_path, monkeypatch):
     make_cifar(tmp_path, monkeypatch)
     (tmp_path / FOLDERS["CIFAR10"] / "part_1").write_bytes(b"half")
     with pytest.raises(UsageError, match=rf"copy in {tmp_path} is incomplete or damaged"):
@@ -202,14 +202,14 @@ def test_a_damaged_copy_is_named_and_not_passed_over(tmp_path, monkeypatch):
         fashion_mnist(root=str(tmp_path)).load()
 
 
-def test_labels_that_cannot_be_the_sets_are_noticed(tmp_path):
+def test_torchvision_set_refuses_wrong_labels(tmp_path):
     make_fashion(tmp_path)
     idx.write(tmp_path / "train-labels-idx1-ubyte.gz", torch.full((7,), 10, dtype=torch.uint8))
     with pytest.raises(UsageError, match="labels up to 10"):
         fashion_mnist(root=str(tmp_path)).load()
 
 
-def test_asking_for_a_set_does_not_import_torchvision():
+def test_torchvision_set_imports_torchvision_late():
     code = "import sys, train.data.torchvision_sets as s; s.cifar10(); sys.exit('torchvision' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -29,12 +29,12 @@ FORMULAS = {
 }
 
 
-def test_every_name_is_tested():
+def test_activation_names_are_all_tested():
     assert set(get_args(ActivationName)) == set(FORMULAS)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_formula_and_input_left_alone(name):
+def test_activation_is_the_formula_out_of_place(name):
     values = [-4.0, -1.5, -0.1, 0.0, 0.3, 2.0, 5.0]
     x = torch.tensor(values, dtype=torch.float64)
     y = activation(name)()(x)
@@ -42,6 +42,6 @@ def test_formula_and_input_left_alone(name):
     assert x.tolist() == values
 
 
-def test_each_call_gives_a_module_of_its_own():
+def test_activation_factory_returns_new_modules():
     make = activation("relu")
     assert make() is not make()

@@ -48,14 +48,14 @@ def same(actual, expected):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_flip_mirrors_the_drawn_images(shape, dtype):
+def test_flip_mirrors_drawn_images(shape, dtype):
     same(*one_by_one(augment.flip(), pictures(shape, dtype=dtype), lambda x, c: V.horizontal_flip(x) if c["flip"] else x))
 
 
 @pytest.mark.parametrize("padding", [None, 0, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_crop_is_a_cut_of_the_padded_image(shape, dtype, padding):
+def test_crop_cuts_the_padded_image(shape, dtype, padding):
     pixels = math.ceil(min(shape[1:]) / 8) if padding is None else padding
 
     def reference(image, c):
@@ -65,7 +65,7 @@ def test_crop_is_a_cut_of_the_padded_image(shape, dtype, padding):
 
 
 @pytest.mark.parametrize("side", [28, 32])
-def test_crop_reaches_every_place_equally_often(side):
+def test_crop_positions_are_uniform(side):
     choices = augment.crop().draw(rng(), 81 * 200, (1, side, side))
     counts = torch.bincount(choices["top"] * 9 + choices["left"], minlength=81)
     assert len(counts) == 81
@@ -73,7 +73,7 @@ def test_crop_reaches_every_place_equally_often(side):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_color_blends_as_torchvision_does(shape):
+def test_color_matches_torchvision(shape):
     def reference(image, c):
         image = V.adjust_brightness(image, c["brightness"].item())
         return V.adjust_saturation(V.adjust_contrast(image, c["contrast"].item()), c["saturation"].item())
@@ -82,7 +82,7 @@ def test_color_blends_as_torchvision_does(shape):
     same(*one_by_one(augment.color(0.8, 0.7, 1.5), images, reference))
 
 
-def test_color_factors_fill_their_range_and_zero_changes_nothing():
+def test_color_factors_fill_their_range():
     choices = augment.color(0.4, 1.5, 0.0).draw(rng(), 20_000, (3, 8, 8))
     for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.0, 2.5), ("saturation", 1.0, 1.0)):
         factor = choices[name]
@@ -96,14 +96,14 @@ def test_color_factors_fill_their_range_and_zero_changes_nothing():
 
 @pytest.mark.parametrize("degrees", [15.0, 180.0])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_rotate_turns_each_image_by_its_own_angle(shape, degrees):
+def test_rotate_uses_one_angle_per_image(shape, degrees):
     def reference(image, c):
         return V.rotate(image, math.degrees(c["radians"]), InterpolationMode.BILINEAR)
 
     same(*one_by_one(augment.rotate(degrees), pictures(shape, dtype=torch.float32), reference))
 
 
-def test_rotate_angles_fill_both_sides():
+def test_rotate_angles_fill_their_range():
     degrees = augment.rotate(30.0).draw(rng(), 20_000, (1, 8, 8))["radians"].rad2deg()
     assert degrees.abs().max() <= 30.001
     assert degrees.mean() == pytest.approx(0, abs=0.5)
@@ -116,7 +116,7 @@ def short_side(image, length):
 
 @pytest.mark.parametrize("fit", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_multi_scale_cuts_out_of_the_resized_image(shape, fit):
+def test_multi_scale_cuts_the_resized_image(shape, fit):
     op = augment.multi_scale([48, 90], 42, 48, fit_to_data=fit)
     crop = min(shape[1:]) if fit else 42
 
@@ -129,7 +129,7 @@ def test_multi_scale_cuts_out_of_the_resized_image(shape, fit):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 300, 256)])
-def test_multi_scale_tests_on_the_centre(shape):
+def test_multi_scale_evaluates_the_centre(shape):
     op = augment.multi_scale()
     side = min(shape[1:])
     resized = short_side(pictures(shape, 4, torch.float32), round(256 * side / 224))
@@ -137,7 +137,7 @@ def test_multi_scale_tests_on_the_centre(shape):
     same(op.evaluate(pictures(shape, 4)), V.crop(resized, top, left, side, side))
 
 
-def test_multi_scale_draws_every_length_and_place():
+def test_multi_scale_draws_every_length_and_position():
     choices = augment.multi_scale().draw(rng(), 50_000, (1, 28, 28))
     assert choices["target"].unique().tolist() == list(range(32, 61))
     for length in (32, 45, 60):
@@ -147,7 +147,7 @@ def test_multi_scale_draws_every_length_and_place():
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 500), (500, 300), (64, 64)])
-def test_a_framing_region_is_the_crop_seen_in_the_source(height, width):
+def test_framing_region_is_the_crop_in_the_source(height, width):
     op = augment.multi_scale([256, 480], 224, 256, fit_to_data=True)
     assert isinstance(op, Framing)
     assert op.size() == (224, 224)
@@ -172,7 +172,7 @@ def test_a_framing_region_is_the_crop_seen_in_the_source(height, width):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_erase_zeroes_the_drawn_rectangle(shape, dtype):
+def test_erase_zeroes_drawn_rectangle(shape, dtype):
     def reference(image, c):
         top, left, height, width = (int(c[name]) for name in ("top", "left", "height", "width"))
         return V.erase(image, top, left, height, width, torch.zeros((), dtype=dtype)) if height else image
@@ -183,7 +183,7 @@ def test_erase_zeroes_the_drawn_rectangle(shape, dtype):
     assert (actual != images).any()
 
 
-def test_erase_keeps_to_its_probability_and_ranges():
+def test_erase_respects_probability_and_ranges():
     choices = augment.erase(0.3, [0.1, 0.2], [0.5, 2.0]).draw(rng(), 20_000, (3, 200, 200))
     erased = choices["height"] > 0
     assert erased.float().mean() == pytest.approx(0.3, abs=0.015)
@@ -198,18 +198,18 @@ def test_erase_keeps_to_its_probability_and_ranges():
     assert ((top + height <= 200) & (left + width <= 200)).all()
 
 
-def test_erase_spares_an_image_that_no_rectangle_fits_into():
+def test_erase_skips_image_without_fitting_rectangle():
     op, images = augment.erase(1.0, [1.0, 1.0], [3.0, 3.0]), pictures((3, 32, 32))
     same(op.apply(images, op.draw(rng(), 16, (3, 32, 32))), images)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
-def test_flip_keeps_to_its_probability(p):
+def test_flip_respects_probability(p):
     assert augment.flip(p).draw(rng(), 20_000, (1, 8, 8))["flip"].float().mean() == pytest.approx(p, abs=0.015)
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_draws_are_a_function_of_the_generator_one_per_image(name):
+def test_augment_draws_depend_on_generator(name):
     op, shape = OPS[name], (3, 32, 32)
     state = torch.get_rng_state()
     first, again, other = (op.draw(rng(seed), 64, shape) for seed in (1, 1, 2))
@@ -223,7 +223,7 @@ def test_draws_are_a_function_of_the_generator_one_per_image(name):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_apply_treats_each_image_alone_and_leaves_its_input_as_it_was(name):
+def test_augment_apply_is_pure_and_per_image(name):
     op, shape = OPS[name], (3, 32, 32)
     images = pictures(shape)
     choices = op.draw(rng(), len(images), shape)
@@ -235,7 +235,7 @@ def test_apply_treats_each_image_alone_and_leaves_its_input_as_it_was(name):
 
 
 @pytest.mark.parametrize("name", ["flip", "crop", "color", "rotate", "erase"])
-def test_validation_images_are_left_alone(name):
+def test_augment_evaluate_keeps_images(name):
     images = pictures((3, 32, 32))
     assert OPS[name].evaluate(images) is images
 
@@ -251,12 +251,12 @@ def test_validation_images_are_left_alone(name):
         (lambda: augment.erase(ratio=[3.0, 1.0]), r"augment.erase.ratio=\[3.0,1.0\]"),
     ],
 )
-def test_what_cannot_be_done_is_said(make, words):
+def test_augment_refuses_impossible_settings(make, words):
     with pytest.raises(UsageError, match=words):
         make()
 
 
-def test_as_float_scales_bytes_and_leaves_floats():
+def test_as_float_scales_bytes_only():
     images = pictures((1, 4, 4))
     same(augment.as_float(images), images / 255)
     noise = torch.randn(2, 1, 4, 4, generator=rng())
@@ -267,7 +267,7 @@ def test_as_float_scales_bytes_and_leaves_floats():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("name", OPS)
-def test_a_gpu_makes_the_same_images_without_waiting_for_it(name):
+def test_augment_on_gpu_is_equal_without_waiting(name):
     op, images = OPS[name], pictures((3, 32, 32))
     choices = op.draw(rng(), len(images), (3, 32, 32))
     device = torch.device("cuda")

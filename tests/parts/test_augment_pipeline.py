@@ -20,7 +20,7 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_pipeline_applies_its_ops_in_order():
+def test_pipeline_applies_ops_in_order():
     ops = [augment.multi_scale([12, 20], 10, 12, fit_to_data=False), augment.crop(), augment.erase()]
     pipeline, images = augment.Pipeline(ops), IMAGES
     choices = pipeline.draw(rng(), 16, (3, 32, 40))
@@ -33,14 +33,14 @@ def test_a_pipeline_applies_its_ops_in_order():
     assert augment.Pipeline([]).apply(images, augment.Pipeline([]).draw(rng(), 16, (3, 32, 40))) is images
 
 
-def test_what_an_op_draws_does_not_depend_on_the_others():
+def test_pipeline_ops_draw_independently():
     shape = (3, 32, 32)
     short = augment.Pipeline([augment.flip(), augment.rotate()]).draw(rng(), 32, shape)
     long = augment.Pipeline([augment.erase(), augment.rotate(), augment.flip()]).draw(rng(), 32, shape)
     assert short["1.radians"].equal(long["1.radians"])
 
 
-def test_a_pipeline_parts_the_framing_from_the_rest():
+def test_pipeline_separates_framing_from_rest():
     framing, flip = augment.multi_scale(), augment.flip()
     pipeline = augment.Pipeline([framing, flip])
     assert pipeline.framing is framing
@@ -62,7 +62,7 @@ def test_a_pipeline_parts_the_framing_from_the_rest():
         ("~augment.flip", ["crop"]),
     ],
 )
-def test_choices_compose_on_the_command_line(tmp_path, override, names):
+def test_augment_choices_compose_on_the_command_line(tmp_path, override, names):
     primary = {"defaults": ["_self_", {"augment": "flip_crop"}], "augment": {}, "hydra": {"searchpath": [f"file://{CONF}"]}}
     OmegaConf.save(primary, tmp_path / "config.yaml")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):

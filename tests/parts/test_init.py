@@ -66,7 +66,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize(("make", "fan_in", "fan_out"), LAYERS)
 @pytest.mark.parametrize(("name", "settings", "variance"), VARIANCES)
-def test_moments(make, fan_in, fan_out, name, settings, variance):
+def test_init_moments(make, fan_in, fan_out, name, settings, variance):
     layer = make()
     getattr(init, name)(**settings)(layer, IMAGES, seeded())
     weight, expected = layer.weight.detach().double(), variance(fan_in, fan_out)
@@ -83,7 +83,7 @@ MATRICES = [lambda: nn.Linear(30, 20), lambda: nn.Linear(20, 30), lambda: nn.Con
 
 
 @pytest.mark.parametrize("make", MATRICES)
-def test_orthogonal(make):
+def test_orthogonal_is_orthogonal(make):
     layer = make()
     init.orthogonal(gain=1.5)(layer, IMAGES, seeded())
     matrix = layer.weight.detach().double().flatten(1)
@@ -102,21 +102,21 @@ def test_orthogonal_is_per_group(make):
 
 def deviations(model, images):
     """Standard deviation of every convolution's and linear layer's outputs, dropout off, batch norm by the batch."""
-    found, handles = [], []
+    stds, handles = [], []
     for module in model.modules():
         module.training = "Norm" in type(module).__name__
         if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(module.register_forward_hook(lambda _m, _i, y: found.append(y.std(correction=0).item())))
+            handles.append(module.register_forward_hook(lambda _m, _i, y: stds.append(y.std(correction=0).item())))
     with torch.no_grad():
         model(images)
     for handle in handles:
         handle.remove()
-    return found
+    return stds
 
 
 @pytest.mark.parametrize("make_norm", [None, norm.batch(), norm.layer()])
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
-def test_lsuv_gives_every_layer_unit_variance(make_norm, activation):
+def test_lsuv_gives_unit_variance(make_norm, activation):
     model = Net(make_norm, activation)
     init.lsuv()(model, IMAGES, seeded())
     assert deviations(copy.deepcopy(model), IMAGES) == pytest.approx([1.0] * 4, abs=1e-3)
@@ -125,7 +125,7 @@ def test_lsuv_gives_every_layer_unit_variance(make_norm, activation):
     torch.testing.assert_close(gram, gram[0, 0] * torch.eye(7), atol=1e-4, rtol=1e-4)  # still orthogonal up to its scale
 
 
-def test_lsuv_leaves_modes_and_buffers():
+def test_lsuv_restores_modes_and_buffers():
     model = Net(norm.batch())
     model.body[3].eval()
     buffers, modes = copy.deepcopy(dict(model.named_buffers())), [m.training for m in model.modules()]
@@ -137,7 +137,7 @@ def test_lsuv_leaves_modes_and_buffers():
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def test_lsuv_survives_a_dead_layer():
+def test_lsuv_survives_dead_layer():
     model = Net()
     init.lsuv()(model, torch.zeros_like(IMAGES) - model.token.detach(), seeded())
     assert all(p.isfinite().all() for p in model.parameters())
@@ -145,7 +145,7 @@ def test_lsuv_survives_a_dead_layer():
 
 @pytest.mark.parametrize("factory", FACTORIES)
 @pytest.mark.parametrize("make_norm", [None, norm.batch(), norm.group(groups=4), nn.BatchNorm2d])
-def test_bits_come_from_the_generator_alone(factory, make_norm):
+def test_init_depends_on_generator_alone(factory, make_norm):
     first, second, other = Net(make_norm), Net(make_norm), Net(make_norm)
     state = torch.get_rng_state()
     factory()(first, IMAGES, seeded())
@@ -159,7 +159,7 @@ def test_bits_come_from_the_generator_alone(factory, make_norm):
 
 @pytest.mark.parametrize("factory", FACTORIES)
 @pytest.mark.parametrize("make_norm", NORMS)
-def test_norms_become_the_identity_and_the_rest_stays(factory, make_norm):
+def test_init_resets_norms_and_keeps_the_rest(factory, make_norm):
     model = Net(make_norm, nn.PReLU)
     kept = ["token", "body.2.weight"]
     before = {name: model.get_parameter(name).detach().clone() for name in kept}
@@ -171,7 +171,7 @@ def test_norms_become_the_identity_and_the_rest_stays(factory, make_norm):
     assert all(torch.equal(model.get_parameter(name), before[name]) for name in kept)
 
 
-def test_pytorch_is_untouched():
+def test_pytorch_changes_nothing():
     model = Net()
     before = copy.deepcopy(model.state_dict())
     generator = seeded()
@@ -183,7 +183,7 @@ def test_pytorch_is_untouched():
     assert wide.weight.var().item() * 3 * 64 * 9 == pytest.approx(1, abs=0.02)
 
 
-def test_drawn_in_float32_whatever_the_model_holds():
+def test_init_draws_in_float32():
     single, half = Net(), Net().to(torch.bfloat16)
     init.kaiming()(single, IMAGES, seeded())
     init.kaiming()(half, IMAGES.bfloat16(), seeded())
@@ -193,7 +193,7 @@ def test_drawn_in_float32_whatever_the_model_holds():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 @pytest.mark.parametrize("factory", FACTORIES)
-def test_a_gpu_gets_the_same_weights(factory):
+def test_init_on_gpu_is_equal(factory):
     here, there = Net(norm.batch()), Net(norm.batch()).cuda()
     factory()(here, IMAGES, seeded())
     factory()(there, IMAGES, seeded())
@@ -203,7 +203,7 @@ def test_a_gpu_gets_the_same_weights(factory):
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_yaml_is_the_factorys_signature(path):
+def test_init_yaml_is_the_signature(path):
     config = yaml.safe_load(path.read_text())
     factory = get_method(config["_target_"])
     parameters = inspect.signature(factory).parameters

@@ -54,7 +54,7 @@ def order_of_calls(model, images):
 
 @pytest.mark.parametrize(("model", "norm"), CASES)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 17, 33)])
-def test_logits_have_the_shape_and_gradients_reach_every_parameter(model, norm, shape):
+def test_model_logits_and_gradients(model, norm, shape):
     torch.manual_seed(0)
     net = build(MODELS[model], shape, 7, NORMS[norm], act="tanh", dropout=0.1)
     logits = net(torch.randn(4, *shape))
@@ -67,7 +67,7 @@ def test_logits_have_the_shape_and_gradients_reach_every_parameter(model, norm, 
 
 
 @pytest.mark.parametrize(("model", "norm"), CASES)
-def test_biases_exist_exactly_where_no_norm_follows(model, norm):
+def test_model_biases_only_without_norm(model, norm):
     net = build(MODELS[model], norm=NORMS[norm])
     calls = order_of_calls(net, torch.randn(2, 3, 32, 32))
     is_norm = [type(module).__name__.endswith("Norm") for _, module in calls]
@@ -82,7 +82,7 @@ def test_biases_exist_exactly_where_no_norm_follows(model, norm):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_activations_are_modules_called_once(model):
+def test_model_activations_are_modules_called_once(model):
     net = build(MODELS[model], act="gelu")
     calls = [name for name, module in order_of_calls(net, torch.randn(2, 3, 32, 32)) if isinstance(module, nn.GELU)]
     layers = [name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -90,12 +90,12 @@ def test_activations_are_modules_called_once(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_dropout_modules_exist_only_above_zero(model):
+def test_model_dropout_modules_only_above_zero(model):
     count = {p: [d.p for d in build(MODELS[model], dropout=p).modules() if isinstance(d, nn.Dropout)] for p in (0.0, 0.3)}
     assert count == {0.0: [], 0.3: [0.3] * (2 if model == "mlp" else 1)}
 
 
-def test_names():
+def test_model_layer_names():
     assert names(build(mlp, norm=norms.batch(), dropout=0.5, depth=2)) == [
         *("flatten", "fc1", "norm1", "act1", "dropout1", "fc2", "norm2", "act2", "dropout2", "head")
     ]
@@ -116,7 +116,7 @@ def test_names():
     ]
 
 
-def test_parameter_counts():
+def test_model_parameter_counts():
     batch = norms.batch()
     assert parameters(build(mlp, (1, 28, 28), depth=0)) == 7850  # softmax regression on MNIST
     assert parameters(build(mlp, (1, 28, 28), depth=1, width=100)) == 784 * 100 + 100 + 100 * 10 + 10
@@ -131,7 +131,7 @@ def test_parameter_counts():
 
 @pytest.mark.parametrize("depth", [8, 20, 32])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_plain_and_resnet_differ_in_the_shortcuts_alone(depth, norm):
+def test_plain_and_resnet_differ_in_shortcuts(depth, norm):
     pair = [build(factory, norm=NORMS[norm], depth=depth) for factory in (plain, resnet)]
     shapes = [[tuple(p.shape) for p in net.parameters()] for net in pair]
     assert shapes[0] == shapes[1]
@@ -149,7 +149,7 @@ def test_plain_and_resnet_differ_in_the_shortcuts_alone(depth, norm):
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4, 5, 6, 7, 13, 50])
-def test_plain_has_exactly_depth_layers(depth):
+def test_plain_has_depth_layers(depth):
     net = build(plain, depth=depth, width=4)
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == depth
@@ -160,13 +160,13 @@ def test_plain_has_exactly_depth_layers(depth):
     ("depth", "offered"),
     [(19, "depth=14 or 20"), (21, "depth=20 or 26"), (13, "depth=8 or 14"), (7, "depth=8."), (2, "depth=8.")],
 )
-def test_resnet_names_the_nearest_depths(depth, offered):
+def test_resnet_refuses_depth_naming_nearest(depth, offered):
     with pytest.raises(UsageError, match=rf"model.depth={depth}: .*{offered}"):
         build(resnet, depth=depth)
 
 
 @pytest.mark.parametrize(("size", "most"), [(28, 5), (32, 6), (4, 3), (1, 1)])
-def test_convnet_refuses_more_stages_than_the_image_has_halves(size, most):
+def test_convnet_refuses_too_many_stages(size, most):
     assert build(convnet, (1, size, 50), stages=most, width=1)(torch.randn(2, 1, size, 50)).shape == (2, 10)
     with pytest.raises(ShapeError, match=rf"model.stages={most + 1} .*{size}x50.* {most - 1} times.*model.stages={most} or less"):
         build(convnet, (1, size, 50), stages=most + 1, width=1)
@@ -176,7 +176,7 @@ def test_convnet_takes_large_images():
     assert build(convnet, (3, 224, 224), width=4)(torch.randn(1, 3, 224, 224)).shape == (1, 10)
 
 
-def test_the_lecture_network_keeps_its_names():
+def test_lecture_network_keeps_its_names():
     with torch.device("meta"):
         net = build(mlp, (4096, 1, 1), act="tanh", depth=6, width=4096)
     assert names(net) == ["flatten", *(f"{part}{n}" for n in range(1, 7) for part in ("fc", "act")), "head"]

@@ -58,13 +58,13 @@ def check_builds(name, norm):
 
 
 @pytest.mark.parametrize(("name", "norm"), [*product(FAMILIES, ["batch"]), *product(FAMILIES[::4], ["none", "group"])])
-def test_each_family_builds_with_any_norm(name, norm):
+def test_torchvision_family_builds_with_any_norm(name, norm):
     check_builds(name, norm)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
-def test_every_classifier_builds_with_any_norm(name):
+def test_torchvision_classifier_builds_with_any_norm(name):
     without = name in ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19") or name.startswith("squeezenet")
     for norm in NORMS:
         if without and norm != "none":
@@ -76,12 +76,12 @@ def test_every_classifier_builds_with_any_norm(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
-def test_every_classifier_takes_an_activation_or_says_that_it_cannot(name):
+def test_torchvision_classifier_takes_or_refuses_activation(name):
     check_activation(name)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "densenet121", "googlenet", "inception_v3", "mobilenet_v3_small", "swin_t"])
-def test_an_activation_is_exchanged_or_refused(name):
+def test_torchvision_activation_is_replaced_or_refused(name):
     check_activation(name)
 
 
@@ -103,7 +103,7 @@ def check_activation(name):
     "name",
     [name for name in FAMILIES if not name.startswith(("convnext", "swin", "vit", "maxvit", "vgg", "regnet"))],
 )
-def test_batch_norm_architectures_come_back_as_they_were(name):
+def test_torchvision_batch_norm_reproduces_architecture(name):
     with torch.device("meta"):
         original = models.get_model(name, weights=None, num_classes=10, **OWN.get(name, {}))
         assert shapes(build(name, norm=norms.batch())) == shapes(original)
@@ -119,7 +119,7 @@ def test_batch_norm_architectures_come_back_as_they_were(name):
         ("vit_b_32", r"(?!)"),
     ],
 )
-def test_layers_read_by_a_norm_have_no_bias_and_the_others_do(name, layers):
+def test_torchvision_biases_only_without_norm(name, layers):
     with torch.device("meta"):
         with_norm, without = build(name, norm=norms.batch()), build(name)
     biased = {n: m.bias is not None for n, m in with_norm.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
@@ -127,7 +127,7 @@ def test_layers_read_by_a_norm_have_no_bias_and_the_others_do(name, layers):
     assert all(m.bias is not None for m in of_type(without, nn.Conv2d, nn.Linear))
 
 
-def test_resnet18_computes_what_the_original_does():
+def test_torchvision_resnet18_computes_the_original():
     torch.manual_seed(0)
     original = models.resnet18(weights=None, num_classes=10)
     net = build("resnet18", (3, 64, 64), norm=norms.batch())
@@ -152,7 +152,7 @@ class NormOverChannels(nn.Module):
 
 
 @pytest.mark.parametrize(("name", "size"), [("vit_b_32", 64), ("swin_t", 56), ("convnext_tiny", 64)])
-def test_norms_find_the_channels_where_the_architecture_keeps_them(name, size):
+def test_torchvision_norms_use_the_channel_dimension(name, size):
     torch.manual_seed(0)
     arguments = {"vit_b_32": {"image_size": size}}.get(name, {})
     original = models.get_model(name, weights=None, num_classes=10, **arguments).eval()
@@ -174,20 +174,20 @@ def test_norms_find_the_channels_where_the_architecture_keeps_them(name, size):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
-def test_gradients_reach_every_parameter(name, norm):
+def test_torchvision_gradients_reach_every_parameter(name, norm):
     torch.manual_seed(0)
     net = build(name, (1, 64, 64), norm=NORMS[norm], act="tanh", dropout=0.1)
     net(torch.randn(4, 1, 64, 64)).square().sum().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-def test_nothing_works_in_place():
+def test_torchvision_works_out_of_place():
     with torch.device("meta"):
         net = build("mobilenet_v3_small")
     assert [name for name, module in net.named_modules() if getattr(module, "inplace", False)] == []
 
 
-def test_without_a_norm_the_added_biases_are_zero():
+def test_torchvision_added_biases_are_zero():
     net = build("resnet18", (3, 32, 32))
     biases = [value for key, value in net.named_parameters() if key.endswith("bias") and not key.startswith("fc")]
     assert len(biases) == len(of_type(net, nn.Conv2d)) == 20
@@ -196,7 +196,7 @@ def test_without_a_norm_the_added_biases_are_zero():
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
-def test_the_first_convolution_takes_the_channels_of_the_images(name, channels):
+def test_torchvision_first_convolution_fits_channels(name, channels):
     net = build(name, (channels, 64, 64))
     first = of_type(net, nn.Conv2d)[0]
     bound = first.weight[0].numel() ** -0.5
@@ -204,7 +204,7 @@ def test_the_first_convolution_takes_the_channels_of_the_images(name, channels):
     assert net(torch.randn(2, channels, 64, 64)).shape == (2, 10)
 
 
-def test_dropout_is_set_where_it_is_and_put_before_the_head_where_it_is_not():
+def test_torchvision_dropout_is_set_or_added():
     with torch.device("meta"):
         assert [d.p for d in of_type(build("alexnet", dropout=0.0), nn.Dropout)] == [0.0, 0.0]
         assert [d.p for d in of_type(build("swin_t", dropout=0.3), nn.Dropout)] == [0.3] * 24
@@ -230,17 +230,17 @@ def test_dropout_is_set_where_it_is_and_put_before_the_head_where_it_is_not():
         (ShapeError, {"name": "maxvit_t", "shape": (3, 32, 32)}, "model.name=maxvit_t .*32x32.*not divisible"),
     ],
 )
-def test_what_cannot_be_done_is_said(error, arguments, message):
+def test_torchvision_refuses_impossible_settings(error, arguments, message):
     with torch.device("meta"), pytest.raises(error, match=message):
         build(**arguments)
 
 
-def test_torchvision_is_imported_only_when_asked_for():
+def test_torchvision_is_imported_late():
     code = "import sys, train.parts.model; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_layer_is_not_read_by_a_norm_that_gets_its_activation_or_a_part_of_it():
+def test_trace_norm_reads_whole_output_only():
     class Half(nn.Module):
         def forward(self, x):
             return x[:, :4]

@@ -41,7 +41,7 @@ def scaled(x, mean, var, gamma, beta, eps=1e-5):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("momentum", [0.1, 1.0])
-def test_batch_norm_in_training_and_at_test_time(shape, momentum):
+def test_batch_norm_in_training_and_evaluation(shape, momentum):
     module, gamma, beta = with_parameters(norm.batch(momentum=momentum)(12))
     alpha = 1 - momentum
     running_mean, running_var = np.zeros(12), np.ones(12)
@@ -64,7 +64,7 @@ def test_batch_norm_in_training_and_at_test_time(shape, momentum):
 
 @pytest.mark.parametrize(("shape", "factory", "groups"), [(s, f, g) for s in SHAPES for f, g in PER_IMAGE if s[2:] or g < 12])
 @pytest.mark.parametrize("training", [True, False])
-def test_per_image_norms(shape, factory, groups, training):
+def test_per_image_norms_match_reference(shape, factory, groups, training):
     module, gamma, beta = with_parameters(factory(12))
     x = images(shape)
     expected = np.empty(shape)
@@ -76,7 +76,7 @@ def test_per_image_norms(shape, factory, groups, training):
 
 
 @pytest.mark.parametrize(("shape", "factory"), [(s, f) for s in SHAPES for f in NORMS if s[2:] or f is not NORMS[3]])
-def test_eps_is_used_and_gradients_are_right(shape, factory):
+def test_norm_eps_and_gradients(shape, factory):
     module, _, _ = with_parameters(factory(12))
     x = images(shape)[:2, :].requires_grad_()
     assert torch.autograd.gradcheck(module, (x,))
@@ -85,11 +85,11 @@ def test_eps_is_used_and_gradients_are_right(shape, factory):
     assert not torch.allclose(module(x), reference(x), rtol=1e-3)
 
 
-def test_batch_norm_speaks_torchs_state_dict():
+def test_batch_norm_has_torchs_state_dict():
     assert set(norm.batch()(4).state_dict()) == set(nn.BatchNorm2d(4).state_dict())
 
 
-def test_types_and_repr_tell_norms_apart():
+def test_norm_types_and_repr_differ():
     modules = [norm.batch()(12), norm.layer()(12), norm.instance()(12), norm.group(groups=3)(12)]
     assert [type(m).__name__ for m in modules] == ["BatchNorm", "LayerNorm", "InstanceNorm", "GroupNorm"]
     assert repr(modules[3]) == "GroupNorm(12, groups=3, eps=1e-05)"
@@ -109,7 +109,7 @@ def test_types_and_repr_tell_norms_apart():
         (norm.batch(), 12, (1, 12, 1, 1), ["norm=batch", "[1, 12, 1, 1]", "batch_size"]),
     ],
 )
-def test_impossible_shapes(factory, channels, shape, words):
+def test_norm_refuses_impossible_shapes(factory, channels, shape, words):
     module = factory(channels)
     with pytest.raises(ShapeError) as caught:
         module(torch.ones(shape))
@@ -117,12 +117,12 @@ def test_impossible_shapes(factory, channels, shape, words):
     assert "\n" not in str(caught.value)
 
 
-def test_batch_norm_takes_one_value_at_test_time():
+def test_batch_norm_evaluates_one_value():
     assert norm.batch()(3).eval()(torch.ones(1, 3)).shape == (1, 3)
 
 
 @pytest.mark.parametrize("factory", [norm.batch(), norm.layer(), norm.group(groups=4), norm.instance()])
-def test_autocast_in_channels_last(factory):
+def test_norm_autocast_in_channels_last(factory):
     """As the loop runs them: bfloat16 maps, float32 parameters."""
     x = images((4, 12, 6, 6)).float().contiguous(memory_format=torch.channels_last)
     module = factory(12)
@@ -134,7 +134,7 @@ def test_autocast_in_channels_last(factory):
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_yaml_is_the_factorys_signature(path):
+def test_norm_yaml_is_the_signature(path):
     config = yaml.safe_load(path.read_text())
     factory = get_method(config["_target_"])
     parameters = inspect.signature(factory).parameters

@@ -53,26 +53,26 @@ def adamw_by_hand(lr, first, second, eps, decay, steps=8):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.8, False), (0.8, True)])
-def test_sgd(momentum, nesterov, decay):
-    found = trajectory(optimizer.sgd(lr=0.05, momentum=momentum, nesterov=nesterov), decay)
-    torch.testing.assert_close(found, sgd_by_hand(0.05, momentum, nesterov, decay), rtol=1e-9, atol=0)
+def test_sgd_is_the_formula(momentum, nesterov, decay):
+    steps = trajectory(optimizer.sgd(lr=0.05, momentum=momentum, nesterov=nesterov), decay)
+    torch.testing.assert_close(steps, sgd_by_hand(0.05, momentum, nesterov, decay), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adamw(decay):
-    found = trajectory(optimizer.adamw(lr=0.05, betas=[0.7, 0.9], eps=1e-4), decay)
-    torch.testing.assert_close(found, adamw_by_hand(0.05, 0.7, 0.9, 1e-4, decay), rtol=1e-9, atol=0)
+def test_adamw_is_the_formula(decay):
+    steps = trajectory(optimizer.adamw(lr=0.05, betas=[0.7, 0.9], eps=1e-4), decay)
+    torch.testing.assert_close(steps, adamw_by_hand(0.05, 0.7, 0.9, 1e-4, decay), rtol=1e-9, atol=0)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 @pytest.mark.parametrize("factory", [optimizer.sgd(), optimizer.adamw()])
-def test_a_gpu_takes_the_same_steps(factory):
+def test_optimizer_on_gpu_takes_equal_steps(factory):
     torch.testing.assert_close(trajectory(factory, 0.1, device="cuda"), trajectory(factory, 0.1), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("factory", "kind"), [(optimizer.sgd(), torch.optim.SGD), (optimizer.adamw(), torch.optim.AdamW)])
-def test_torchs_own_class_fused_where_it_can_be(factory, kind):
+def test_optimizer_is_torchs_and_fused_where_possible(factory, kind):
     here = factory([{"params": [torch.nn.Parameter(torch.ones(2))], "weight_decay": 0.1}])
     assert type(here) is kind
     assert here.defaults["fused"] is True
@@ -80,7 +80,7 @@ def test_torchs_own_class_fused_where_it_can_be(factory, kind):
     assert elsewhere.defaults["fused"] is False
 
 
-def test_a_changed_learning_rate_is_used():
+def test_optimizer_uses_changed_learning_rate():
     """As the loop applies a schedule: by writing `lr` into the groups."""
     w = torch.nn.Parameter(torch.zeros(1))
     update = optimizer.sgd(lr=1.0, momentum=0.0, nesterov=False)([{"params": [w], "weight_decay": 0.0}])
@@ -91,13 +91,13 @@ def test_a_changed_learning_rate_is_used():
     assert w.item() == -0.25
 
 
-def test_nesterov_needs_momentum():
+def test_sgd_nesterov_needs_momentum():
     with pytest.raises(UsageError, match=r"optimizer\.nesterov=true.*optimizer\.momentum"):
         optimizer.sgd(momentum=0.0, nesterov=True)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_yaml_is_the_factorys_signature(path):
+def test_optimizer_yaml_is_the_signature(path):
     config = yaml.safe_load(path.read_text())
     factory = get_method(config["_target_"])
     parameters = inspect.signature(factory).parameters

@@ -31,7 +31,7 @@ def net():
 
 @pytest.mark.parametrize("decay_bias_and_norm", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_decay_by_sgd_is_the_lectures_penalty(decay_bias_and_norm, momentum):
+def test_weight_decay_with_sgd_is_the_penalty(decay_bias_and_norm, momentum):
     penalty = 0.05
     x = torch.randn(16, 2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     labels = torch.arange(16) % 5
@@ -53,7 +53,7 @@ def test_decay_by_sgd_is_the_lectures_penalty(decay_bias_and_norm, momentum):
     assert all((a - b).abs().max() > 1e-4 for a, b in zip(decayed.parameters(), start.parameters(), strict=True))
 
 
-def test_adamw_decay_is_decoupled():
+def test_weight_decay_with_adamw_is_decoupled():
     model = nn.Linear(3, 2, bias=False)
     before = model.weight.detach().clone()
     update = optimizer.adamw(lr=0.1)(parameter_groups(model, regularization(weight_decay=0.5)))
@@ -62,7 +62,7 @@ def test_adamw_decay_is_decoupled():
     torch.testing.assert_close(model.weight.detach(), before * (1 - 0.1 * 0.5))
 
 
-def test_groups_hold_each_parameter_once_in_order():
+def test_parameter_groups_hold_each_parameter_once():
     model = net()
     model.append(nn.Linear(5, 5))
     model.append(copy.copy(model[-1]))  # shares its parameters
@@ -77,12 +77,12 @@ def test_groups_hold_each_parameter_once_in_order():
 
 
 @pytest.mark.parametrize(("bias", "decays"), [(True, [0.1, 0.0]), (False, [0.1])])
-def test_no_empty_group(bias, decays):
+def test_parameter_groups_have_no_empty_group(bias, decays):
     groups = parameter_groups(nn.Linear(2, 2, bias=bias), regularization(weight_decay=0.1))
     assert [g["weight_decay"] for g in groups] == decays
 
 
-def test_dropouts_expectation_is_the_lectures():
+def test_dropout_expectation_is_the_lectures():
     """Mean over masks in training = test output; the lecture's own scaling by 1 - p at test time gives the same ratio."""
     p, n = regularization(dropout=0.3).dropout, 200_000
     x = torch.linspace(-2, 2, 5).expand(n, 5)
@@ -98,7 +98,7 @@ def test_dropouts_expectation_is_the_lectures():
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_yaml_is_the_signature(path):
+def test_regularization_yaml_is_the_signature(path):
     config = yaml.safe_load(path.read_text())
     assert list(config)[1:] == list(inspect.signature(regularization).parameters)
     made = instantiate(config)

@@ -27,13 +27,13 @@ def factors(made, total):
 def torchs(make, total):
     """The learning rates of a torch scheduler on an optimizer of lr 1, one per step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, found = make(optimizer), []
+    scheduler, values = make(optimizer), []
     for _ in range(total):
-        found.append(optimizer.param_groups[0]["lr"])
+        values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        if len(found) < total:
+        if len(values) < total:
             scheduler.step()
-    return found
+    return values
 
 
 @pytest.mark.parametrize(
@@ -54,25 +54,25 @@ def torchs(make, total):
         (schedule.one_cycle(), 1, [1]),
     ],
 )
-def test_by_hand(made, total, expected):
+def test_schedule_values_by_hand(made, total, expected):
     assert factors(made, total) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("fraction", [0.07, 0.14, 0.29, 0.57])  # fractions whose product with 100 is not exact
-def test_a_milestone_is_at_its_step(fraction):
-    found = factors(schedule.step(milestones=[fraction]), 100)
-    assert found.index(0.1) == round(fraction * 100)
+def test_step_milestone_is_at_its_step(fraction):
+    values = factors(schedule.step(milestones=[fraction]), 100)
+    assert values.index(0.1) == round(fraction * 100)
 
 
 @pytest.mark.parametrize("total", [2, 7, 40])
-def test_as_torch_does(total):
+def test_cosine_and_constant_match_torch(total):
     def cosine(optimizer):
         return lr_scheduler.CosineAnnealingLR(optimizer, total - 1, eta_min=0.1)
 
     assert factors(schedule.cosine(final=0.1, warmup=0), total) == pytest.approx(torchs(cosine, total), abs=1e-9)
 
 
-def test_step_as_torch_does():
+def test_step_matches_torch():
     def steps(optimizer):
         return lr_scheduler.MultiStepLR(optimizer, [20, 30], 0.3)
 
@@ -80,7 +80,7 @@ def test_step_as_torch_does():
 
 
 @pytest.mark.parametrize(("total", "peak"), [(40, 0.3), (33, 0.3), (20, 0.55)])
-def test_one_cycle_as_torch_does(total, peak):
+def test_one_cycle_matches_torch(total, peak):
     def cycle(optimizer):
         return lr_scheduler.OneCycleLR(optimizer, 1.0, total, pct_start=peak, cycle_momentum=False, final_div_factor=4)
 
@@ -89,16 +89,16 @@ def test_one_cycle_as_torch_does(total, peak):
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 1001])
-def test_every_choice_starts_above_zero_and_stays_finite(path, total):
-    found = factors(instantiate(yaml.safe_load(path.read_text())), total)
-    assert found[0] > 0
-    assert all(0 <= factor < math.inf for factor in found)
+def test_schedule_is_positive_at_start_and_finite(path, total):
+    values = factors(instantiate(yaml.safe_load(path.read_text())), total)
+    assert values[0] > 0
+    assert all(0 <= factor < math.inf for factor in values)
     if total > 1 and path.stem in ("cosine", "one_cycle"):
-        assert found[-1] == pytest.approx(0, abs=1e-12)
+        assert values[-1] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_yaml_is_the_factorys_signature(path):
+def test_schedule_yaml_is_the_signature(path):
     config = yaml.safe_load(path.read_text())
     factory = get_method(config["_target_"])
     parameters = inspect.signature(factory).parameters

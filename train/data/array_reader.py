@@ -21,7 +21,7 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 
 class ArrayReader:
-    """Reads one split: uint8 images are gathered and augmented as bytes, then become float32 once.
+    """Reader of one split in memory: uint8 images are gathered and augmented as bytes, then converted to float32 once.
 
     The images move to the device once where they fit: always, except on a GPU of which they would take half of the free memory or
     more. Then they stay on the host; each batch is gathered into pinned memory there and copied while the GPU computes. Both ways
@@ -51,11 +51,11 @@ class ArrayReader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
+        """The number of full batches in the split; an epoch drops the rest of its order. UsageError when there is none."""
         return whole_batches(len(self), self.batching.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The training batches of an epoch, each image at most once, from step `start` of the epoch on.
+        """Yield the training batches of an epoch, each image at most once, from step `start` of the epoch on.
 
         UsageError as `steps_per_epoch`.
         """
@@ -64,14 +64,14 @@ class ArrayReader:
         return self._training_batches(epoch, steps, order)
 
     def eval_batches(self) -> Iterator[Batch]:
-        """All images once in their own order, for evaluation; the last batch may be smaller."""
+        """Yield all images once in their own order, for evaluation; the last batch may be smaller."""
         for begin in range(0, len(self), self.batching.batch_size):
             part = slice(begin, begin + self.batching.batch_size)
             images = self.images[part] if self.resident else _send(self.images[part], self.batching.device)
             yield Batch(self.preprocess.apply(self.op.evaluate(images), self.batching.memory_format), self.labels[part])
 
     def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
-        """The order is copied to the device once: a step's part of it is a view."""
+        """Yield the batches of `steps`. The order is copied to the device once; a step takes a view of it."""
         on_device = _send(order, self.batching.device)
         order = on_device if self.resident else order
         size, seed = self.batching.batch_size, self.batching.augment_seed
@@ -82,7 +82,7 @@ class ArrayReader:
             yield Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, on_device[part]))
 
     def _gather(self, indices: Tensor) -> Tensor:
-        """uint8 or float [B, C, H, W] on the device."""
+        """Return the images at `indices`, uint8 or float [B, C, H, W], on the device."""
         if self.resident:
             return self.images.index_select(0, indices)
         batch = torch.empty((len(indices), *self.shape), dtype=self.images.dtype, pin_memory=True)
@@ -90,7 +90,7 @@ class ArrayReader:
 
 
 def _home(images: Tensor, device: torch.device) -> torch.device:
-    """Where the images live."""
+    """Return the device that holds the images."""
     if device.type != "cuda":
         return device
     free, _ = torch.cuda.mem_get_info(device)
@@ -98,5 +98,5 @@ def _home(images: Tensor, device: torch.device) -> torch.device:
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, which the host does not wait for."""
+    """Copy values to the device without making the host wait."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

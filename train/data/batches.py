@@ -1,4 +1,4 @@
-"""How a split is cut into batches."""
+"""The division of a split into batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.errors import UsageError
 
 @dataclass(frozen=True)
 class Batching:
-    """How a split is cut into batches, where these go, and the seeds of the draws that decide what is in them."""
+    """The size of batches, the device they are put on, and the seeds that decide what is in them."""
 
     batch_size: int
     device: torch.device
@@ -21,7 +21,7 @@ class Batching:
 
 
 def whole_batches(images: int, batch_size: int) -> int:
-    """The number of full batches among so many training images. UsageError when there is not even one."""
+    """Return the number of full batches in a training split of so many images. UsageError when there is none."""
     if batch_size > images:
         raise UsageError(
             f"trainer.batch_size={batch_size} is more than the {images} training images. Use trainer.batch_size={images} or less."

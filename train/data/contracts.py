@@ -1,4 +1,4 @@
-"""What a data set promises to the rest: what it is before it is loaded, and its splits once it is."""
+"""The contract of a data set: what is known before it is loaded, and its splits afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Files:
-    """Images decoded as they are needed. `labels`: int64 [N]."""
+    """Image files, decoded when a batch needs them. `labels`: int64 [N]."""
 
     paths: tuple[Path, ...]
     labels: Tensor
@@ -38,7 +38,9 @@ Source: TypeAlias = Arrays | Files
 
 @dataclass(frozen=True)
 class Splits:
-    """`val` is None until `train.data.split.carve` takes it out of `train`, unless the data set brings its own."""
+    """The splits of a data set.
+
+    `val` is None until `split_validation` takes it out of `train`, unless the data set brings its own."""
 
     train: Source
     test: Source
@@ -46,14 +48,14 @@ class Splits:
 
 
 class Dataset(Protocol):
-    """What a choice of the group `data` returns. Constructing one reads no images."""
+    """The return value of a choice of the config group `data`. Constructing one reads no images."""
 
     shape: Shape
     """(C, H, W) of the images as `load` gives them; for image files, as they leave the default framing."""
     class_names: tuple[str, ...]
 
     def load(self) -> Splits:
-        """Read (where allowed: download) the data. UsageError when it cannot be had, naming where it was looked for."""
+        """Read the data, or download it where allowed. UsageError, naming the places searched, when that fails."""
         ...
 
 
@@ -66,7 +68,9 @@ class Framed(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """`images`: float32 [N, C, H, W] on the device, augmented and pre-processed; `labels`: int64 [N] on the device."""
+    """Images and labels as the model receives them.
+
+    `images`: float32 [N, C, H, W] on the device, augmented and pre-processed; `labels`: int64 [N] on the device."""
 
     images: Tensor
     labels: Tensor

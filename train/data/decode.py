@@ -1,4 +1,4 @@
-"""One image file -> one uint8 tensor, through a region of it and a single resize.
+"""Decode one image file to a uint8 tensor: one region, one resize.
 
 Regions are (top, left, height, width) in pixels of the image as it is meant to be seen, that is, turned as its EXIF orientation
 says.
@@ -43,12 +43,14 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the stored image into the one meant to be seen; 1 is upright."""
+"""EXIF orientation -> the operation that turns the stored image upright; 1 is upright already."""
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image with its header read and its pixels not. Raises whatever Pillow raises, which is nearly anything, for a file that
-    is not an image, has no pixels, a mode that cannot be converted, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
+    """Open an image file and read its header only.
+
+    Raises whatever Pillow raises, which is nearly anything, for a file that is not an image, has no pixels, a mode that cannot be
+    converted, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
     image = Image.open(path)
     width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
@@ -64,8 +66,9 @@ def open_image(path: str | Path) -> Image.Image:
 
 
 def decode(path: str | Path, region: Callable[[int, int], Region], size: tuple[int, int], channels: int = 3) -> Tensor:
-    """uint8 [channels, *size]: what `region(height, width)` shows of the image at `path`, resized once to `size` (height, width),
-    bilinear with antialiasing.
+    """Decode the region `region(height, width)` of the image at `path` to uint8 [channels, *size].
+
+    It is resized once to `size` (height, width), bilinear with antialiasing.
 
     In memory the channels lie innermost, as Pillow has them. channels: 3 for RGB, 1 for grey (luma). RunError naming the file
     when it cannot be decoded."""
@@ -82,8 +85,8 @@ def decode(path: str | Path, region: Callable[[int, int], Region], size: tuple[i
             enough = min(box[2] / size[0], box[3] / size[1]) / DRAFT_MARGIN
             if enough >= 2:
                 image.draft(None, (max(1, int(image.width / enough)), max(1, int(image.height / enough))))
-            seen = image if turn is None else image.transpose(turn)
-            cut = _resize(to_8_bit(seen), box, (height, width), size)
+            upright = image if turn is None else image.transpose(turn)
+            cut = _resize(to_8_bit(upright), box, (height, width), size)
             return _tensor(cut.convert("L" if channels == 1 else "RGB"))
 
 
@@ -91,7 +94,7 @@ _SWAPPING = {TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """The image in mode L or RGB; the head of this file says how. ValueError for values out of range."""
+    """Convert an image to mode L or RGB, as the head of this file describes. ValueError for values out of range."""
     if image.mode.startswith("I"):
         values = np.asarray(image)
         low, high = values.min(), values.max()
@@ -111,7 +114,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _resize(image: Image.Image, region: Region, full: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-    """The region, given for an image of `full` (height, width), out of an image that may have been decoded smaller."""
+    """Cut out and resize a region given for an image of `full` (height, width); `image` may have been decoded smaller."""
     down, across = image.height / full[0], image.width / full[1]
     top, left, height, width = region
     # Rounding may put an edge beyond the border by less than a millionth of a pixel, which Pillow refuses.
@@ -143,7 +146,7 @@ def _require(condition: object, message: str) -> None:
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[None]:
-    """Turns whatever Pillow raises into one RunError with the file's name."""
+    """Turn whatever Pillow raises into one RunError with the file's name."""
     try:
         yield
     except Exception as error:

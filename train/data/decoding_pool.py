@@ -1,6 +1,6 @@
-"""Processes that decode image files, a batch at a time.
+"""A pool of processes that decode image files, one batch per request.
 
-A worker gets a `Request` and returns pixels; it keeps no state and holds no labels, so that which worker does what cannot matter.
+A worker gets a `Request` and returns pixels; it keeps no state and holds no labels, so it does not matter which worker does what.
 
 Why `forkserver`: forking this process is unsafe once CUDA or an OpenMP region has run in it, and spawning imports torch anew for
 each worker, some seconds of a core. The server imports once, runs nothing, and forks each worker in milliseconds.
@@ -32,8 +32,9 @@ from train.rng import generator
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One batch. `indices`: the images' places in their split, which their draws depend on; `epoch`: None asks for the test
-    regions."""
+    """The images of one batch.
+
+    `indices`: positions in the split, which the draws depend on; `epoch`: None asks for the test regions."""
 
     paths: list[str]
     indices: list[int]
@@ -41,8 +42,10 @@ class DecodeRequest:
 
 
 class Decoder(Dataset[Tensor | RunError]):
-    """Request -> uint8 [N, C, H, W]. A file that cannot be decoded comes back as the error itself: raised in a worker it would
-    reach the user wrapped in the worker's traceback."""
+    """A data set whose items are decoded batches: request -> uint8 [N, C, H, W].
+
+    A file that cannot be decoded is returned as the error itself: raised in a worker, it would reach the user wrapped in the
+    worker's traceback."""
 
     def __init__(self, framing: Framing, channels: int, augment_seed: int) -> None:
         self.framing = framing
@@ -66,7 +69,7 @@ class Decoder(Dataset[Tensor | RunError]):
 
 
 class _Plan:
-    """The sampler of a DataLoader that outlives an epoch: what it asks for is set before each."""
+    """The sampler of a DataLoader that outlives an epoch; its requests are set before each epoch."""
 
     requests: Iterable[DecodeRequest] = ()
 
@@ -75,7 +78,7 @@ class _Plan:
 
 
 class DecodingPool:
-    """`workers` processes of one thread around one `Decoder`; 0 decodes in this process.
+    """A pool of `workers` single-threaded processes around one `Decoder`; 0 decodes in this process.
 
     keep: the processes wait for the next call instead of ending with each. pin: the batches lie in pinned memory.
     """
@@ -87,8 +90,9 @@ class DecodingPool:
         self._running: Generator[Tensor, None, None] | None = None
 
     def decoded(self, requests: Iterable[DecodeRequest]) -> Generator[Tensor, None, None]:
-        """The answer to each request, in order; an iterator of an earlier call ends. RunError naming the file that cannot be
-        decoded, with the processes ended."""
+        """Yield the decoded batch of each request, in order; an iterator of an earlier call ends.
+
+        RunError naming the file that cannot be decoded; the processes have ended then."""
         self._stop()
         self._running = self._answers(requests)
         return self._running
@@ -104,8 +108,10 @@ class DecodingPool:
             self._running = None
 
     def _answers(self, requests: Iterable[DecodeRequest]) -> Generator[Tensor, None, None]:
-        """A DataLoader ends its processes as the last reference to its iterator goes: none may hang on a traceback of an error
-        that leaves here, so errors leave from outside of the loop."""
+        """Yield what the workers return.
+
+        A DataLoader ends its processes when the last reference to its iterator goes. A traceback would hold one, so errors are
+        raised outside of the loop."""
         self._plan.requests = requests
         if self._loader is None:
             self._loader = self._make()
@@ -143,8 +149,10 @@ def _loader(decoder: Decoder, plan: _Plan, workers: int, *, keep: bool, pin: boo
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Its iterator. The processes that start with it have the signals blocked that ask the run to end, to save or to give way: a
-    batch system sends these to every process of a job, and the run decides for all."""
+    """Start the workers and return the loader's iterator.
+
+    They start with the signals blocked that ask a run to stop, save or give way: a batch system sends these to every process of a
+    job, and the run decides for all."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
     asking = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
@@ -167,14 +175,16 @@ def _context() -> Any:
 
 
 def _start(worker: int) -> None:  # noqa: ARG001
-    """In a new worker: only its parent ends it, by asking or by dying."""
+    """Set up a new worker, which only its parent ends: by asking or by dying."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the run decides when it is over
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, once per worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """torch's own watch looks at the server that forked the worker, which itself waits for the workers to end."""
+    """End this process with its parent.
+
+    torch watches the server that forked the worker instead, which itself waits for the workers to end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -20,14 +20,14 @@ CHECKSUMS = "SHA256SUMS"
 
 @dataclass
 class FashionMini:
-    """The four files of `folder`, each checked against the folder's SHA256SUMS before it is used."""
+    """The bundled data set: four files in `folder`, each checked against the folder's SHA256SUMS before use."""
 
     folder: Path = BUNDLED
     shape: Shape = (1, 28, 28)
     class_names: tuple[str, ...] = CLASSES
 
     def load(self) -> Splits:
-        """UsageError naming the file when one is missing or not what the checksums say."""
+        """Read both splits. UsageError naming the file when one is missing or does not match its checksum."""
         listed = set(_contents(self.folder / CHECKSUMS).decode(errors="replace").splitlines())
         for path in (self.folder / f"{name}.gz" for split in (idx.TRAIN, idx.TEST) for name in idx.names(split)):
             if f"{hashlib.sha256(_contents(path)).hexdigest()}  {path.name}" not in listed:
@@ -39,8 +39,10 @@ class FashionMini:
 
 
 def fashion_mini() -> Dataset:
-    """10,000 train and 2,000 test images of Fashion-MNIST, 1,000 and 200 of each class, from the original train and test split;
-    grey, 28 x 28. Built by scripts/make_fashion_mini.py. H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, 2017, arXiv:1708.07747.
+    """Return the bundled images of Fashion-MNIST: 10,000 train and 2,000 test images, grey, 28 x 28.
+
+    They are 1,000 and 200 of each class from the original train and test split. Built by
+    scripts/make_fashion_mini.py. H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST, 2017, arXiv:1708.07747.
     """
     return FashionMini()
 

@@ -19,13 +19,13 @@ from train.parts.contracts import Framing, Shape
 from train.rng import generator
 
 BATCH_OPS = 1
-"""Third index of the draws of a batch's ops, to keep them apart from the draws of the image whose index equals the step."""
+"""Third index of a batch's draws, which separates them from those of the image whose index equals the step."""
 
 FIT_BATCH = 64
 
 
 class FolderReader:
-    """Reads one split of image files, with the interface of `ArrayReader`.
+    """Reader of one split of image files, with the interface of `ArrayReader`.
 
     Each image is cut to its region and resized while it is decoded, in `workers` processes (0: in this one): by the framing that
     `op` starts with (`multi_scale`), otherwise by `framing`. What remains of `op` runs batched on the device, uint8
@@ -33,7 +33,7 @@ class FolderReader:
 
     The batches of an epoch are a function of the seeds in `batching` and the epoch's number alone: an image's region is
     drawn from its index in the split, so the number of workers cannot matter. The processes of `epoch` are kept from epoch to
-    epoch, those of `sweep` end with it; all of them end with this process.
+    epoch, those of `eval_batches` end with it; all of them end with this process.
 
     While reading: RunError naming the file that cannot be decoded, with no process left behind.
     """
@@ -62,23 +62,23 @@ class FolderReader:
         self._evaluation = DecodingPool(decoder, workers, keep=False, pin=pin)
 
     def __len__(self) -> int:
-        """N"""
+        """The number of images in the split."""
         return len(self.source)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the split; an epoch drops the rest of its order. UsageError when there is not even one."""
+        """The number of full batches in the split; an epoch drops the rest of its order. UsageError when there is none."""
         return whole_batches(len(self), self.batching.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The training batches of an epoch, each image at most once, from step `start` of the epoch on; images of earlier steps
+        """Yield the training batches of an epoch, each image at most once, from step `start` on; images of earlier steps
         are not decoded. One iterator at a time. UsageError as `steps_per_epoch`."""
         steps = range(start, self.steps_per_epoch)
         order = torch.randperm(len(self), generator=generator(self.batching.order_seed, "order", epoch))
         return self._training_batches(epoch, steps, order)
 
     def eval_batches(self) -> Iterator[Batch]:
-        """All images once in their own order, cut as for testing; the last batch may be smaller."""
+        """Yield all images once in their own order, cut as for testing; the last batch may be smaller."""
         parts = torch.arange(len(self)).split(self.batching.batch_size)
         requests = (_request(self.source, part, None) for part in parts)
         for part, images in zip(parts, self._evaluation.decoded(requests), strict=True):
@@ -102,7 +102,7 @@ class FolderReader:
         return Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, self._send(part)))
 
     def _send(self, values: Tensor) -> Tensor:
-        """A copy on the device, which the host does not wait for; images come in pinned memory already."""
+        """Copy values to the device without making the host wait; images are in pinned memory already."""
         if self.batching.device.type != "cuda":
             return values.to(self.batching.device)
         return (values if values.is_pinned() else values.pin_memory()).to(self.batching.device, non_blocking=True)
@@ -111,7 +111,7 @@ class FolderReader:
 def fit_files(
     kind: Kind, train: Files, framing: Framing, *, channels: int = 3, limit: int = 2048, seed: int = 0, workers: int = 0
 ) -> Preprocess:
-    """The pre-processing of `kind` for image files with this training split, as `framing` cuts them for testing.
+    """Fit the pre-processing of `kind` to a training split of image files, as `framing` cuts them for testing.
 
     Exact over the pixels of the split when it has at most `limit` images; otherwise over `limit` of them, drawn by `seed`. The
     drawn images' mean then differs from the split's by about the standard deviation of an image's mean / sqrt(limit): with .15 of

@@ -24,22 +24,22 @@ TRAIN, TEST = "train", "t10k"
 
 
 def names(split: str) -> tuple[str, str]:
-    """File names, without .gz, of the images and the labels of a split (`TRAIN` or `TEST`)."""
+    """Return the file names, without .gz, of the images and the labels of a split (`TRAIN` or `TEST`)."""
     return f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """`folder/name` or `folder/name.gz`, whichever is there."""
+    """Return `folder/name` or `folder/name.gz`, whichever exists; None without either."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether all four files of a set are in `folder`."""
+    """Return whether `folder` has all four files of a set."""
     return all(find(folder, name) for split in (TRAIN, TEST) for name in names(split))
 
 
 def read(path: Path) -> Tensor:
-    """The uint8 array of an idx file, gzipped if its name ends in .gz. ValueError: damaged; OSError: cannot be read."""
+    """Read a uint8 array from an idx file, gzipped if its name ends in .gz. ValueError: damaged; OSError: cannot be read."""
     content = path.read_bytes()
     try:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -63,14 +63,14 @@ def write(path: Path, values: Tensor) -> None:
 
 
 def read_split(folder: Path, split: str) -> Arrays:
-    """Images uint8 [N, 1, H, W] and labels int64 [N] of one split. Errors as `read`; ValueError also when they do not match."""
-    found = [find(folder, name) or folder / f"{name}.gz" for name in names(split)]
-    images, labels = (read(path) for path in found)
+    """Read one split: images uint8 [N, 1, H, W], labels int64 [N]. Errors as `read`; ValueError also when they do not match."""
+    files = [find(folder, name) or folder / f"{name}.gz" for name in names(split)]
+    images, labels = (read(path) for path in files)
     if images.dim() != 3 or labels.shape != images.shape[:1]:
-        raise ValueError(f"{found[0]} {list(images.shape)} and {found[1].name} {list(labels.shape)} do not belong together")
+        raise ValueError(f"{files[0]} {list(images.shape)} and {files[1].name} {list(labels.shape)} do not belong together")
     return Arrays(images.unsqueeze(1), labels.long())
 
 
 def read_splits(folder: Path) -> Splits:
-    """Both splits of a set of four files. Errors as `read_split`."""
+    """Read both splits of a set of four files. Errors as `read_split`."""
     return Splits(train=read_split(folder, TRAIN), test=read_split(folder, TEST))

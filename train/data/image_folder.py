@@ -24,33 +24,34 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif",
 CHECK_THREADS = 16
 CHECK_CHUNK = 256
 SHOWN = 5
-"""How many names a message lists."""
+"""The number of names that a message lists."""
 
 
 class CentreFraming:
-    """The `Framing` of an image folder where no augmentation brings its own: resize the short side to `short_side`, cut the
-    centre square of `crop` pixels; in training and testing alike, nothing is drawn."""
+    """The default `Framing` of an image folder: resize the short side to `short_side`, cut the centre square of `crop` pixels.
+
+    It is the same in training and testing; nothing is drawn."""
 
     def __init__(self, short_side: int, crop: int) -> None:
         self.short_side = short_side
         self.crop = crop
 
     def train_region(self, generator: torch.Generator, height: int, width: int) -> Region:  # noqa: ARG002
-        """As `test_region`."""
+        """Return the centre region, as in testing."""
         return self.test_region(height, width)
 
     def test_region(self, height: int, width: int) -> Region:
-        """(top, left, height, width) in pixels of the source."""
+        """Return the centre region as (top, left, height, width) in pixels of the source."""
         side = self.crop * min(height, width) / self.short_side
         return (height - side) / 2, (width - side) / 2, side, side
 
     def size(self) -> tuple[int, int]:
-        """(crop, crop)."""
+        """Return the size of the result, (crop, crop)."""
         return self.crop, self.crop
 
 
 class ImageFolder:
-    """See `image_folder`. `framing` is what its readers use when the augmentation has none."""
+    """The data set that `image_folder` returns. `framing`: for readers whose augmentation has none."""
 
     def __init__(
         self, folders: dict[str, Files], class_names: tuple[str, ...], framing: CentreFraming, channels: int, check: bool
@@ -62,14 +63,14 @@ class ImageFolder:
         self._check = check
 
     def load(self) -> Splits:
-        """The splits' files. UsageError naming the first of those whose header is broken."""
+        """Return the files of the splits. UsageError naming the first whose header is broken."""
         if self._check:
             check_headers([path for files in self._folders.values() for path in files.paths])
         test = self._folders.get("test")
         val = self._folders.get("val")
         if test is None:
             test, val = val, None
-        assert test is not None  # image_folder saw to it
+        assert test is not None  # image_folder has checked that
         return Splits(self._folders["train"], test, val)
 
 
@@ -80,10 +81,10 @@ def image_folder(
     channels: Literal[1, 3] = 3,
     check: bool = True,
 ) -> ImageFolder:
-    """Image files under `root/train/<class>/`, and `root/val/<class>/` or `root/test/<class>/` or both.
+    """Return a data set of the image files under `root/train/<class>/`, and `root/val/<class>/` or `root/test/<class>/` or both.
 
-    With both, each is what its name says. With `val/` alone, as ImageNet comes, it serves as the test split: it is looked at
-    once, at the end, and `data.val_fraction` carves a validation split out of `train/`. Folders inside a class belong to it;
+    With both, each is what its name says. With `val/` alone, as ImageNet comes, it is the test split, evaluated once,
+    at the end, and `data.val_fraction` takes a validation split out of `train/`. Folders inside a class belong to it;
     names that start with a dot, and files that are no images by their suffix, are left out. Classes and files are in the order of
     their names.
 
@@ -130,7 +131,7 @@ def _broken(paths: Sequence[Path]) -> list[str]:
 
 
 def _split_folders(root: str | None) -> dict[str, Path]:
-    """train, and those of val and test that exist."""
+    """Return the folder of train and those of val and test that exist."""
     layout = "it must hold train/<class>/ with image files, and val/<class>/ or test/<class>/ or both"
     if root is None:
         raise UsageError(f"data.root is not set: data=image_folder reads a folder of yours; {layout}. Set data.root=FOLDER.")
@@ -146,7 +147,7 @@ def _split_folders(root: str | None) -> dict[str, Path]:
 
 
 def _scan(folder: Path) -> dict[str, list[str]]:
-    """The image files of each class folder, both in the order of their names."""
+    """Return class -> image files, both in the order of their names."""
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not classes:

@@ -1,4 +1,4 @@
-"""Images that are nothing but Gaussian noise, for studies of the signal in a network and for benchmarks."""
+"""Images of Gaussian noise, for studies of the signal in a network and for benchmarks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def noise(
     test_size: Count = 512,
     seed: int = 0,
 ) -> Dataset:
-    """Gaussian images of `shape` (C, H, W), each value N(0, 1), with random labels of `classes` classes.
+    """Return a data set of Gaussian images of `shape` (C, H, W), each value N(0, 1), with random labels of `classes` classes.
 
     `seed` is of the data alone: runs that differ in their own seed see the same data.
     """

@@ -1,4 +1,4 @@
-"""Pre-processing: what is subtracted from each channel and what it is divided by.
+"""Pre-processing: the mean that is subtracted from each channel and the std that it is divided by.
 
 A histogram of the bytes holds all that mean and variance need, as integers: the statistics are exact up to one rounding.
 Shapes: N images, C channels, H height, W width.
@@ -19,7 +19,7 @@ from train.data.contracts import Arrays
 Kind: TypeAlias = Literal["none", "zero_center", "standardize"]
 
 CHUNK = 256
-"""Images per histogram call: small enough to stay in the processor's cache, twice as fast as all at once."""
+"""Images per histogram call. This many stay in the processor's cache, which is twice as fast as all at once."""
 
 
 MAX_SHOWN = 16
@@ -27,7 +27,7 @@ MAX_SHOWN = 16
 
 @dataclass(frozen=True)
 class Preprocess:
-    """x -> (x - `mean`) / `std` per channel, x in [0, 1] where the image was uint8, and as it is where it was float.
+    """The map x -> (x - `mean`) / `std` per channel, with x in [0, 1] where the image was uint8, unchanged where it was float.
 
     `none` has mean 0 and std 1, `zero_center` the training images' mean and std 1, `standardize` their mean and std. A channel
     that is the same everywhere keeps std 1. The std is the population's (divided by n). Fitted on the training split, applied to
@@ -39,7 +39,7 @@ class Preprocess:
     std: tuple[float, ...]
 
     def apply(self, images: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-        """uint8 or float [N, C, H, W] -> a new float32 tensor in `memory_format`, on the same device."""
+        """Return a new float32 tensor in `memory_format`, on the same device, from uint8 or float [N, C, H, W]."""
         scale, shift = _affine(self, images.dtype == torch.uint8, images.device)
         out = images.to(torch.float32, copy=True)  # changing the layout of floats afterwards is faster than of bytes here
         if scale is not None:
@@ -49,14 +49,14 @@ class Preprocess:
         return out.contiguous(memory_format=memory_format)
 
     def describe(self) -> dict[str, object]:
-        """For the record: the statistics of each channel, unless there are more channels than anyone would read."""
+        """Return kind and statistics as plain values; without those of each channel where there are more than `MAX_SHOWN`."""
         few = len(self.mean) <= MAX_SHOWN
         statistics = {"mean": list(self.mean), "std": list(self.std)} if few else {}
         return {"kind": self.kind, "channels": len(self.mean), **statistics}
 
 
 def fit_pixels(kind: Kind, train: Arrays) -> Preprocess:
-    """The pre-processing of `kind` for a data set with this training split."""
+    """Fit the pre-processing of `kind` to a training split in memory."""
     if train.images.dtype == torch.uint8:
         return preprocess_from_histogram(kind, channel_histogram(train.images))
     channels = (train.images[:, channel].double() for channel in range(train.images.shape[1]))
@@ -64,7 +64,7 @@ def fit_pixels(kind: Kind, train: Arrays) -> Preprocess:
 
 
 def channel_histogram(images: Tensor) -> Tensor:
-    """How often each byte occurs in each channel: uint8 [N, C, H, W] -> int64 [C, 256]. Those of parts add up to the whole's."""
+    """Count each byte value in each channel: uint8 [N, C, H, W] -> int64 [C, 256]. Counts of parts add up."""
     counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
     for chunk in images.split(CHUNK):
         for channel, row in enumerate(counts):
@@ -73,7 +73,7 @@ def channel_histogram(images: Tensor) -> Tensor:
 
 
 def preprocess_from_histogram(kind: Kind, counts: Tensor) -> Preprocess:
-    """The pre-processing of `kind` from the training images' `histogram`."""
+    """Fit the pre-processing of `kind` to the `channel_histogram` of the training images."""
     moments: list[tuple[float, float]] = []
     for row in counts.tolist():
         n = sum(row)
@@ -91,8 +91,9 @@ def _of_kind(kind: Kind, moments: list[tuple[float, float]]) -> Preprocess:
 
 @lru_cache(maxsize=64)
 def _affine(preprocess: Preprocess, is_byte: bool, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """Factor and summand [C, 1, 1] on `device`, None where they change nothing; kept, because a copy to a GPU in each step would
-    make the host wait."""
+    """Return factor and summand [C, 1, 1] on `device`, None where they change nothing.
+
+    Cached, because a copy to a GPU in each step would make the host wait."""
     unit = 255 if is_byte else 1
     scale = [1 / (unit * std) for std in preprocess.std]
     shift = [-mean / std for mean, std in zip(preprocess.mean, preprocess.std, strict=True)]

@@ -13,12 +13,12 @@ from train.data.preprocess import Kind, Preprocess, fit_pixels
 from train.parts.augment import Pipeline
 
 EVALUATION_FACTOR = 4
-"""Images of a batch without gradients, as a multiple of the training batch: it needs a fraction of the memory."""
+"""The size of an evaluation batch, as a multiple of the training batch: without gradients it needs a fraction of the memory."""
 
 
 @dataclass(frozen=True)
 class Readers:
-    """One reader per split; `val` is None where there is no such split."""
+    """The readers of a run, one per split; `val` is None without a validation split."""
 
     train: ArrayReader | FolderReader
     val: ArrayReader | FolderReader | None
@@ -27,11 +27,11 @@ class Readers:
 
     @cached_property
     def first_batch(self) -> Batch:
-        """The batch of epoch 0 and step 0. Kept, because starting to read files costs seconds."""
+        """The batch of epoch 0 and step 0. Cached, because starting to read files costs seconds."""
         return next(self.train.epoch(0))
 
     def close(self) -> None:
-        """End the worker processes, where there are any."""
+        """End the worker processes, if there are any."""
         for reader in (self.train, self.val, self.test):
             if isinstance(reader, FolderReader):
                 reader.close()
@@ -39,7 +39,7 @@ class Readers:
 
 @dataclass(frozen=True)
 class ReaderSettings:
-    """How batches are made, whatever the kind of data."""
+    """Settings of every reader, whatever the kind of data."""
 
     preprocess: Kind
     workers: int

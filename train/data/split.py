@@ -1,4 +1,4 @@
-"""A validation split, carved out of the training split."""
+"""Take a validation split out of the training split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.rng import generator
 
 
 def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
-    """`splits` with `val` taken out of `train`, class by class, drawn by `seed`.
+    """Return `splits` with `val` taken out of `train`, class by class, drawn by `seed`.
 
     A class of n images gives min(floor(`fraction` n + 1/2), n - 1), so that each keeps at least one for training. Both parts keep
     the order of `train`. Fraction 0, or a data set that brings a validation split of its own: `splits` as they are.
@@ -34,7 +34,7 @@ def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
 
 
 def _draw(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Which images go to validation: bool [N]."""
+    """Draw the images of the validation split: bool [N]."""
     randomness = generator(seed, "split")
     taken = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():

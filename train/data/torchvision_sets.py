@@ -1,6 +1,6 @@
 """Standard data sets by torchvision's readers and downloads; a copy that is already on the machine is used first.
 
-Looked through in this order: `data.root`, `data.root`/<name>, the folders of the operating system's packages, the cache. Where
+Searched in this order: `data.root`, `data.root`/<name>, the folders of the operating system's packages, the cache. Where
 none has a copy, it is downloaded to `data.root`/<name>, or without a root to the cache: $XDG_CACHE_HOME/train/data/<name>, by
 default ~/.cache/train/data/<name>. A download appears there complete or not at all, and runs that start together share one.
 """
@@ -33,8 +33,10 @@ FAILURES = (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What differs between the sets. `read(folder, download)` gives the splits, after a download into `folder` if asked for;
-    `markers`: a folder that has one of these files or folders has a copy; `system`: where packages put one."""
+    """What distinguishes one standard data set from the others.
+
+    `read(folder, download)` returns the splits, after a download into `folder` if asked for; `markers`: a folder with one of
+    these files or folders has a copy; `system`: folders in which packages of the operating system put one."""
 
     name: str
     shape: Shape
@@ -46,7 +48,7 @@ class DatasetSpec:
 
 @dataclass
 class TorchvisionSet:
-    """One of the known sets; `root` and `download` are the options `data.root` and `data.download`.
+    """A standard data set; `root` and `download` are the options `data.root` and `data.download`.
 
     UsageError when `root` is not a folder.
     """
@@ -63,7 +65,7 @@ class TorchvisionSet:
             raise UsageError(f"data.root={self.root} is not a folder. Name one that exists.")
 
     def load(self) -> Splits:
-        """UsageError when no copy is found and none can be downloaded, or the copy is damaged."""
+        """Read the first copy found, or download one. UsageError when neither works, or the copy is damaged."""
         for folder in self._places():
             if any((folder / marker).exists() for marker in self.known.markers):
                 return self._read(folder)
@@ -115,7 +117,7 @@ class TorchvisionSet:
 
 
 def cache() -> Path:
-    """Where downloads go without `data.root`."""
+    """Return the folder for downloads without `data.root`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "train" / "data"
 
@@ -146,7 +148,7 @@ def svhn(root: str | None = None, download: bool = True) -> Dataset:
 
 
 def _check(splits: Splits, known: DatasetSpec) -> None:
-    """ValueError when the images or labels cannot be those of the set."""
+    """Raise ValueError when the images or labels cannot be those of the set."""
     for split in (splits.train, splits.test):
         assert isinstance(split, Arrays)
         if tuple(split.images.shape[1:]) != known.shape or not 0 <= int(split.labels.max()) < len(known.class_names):
@@ -178,12 +180,12 @@ def _read_svhn(folder: Path, download: bool) -> Splits:
 
 
 def _from_rows(images: numpy.ndarray, labels: list[int]) -> Arrays:
-    """From uint8 [N, H, W, C]."""
+    """Convert uint8 [N, H, W, C] and a list of labels."""
     return _from_planes(images.transpose(0, 3, 1, 2), numpy.asarray(labels))
 
 
 def _from_planes(images: numpy.ndarray, labels: numpy.ndarray) -> Arrays:
-    """From uint8 [N, C, H, W], whatever its strides."""
+    """Convert uint8 [N, C, H, W], whatever its strides, and its labels."""
     return Arrays(torch.from_numpy(numpy.ascontiguousarray(images)), torch.from_numpy(labels.astype(numpy.int64)))
 
 

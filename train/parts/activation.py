@@ -1,4 +1,4 @@
-"""Activation functions by name. All leave their input as it is: an in-place one would overwrite what is measured."""
+"""Activation functions by name. None works in place, which would overwrite what is measured."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ _MODULES: dict[ActivationName, ActivationFactory] = {
 
 
 def activation(name: ActivationName) -> ActivationFactory:
-    """A factory of torch's module for `name`, with torch's default constants (leaky_relu: slope 0.01; gelu: exact)."""
+    """Return a factory of torch's module for `name`, with torch's default constants (leaky_relu: slope 0.01; gelu: exact)."""
     return _MODULES[name]

@@ -1,4 +1,4 @@
-"""What each kind of part promises. Parts know these types and never each other.
+"""The contract of each kind of part. Parts know these types and never each other.
 
 Shapes: N images of a batch, C channels, H height, W width, K classes.
 """
@@ -34,23 +34,23 @@ Schedule: TypeAlias = Callable[[int, int], float]
 
 
 class Op(Protocol):
-    """One augmentation. Images are uint8 [N, C, H, W], or float32 in [0, 1]; an op that needs floats converts by
+    """An augmentation. Images are uint8 [N, C, H, W], or float32 in [0, 1]; an op that needs floats converts by
     `train.parts.augment.as_float`, and one that only moves pixels keeps the type it was given."""
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """Draw for `count` images of `shape`, from `generator` (CPU) alone."""
+        """Draw the choices for `count` images of `shape`, from `generator` (CPU) alone."""
         ...
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The augmented images, on the device of `images`; a pure function."""
+        """Return the augmented images, on the device of `images`; a pure function."""
         ...
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """What the op does to validation and test images: for most ops nothing."""
+        """Return validation or test images as the op changes them; most ops return them unchanged."""
         ...
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of one image after the op, in training and in evaluation alike."""
+        """Return the shape of one image after the op, the same in training and in evaluation."""
         ...
 
 
@@ -65,5 +65,5 @@ class Framing(Protocol):
     def test_region(self, height: int, width: int) -> tuple[float, float, float, float]: ...
 
     def size(self) -> tuple[int, int]:
-        """(height, width) of the result."""
+        """Return (height, width) of the result."""
         ...

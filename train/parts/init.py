@@ -55,22 +55,24 @@ class LayerByLayer:
 
 
 def gaussian(std: Positive = 0.01) -> Initializer:
-    """N(0, std^2), whatever the layer's size. Deep nets lose the signal unless `std` happens to fit their width."""
+    """Draw weights from N(0, std^2), whatever the layer's size. Deep nets lose the signal unless `std` fits their width."""
     return _independent("normal", lambda layer: std)  # noqa: ARG005
 
 
 def xavier() -> Initializer:
-    """N(0, 1 / fan_in): keeps the variance of the signal through linear layers. The lecture's; the paper's is `glorot`."""
+    """Draw weights from N(0, 1 / fan_in), which keeps the variance of the signal through linear layers.
+
+    This is the lecture's Xavier; the paper's is `glorot`."""
     return _independent("normal", lambda layer: math.sqrt(1 / fans(layer)[0]))
 
 
 def glorot(distribution: Distribution = "uniform", gain: Positive = 1.0) -> Initializer:
-    """Variance gain^2 * 2 / (fan_in + fan_out): a compromise between signal and gradient (Glorot & Bengio 2010)."""
+    """Draw weights of variance gain^2 * 2 / (fan_in + fan_out): signal and gradient in balance (Glorot & Bengio 2010)."""
     return _independent(distribution, lambda layer: gain * math.sqrt(2 / sum(fans(layer))))
 
 
 def kaiming(mode: Literal["fan_in", "fan_out"] = "fan_in", distribution: Distribution = "normal") -> Initializer:
-    """Variance 2 / fan, which makes up for the half that ReLU cuts off (He et al. 2015).
+    """Draw weights of variance 2 / fan, which makes up for the half that ReLU cuts off (He et al. 2015).
 
     `fan_in` keeps the second moment of the signal forward, `fan_out` that of the gradient backward.
     """
@@ -79,7 +81,7 @@ def kaiming(mode: Literal["fan_in", "fan_out"] = "fan_in", distribution: Distrib
 
 
 def orthogonal(gain: Positive = 1.0) -> Initializer:
-    """`gain` times a random (semi-)orthogonal matrix: a linear layer keeps lengths (Saxe, McClelland & Ganguli 2014).
+    """Draw `gain` times a random (semi-)orthogonal matrix, which keeps lengths (Saxe, McClelland & Ganguli 2014).
 
     A convolution's weight is taken as a matrix [out, in k k]; with groups, each group's [out / groups, (in / groups) k k].
     """
@@ -123,7 +125,7 @@ def lsuv() -> Initializer:
 
 
 def pytorch() -> Initializer:
-    """torch's defaults: the model stays as it was constructed, with what the global generator gave it then.
+    """Keep torch's defaults: the model stays as it was constructed, with what the global generator gave it then.
 
     Weights of linear layers and convolutions are uniform with variance 1 / (3 fan_in) (`kaiming_uniform_` with a = sqrt 5,
     which is neither Xavier nor He), biases uniform in +-1 / sqrt(fan_in).
@@ -132,7 +134,7 @@ def pytorch() -> Initializer:
 
 
 def fans(layer: Layer) -> tuple[int, int]:
-    """(fan_in, fan_out) of a linear layer or convolution."""
+    """Return (fan_in, fan_out) of a linear layer or convolution."""
     positions = math.prod(layer.weight.shape[2:])
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
     return layer.weight.shape[1] * positions, layer.weight.shape[0] // groups * positions
@@ -149,7 +151,7 @@ def _fill(module: nn.Module, name: str, value: float) -> None:
 
 
 def _draw(layer: Layer, distribution: Distribution, std: float, generator: Generator) -> Tensor:
-    """Values of mean 0 and deviation `std`, in the shape of the layer's weight."""
+    """Draw values of mean 0 and deviation `std`, in the shape of the layer's weight."""
     weight = torch.empty(layer.weight.shape)
     if distribution == "normal":
         return weight.normal_(0, std, generator=generator)
@@ -167,7 +169,7 @@ def _draw_orthogonal(layer: Layer, gain: float, generator: Generator) -> Tensor:
 
 @contextmanager
 def _measuring(model: nn.Module) -> Iterator[None]:
-    """Norms in training mode, everything else in evaluation mode; modes and buffers as before on the way out."""
+    """Put norms in training mode and everything else in evaluation mode; restore modes and buffers at the end."""
     modes = {module: module.training for module in model.modules()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     for module in modes:

@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Regularization:
-    """What `regularization` says, for the model, the loss and the optimizer to take from."""
+    """The settings of the config group `regularization`, for the model, the loss and the optimizer."""
 
     weight_decay: float
     dropout: float
@@ -25,7 +25,7 @@ def regularization(
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     decay_bias_and_norm: bool = False,
 ) -> Regularization:
-    """The four values of the group.
+    """Return the four settings of the group.
 
     weight_decay: the lambda of the lecture's penalty lambda/2 |W|^2 in the loss, exactly, with `optimizer=sgd`. With
         `optimizer=adamw` it is decoupled: each update also takes lr * weight_decay * W off the weight (Loshchilov & Hutter
@@ -39,7 +39,7 @@ def regularization(
 
 
 def parameter_groups(model: nn.Module, regularization: Regularization) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: each parameter once, in the model's order, with its group's `weight_decay`.
+    """Return parameter groups for an optimizer: each parameter once, in the model's order, with its group's `weight_decay`.
 
     The first group decays; a second, without decay, holds the biases and norm parameters, which are known by having
     fewer than two dimensions. With `decay_bias_and_norm` there is one group. Empty groups are left out.

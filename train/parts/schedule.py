@@ -23,14 +23,14 @@ Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 def constant(warmup: Warmup = 0.0) -> Schedule:
-    """1 all along."""
+    """Keep the learning rate constant after the warm-up."""
     return lambda step, total: _warm(warmup, step, total)
 
 
 def step(
     milestones: Sequence[Inner] = (0.5, 0.75), factor: Annotated[float, Interval(gt=0, le=1)] = 0.1, warmup: Warmup = 0.0
 ) -> Schedule:
-    """Multiplied by `factor` at each of `milestones`, from the first step that has that fraction of the run behind it."""
+    """Multiply the rate by `factor` at each of `milestones`, from the first step that has that fraction of the run behind it."""
 
     def schedule(step: int, total: int) -> float:
         # The margin keeps 0.07 * 100 = 7.000000000000001 at step 7.
@@ -41,7 +41,7 @@ def step(
 
 
 def cosine(final: Share = 0.0, warmup: Warmup = 0.05) -> Schedule:
-    """Half a cosine from 1 down to `final`, reached at the last step (Loshchilov & Hutter 2017, without restarts)."""
+    """Follow half a cosine from 1 down to `final`, reached at the last step (Loshchilov & Hutter 2017, without restarts)."""
 
     def schedule(step: int, total: int) -> float:
         begin = max(_warm_steps(warmup, total) - 1, 0)
@@ -53,7 +53,7 @@ def cosine(final: Share = 0.0, warmup: Warmup = 0.05) -> Schedule:
 
 
 def one_cycle(peak: Inner = 0.3, start: Annotated[float, Interval(gt=0, le=1)] = 0.04, final: Share = 0.0) -> Schedule:
-    """Up from `start` to 1 at the fraction `peak` of the run, then down to `final` at the last step (Smith & Topin 2018).
+    """Rise from `start` to 1 at the fraction `peak` of the run, then fall to `final` at the last step (Smith & Topin 2018).
 
     Both ways are half cosines, as in torch's OneCycleLR; the way up is the warm-up.
     """
@@ -76,6 +76,6 @@ def _warm(warmup: float, step: int, total: int) -> float:
 
 
 def _glide(first: float, last: float, done: float, length: float) -> float:
-    """Half a cosine from `first` (done = 0) to `last` (done = length); `first` when there is no way to go."""
+    """Return half a cosine from `first` (done = 0) to `last` (done = length); `first` when length is 0."""
     progress = done / length if length > 0 else 0.0
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2

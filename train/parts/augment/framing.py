@@ -21,13 +21,14 @@ Region = tuple[float, float, float, float]
 
 
 def resized(side: int, short: int, target: Tensor) -> Tensor:
-    """int64 [N]: the length of `side` when the short side of length `short` becomes `target` [N]; whole pixels, rounded down."""
+    """Return int64 [N], the length of `side` when the short side of length `short` becomes `target` [N]; rounded down."""
     return target * side // short
 
 
 def cut(images: Tensor, target: Tensor, top: Tensor, left: Tensor, crop: int) -> Tensor:
-    """float32 [N, C, crop, crop]: what a crop at `top`, `left` [N] shows of each image resized to the short side `target` [N];
-    bilinear, and only the crop is computed."""
+    """Return the crops at `top`, `left` [N] of the images resized to the short side `target` [N], float32 [N, C, crop, crop].
+
+    Bilinear; only the crop is computed."""
     height, width = images.shape[2:]
     short = min(height, width)
     at = centres(crop, images.device)
@@ -38,7 +39,7 @@ def cut(images: Tensor, target: Tensor, top: Tensor, left: Tensor, crop: int) ->
 
 @dataclass(frozen=True)
 class MultiScale:
-    """See `multi_scale`. Also a `Framing`: for image files, the crop as a region of the source."""
+    """The op of `multi_scale`. Also a `Framing`: for image files, the crop as a region of the source."""
 
     short_side: Sequence[int]
     crop: int
@@ -46,14 +47,14 @@ class MultiScale:
     fit_to_data: bool
 
     def _lengths(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Lowest L, highest L, L at test time, and crop, in pixels, for images of this size."""
+        """Return lowest L, highest L, L at test time, and crop, in pixels, for images of this size."""
         low, high = self.short_side
         scale = min(height, width) / self.crop if self.fit_to_data else 1.0
         low, high, test, crop = (round(length * scale) for length in (low, high, self.test_short_side, self.crop))
         return low, high, test, crop
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """`target`: L, `top`, `left`: the corner of the crop in the resized image; int64 [N]."""
+        """Draw `target`: L, and `top`, `left`: the corner of the crop in the resized image; int64 [N]."""
         _, height, width = shape
         short = min(height, width)
         low, high, _, crop = self._lengths(height, width)
@@ -63,12 +64,12 @@ class MultiScale:
         return {"target": target, "top": top, "left": left}
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The crops, float32 [N, C, crop, crop]."""
+        """Return the crops, float32 [N, C, crop, crop]."""
         crop = self._lengths(*images.shape[2:])[3]
         return cut(images, choices["target"], choices["top"], choices["left"], crop)
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """The centre crop of the images resized to the test short side, float32 [N, C, crop, crop]."""
+        """Return the centre crop of the images resized to the test short side, float32 [N, C, crop, crop]."""
         count, _, height, width = images.shape
         _, _, test, crop = self._lengths(height, width)
         target = torch.full((count,), test, device=images.device)
@@ -76,12 +77,12 @@ class MultiScale:
         return cut(images, target, top, left, crop)
 
     def output_shape(self, shape: Shape) -> Shape:
-        """[C, crop, crop]; with fit_to_data the crop is as long as the short side of the data."""
+        """Return (C, crop, crop); with fit_to_data the crop is as long as the short side of the data."""
         crop = self._lengths(shape[1], shape[2])[3]
         return shape[0], crop, crop
 
     def train_region(self, generator: torch.Generator, height: int, width: int) -> Region:
-        """A random crop, as (top, left, height, width) in pixels of the source; the numbers are taken as they are."""
+        """Draw a random crop, as (top, left, height, width) in pixels of the source; the numbers are taken as they are."""
         low, high = self.short_side
         target = low + int(uniform_int(generator, torch.tensor(high - low)))
         across, down = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
@@ -89,12 +90,12 @@ class MultiScale:
         return (height - side) * down, (width - side) * across, side, side
 
     def test_region(self, height: int, width: int) -> Region:
-        """The centre crop at the test short side, as (top, left, height, width) in pixels of the source."""
+        """Return the centre crop at the test short side, as (top, left, height, width) in pixels of the source."""
         side = self.crop * min(height, width) / self.test_short_side
         return (height - side) / 2, (width - side) / 2, side, side
 
     def size(self) -> tuple[int, int]:
-        """(crop, crop) as set."""
+        """Return (crop, crop) as set."""
         return self.crop, self.crop
 
 

@@ -17,16 +17,16 @@ from train.parts.contracts import Choices, Shape
 
 @dataclass(frozen=True)
 class Flip(TrainingOnly):
-    """See `flip`."""
+    """The op of `flip`."""
 
     p: float
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
-        """`flip`: bool [N]."""
+        """Draw `flip`: bool [N]."""
         return {"flip": torch.rand(count, generator=generator) < self.p}
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The images, the drawn ones mirrored."""
+        """Mirror the drawn images."""
         return torch.where(choices["flip"][:, None, None, None], images.flip(3), images)
 
 
@@ -37,29 +37,29 @@ def flip(p: Annotated[float, Interval(ge=0, le=1)] = 0.5) -> Flip:
 
 @dataclass(frozen=True)
 class Crop(TrainingOnly):
-    """See `crop`."""
+    """The op of `crop`."""
 
     padding: int | None
 
     def pixels(self, height: int, width: int) -> int:
-        """The zero pixels added to each side of an image."""
+        """Return the number of zero pixels added to each side of an image."""
         return math.ceil(min(height, width) / 8) if self.padding is None else self.padding
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """`top`, `left`: int64 [N], the corner of the crop in the padded image."""
+        """Draw `top`, `left`: int64 [N], the corner of the crop in the padded image."""
         last = torch.full((count,), 2 * self.pixels(shape[1], shape[2]))
         return {"top": uniform_int(generator, last), "left": uniform_int(generator, last)}
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """One crop of the original size per image."""
+        """Cut one crop of the original size out of each padded image."""
         count, channels, height, width = images.shape
         padding = self.pixels(height, width)
         padded = F.pad(images, (padding, padding, padding, padding)).flatten(2)
         row = choices["top"][:, None] + torch.arange(height, device=images.device)
         column = choices["left"][:, None] + torch.arange(width, device=images.device)
         # One flat index per pixel of the result: several times faster than indexing rows and columns apart.
-        place = row[:, :, None] * (width + 2 * padding) + column[:, None, :]
-        return padded.gather(2, place.view(count, 1, -1).expand(-1, channels, -1)).view(count, channels, height, width)
+        index = row[:, :, None] * (width + 2 * padding) + column[:, None, :]
+        return padded.gather(2, index.view(count, 1, -1).expand(-1, channels, -1)).view(count, channels, height, width)
 
 
 def crop(padding: Annotated[int, Ge(0)] | None = None) -> Crop:
@@ -73,17 +73,17 @@ def crop(padding: Annotated[int, Ge(0)] | None = None) -> Crop:
 
 @dataclass(frozen=True)
 class Rotate(TrainingOnly):
-    """See `rotate`."""
+    """The op of `rotate`."""
 
     degrees: float
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
-        """`radians`: float32 [N], anticlockwise."""
+        """Draw `radians`: float32 [N], anticlockwise."""
         limit = math.radians(self.degrees)
         return {"radians": uniform(generator, count, -limit, limit)}
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The rotated images, float32."""
+        """Return the rotated images, float32."""
         height, width = images.shape[2:]
         x = centres(width, images.device)[None, None, :] - width / 2
         y = centres(height, images.device)[None, :, None] - height / 2

@@ -1,4 +1,4 @@
-"""What the ops share. Shapes: N images, C channels, H height, W width."""
+"""Functions that the ops share. Shapes: N images, C channels, H height, W width."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ class TrainingOnly:
     """Base of an op that leaves validation and test images alone and keeps the shape."""
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """The images as they are."""
+        """Return the images unchanged."""
         return images
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape as it is."""
+        """Return the shape unchanged."""
         return shape
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [0, 1]; floats as they are."""
+    """Convert uint8 in [0, 255] to float32 in [0, 1]; floats stay unchanged."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def uniform(generator: torch.Generator, count: int, low: float, high: float) -> Tensor:
-    """float32 [count], uniform in [low, high]."""
+    """Draw float32 [count], uniform in [low, high]."""
     return torch.rand(count, generator=generator) * (high - low) + low
 
 
 def uniform_int(generator: torch.Generator, high: Tensor) -> Tensor:
-    """int64, shape of `high`: uniform over 0, 1, ..., `high`, both ends included; `high` is int64."""
+    """Draw int64 in the shape of `high`, uniform over 0, 1, ..., `high`, both ends included; `high` is int64."""
     return (torch.rand(high.shape, generator=generator, dtype=torch.float64) * (high + 1)).long()
 
 
 def centres(size: int, device: torch.device) -> Tensor:
-    """float32 [size]: where the centres of a row of pixels lie, in pixels: 0.5, 1.5, ..."""
+    """Return float32 [size]: where the centres of a row of pixels lie, in pixels: 0.5, 1.5, ..."""
     return torch.arange(size, device=device, dtype=torch.float32) + 0.5
 
 
 def sample(images: Tensor, x: Tensor, y: Tensor, outside: str) -> Tensor:
-    """Bilinear values of float `images` [N, C, H, W] at `x`, `y` (broadcast to [N, H', W']); -1 and 1 are the outer edges of the
-    image. `outside` is what lies beyond them: "zeros" or "border" (the nearest pixel)."""
+    """Return bilinear values of float `images` [N, C, H, W] at `x`, `y`, which broadcast to [N, H', W'].
+
+    -1 and 1 are the outer edges of the image. `outside`: what lies beyond them, "zeros" or "border" (the nearest pixel)."""
     # The callers build x and y element by element: affine_grid is a matrix product, which autocast and TF32 would round.
     grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)

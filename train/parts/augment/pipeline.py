@@ -1,4 +1,4 @@
-"""Several ops as one."""
+"""A sequence of ops as one op."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from train.parts.contracts import Choices, Framing, Op, Shape
 
 
 def move(choices: Choices, device: torch.device) -> Choices:
-    """The choices on `device`; to a GPU by copies out of pinned memory, which the host does not wait for."""
+    """Copy the choices to `device`; to a GPU out of pinned memory, so that the host does not wait."""
     if device.type != "cuda":
         return {name: value.to(device) for name, value in choices.items()}
     return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in choices.items()}
@@ -21,7 +21,7 @@ def move(choices: Choices, device: torch.device) -> Choices:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Ops applied one after the other; itself an `Op`. The choice `name` of op number i is called "i.name".
+    """An op that applies several ops one after the other. The choice `name` of op number i is called "i.name".
 
     UsageError when an op that frames the image (`Framing`) is not the first: it needs the whole image.
     """
@@ -48,8 +48,8 @@ class Pipeline:
         return self if self.framing is None else Pipeline(self.ops[1:])
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """The choices of all ops for `count` images of `shape`. Each op has a generator of its own, so that how much it draws
-        does not change what the others draw."""
+        """Draw the choices of all ops for `count` images of `shape`. Each op has a generator of its own, so that the
+        amount that it draws does not change what the others draw."""
         seeds = torch.randint(2**63 - 1, (len(self.ops),), generator=generator).tolist()
         choices: dict[str, Tensor] = {}
         for index, (op, seed) in enumerate(zip(self.ops, seeds, strict=True)):
@@ -59,7 +59,7 @@ class Pipeline:
         return choices
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The images after all ops; choices that are still on the host are moved to the images' device."""
+        """Apply all ops in order; choices that are still on the host are moved to the images' device."""
         moved = move(choices, images.device)
         for index, op in enumerate(self.ops):
             start = f"{index}."
@@ -67,13 +67,13 @@ class Pipeline:
         return images
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """What all ops do to validation and test images."""
+        """Return validation or test images as all ops change them."""
         for op in self.ops:
             images = op.evaluate(images)
         return images
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape of one image after all ops."""
+        """Return the shape of one image after all ops."""
         for op in self.ops:
             shape = op.output_shape(shape)
         return shape

@@ -16,11 +16,11 @@ from train.parts.augment.op import TrainingOnly, as_float, uniform, uniform_int
 from train.parts.contracts import Choices, Shape
 
 ATTEMPTS = 10
-"""How many rectangles `erase` draws for an image until one fits into it."""
+"""The number of rectangles that `erase` draws for an image, of which it takes the first that fits."""
 
 
 def grey(images: Tensor) -> Tensor:
-    """[N, 1, H, W]: luma 0.2989 R + 0.587 G + 0.114 B of three channels (ITU-R BT.601); the mean of any other number."""
+    """Return [N, 1, H, W]: luma 0.2989 R + 0.587 G + 0.114 B of three channels (ITU-R BT.601); the mean of any other number."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     red, green, blue = images.unbind(1)
@@ -28,26 +28,26 @@ def grey(images: Tensor) -> Tensor:
 
 
 def blend(images: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
-    """factor * images + (1 - factor) * other, clamped to [0, 1]; `factor` [N]."""
+    """Return factor * images + (1 - factor) * other, clamped to [0, 1]; `factor` [N]."""
     factor = factor[:, None, None, None]
     return (factor * images + (1 - factor) * other).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
 class Color(TrainingOnly):
-    """See `color`."""
+    """The op of `color`."""
 
     brightness: float
     contrast: float
     saturation: float
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
-        """`brightness`, `contrast`, `saturation`: float32 [N], factors."""
+        """Draw `brightness`, `contrast`, `saturation`: float32 [N], factors."""
         widths = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
         return {name: uniform(generator, count, max(0.0, 1 - width), 1 + width) for name, width in widths.items()}
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The changed images, float32 in [0, 1]."""
+        """Return the changed images, float32 in [0, 1]."""
         images = blend(as_float(images), 0.0, choices["brightness"])
         images = blend(images, grey(images).mean((2, 3), keepdim=True), choices["contrast"])
         return blend(images, grey(images), choices["saturation"]) if images.shape[1] == 3 else images
@@ -69,14 +69,14 @@ def color(
 
 @dataclass(frozen=True)
 class Erase(TrainingOnly):
-    """See `erase`."""
+    """The op of `erase`."""
 
     p: float
     scale: Sequence[float]
     ratio: Sequence[float]
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """`top`, `left`, `height`, `width`: int64 [N], the rectangle; of height 0 where nothing is erased."""
+        """Draw `top`, `left`, `height`, `width`: int64 [N], the rectangle; of height 0 where nothing is erased."""
         _, height, width = shape
         tries = count * ATTEMPTS
         area = uniform(generator, tries, *self.scale) * (height * width)
@@ -90,7 +90,7 @@ class Erase(TrainingOnly):
         return {"top": top, "left": left, "height": high, "width": wide}
 
     def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """The images with zeros in their rectangle."""
+        """Fill the drawn rectangles with zeros."""
         row = torch.arange(images.shape[2], device=images.device) - choices["top"][:, None]
         column = torch.arange(images.shape[3], device=images.device) - choices["left"][:, None]
         rows = (row >= 0) & (row < choices["height"][:, None])

@@ -8,7 +8,8 @@ are torch's defaults until `init` sets them. nn.Dropout modules exist only if `d
 
 from train.parts.model.convnet import convnet
 from train.parts.model.mlp import mlp
-from train.parts.model.resnet import plain, resnet
+from train.parts.model.plain import plain
+from train.parts.model.resnet import resnet
 from train.parts.model.torchvision import torchvision
 
 __all__ = ["convnet", "mlp", "plain", "resnet", "torchvision"]

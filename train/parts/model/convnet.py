@@ -23,7 +23,7 @@ def convnet(
     convs: Annotated[int, Interval(ge=1)] = 2,
     width: Annotated[int, Interval(ge=1)] = 24,
 ) -> nn.Module:
-    """`stages` stages of `convs` 3x3 convolutions, each with norm and activation; then pooling, dropout and head.
+    """Return a net of `stages` stages of `convs` 3x3 convolutions, each with norm and activation; then pooling, dropout and head.
 
     Stage s has `width` * 2^(s-1) channels; each stage after the first starts with a convolution of stride 2, which halves the
     image. Names: `stage1.conv1`, `stage1.norm1`, `stage1.act1`, ..., `head`.

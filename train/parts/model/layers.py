@@ -1,4 +1,4 @@
-"""What the models are put together from. A dict of modules is a chain of named layers in the order of the signal."""
+"""Building blocks of the models. A dict of modules is a chain of named layers in the order of the signal."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def chain(modules: dict[str, nn.Module]) -> nn.Sequential:
 
 
 def conv3x3(inputs: int, outputs: int, norm: NormFactory | None, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the size (stride 1) or halves it, rounding up (stride 2)."""
+    """Return a 3x3 convolution that keeps the size (stride 1) or halves it, rounding up (stride 2)."""
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=norm is None)
 
 
 def conv_unit(
     inputs: int, outputs: int, norm: NormFactory | None, activation: ActivationFactory, number: int | str = "", stride: int = 1
 ) -> dict[str, nn.Module]:
-    """3x3 convolution, norm if there is one, activation: named `conv`, `norm`, `act`, each followed by `number`."""
+    """Return a 3x3 convolution, norm if there is one, and activation, named `conv`, `norm`, `act`, each followed by `number`."""
     modules: dict[str, nn.Module] = {f"conv{number}": conv3x3(inputs, outputs, norm, stride)}
     return modules | norm_act(outputs, norm, activation, number)
 
@@ -45,5 +45,5 @@ def drop(dropout: float, number: int | str = "") -> dict[str, nn.Module]:
 
 
 def pooled_head(channels: int, classes: int, dropout: float) -> dict[str, nn.Module]:
-    """Global average pooling, dropout if any, and the linear layer that gives the logits."""
+    """Return global average pooling, dropout if any, and the linear layer that gives the logits."""
     return {"pool": GlobalAveragePool(), **drop(dropout), "head": nn.Linear(channels, classes)}

@@ -22,8 +22,9 @@ def mlp(
     depth: Annotated[int, Interval(ge=0)] = 3,
     width: Annotated[int, Interval(ge=1)] = 512,
 ) -> nn.Module:
-    """Flattened images through `depth` hidden layers of `width` units, each linear, norm, activation, dropout; then the head.
+    """Return a multi-layer perceptron with `depth` hidden layers of `width` units.
 
+    Images are flattened; each hidden layer is linear, norm, activation, dropout; then the head.
     Names: `fc1`, `norm1`, `act1`, `dropout1`, `fc2`, ..., `head`. `depth` 0 is softmax regression.
     """
     modules: dict[str, nn.Module] = {"flatten": nn.Flatten()}

@@ -1,9 +1,8 @@
-"""The pair of He, Zhang, Ren & Sun 2015, "Deep residual learning", section 4.2: a stack of 3x3 convolutions of any depth,
-plain and with residual shortcuts.
+"""The residual net for CIFAR of He, Zhang, Ren & Sun 2015, "Deep residual learning", section 4.2.
 
-Both: a stem of `width` channels, then three stages of `width`, 2 `width` and 4 `width` channels, where the second and the third
-start with stride 2; global average pooling and a linear head. The shortcuts have no parameters (option A of the paper), so
-that at the same depth and width the two differ in nothing else.
+A stem of `width` channels, then three stages of `width`, 2 `width` and 4 `width` channels, where the second and the third start
+with stride 2; global average pooling and a linear head. The shortcuts have no parameters (option A of the paper), so that the
+`plain` net of the same depth and width differs in nothing else.
 """
 
 from __future__ import annotations
@@ -22,35 +21,6 @@ Width = Annotated[int, Interval(ge=1)]
 STAGES = 3
 
 
-def plain(
-    *,
-    input_shape: Shape,
-    classes: int,
-    norm: NormFactory | None,
-    activation: ActivationFactory,
-    dropout: float,
-    depth: Annotated[int, Interval(ge=2)] = 20,
-    width: Width = 16,
-) -> nn.Module:
-    """`depth` - 1 convolutions, each with norm and activation, and the head.
-
-    What the stem leaves is shared evenly among the stages, the earlier ones first; `depth` below 5 leaves out the later stages.
-    Names: `stem.conv`, `stage1.conv1`, `stage1.norm1`, `stage1.act1`, ..., `head`.
-    """
-    body: dict[str, nn.Module] = {"stem": chain(conv_unit(input_shape[0], width, norm, activation))}
-    channels = width
-    each, rest = divmod(depth - 2, STAGES)
-    for stage in range(1, STAGES + 1):
-        units: dict[str, nn.Module] = {}
-        for number in range(1, each + (stage <= rest) + 1):
-            outputs = width * 2 ** (stage - 1)
-            units |= conv_unit(channels, outputs, norm, activation, number, stride=_stride(stage, number))
-            channels = outputs
-        if units:
-            body[f"stage{stage}"] = chain(units)
-    return chain(body | pooled_head(channels, classes, dropout))
-
-
 def resnet(
     *,
     input_shape: Shape,
@@ -61,7 +31,7 @@ def resnet(
     depth: int = 20,
     width: Width = 16,
 ) -> nn.Module:
-    """Three stages of n residual blocks of two convolutions: `depth` = 6n + 2 layers with the stem and the head.
+    """Return three stages of n residual blocks of two convolutions: `depth` = 6n + 2 layers with the stem and the head.
 
     Names: `stem.conv`, `stage2.block1.conv1`, `stage2.block1.norm1`, ..., `head`. With `norm=none` nothing stands in for
     the norm: the variance then grows from block to block, which is for the ablation to show.
@@ -73,14 +43,14 @@ def resnet(
         blocks: dict[str, nn.Module] = {}
         for number in range(1, _blocks_per_stage(depth) + 1):
             outputs = width * 2 ** (stage - 1)
-            blocks[f"block{number}"] = ResidualBlock(channels, outputs, norm, activation, _stride(stage, number))
+            blocks[f"block{number}"] = ResidualBlock(channels, outputs, norm, activation, stride_of(stage, number))
             channels = outputs
         body[f"stage{stage}"] = chain(blocks)
     return chain(body | pooled_head(channels, classes, dropout))
 
 
 class ResidualBlock(nn.Module):
-    """y = act(x' + norm(conv(act(norm(conv(x)))))), with x' = x, brought to y's shape where it differs.
+    """A residual block: y = act(x' + norm(conv(act(norm(conv(x)))))), with x' = x, brought to y's shape where it differs.
 
     x [N, inputs, H, W] -> y [N, outputs, H / stride, W / stride].
     """
@@ -104,7 +74,7 @@ class ResidualBlock(nn.Module):
 
 
 class StridedShortcut(nn.Module):
-    """Option A: every `stride`-th pixel, and `extra` channels of zeros behind the others. No parameters."""
+    """A shortcut without parameters (option A): every `stride`-th pixel, and `extra` channels of zeros behind the others."""
 
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
@@ -114,7 +84,8 @@ class StridedShortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
-def _stride(stage: int, number: int) -> int:
+def stride_of(stage: int, number: int) -> int:
+    """Return the stride of a stage's convolution or block number `number`: 2 at the start of every stage but the first."""
     return 2 if stage > 1 and number == 1 else 1
 
 

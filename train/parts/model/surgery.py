@@ -14,7 +14,7 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Tanh)  # Si
 
 
 class ChannelsSecond(nn.Module):
-    """Gives a norm for [N, C, ...] the [N, ..., C] that transformers hold, and turns the result back."""
+    """A norm for [N, C, ...] applied to the [N, ..., C] that transformers hold."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ def adapt_first_conv(model: nn.Module, channels: int) -> None:
 
 
 def set_biases(model: nn.Module, before_norm: Set[str], norms: bool) -> None:
-    """Take the bias from the layers `before_norm`; without `norms`, see to it that these and all convolutions have one (of 0)."""
+    """Take the bias from the layers `before_norm`; without `norms`, give these and all convolutions one (of 0)."""
     for name, layer in model.named_modules():
         if not isinstance(layer, Layer):
             continue
@@ -71,7 +71,7 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
 
 
 def forbid_in_place(model: nn.Module) -> None:
-    """Let every module leave its input as it is: others may need it, for their gradient (tanh) or to be measured."""
+    """Let no module work in place: others may need its input, for their gradient (tanh) or to be measured."""
     for module in model.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""The classifiers of torchvision, with the lab's switches put in. torchvision is imported only when one is asked for."""
+"""The classifiers of torchvision with the lab's switches. torchvision is imported only when one is requested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def torchvision(
     dropout: float,
     name: str = "resnet18",
 ) -> nn.Module:
-    """The classifier that `torchvision.models` calls `name`, untrained, without auxiliary heads, changed as follows.
+    """Return the classifier that `torchvision.models` calls `name`, untrained, without auxiliary heads, changed as follows.
 
     - Every norm layer becomes `norm(channels)`. Convolutions and linear layers whose output a norm reads directly lose their
       bias. With `norm` None the norms go, and these layers and all convolutions have a bias. Other biases stay as they are.
@@ -73,7 +73,7 @@ def _construct(name: str, input_shape: Shape, classes: int) -> nn.Module:
 
 
 def _own_arguments(name: str, input_shape: Shape) -> dict[str, Any]:
-    """What some architectures must be told besides the number of classes."""
+    """Return the arguments that some architectures need besides the number of classes."""
     _, height, width = input_shape
     if name in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": False, "transform_input": False}
@@ -87,7 +87,7 @@ def _own_arguments(name: str, input_shape: Shape) -> dict[str, Any]:
 
 
 def _trace_shape(name: str, input_shape: Shape) -> Shape:
-    """A shape that the model surely takes. Whether it takes the real one is for the pre-flight to find out."""
+    """Return a shape that the model surely takes. The pre-flight check finds out whether it takes the real one."""
     fixed_size = name.startswith(("maxvit", "vit"))
     return input_shape if fixed_size else (input_shape[0], TRACE_PX, TRACE_PX)
 

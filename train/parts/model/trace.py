@@ -1,4 +1,4 @@
-"""Looking at a finished model's forward to learn which layer feeds which."""
+"""Trace one forward pass of a model to learn which layer feeds which."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Norm: TypeAlias = _BatchNorm | nn.LayerNorm | nn.GroupNorm
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward showed.
+    """What one forward pass showed.
 
     `before_norm`: names of the layers whose output, as it is or permuted, a norm reads. `functional_relu`: some ReLU is a
     function call instead of a module.
@@ -32,7 +32,7 @@ class Trace:
 
 
 def trace(model: nn.Module, shape: Shape) -> Trace:
-    """Run `model` once on the meta device, which computes shapes and no numbers. The model is as before afterwards.
+    """Run `model` once on the meta device, which computes shapes and no numbers; the model stays unchanged.
 
     In evaluation mode, so that no random choice decides what is seen, and dropout passes its input on as it is.
     """
@@ -55,7 +55,7 @@ def trace(model: nn.Module, shape: Shape) -> Trace:
 
 
 class _Readers:
-    """A norm reads a layer if it is given the tensor that the layer returned, or a view of it."""
+    """The layers that norms read: a norm reads a layer if it is given the tensor that the layer returned, or a view of it."""
 
     def __init__(self) -> None:
         self.returned: dict[int, tuple[str, Tensor, int]] = {}  # by id; holding the tensor keeps its id from being used again
@@ -76,12 +76,12 @@ class _Readers:
 
 
 def _root(x: Tensor) -> Tensor:
-    """The tensor that `x` is a view of, or `x`; a linear layer on more than two dimensions returns a view."""
+    """Return the tensor that `x` is a view of, or `x`; a linear layer on more than two dimensions returns a view."""
     return x if x._base is None else x._base
 
 
 class _ReluCalls(TorchFunctionMode):
-    """Counts the calls of F.relu that no nn.ReLU makes."""
+    """A count of the calls of F.relu that no nn.ReLU makes."""
 
     def __init__(self) -> None:
         super().__init__()
