@@ -51,7 +51,7 @@ def check_section(section: dict, contestants: list[str], ratios: list[str], imag
 
 
 @pytest.mark.slow
-def test_measures_every_section_and_writes_it_down(tmp_path):
+def test_benchmark_measures_every_section(tmp_path):
     path = tmp_path / "out.json"
     sections = ["--loop", "--cost-of-observing", "--image-folder"]
     done = benchmark(*sections, *TINY, "trainer.precision=bfloat16", *FEW, *FILES, f"--json={path}")
@@ -70,7 +70,7 @@ def test_measures_every_section_and_writes_it_down(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_timed_from_its_command_to_its_end(tmp_path):
+def test_benchmark_times_whole_sweeps(tmp_path):
     path = tmp_path / "out.json"
     done = benchmark(
         "--sweep", "--only=sweep_basic", *TINY, "observe=off", "--rounds=1", "--steps=2", "--repeats=0", f"--json={path}"
@@ -84,7 +84,7 @@ def test_a_sweep_is_timed_from_its_command_to_its_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_plain_program_trains_and_tests():
+def test_plain_run_trains_and_tests():
     program = SCRIPT.parent / "benchmarks" / "plain_run.py"
     command = [sys.executable, str(program), "--workers=1", *TINY, "trainer.max_steps=3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -106,12 +106,12 @@ def options(*overrides: str, only: str) -> Options:
         ("observing", options("observe=off", only="train"), UsageError, "leave observe=off out"),
     ],
 )
-def test_refuses_what_it_cannot_compare(tmp_path, section, chosen, error, said):
+def test_benchmark_refuses_incomparable_settings(tmp_path, section, chosen, error, said):
     with pytest.raises(error, match=said):
         run_section(section, chosen, tmp_path, silent)
 
 
-def test_a_misspelt_contestant_is_an_error_that_offers_the_nearest():
+def test_benchmark_suggests_nearest_contestant():
     with pytest.raises(UsageError, match="Did you mean 'plain'"):
         check_only(["train", "plane"])
 
@@ -138,7 +138,7 @@ def procedure(repeats: int, tolerance: float) -> Procedure:
     return Procedure(rounds=2, steps=20, batch_size=5, lead_in=1, repeats=repeats, tolerance=tolerance)
 
 
-def test_contestants_take_turns_after_untimed_steps():
+def test_interleave_takes_turns_after_lead_in():
     contestants = [Sleeper("a"), Sleeper("b")]
     windows = interleave(contestants, procedure(repeats=3, tolerance=1.0), lambda: None, silent)
     assert [(w.round, w.contestant) for w in windows] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
@@ -147,7 +147,7 @@ def test_contestants_take_turns_after_untimed_steps():
 
 
 @linux
-def test_disturbed_windows_are_repeated_up_to_the_bound_and_the_best_attempt_is_marked():
+def test_interleave_repeats_disturbed_windows():
     windows = interleave([Sleeper("a")], procedure(repeats=2, tolerance=-1.0), lambda: None, silent)
     assert [(w.round, w.attempt, w.disturbed) for w in windows] == [(r, a, True) for r in range(2) for a in range(3)]
     for _, attempts in groupby(windows, key=lambda window: window.round):
@@ -157,7 +157,7 @@ def test_disturbed_windows_are_repeated_up_to_the_bound_and_the_best_attempt_is_
 
 
 @linux
-def test_a_child_is_our_own_and_a_stranger_is_not():
+def test_usage_counts_descendants_only():
     before = usage()
     command = [sys.executable, "-c", f"{BUSY}\nprint(flush=True)\ninput()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:

@@ -155,12 +155,12 @@ ARGUMENTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_arguments_reach_train_unchanged(installed: Path, arguments: list[str]) -> None:
+def test_install_passes_arguments_unchanged(installed: Path, arguments: list[str]) -> None:
     assert json.loads(start(installed, *arguments).stdout)["arguments"] == arguments
 
 
 @pytest.mark.slow
-def test_arguments_survive_an_installation(tmp_path: Path) -> None:
+def test_install_passes_arguments_after_installing(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     arguments = [argument for case in ARGUMENTS for argument in case]
     process = subprocess.Popen(command(checkout, *arguments), env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
@@ -182,7 +182,7 @@ def tools(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_second_start_is_train_alone(installed: Path, tmp_path: Path, tools: Path) -> None:
+def test_install_second_start_runs_train_only(installed: Path, tmp_path: Path, tools: Path) -> None:
     before = builds(installed)
     pipe = subprocess.PIPE
     process = subprocess.Popen(command(installed), env={"PATH": str(tools)}, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
@@ -194,13 +194,13 @@ def test_second_start_is_train_alone(installed: Path, tmp_path: Path, tools: Pat
 
 
 @pytest.mark.slow
-def test_exit_code_and_signal_pass_through(installed: Path) -> None:
+def test_install_passes_exit_code_and_signal(installed: Path) -> None:
     assert start(installed, CODE="7").returncode == 7
     assert start(installed, "kill yourself").returncode == -signal.SIGTERM
 
 
 @pytest.mark.slow
-def test_starts_through_a_link(installed: Path, tmp_path: Path) -> None:
+def test_install_starts_through_a_link(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "absolute").symlink_to(installed / "scripts" / "train")
     (tmp_path / "relative").symlink_to("absolute")
     done = subprocess.run(["./relative", "y"], cwd=tmp_path, env=environment(), capture_output=True, text=True)
@@ -209,7 +209,7 @@ def test_starts_through_a_link(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_power_failure_in_the_middle(tmp_path: Path) -> None:
+def test_install_survives_power_failure(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     kill_all(*stop_at_build(checkout), checkout)
     assert marks(checkout) == []
@@ -221,7 +221,7 @@ def test_power_failure_in_the_middle(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_installer_killed_alone(tmp_path: Path) -> None:
+def test_install_survives_killed_installer(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     process, _ = stop_at_build(checkout)
     process.kill()
@@ -238,7 +238,7 @@ def test_installer_killed_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_in_the_middle(tmp_path: Path, number: signal.Signals) -> None:
+def test_install_survives_signal(tmp_path: Path, number: signal.Signals) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     process, _ = stop_at_build(checkout)
     process.send_signal(number)
@@ -254,7 +254,7 @@ def test_signal_in_the_middle(tmp_path: Path, number: signal.Signals) -> None:
 
 
 @pytest.mark.slow
-def test_failing_pip_says_why(tmp_path: Path) -> None:
+def test_install_reports_failing_pip(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     (checkout / "broken").touch()
     failed = start(checkout)
@@ -265,7 +265,7 @@ def test_failing_pip_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_changed_pyproject(tmp_path: Path) -> None:
+def test_install_updates_for_changed_pyproject(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     assert start(checkout).returncode == 0
 
@@ -295,7 +295,7 @@ def test_changed_pyproject(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_simultaneous_starts(tmp_path: Path) -> None:
+def test_install_serves_simultaneous_starts(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     starts = [start_beside(checkout, str(i)) for i in range(3)]
     results = [process.communicate(timeout=120) for process in starts]
@@ -306,7 +306,7 @@ def test_simultaneous_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_moved_checkout_then_vanished_python(installed: Path, tmp_path: Path) -> None:
+def test_install_survives_moved_checkout_and_missing_python(installed: Path, tmp_path: Path) -> None:
     checkout = tmp_path / "elsewhere"
     shutil.copytree(installed, checkout, symlinks=True)
     done = start(checkout)
@@ -321,7 +321,7 @@ def test_moved_checkout_then_vanished_python(installed: Path, tmp_path: Path) ->
     assert json.loads(done.stdout)["prefix"] == str(checkout / ".venv")
 
 
-def test_environment_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
+def test_install_keeps_users_environment(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "pyvenv.cfg").write_text("mine")
@@ -341,7 +341,7 @@ def test_environment_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
         ({"python3": "echo no-venv 3.11.2"}, ["Python 3.11.2, without its modules venv", "apt-get install python3-venv"]),
     ],
 )
-def test_no_python_that_will_do(tmp_path: Path, tools: Path, pythons: dict[str, str], expected: list[str]) -> None:
+def test_install_reports_missing_python(tmp_path: Path, tools: Path, pythons: dict[str, str], expected: list[str]) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     for name, body in pythons.items():
         (tools / name).write_text(f"#!/bin/sh\n{body}\n")
@@ -353,14 +353,14 @@ def test_no_python_that_will_do(tmp_path: Path, tools: Path, pythons: dict[str, 
     assert not (checkout / ".venv").exists()
 
 
-def test_named_python_is_the_only_one_asked(tmp_path: Path) -> None:
+def test_install_uses_only_named_python(tmp_path: Path) -> None:
     failed = start(make_checkout(tmp_path / "checkout"), TRAIN_PYTHON="/gone/python3")
     assert failed.returncode == 1
     assert "none of: /gone/python3" in failed.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_checkout_that_cannot_be_written(tmp_path: Path) -> None:
+def test_install_reports_unwritable_checkout(tmp_path: Path) -> None:
     checkout = make_checkout(tmp_path / "checkout")
     checkout.chmod(0o555)
     failed = start(checkout)

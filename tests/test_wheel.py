@@ -60,7 +60,7 @@ def source_files(folder: str) -> set[str]:
     }
 
 
-def test_wheel_holds_code_configs_and_data_alone(wheel: Path) -> None:
+def test_wheel_holds_code_configs_and_data_only(wheel: Path) -> None:
     inside = {name for name in files_of(wheel) if ".dist-info/" not in name}
     code = source_files("train") | source_files("hydra_plugins")
     assert inside == code | {f"train/{name}" for name in source_files("conf")}
@@ -76,7 +76,7 @@ def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     assert files_of(build(source, "wheel", tmp_path / "wheel")) == files_of(wheel)
 
 
-def test_code_comes_from_the_wheel(environment: Path, tmp_path: Path) -> None:
+def test_wheel_provides_the_code(environment: Path, tmp_path: Path) -> None:
     where = subprocess.run(
         [str(environment / "bin/python"), "-c", "import train; print(train.__file__)"],
         cwd=tmp_path,
@@ -94,11 +94,11 @@ def train(environment: Path, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_configs_are_found_from_another_folder(environment: Path, tmp_path: Path) -> None:
+def test_wheel_finds_configs_from_another_folder(environment: Path, tmp_path: Path) -> None:
     assert "regularization" in train(environment, tmp_path, "--help")
     assert "train.parts.norm.group" in train(environment, tmp_path, "--cfg", "job", "init=xavier", "norm=group")
 
 
-def test_trains_from_another_folder(environment: Path, tmp_path: Path) -> None:
+def test_wheel_trains_from_another_folder(environment: Path, tmp_path: Path) -> None:
     train(environment, tmp_path, "trainer.max_steps=2", "trainer.device=cpu")
     assert list((tmp_path / "outputs").rglob("summary.json"))

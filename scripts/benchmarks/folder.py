@@ -1,4 +1,4 @@
-"""Reading image files: `train`'s reader of image folders, and torchvision's ImageFolder in a DataLoader."""
+"""Contestants that read image files: `train`'s reader of image folders, and torchvision's ImageFolder in a DataLoader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CROP = 224
 
 
 class FolderReading:
-    """Batches on the device from `train`'s FolderReader, epoch after epoch."""
+    """A contestant that reads batches with `train`'s FolderReader, epoch after epoch."""
 
     def __init__(self, name: str, session: Session, readers: Readers) -> None:
         self.name = name
@@ -47,7 +47,7 @@ class FolderReading:
 
 
 class TorchvisionReading:
-    """Batches on the device from torchvision's usual pipeline for training on photographs."""
+    """A contestant that reads batches with torchvision's usual pipeline for training on photographs."""
 
     def __init__(
         self, name: str, root: Path, preprocess: Preprocess, batch_size: int, workers: int, device: torch.device
@@ -97,7 +97,7 @@ def write_photographs(root: Path, images: int, width: int) -> int:
 
 
 def write_photograph(path: Path, seed: int, width: int) -> int:
-    """The size of the file in bytes."""
+    """Write one JPEG and return its size in bytes."""
     height = width * 3 // 4
     pixels = photograph(seed, *((width, height) if seed // CLASSES % 3 == 0 else (height, width)))
     path.parent.mkdir(parents=True, exist_ok=True)

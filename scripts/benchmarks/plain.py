@@ -1,4 +1,4 @@
-"""A training loop of the kind people write, on a session's data and model."""
+"""The plain PyTorch loop of tutorials, on a session's data and model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from train.run.session import Session
 
 CUDNN: Any = torch.backends.cudnn
 TORCH_DEFAULTS = torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision
-"""Read before a session changes them."""
+"""torch's defaults, read before a session changes them."""
 
 
 def use_torch_defaults() -> None:
-    """What `settle_arithmetic` sets, as it is in a program that sets nothing."""
+    """Restore what `configure_determinism` sets to the defaults of a plain program."""
     configure_determinism(deterministic=False)
     CUDNN.benchmark = False
     torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision = TORCH_DEFAULTS
@@ -91,7 +91,7 @@ class PlainLoop:
 
 
 def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader[Any]:
-    """UsageError for data that people would not read this way."""
+    """Return the training loader. UsageError for data that nobody would read this way."""
     return DataLoader(
         as_pil(session.splits.train, [*augmentation(session), *normalisation(readers)]),  # pyright: ignore[reportArgumentType]
         batch_size=session.settings.trainer.batch_size,
@@ -104,7 +104,7 @@ def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader
 
 
 def test_loader(session: Session, readers: Readers, source: Source) -> DataLoader[Any]:
-    """Every image once, as it is."""
+    """Return a loader of every image once, not augmented."""
     return DataLoader(as_pil(source, normalisation(readers)), batch_size=session.settings.trainer.batch_size)  # pyright: ignore[reportArgumentType]
 
 
@@ -119,7 +119,7 @@ def normalisation(readers: Readers) -> list[Any]:
 
 
 def augmentation(session: Session) -> list[nn.Module]:
-    """The torchvision counterparts of the chosen augmentation."""
+    """Return the torchvision counterparts of the chosen augmentation."""
     _, height, width = session.parts.dataset.shape
     found: list[nn.Module] = []
     for op in session.parts.pipeline.ops:
@@ -136,7 +136,7 @@ def augmentation(session: Session) -> list[nn.Module]:
 
 
 def unfused(session: Session, model: nn.Module) -> torch.optim.Optimizer:
-    """The configured optimizer as one gets it without asking for a fused one."""
+    """Return the configured optimizer, not fused."""
     groups = parameter_groups(model, session.parts.regularization)
     configured = session.parts.optimizer(groups)
     accepted = inspect.signature(type(configured)).parameters
@@ -146,6 +146,6 @@ def unfused(session: Session, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def endless(loader: DataLoader[Any]) -> Generator[Any, None, None]:
-    """Epoch after epoch."""
+    """Yield batches epoch after epoch."""
     while True:
         yield from loader

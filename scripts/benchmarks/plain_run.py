@@ -1,4 +1,4 @@
-"""One whole run of the plain loop: training, validation after every epoch, the test at the end. What a sweep by hand starts."""
+"""One run of the plain loop: training, validation after every epoch, the test at the end. A sweep by hand starts it per run."""
 
 from __future__ import annotations
 

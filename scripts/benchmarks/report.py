@@ -1,4 +1,4 @@
-"""Medians and their spread, for people and for programs."""
+"""The output of the benchmark: medians with their spread, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def kept(section: Section, contestant: str) -> list[Window]:
-    """One window per round, in the order of the rounds."""
+    """Return the windows that count, one per round, in order."""
     return [window for window in section.windows if window.kept and window.contestant == contestant]
 
 
 def speed(section: Section, contestant: str) -> Spread:
-    """Images per second."""
+    """Return the speed of a contestant in images per second."""
     return spread([window.images_per_s for window in kept(section, contestant)])
 
 
 def ratio(section: Section, first: str, second: str) -> Spread:
-    """Speed of the first over speed of the second, round by round."""
+    """Return the speed of the first over the speed of the second, round by round."""
     pairs = zip(kept(section, first), kept(section, second), strict=True)
     return spread([above.images_per_s / below.images_per_s for above, below in pairs])
 
 
 def disturbance(section: Section) -> str:
-    """What is known about other processes."""
+    """Return a sentence on how far other processes disturbed the windows."""
     counting = [window for window in section.windows if window.kept]
     unseen = sum(window.foreign is None for window in section.windows)
     if unseen:
@@ -56,7 +56,7 @@ def disturbance(section: Section) -> str:
     limit = f"other processes used more than {section.procedure.tolerance:.1%} of the processors' time"
     bad = sum(window.disturbed for window in counting)
     again = len(section.windows) - len(counting)
-    taken = f" {again} windows in which {limit} were discarded and taken again." if again else ""
+    taken = f" {again} windows in which {limit} were discarded and repeated." if again else ""
     if not bad:
         return f"No window that counts was disturbed.{taken}"
     return (
@@ -67,7 +67,7 @@ def disturbance(section: Section) -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """Of this machine."""
+    """Return the hardware of this machine."""
     cuda = torch.cuda.is_available()
     return {
         "processor": processor_name(),
@@ -88,7 +88,7 @@ def processor_name() -> str:
 
 
 def as_json(sections: Sequence[Section], overrides: Sequence[str]) -> dict[str, Any]:
-    """Everything that is known: speeds in images per second, foreign as a fraction."""
+    """Return all measurements as plain values: speeds in images per second, `foreign` as a fraction."""
     return {
         "hardware": hardware(),
         "versions": versions(),
@@ -114,7 +114,7 @@ def section_json(section: Section) -> dict[str, Any]:
 
 
 def show(console: Console, section: Section) -> None:
-    """Speeds, ratios and what to know about them."""
+    """Print speeds, ratios and notes."""
     table = Table(title=Text(section.title), title_justify="left")
     for heading in ("", "img/s", "lowest .. highest", "ms per step"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -133,7 +133,7 @@ def show(console: Console, section: Section) -> None:
 
 
 def heading(console: Console) -> None:
-    """The machine, in one line."""
+    """Print the machine in one line."""
     facts, has = hardware(), versions()
     gpu = f", {facts['gpu']}" if facts["gpu"] else ""
     unit = f", {facts['fast_bfloat16']}" if facts["fast_bfloat16"] else ""

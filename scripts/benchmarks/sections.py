@@ -1,4 +1,4 @@
-"""What is compared with what."""
+"""The sections of the benchmark: which contestants each has, and which ratios it shows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .windows import Contestant, Procedure, Window, interleave
 DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20, "sweep": 140}
 EXTRA_LEAD_IN = 4
 PREFETCH = 2
-"""Batches that each worker of a DataLoader has ready before they are asked for."""
+"""Batches that each worker of a DataLoader prepares ahead."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Of the command line."""
+    """The options of the command line."""
 
     overrides: Sequence[str]
     only: frozenset[str]
@@ -43,7 +43,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Section:
-    """What was measured. `ratios`: pairs of contestants, speed of the first over speed of the second."""
+    """The measurements of one section. `ratios`: pairs of contestants, speed of the first over speed of the second."""
 
     name: str
     title: str
@@ -55,7 +55,7 @@ class Section:
 
 
 Makers = Mapping[str, Callable[[], Contestant]]
-"""By name, what makes a contestant: those left out are never made."""
+"""Contestant's name -> its factory; a contestant that `--only` excludes is never made."""
 
 NAMES = {
     "loop": ("train", "plain", "bare", "train_float32"),
@@ -78,7 +78,7 @@ RATIOS = {
 
 
 def check_only(names: Iterable[str]) -> None:
-    """UsageError for the name of a contestant that does not exist."""
+    """Raise UsageError for the name of a contestant that does not exist."""
     known = {name for names in NAMES.values() for name in names}
     for name in names:
         if name not in known:
@@ -105,7 +105,7 @@ def run_section(name: str, options: Options, folder: Path, say: Callable[[str], 
 
 
 def wanted(section: str, options: Options) -> list[str]:
-    """The names of the section's contestants that `--only` leaves."""
+    """Return the names of the section's contestants that `--only` includes."""
     return [name for name in NAMES[section] if not options.only or name in options.only]
 
 
@@ -119,7 +119,7 @@ def procedure_for(section: str, options: Options, session: Session) -> Procedure
 
 
 def default_steps(section: str, session: Session) -> int:
-    """Windows of training hold whole pauses between two observations, so that as many steps are observed as in a long run."""
+    """Return the steps per window. Training windows are multiples of `observe.every`: they observe as often as a long run."""
     every = session.settings.observe.every
     if section in ("folder", "sweep") or not every:
         return DEFAULT_STEPS[section]
@@ -142,11 +142,11 @@ def prepare_loop(options: Options, folder: Path) -> tuple[Makers, Session, list[
     if session.placement.mixed:
         makers["train_float32"] = partial(train_loop, "train_float32", [*options.overrides, "trainer.precision=float32"], folder)
     else:
-        notes.append("`train` chooses float32 here by itself, so that there is no train_float32 beside it.")
+        notes.append("`train` chooses float32 on this machine, so there is no separate train_float32.")
     if "plain" in wanted("loop", options):
         notes.append(
-            "`plain` runs in this process, so that it too has the memory and thread settings with which `train` starts; where "
-            "these help it, its ratio is an understatement. It uses torch's defaults for determinism."
+            "`plain` runs in this process, with the memory and thread settings of `train`; where these help it, its ratio is an "
+            "understatement. It uses torch's defaults for determinism."
         )
     return makers, session, notes
 
@@ -176,7 +176,7 @@ def train_loop(name: str, overrides: Sequence[str], folder: Path) -> TrainLoop:
 
 
 def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
-    """The overrides of the command line are about training, and do not apply."""
+    """Prepare the contestants that read image files; the overrides of the command line do not apply."""
     root = folder / "photographs"
     size = write_photographs(root, options.images, options.image_width)
     sizes = [f"trainer.batch_size={options.batch_size}", f"data.workers={options.workers}", "data.val_fraction=0.0"]
@@ -202,7 +202,7 @@ def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Session, list
     steps = options.steps or DEFAULT_STEPS["sweep"]
     note = f"{sweep.RUNS} runs ({axes}) of {steps} steps, timed from the command to its end: start, training, evaluation, report."
     absent = ["joblib is not installed (pip install hydra-joblib-launcher)."] if "sweep_joblib" not in makers else []
-    return makers, session, [note, *absent, "The plain program is not observed, keeps no record and makes no report."]
+    return makers, session, [note, *absent, "The plain program does not observe, writes no records and makes no report."]
 
 
 def observed_share(session: Session, options: Options) -> str:

@@ -1,4 +1,4 @@
-"""A whole sweep, from the command to its end: by `train -m` with several launchers, and as people do it by hand."""
+"""Contestants that run a whole sweep, from the command to its end: `train -m` with several launchers, and a plain program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TAIL = 2000
 
 
 class SweepCommands:
-    """One command or several, one after the other, that together train every configuration for so many steps."""
+    """A contestant that runs one command or several in turn, which together train every configuration for some steps."""
 
     def __init__(self, name: str, detail: str, commands: Callable[[int], Iterator[list[str]]], folder: Path) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class SweepCommands:
         return partial(self.run, steps)
 
     def run(self, steps: int) -> None:
-        """RunError, with the end of what it said, when a command fails. No step is no command: nothing needs to warm up."""
+        """Run the commands; none for zero steps. RunError with the end of the error output when a command fails."""
         environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
         for command in self.commands(steps) if steps else ():
             done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
@@ -46,7 +46,7 @@ class SweepCommands:
 
 
 def contestants(overrides: Sequence[str], workers: int, folder: Path) -> Iterator[tuple[str, Callable[[], SweepCommands]]]:
-    """By name, what makes it. The joblib launcher takes part where it is installed."""
+    """Yield names and factories of the contestants. The joblib launcher takes part where it is installed."""
     for name, launcher in LAUNCHERS.items():
         if launcher != "joblib" or importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
             commands = partial(multirun, launcher, overrides, folder / name, count())

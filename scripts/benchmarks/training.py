@@ -1,4 +1,4 @@
-"""The loop of `train` as a user gets it, and the bare step that no loop can do without."""
+"""Contestants that train: the loop of `train` as users have it, and the bare train step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def describe(session: Session) -> str:
 
 
 def new_loop(session: Session, readers: Readers) -> Loop:
-    """As the session itself makes it, but without a validation split and with nobody listening."""
+    """Return a loop as the session makes it, but without a validation split and with sinks that write nowhere."""
     train_state = session.train_state(readers)
     observer = session.observer(train_state.model, readers)
     plan = session.plan(readers)
@@ -62,7 +62,7 @@ def new_loop(session: Session, readers: Readers) -> Loop:
 
 
 class EndAfter(Sink):
-    """Asks the run to stop after so many steps, as a signal would."""
+    """A sink that asks the run to stop after some steps, as a signal would."""
 
     essential = True
 
@@ -93,7 +93,7 @@ class TrainLoop:
         self.folders = count()
 
     def window(self, steps: int) -> Callable[[], None]:
-        """Running it raises RunError when the loss stops being finite."""
+        """Prepare a window; its call raises RunError when the loss is no longer finite."""
         configure_determinism(self.session.settings.trainer.deterministic)
         stop = StopSignal()
         sink = self.open_sinks(steps, stop)
@@ -125,7 +125,7 @@ class TrainLoop:
 
 
 class BareStep:
-    """Forward, backward and update on one batch that lies on the device: what no loop can do without."""
+    """The bare train step: forward, backward and update on one batch that stays on the device."""
 
     def __init__(self, name: str, session: Session, readers: Readers) -> None:
         self.name = name

@@ -1,6 +1,6 @@
-"""Timed windows, interleaved between the contestants, that notice when other processes took part of the processor.
+"""Timed windows, interleaved between the contestants, that detect when other processes used the processor.
 
-Linux only in that part: elsewhere windows are timed and interleaved, and what others did is not known.
+Detection works on Linux only; elsewhere windows are timed and interleaved without it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Protocol
 
 PROC = Path("/proc")
 GRANULARITY_S = 0.03
-"""What the kernel's clock ticks can be off by; it matters for windows of a second or less."""
+"""The error of the kernel's clock ticks; it matters for windows of a second or less."""
 IDLE_SHARE, IDLE_AFTER_S, SETTLED_BY_S = 0.1, 0.2, 10.0
 
 
 class Contestant(Protocol):
-    """Something that can do a number of steps of its work, and keeps its state in between."""
+    """A program under comparison: it can do a number of steps and keeps its state in between."""
 
     name: str
     detail: str
-    """What it computes in: part of the output."""
+    """Device and precision, for the output."""
 
     def window(self, steps: int) -> Callable[[], None]:
-        """Make ready; calling the result does the steps, and is what is timed."""
+        """Prepare a window and return the function whose call is timed."""
         ...
 
     def close(self) -> None: ...
@@ -34,8 +34,10 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True)
 class Procedure:
-    """How windows are taken. `lead_in`: untimed steps before each window; `repeats`: times that a disturbed window is taken
-    again; `tolerance`: share of all processors' time that others may use."""
+    """The settings of all windows.
+
+    `lead_in`: untimed steps before each window; `repeats`: further attempts at a disturbed window; `tolerance`: share of all
+    processors' time that others may use."""
 
     rounds: int
     steps: int
@@ -47,8 +49,10 @@ class Procedure:
 
 @dataclass(frozen=True)
 class Window:
-    """One timing. `foreign`: the share of all processors' time that other processes used, None where that cannot be seen;
-    `kept`: of the attempts in its round, the one that counts."""
+    """One timing.
+
+    `foreign`: the share of all processors' time that other processes used, None where it is unknown; `kept`: whether this is the
+    attempt of its round that counts."""
 
     contestant: str
     round: int
@@ -66,8 +70,10 @@ class Window:
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor time so far, in seconds: of everything on the processors this process may use, and of this process with its
-    descendants, living and ended."""
+    """Processor time so far, in seconds.
+
+    `all_s`: of everything on the processors that this process may use; `own_s`: of this process and its descendants, living and
+    ended."""
 
     at: float
     all_s: float
@@ -75,7 +81,7 @@ class Usage:
 
 
 def usage() -> Usage | None:
-    """None where the kernel does not tell."""
+    """Return the processor time so far; None where the kernel does not report it."""
     try:
         ticks = os.sysconf("SC_CLK_TCK")
         at = time.perf_counter()
@@ -85,7 +91,7 @@ def usage() -> Usage | None:
 
 
 def foreign_share(before: Usage | None, after: Usage | None) -> float | None:
-    """Of the processors' time between the two, the share that other processes used."""
+    """Return the share of the processors' time between two readings that other processes used; None where it is unknown."""
     if before is None or after is None or after.all_s == before.all_s:  # some containers show a clock that stands still
         return None
     capacity = (after.at - before.at) * processors()
@@ -98,7 +104,7 @@ def processors() -> int:
 
 
 def _busy_ticks() -> int:
-    """All but idle and waiting for disks. Stolen time counts: another virtual machine disturbs as well."""
+    """Return the busy time of the processors. Stolen time counts: another virtual machine disturbs as well."""
     mine = {f"cpu{index}" for index in os.sched_getaffinity(0)}
     total = 0
     for line in (PROC / "stat").read_text().splitlines():
@@ -110,7 +116,7 @@ def _busy_ticks() -> int:
 
 
 def _own_ticks() -> int:
-    """A child that has ended is part of its parent's figure, once the parent has asked for its exit code."""
+    """Return the time of this process and its descendants; an ended child counts in its parent, which has reaped it."""
     parents: dict[int, int] = {}
     spent: dict[int, int] = {}
     for entry in PROC.iterdir():
@@ -143,7 +149,7 @@ def settle() -> None:
 def interleave(
     contestants: Sequence[Contestant], procedure: Procedure, wait: Callable[[], None], say: Callable[[str], None]
 ) -> list[Window]:
-    """A B C A B C ...: every attempt, in the order of time. `wait` returns when the device has nothing left to do."""
+    """Take windows in turn (A B C A B C ...) and return every attempt in order. `wait` returns when the device is idle."""
     windows: list[Window] = []
     for number in range(procedure.rounds):
         for contestant in contestants:
@@ -157,7 +163,7 @@ def interleave(
 
 
 def take(contestant: Contestant, procedure: Procedure, number: int, attempt: int, wait: Callable[[], None]) -> Window:
-    """One window."""
+    """Time one window."""
     settle()
     contestant.window(procedure.lead_in)()
     run = contestant.window(procedure.steps)
