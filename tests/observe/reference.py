@@ -1,4 +1,4 @@
-"""A slow twin of the observer, which keeps every output, gradient and weight and computes in float64; models to try."""
+"""A slow reference for the observer, which stores every output, gradient and weight and computes in float64; and test models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE = [*NOISE, "augment=flip_crop", "regularization=weight_decay_dropout", "tra
 
 
 def settings(**changes: Any) -> ObserveSettings:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "level": "full",
         "every": 1,
         "every_step": True,
@@ -33,7 +33,7 @@ def settings(**changes: Any) -> ObserveSettings:
         "probe_size": 0,
         "layers": "*",
     }
-    return ObserveSettings(**(given | changes))
+    return ObserveSettings(**(defaults | changes))
 
 
 def prepared(folder: Path, overrides: list[str]) -> tuple[Session, Readers]:
@@ -41,8 +41,8 @@ def prepared(folder: Path, overrides: list[str]) -> tuple[Session, Readers]:
     return session, open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
 
 
-class Kept:
-    """Every output and every gradient of one forward and backward pass, under the names that the observer gives them."""
+class SignalRecorder:
+    """Stores every output and gradient of one forward and backward pass, under the observer's names."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -51,10 +51,10 @@ class Kept:
         self.kinds: dict[str, str] = {}
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        def keep(name: str) -> Callable[..., None]:
+    def recording(self) -> Iterator[None]:
+        def recorder(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, _: Any, output: Tensor) -> None:
-                calls = sum(seen == name or seen.startswith(f"{name}#") for seen in self.outputs)
+                calls = sum(layer == name or layer.startswith(f"{name}#") for layer in self.outputs)
                 key = name if calls == 0 else f"{name}#{calls + 1}"
                 self.outputs[key] = output.detach().clone()
                 self.kinds[key] = type(module).__name__
@@ -63,18 +63,18 @@ class Kept:
 
             return hook
 
-        names = (nn.Conv2d, nn.Linear, nn.ReLU, nn.Tanh, nn.Sigmoid)
-        handles = [m.register_forward_hook(keep(n)) for n, m in self.model.named_modules() if isinstance(m, names)]
+        types = (nn.Conv2d, nn.Linear, nn.ReLU, nn.Tanh, nn.Sigmoid)
+        handles = [m.register_forward_hook(recorder(n)) for n, m in self.model.named_modules() if isinstance(m, types)]
         yield
         for handle in handles:
             handle.remove()
 
-    def signals(self, scale: float) -> dict[str, float]:
+    def statistics_by_tag(self, scale: float) -> dict[str, float]:
         values: dict[str, float] = {}
         for layer, output in self.outputs.items():
             y = output.double().movedim(1, 0).flatten(1)
             kind = self.kinds[layer]
-            found = {
+            statistics = {
                 "mean": y.mean(),
                 "std": y.std(correction=0),
                 "zero": (y == 0).double().mean(),
@@ -83,30 +83,30 @@ class Kept:
                 "channel_var": y.var(1, correction=0).mean(),
             }
             if kind not in ("Conv2d", "Linear"):
-                found["dead"] = (y == 0).all(1).double().mean()
+                statistics["dead"] = (y == 0).all(1).double().mean()
             if kind == "Tanh":
-                found["saturated"] = (y.abs() > 0.97).double().mean()
+                statistics["saturated"] = (y.abs() > 0.97).double().mean()
             if kind == "Sigmoid":
-                found["saturated"] = ((y < 0.03) | (y > 0.97)).double().mean()
-            values |= {f"activation_{name}/{layer}": value.item() for name, value in found.items()}
+                statistics["saturated"] = ((y < 0.03) | (y > 0.97)).double().mean()
+            values |= {f"activation_{name}/{layer}": value.item() for name, value in statistics.items()}
         for layer, gradient in self.gradients.items():
             values[f"gradient_std/{layer}"] = gradient.double().std(correction=0).item() / scale
             values[f"gradient_nonfinite/{layer}"] = float((~gradient.isfinite()).sum())
         return values
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    named = ((name, module.weight) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
-    return {name: weight.detach().double() for name, weight in named}
+def copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    weights = ((name, module.weight) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    return {name: weight.detach().double() for name, weight in weights}
 
 
-def slow_twin(train_state: TrainState, batches: list[Batch]) -> dict[str, float]:
-    """What the observer should say of the last of the updates on `batches`."""
-    initial = weights_of(train_state.model)
+def reference_values(train_state: TrainState, batches: list[Batch]) -> dict[str, float]:
+    """Return the values that the observer should report for the last of the train steps on `batches`."""
+    initial = copy_weights(train_state.model)
     *first, last = batches
     for batch in first:
         train_step(train_state, batch, 1.0)
-    kept, before, gradients = Kept(train_state.model), weights_of(train_state.model), dict[str, list[Tensor]]()
+    recorder, before, gradients = SignalRecorder(train_state.model), copy_weights(train_state.model), dict[str, list[Tensor]]()
     scale = train_state.scaler.get_scale() if train_state.scaler.is_enabled() else 1.0
 
     def before_step(*_: Any) -> None:
@@ -115,11 +115,11 @@ def slow_twin(train_state: TrainState, batches: list[Batch]) -> dict[str, float]
             gradients[name] = [p.grad.double().flatten() for p in layer.parameters() if p.grad is not None]
 
     handle = train_state.optimizer.register_step_pre_hook(before_step)
-    with kept.keeping():
+    with recorder.recording():
         train_step(train_state, last, 1.0)
     handle.remove()
-    values = kept.signals(scale)
-    for name, after in weights_of(train_state.model).items():
+    values = recorder.statistics_by_tag(scale)
+    for name, after in copy_weights(train_state.model).items():
         w, w0 = before[name], initial[name]
         values[f"weight_std/{name}"] = w.std(correction=0).item()
         values[f"weight_distance/{name}"] = ((w - w0).norm() / w0.norm()).item()
@@ -128,7 +128,7 @@ def slow_twin(train_state: TrainState, batches: list[Batch]) -> dict[str, float]
     return values
 
 
-def observed(train_state: TrainState, observer: Observer, batches: list[Batch]) -> dict[str, float]:
+def observed_values(train_state: TrainState, observer: Observer, batches: list[Batch]) -> dict[str, float]:
     *first, last = batches
     for batch in first:
         train_step(train_state, batch, 1.0)
@@ -138,8 +138,8 @@ def observed(train_state: TrainState, observer: Observer, batches: list[Batch]) 
     return dict(observer.collect().values)
 
 
-def measured(model: nn.Module, images: Tensor, **changes: Any) -> dict[str, float]:
-    """One forward and backward pass of the mean output, observed."""
+def measured_values(model: nn.Module, images: Tensor, **changes: Any) -> dict[str, float]:
+    """Return what the observer measures in one forward and backward pass of the mean output."""
     observer = Observer(model, settings(**changes), cast(Any, tuple(images.shape[1:])))
     with observer.observing_signals(ONE):
         model(images).mean().backward()
@@ -147,7 +147,7 @@ def measured(model: nn.Module, images: Tensor, **changes: Any) -> dict[str, floa
 
 
 class Net(nn.Module):
-    """x -> conv -> activation, then the same two again, then a head; in place if asked."""
+    """x -> conv -> activation, the same two modules a second time, then a head. `inplace`: of the activation."""
 
     def __init__(self, inplace: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What batch norms tell of the layers before them, against a slow twin that keeps every output; and when it is recorded."""
+"""`BatchMoments` against a slow reference that stores every output, and the steps at which runs record them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.harness import run_here
-from tests.observe.reference import BASE, Kept, prepared, settings
+from tests.observe.reference import BASE, SignalRecorder, prepared, settings
 from tests.run import saboteur
 from train.observe.batch_moments import MOST_ROWS, BatchMoments
 from train.observe.observer import Observer
@@ -27,38 +27,38 @@ MODELS = {
     "resnet": ["model.depth=8", "model.width=4"],
 }
 TOLERANCE = 1e-5
-"""How far a value may be from that of the twin, in stds of the layer. Both look at the same outputs, in bfloat16 too."""
+"""Maximum difference from the reference, in stds of the layer. Both measure the same outputs, in bfloat16 too."""
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_norm_tells_what_the_twin_sees_at_every_step(model: str, precision: str, tmp_path: Path) -> None:
+def test_batch_moments_match_the_reference_at_every_step(model: str, precision: str, tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, f"model={model}", *MODELS[model], f"trainer.precision={precision}"])
     train_state = session.train_state(readers)
     observer = Observer(train_state.model, settings(), session.parts.input_shape)
     moments = BatchMoments(observer.normalized_layers, batch_size=8, total=6, room=6)
-    seen: list[dict[str, float]] = []
+    references: list[dict[str, float]] = []
     for step, batch in enumerate([*readers.train.epoch(0), *readers.train.epoch(1)]):
-        kept = Kept(train_state.model)
-        with moments.recording(step), kept.keeping():
+        recorder = SignalRecorder(train_state.model)
+        with moments.recording(step), recorder.recording():
             train_step(train_state, batch, 1.0)
-        seen.append(kept.signals(1.0))
-    told = moments.pop_rows()
-    assert [step for step, _ in told] == list(range(6))
+        references.append(recorder.statistics_by_tag(1.0))
+    rows = moments.pop_rows()
+    assert [step for step, _ in rows] == list(range(6))
     weighted = {name for name, module in train_state.model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    for step, values in told:
+    for step, values in rows:
         assert {tag.partition("/")[2] for tag in values} == weighted - {"head"}
         for tag, value in values.items():
-            std = seen[step][tag.replace("_mean", "_std")]
-            assert value == pytest.approx(seen[step][tag], abs=TOLERANCE * std), f"{tag} at step {step}"
-    assert moments.pop_rows() == [], "once"
+            std = references[step][tag.replace("_mean", "_std")]
+            assert value == pytest.approx(references[step][tag], abs=TOLERANCE * std), f"{tag} at step {step}"
+    assert moments.pop_rows() == [], "rows are popped once"
 
 
-# Which layers
+# Choice of layers
 
 
 class Zoo(nn.Module):
-    """One layer of every kind that a norm may follow or not."""
+    """One layer for every case that `find_normalized_layers` accepts or excludes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,29 +88,36 @@ class Zoo(nn.Module):
         return norm["fc"](self.fc(x.mean((2, 3))))
 
 
-def test_only_layers_whose_own_output_is_what_a_norm_averages_once() -> None:
+def test_find_normalized_layers_selects_direct_norm_inputs() -> None:
     zoo = Zoo()
     before = {name: value.clone() for name, value in zoo.state_dict().items()}
     observer = Observer(zoo, settings(), (2, 3, 3))
-    assert [each.layer for each in observer.normalized_layers] == ["layers.plain", "act", "inplace_act", "twice", "twice#2", "fc"]
-    assert all(torch.equal(value, before[name]) for name, value in zoo.state_dict().items()), "finding them leaves no trace"
+    assert [layer.layer for layer in observer.normalized_layers] == [
+        "layers.plain",
+        "act",
+        "inplace_act",
+        "twice",
+        "twice#2",
+        "fc",
+    ]
+    assert all(torch.equal(value, before[name]) for name, value in zoo.state_dict().items()), "the search leaves no trace"
     moments = BatchMoments(observer.normalized_layers, batch_size=5, total=1, room=1)
-    kept = Kept(zoo)
-    with moments.recording(0), kept.keeping():
+    recorder = SignalRecorder(zoo)
+    with moments.recording(0), recorder.recording():
         zoo(torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(0)))
     ((_, values),) = moments.pop_rows()
-    twin = kept.signals(1.0)
+    reference = recorder.statistics_by_tag(1.0)
     assert len(values) == 12
-    assert values == pytest.approx({tag: twin[tag] for tag in values}, rel=1e-4, abs=1e-5)
+    assert values == pytest.approx({tag: reference[tag] for tag in values}, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"every_step": False}, {"every": 0}])
-def test_none_where_nobody_asked(changes: dict[str, object]) -> None:
+def test_normalized_layers_are_empty_when_switched_off(changes: dict[str, object]) -> None:
     assert Observer(Zoo(), settings(**changes), (2, 3, 3)).normalized_layers == ()
 
 
-def test_a_norm_that_did_not_see_exactly_one_batch_says_nothing() -> None:
-    """It was in evaluation mode, left out, or called again."""
+def test_batch_moments_need_exactly_one_batch_per_step() -> None:
+    """No values if the norm was in evaluation mode, not called, or called twice."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     moments = BatchMoments(Observer(net, settings(), (3,)).normalized_layers, batch_size=8, total=3, room=3)  # type: ignore[arg-type]
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -128,17 +135,17 @@ def test_a_norm_that_did_not_see_exactly_one_batch_says_nothing() -> None:
     assert [step for step, _ in moments.pop_rows()] == [4]
 
 
-# What float32 averages can hold
+# Resolution of float32 averages
 
 
-def told_of(inputs: list[Tensor]) -> dict[int, float]:
-    """Step -> the std that the norm tells of a layer that passes on what it gets."""
+def recovered_stds(inputs: list[Tensor]) -> dict[int, float]:
+    """Return step -> the recovered std of an identity layer that gets these inputs."""
     layer, norm = nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3)
     with torch.no_grad():
         layer.weight.copy_(torch.eye(3))
     net = nn.Sequential(layer, norm)
-    followed = Observer(net, settings(), (3,)).normalized_layers  # type: ignore[arg-type]
-    moments = BatchMoments(followed, batch_size=len(inputs[0]), total=len(inputs), room=len(inputs))
+    layers = Observer(net, settings(), (3,)).normalized_layers  # type: ignore[arg-type]
+    moments = BatchMoments(layers, batch_size=len(inputs[0]), total=len(inputs), room=len(inputs))
     for step, x in enumerate(inputs):
         with moments.recording(step), torch.no_grad():
             net(x)
@@ -146,34 +153,34 @@ def told_of(inputs: list[Tensor]) -> dict[int, float]:
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-4, 0.0), (1e3, 0.0), (1e12, 0.0), (1.0, 300.0), (1.0, 1e5), (0.03, 0.0)])
-def test_what_is_told_is_right_to_a_hundredth_and_the_rest_is_left_out(scale: float, offset: float) -> None:
+def test_batch_moments_are_exact_to_1_percent_or_dropped(scale: float, offset: float) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = [scale * torch.randn(64, 3, generator=generator) + offset for _ in range(250)]
-    told = told_of(inputs)
-    for step, std in told.items():
+    stds = recovered_stds(inputs)
+    for step, std in stds.items():
         assert std == pytest.approx(inputs[step].double().std(correction=0).item(), rel=0.01)
     if scale == 1e-4:
-        assert min(told) > 50, "at first the averages are still full of the 1 that they began with"
-        assert max(told) == 249
+        assert min(stds) > 50, "at first the initial variance of 1 dominates the averages"
+        assert max(stds) == 249
     else:
-        assert len(told) == (0 if offset == 1e5 else 250)
+        assert len(stds) == (0 if offset == 1e5 else 250)
 
 
-def test_a_signal_that_breaks_is_told_once_and_then_nothing() -> None:
+def test_batch_moments_stop_after_the_first_nonfinite_step() -> None:
     inputs = [torch.randn(8, 3, generator=torch.Generator().manual_seed(step)) for step in range(5)]
     inputs[2][0, 1] = math.nan
-    told = told_of(inputs)
-    assert list(told) == [0, 1, 2], "from then on the averages have lost what came before"
-    assert math.isnan(told[2])
+    stds = recovered_stds(inputs)
+    assert list(stds) == [0, 1, 2], "from then on the averages are non-finite"
+    assert math.isnan(stds[2])
 
 
-# When it is recorded
+# Recorded steps
 
 
 @pytest.mark.parametrize("total", [1, 1999, 2000, 2001, 6500, 100_000])
-def test_a_long_run_has_rows_at_every_so_many_steps(total: int) -> None:
-    followed = Observer(Zoo(), settings(), (2, 3, 3)).normalized_layers
-    moments = BatchMoments(followed, batch_size=5, total=total, room=1)
+def test_batch_moments_due_limits_the_number_of_rows(total: int) -> None:
+    layers = Observer(Zoo(), settings(), (2, 3, 3)).normalized_layers
+    moments = BatchMoments(layers, batch_size=5, total=total, room=1)
     due = [step for step in range(total) if moments.due(step)]
     assert due[0] == 0
     assert len({after - before for before, after in pairwise(due)}) <= 1
@@ -199,7 +206,7 @@ RUN = [
     "trainer.record_every=7",
     "observe.probe_size=0",
 ]
-"""58 steps of a network of two convolutions and a head; its norm can be told to break a step."""
+"""58 steps of a network of two convolutions and a head; its norm can sabotage a step."""
 
 
 @pytest.fixture(autouse=True)
@@ -209,50 +216,49 @@ def fresh_saboteur() -> Iterator[None]:
     saboteur.reset()
 
 
-def recorded(folder: Path, *overrides: str) -> list[Record]:
+def run_records(folder: Path, *overrides: str) -> list[Record]:
     return list(read_records(run_here(folder, [*RUN, *overrides]).metrics_file))
 
 
 def steps_by_tag(records: list[Record]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = defaultdict(list)
+    steps: dict[str, list[int]] = defaultdict(list)
     for record in records:
         for tag in record.values:
-            found[tag].append(record.step)
-    return found
+            steps[tag].append(record.step)
+    return steps
 
 
 CADENCES = {
     "default": ([], [0, 50, 57]),
-    "not in step with anything": (["observe.every=9"], [0, 9, 18, 27, 36, 45, 54, 57]),
+    "unaligned": (["observe.every=9"], [0, 9, 18, 27, 36, 45, 54, 57]),
     "chosen layers": (["observe.layers=*1"], [0, 50, 57]),
 }
 
 
 @pytest.mark.parametrize("cadence", CADENCES)
-def test_every_step_is_on_record_once_and_in_order(tmp_path: Path, cadence: str) -> None:
-    how, looks = CADENCES[cadence]
-    steps = steps_by_tag(recorded(tmp_path / "run", *how))
+def test_run_records_batch_moments_of_every_step_once(tmp_path: Path, cadence: str) -> None:
+    overrides, observed_steps = CADENCES[cadence]
+    steps = steps_by_tag(run_records(tmp_path / "run", *overrides))
     convs = {"stage1.conv1", "stage1.conv2"} if cadence != "chosen layers" else {"stage1.conv1"}
     acts = {conv.replace("conv", "act") for conv in convs}
     assert {tag for tag in steps if steps[tag] == list(range(58))} == {
         f"activation_{what}/{conv}" for what in ("mean", "std") for conv in convs
     }
-    assert {tag.partition("/")[2] for tag in steps if steps[tag] == looks and tag.startswith("activation_std")} >= acts
-    assert all(found == sorted(set(found)) for found in steps.values())
+    assert {tag.partition("/")[2] for tag in steps if steps[tag] == observed_steps and tag.startswith("activation_std")} >= acts
+    assert all(recorded == sorted(set(recorded)) for recorded in steps.values())
 
 
-@pytest.mark.parametrize("how", [["norm=layer"], ["observe.every_step=false"], ["norm=none"]], ids=" ".join)
-def test_without_batch_norms_only_the_looks_are_on_record(tmp_path: Path, how: list[str]) -> None:
-    run = [item for item in RUN if not (how[0].startswith("norm") and item.startswith("norm"))]
-    records = list(read_records(run_here(tmp_path / "run", [*run, "trainer.max_steps=5", *how]).metrics_file))
+@pytest.mark.parametrize("overrides", [["norm=layer"], ["observe.every_step=false"], ["norm=none"]], ids=" ".join)
+def test_run_without_batch_moments_records_observed_steps_only(tmp_path: Path, overrides: list[str]) -> None:
+    run = [item for item in RUN if not (overrides[0].startswith("norm") and item.startswith("norm"))]
+    records = list(read_records(run_here(tmp_path / "run", [*run, "trainer.max_steps=5", *overrides]).metrics_file))
     assert steps_by_tag(records)["activation_std/stage1.conv1"] == [0, 4]
 
 
-def test_steps_that_are_repeated_because_the_loss_broke_are_on_record_once_and_in_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replayed_steps_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that are replayed because the loss broke are complete as well."""
     monkeypatch.setenv("SABOTAGE", "train:55:nan")
-    steps = steps_by_tag(recorded(tmp_path / "run"))
+    steps = steps_by_tag(run_records(tmp_path / "run"))
     assert steps["gradient_std/head"] == [0, 50, 51, 52, 53, 54]
     assert steps["activation_std/stage1.conv1"] == list(range(55))
-    assert all(found == sorted(set(found)) for found in steps.values())
+    assert all(recorded == sorted(set(recorded)) for recorded in steps.values())

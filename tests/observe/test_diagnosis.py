@@ -1,4 +1,4 @@
-"""What is said of runs that went wrong: of records made by hand, where the answer is known, and of real runs."""
+"""The diagnosis of runs that went wrong: on hand-made records with a known answer, and on real runs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ STEADY = {"activation_std": 1.0, "gradient_std": 0.01, "activation_nonfinite": 0
 NAN = math.nan
 
 
-def look(step: int, **changes: float) -> Record:
-    """A record of all layers; `changes`: statistic__layer -> value."""
+def observation(step: int, **changes: float) -> Record:
+    """Return a record of all layers. `changes`: statistic__layer -> value."""
     values = {f"{statistic}/{layer}": value for statistic, value in STEADY.items() for layer in LAYERS}
     return Record(step, 0.0, 0.0, values | {name.replace("__", "/"): value for name, value in changes.items()})
 
@@ -31,19 +31,19 @@ def loss(step: int, value: float) -> Record:
     return Record(step, 0.0, 0.0, {"loss/train": value})
 
 
-def found(*records: Record, switches: Switches = SWITCHES) -> Diagnosis:
+def diagnosis_of(*records: Record, switches: Switches = SWITCHES) -> Diagnosis:
     diagnosis = diagnose(records, 10, switches)
     assert diagnosis is not None
     json.dumps(diagnosis.as_json(), allow_nan=False)
     return diagnosis
 
 
-def test_a_run_that_learned_has_none():
-    assert diagnose([look(0), loss(20, 2.3), look(20), loss(100, 1.9)], 10, SWITCHES) is None
+def test_diagnose_returns_none_for_a_run_that_learned():
+    assert diagnose([observation(0), loss(20, 2.3), observation(20), loss(100, 1.9)], 10, SWITCHES) is None
 
 
-def test_a_run_too_short_to_tell_has_none():
-    assert diagnose([look(0), loss(10, 2.4), loss(20, 2.4)], 10, SWITCHES) is None
+def test_diagnose_returns_none_for_a_short_run():
+    assert diagnose([observation(0), loss(10, 2.4), loss(20, 2.4)], 10, SWITCHES) is None
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,13 @@ def test_a_run_too_short_to_tell_has_none():
         ({"gradient_nonfinite__fc2": 3.0, "gradient_nonfinite__fc1": 9.0}, "gradient_nonfinite", "fc2"),
     ],
 )
-def test_the_first_layer_in_the_order_of_the_signal_or_of_the_gradient(broken, statistic, layer):
-    diagnosis = found(
-        look(0), look(5, activation_std__act1=3.0), look(10, **broken), look(15, activation_std__fc1=NAN), loss(20, NAN)
+def test_diagnose_names_the_first_nonfinite_layer(broken, statistic, layer):
+    diagnosis = diagnosis_of(
+        observation(0),
+        observation(5, activation_std__act1=3.0),
+        observation(10, **broken),
+        observation(15, activation_std__fc1=NAN),
+        loss(20, NAN),
     )
     assert (diagnosis.finding, diagnosis.statistic, diagnosis.layer, diagnosis.step) == ("not_finite", statistic, layer, 10)
     if layer == "act1":
@@ -65,53 +69,59 @@ def test_the_first_layer_in_the_order_of_the_signal_or_of_the_gradient(broken, s
     assert "optimizer.lr=0.01 (now 0.1)" in diagnosis.advice
 
 
-def test_growth_before_the_break_comes_first():
-    records = [look(0), look(5, activation_std__act2=40.0, activation_std__fc2=20.0), look(10, activation_nonfinite__fc1=1.0)]
-    diagnosis = found(*records, loss(5, 9.0), loss(10, math.inf))
+def test_diagnose_names_earlier_growth_first():
+    records = [
+        observation(0),
+        observation(5, activation_std__act2=40.0, activation_std__fc2=20.0),
+        observation(10, activation_nonfinite__fc1=1.0),
+    ]
+    diagnosis = diagnosis_of(*records, loss(5, 9.0), loss(10, math.inf))
     assert (diagnosis.finding, diagnosis.statistic, diagnosis.layer, diagnosis.step) == ("growth", "activation_std", "act2", 5)
     assert "40, 40 times the largest" in diagnosis.text
     assert "then: activation_nonfinite of fc1 at step 10" in diagnosis.text
-    assert diagnosis.text.startswith("it diverged: the training loss recorded at step 10 is not finite; before: 9 (step 5)")
+    assert diagnosis.text.startswith("the run diverged: the training loss recorded at step 10 is not finite; before: 9 (step 5)")
 
 
-def test_growth_of_a_layer_whose_signal_had_faded_is_learning():
-    start = look(0, activation_std__act2=1e-6)
-    assert found(start, look(5, activation_std__act2=0.5), loss(10, NAN)).finding == "nothing"
+def test_diagnose_ignores_growth_of_a_faded_layer():
+    start = observation(0, activation_std__act2=1e-6)
+    assert diagnosis_of(start, observation(5, activation_std__act2=0.5), loss(10, NAN)).finding == "nothing"
 
 
-def test_infinity_is_not_finite_rather_than_growth():
-    diagnosis = found(look(0), look(5, activation_std__act1=math.inf), loss(10, NAN))
+def test_diagnose_reports_infinity_as_not_finite():
+    diagnosis = diagnosis_of(observation(0), observation(5, activation_std__act1=math.inf), loss(10, NAN))
     assert diagnosis.finding == "not_finite"
     assert "then:" not in diagnosis.text
 
 
-def test_large_updates_and_dying_layers():
-    assert found(look(0), look(5, update_ratio__fc2=0.8), loss(10, NAN)).finding == "large_update"
-    start = look(0, activation_dead__act1=0.0)
-    dying = found(start, look(50, activation_dead__act1=0.9), loss(50, 2.31), loss(100, 2.3026))
+def test_diagnose_finds_large_updates_and_dying_layers():
+    assert diagnosis_of(observation(0), observation(5, update_ratio__fc2=0.8), loss(10, NAN)).finding == "large_update"
+    start = observation(0, activation_dead__act1=0.0)
+    dying = diagnosis_of(start, observation(50, activation_dead__act1=0.9), loss(50, 2.31), loss(100, 2.3026))
     assert (dying.kind, dying.finding, dying.layer) == ("cannot_learn", "dying", "act1")
     assert "model.activation=leaky_relu" in dying.advice
 
 
-def test_what_was_off_at_the_start_explains_a_run_that_does_not_learn():
-    start = look(0, activation_std__act2=0.001, weight_std__fc1=1.0, weight_std__fc2=1.0, weight_std__head=1.0)
-    diagnosis = found(start, look(50), loss(50, 2.31), loss(100, 2.3026), switches=replace(SWITCHES, init="gaussian"))
+def test_diagnose_blames_the_initial_signal_if_nothing_is_learned():
+    start = observation(0, activation_std__act2=0.001, weight_std__fc1=1.0, weight_std__fc2=1.0, weight_std__head=1.0)
+    diagnosis = diagnosis_of(
+        start, observation(50), loss(50, 2.31), loss(100, 2.3026), switches=replace(SWITCHES, init="gaussian")
+    )
     assert (diagnosis.finding, diagnosis.layer, diagnosis.step) == ("initial", "act2", 0)
     assert diagnosis.advice == ("init=kaiming", "norm=batch")
     assert "ln(10) = 2.303" in diagnosis.text
 
 
-def test_weights_that_hardly_move():
-    diagnosis = found(look(0, update_ratio__fc1=1e-9), loss(50, 2.31), loss(100, 2.3026))
+def test_diagnose_finds_small_updates():
+    diagnosis = diagnosis_of(observation(0, update_ratio__fc1=1e-9), loss(50, 2.31), loss(100, 2.3026))
     assert diagnosis.finding == "small_update"
     assert diagnosis.advice == ("optimizer.lr=1 (now 0.1)",)
 
 
-def test_without_observation_it_says_how_to_see():
-    assert "observe.every=1" in found(loss(10, NAN)).text
+def test_diagnose_without_observations_names_the_option():
+    assert "observe.every=1" in diagnosis_of(loss(10, NAN)).text
 
 
-def test_advice_leaves_out_what_is_set_or_does_not_exist():
+def test_suggest_omits_options_that_are_set_or_missing():
     careful = Switches("xavier", "batch", "tanh", lr=None, grad_clip=1.0, warmup=None)
     assert suggest("diverged", "growth", "activation_std", careful) == ()
     assert suggest("cannot_learn", "initial", "activation_std", careful) == ("model=resnet",)
@@ -125,9 +135,9 @@ SMALL = [
 ]
 
 
-def test_a_real_run_with_a_huge_rate(tmp_path: Path):
+def test_diagnose_real_run_with_a_huge_learning_rate(tmp_path: Path):
     run = run_here(tmp_path / "run", [*SMALL, "optimizer.lr=1000", "trainer.epochs=10"])
-    diagnosis = found(*read_records(run.metrics_file), switches=replace(SWITCHES, lr=1000.0))
+    diagnosis = diagnosis_of(*read_records(run.metrics_file), switches=replace(SWITCHES, lr=1000.0))
     assert diagnosis.kind == "diverged"
     assert diagnosis.step is not None
     assert diagnosis.step <= 5
@@ -135,10 +145,10 @@ def test_a_real_run_with_a_huge_rate(tmp_path: Path):
     assert "optimizer.lr=100 (now 1000)" in diagnosis.advice
 
 
-def test_a_real_run_whose_signal_fades(tmp_path: Path):
+def test_diagnose_real_run_with_a_fading_signal(tmp_path: Path):
     init = ["init=gaussian", "init.std=0.01", "model.depth=8"]
     run = run_here(tmp_path / "run", [*SMALL, *init, "optimizer.lr=0.01", "trainer.epochs=20"])
-    diagnosis = found(*read_records(run.metrics_file), switches=replace(SWITCHES, init="gaussian"))
+    diagnosis = diagnosis_of(*read_records(run.metrics_file), switches=replace(SWITCHES, init="gaussian"))
     assert (diagnosis.kind, diagnosis.finding, diagnosis.statistic) == ("cannot_learn", "initial", "activation_std")
     assert "the signal fades" in diagnosis.text
     assert diagnosis.advice == ("init=kaiming", "norm=batch")

@@ -1,4 +1,4 @@
-"""Whole runs with the observer in them."""
+"""Complete runs with the observer."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MODELS = {
     "resnet": ["model.depth=8", "model.width=4"],
     "torchvision": ["model.name=shufflenet_v2_x0_5", "data.shape=[3,64,64]"],
 }
-FIRST = pytest.param("convnet", "float32", marks=pytest.mark.slow)
-COMPILED = [FIRST] + [
+SLOW_CASE = pytest.param("convnet", "float32", marks=pytest.mark.slow)
+COMPILED = [SLOW_CASE] + [
     pytest.param(model, precision, marks=pytest.mark.compiled)
     for model in MODELS
     for precision in ("float32", "bfloat16")
@@ -35,26 +35,25 @@ COMPILED = [FIRST] + [
 ]
 
 
-def scores(run: RunFolder) -> list[dict[str, float]]:
+def losses_and_accuracies(run: RunFolder) -> list[dict[str, float]]:
     return [
         dict(r.values) for r in read_records(run.metrics_file) if any(tag.startswith(("loss", "accuracy")) for tag in r.values)
     ]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_that_is_fully_observed_trains_the_same_weights(precision: str, tmp_path: Path) -> None:
+def test_observation_does_not_change_the_trained_weights(precision: str, tmp_path: Path) -> None:
     common = [*RUN, f"trainer.precision={precision}"]
-    ways = {"off": ["observe=off"], "full": FULL_EVERY_STEP}
-    runs = {name: run_here(tmp_path / name, [*common, *how]) for name, how in ways.items()}
+    variants = {"off": ["observe=off"], "full": FULL_EVERY_STEP}
+    runs = {name: run_here(tmp_path / name, [*common, *options]) for name, options in variants.items()}
     off, full = (torch.load(run.weights_file, weights_only=True) for run in runs.values())
     assert all(torch.equal(off[name], full[name]) for name in off)
-    assert scores(runs["off"]) == scores(runs["full"])
+    assert losses_and_accuracies(runs["off"]) == losses_and_accuracies(runs["full"])
 
 
 @pytest.mark.parametrize(("model", "precision"), COMPILED)
-def test_a_compiled_model_is_observed_as_it_was_written_and_updated_as_it_is_compiled(
-    model: str, precision: str, tmp_path: Path
-) -> None:
+def test_compiled_model_is_observed_in_eager_mode(model: str, precision: str, tmp_path: Path) -> None:
+    """Its signals are those of the eager model; its updates are those of the compiled model."""
     torch._dynamo.reset()
     common = [
         *BASE,
@@ -64,43 +63,43 @@ def test_a_compiled_model_is_observed_as_it_was_written_and_updated_as_it_is_com
         *MODELS[model],
         f"trainer.precision={precision}",
     ]
-    ways = {
+    variants = {
         "eager": FULL_EVERY_STEP,
         "compiled": [*FULL_EVERY_STEP, "trainer.compile=true"],
-        "unseen": ["observe=off", "trainer.compile=true"],
+        "unobserved": ["observe=off", "trainer.compile=true"],
     }
-    runs = {name: run_here(tmp_path / name, [*common, *how]) for name, how in ways.items()}
-    compiled, unseen = (torch.load(runs[name].weights_file, weights_only=True) for name in ("compiled", "unseen"))
-    assert all(torch.equal(compiled[name], unseen[name]) for name in compiled)
-    assert scores(runs["compiled"]) == scores(runs["unseen"])
-    first, second = (next(read_records(runs[name].metrics_file)).values for name in ("eager", "compiled"))
-    assert first.keys() == second.keys()
-    before_dropout = [tag for tag in first if tag.startswith(("probe", "weight", "activation")) and "head" not in tag]
-    assert {tag: second[tag] for tag in before_dropout} == pytest.approx({tag: first[tag] for tag in before_dropout}, rel=1e-4)
-    assert all(second[tag] > 0 for tag in second if tag.startswith(("gradient_std", "parameter_gradient_norm")))
-    assert all(0 < second[tag] < 1 for tag in second if tag.startswith("update_ratio"))
+    runs = {name: run_here(tmp_path / name, [*common, *options]) for name, options in variants.items()}
+    compiled, unobserved = (torch.load(runs[name].weights_file, weights_only=True) for name in ("compiled", "unobserved"))
+    assert all(torch.equal(compiled[name], unobserved[name]) for name in compiled)
+    assert losses_and_accuracies(runs["compiled"]) == losses_and_accuracies(runs["unobserved"])
+    eager, observed = (next(read_records(runs[name].metrics_file)).values for name in ("eager", "compiled"))
+    assert eager.keys() == observed.keys()
+    before_dropout = [tag for tag in eager if tag.startswith(("probe", "weight", "activation")) and "head" not in tag]
+    assert {tag: observed[tag] for tag in before_dropout} == pytest.approx({tag: eager[tag] for tag in before_dropout}, rel=1e-4)
+    assert all(observed[tag] > 0 for tag in observed if tag.startswith(("gradient_std", "parameter_gradient_norm")))
+    assert all(0 < observed[tag] < 1 for tag in observed if tag.startswith("update_ratio"))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_run_of_no_epochs_shows_all_of_step_0(precision: str, tmp_path: Path) -> None:
-    how = [*RUN, *FULL_EVERY_STEP, f"trainer.precision={precision}"]
-    none, some = (run_here(tmp_path / epochs, [*how, f"trainer.epochs={epochs}"]) for epochs in ("0", "1"))
-    alone, trained = (next(read_records(run.metrics_file)) for run in (none, some))
+def test_run_without_epochs_records_all_of_step_0(precision: str, tmp_path: Path) -> None:
+    options = [*RUN, *FULL_EVERY_STEP, f"trainer.precision={precision}"]
+    untrained_run, trained_run = (run_here(tmp_path / epochs, [*options, f"trainer.epochs={epochs}"]) for epochs in ("0", "1"))
+    untrained, trained = (next(read_records(run.metrics_file)) for run in (untrained_run, trained_run))
     expected = {tag: value for tag, value in trained.values.items() if not tag.startswith("update_ratio")}
-    assert alone.step == 0
-    assert alone.values == expected
-    assert any(tag.startswith("gradient_std") for tag in alone.values)
+    assert untrained.step == 0
+    assert untrained.values == expected
+    assert any(tag.startswith("gradient_std") for tag in untrained.values)
 
 
-def test_the_probe_is_looked_at_before_the_first_update_and_after_every_epoch(tmp_path: Path) -> None:
+def test_probe_is_observed_at_step_0_and_after_every_epoch(tmp_path: Path) -> None:
     run = run_here(tmp_path / "run", [*RUN, "observe=full", "observe.every=4", "observe.probe_size=6", "trainer.max_steps=5"])
     records = list(read_records(run.metrics_file))
-    at = {prefix: [r.step for r in records if any(t.startswith(prefix) for t in r.values)] for prefix in ("probe", "gradient")}
-    assert at == {"probe": [0, 3, 5], "gradient": [0, 4]}
+    steps = {prefix: [r.step for r in records if any(t.startswith(prefix) for t in r.values)] for prefix in ("probe", "gradient")}
+    assert steps == {"probe": [0, 3, 5], "gradient": [0, 4]}
     assert any(tag.startswith("gradient") for tag in records[0].values), "step 0 is one record"
 
 
-def test_the_probe_is_the_same_plain_images_whatever_is_switched(tmp_path: Path) -> None:
+def test_probe_images_do_not_depend_on_other_options(tmp_path: Path) -> None:
     probes: list[Tensor] = []
     for number, change in enumerate((["seed=1"], ["seed=2", "augment=none"], ["trainer.batch_size=3", "norm=none"])):
         session, readers = prepared(tmp_path / str(number), [*BASE, "model.width=4", *change])
@@ -110,30 +109,30 @@ def test_the_probe_is_the_same_plain_images_whatever_is_switched(tmp_path: Path)
     assert torch.equal(probes[0], probes[2])
 
 
-def test_the_probe_is_pre_processed_like_the_split_it_comes_from(tmp_path: Path) -> None:
+def test_probe_images_are_preprocessed_like_the_training_split(tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", ["data=fashion_mini", "augment=none", "model.width=4", "trainer.device=cpu"])
     split = {image.numpy().tobytes() for batch in readers.train.epoch(0) for image in batch.images}
     probe = {image.numpy().tobytes() for image in session.probe(readers, 50)}
     assert len(probe) == 50
-    assert len(probe & split) >= 45, "all but those that an epoch of whole batches leaves out"
+    assert len(probe & split) >= 45, "an epoch of full batches omits the remaining images"
 
 
-class Notebook(Sink):
-    """Keeps the histograms."""
+class HistogramSink(Sink):
+    """Stores the histograms."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[str, int, float]] = []
+        self.histograms: list[tuple[str, int, float]] = []
 
     def histogram(self, tag: str, step: int, edges: Any, counts: Any) -> None:
         assert len(edges) == len(counts) + 1
-        self.seen.append((tag, step, sum(counts)))
+        self.histograms.append((tag, step, sum(counts)))
 
 
-def test_histograms_reach_the_sinks_at_their_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook = Notebook()
-    monkeypatch.setattr("train.run.session.default_sinks", lambda *_: [notebook])
+def test_histograms_reach_the_sinks_when_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = HistogramSink()
+    monkeypatch.setattr("train.run.session.default_sinks", lambda *_: [sink])
     common = [item for item in RUN if not item.startswith("model.stages")]
-    how = ["observe=full", "observe.every=2", "observe.histogram_every=4"]
-    run_here(tmp_path / "run", [*common, *how, "model=mlp", "model.depth=1"])
+    options = ["observe=full", "observe.every=2", "observe.histogram_every=4"]
+    run_here(tmp_path / "run", [*common, *options, "model=mlp", "model.depth=1"])
     layers = [("fc1", 8 * 4), ("act1", 8 * 4), ("head", 8 * 4)]
-    assert notebook.seen == [(f"activation_histogram/{name}", step, count) for step in (0, 4, 5) for name, count in layers]
+    assert sink.histograms == [(f"activation_histogram/{name}", step, count) for step in (0, 4, 5) for name, count in layers]

@@ -1,4 +1,4 @@
-"""What the observer says of a step, against a slow twin that keeps every output, gradient and weight."""
+"""The observer's values for a step, against a slow reference that stores every output, gradient and weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from tests.harness import settings_for
-from tests.observe.reference import BASE, Kept, Net, images_for_net, measured, observed, prepared, settings, slow_twin
+from tests.observe.reference import (
+    BASE,
+    Net,
+    SignalRecorder,
+    images_for_net,
+    measured_values,
+    observed_values,
+    prepared,
+    reference_values,
+    settings,
+)
 from train.errors import UsageError
 from train.observe.observer import BASIC, FULL, LayerInfo, Observer
 from train.run.folder import RunFolder
@@ -27,51 +37,51 @@ CASES = [(model, precision) for model in MODELS for precision in ("float32", "bf
 
 
 @pytest.mark.parametrize(("model", "precision"), CASES)
-def test_every_number_is_the_slow_twin_s(model: str, precision: str, tmp_path: Path) -> None:
+def test_observer_values_match_the_reference(model: str, precision: str, tmp_path: Path) -> None:
     choice = [f"model={model}", *MODELS[model], f"trainer.precision={precision}"]
     session, readers = prepared(tmp_path / "run", [*BASE, *choice])
-    train_state, twin = session.train_state(readers), session.train_state(readers)
+    train_state, reference = session.train_state(readers), session.train_state(readers)
     observer = Observer(train_state.model, settings(), session.parts.input_shape)
     batches = list(readers.train.epoch(0))
     torch.manual_seed(0)
-    values = observed(train_state, observer, batches)
+    values = observed_values(train_state, observer, batches)
     torch.manual_seed(0)
-    expected = slow_twin(twin, batches)
+    expected = reference_values(reference, batches)
     assert values.keys() == expected.keys()
     for tag, value in expected.items():
-        # A mean near zero is a difference of large sums: float32 knows it to a share of the std.
+        # A mean near zero is a difference of large sums: its float32 error is proportional to the std.
         scale = expected[tag.replace("_mean/", "_std/")] if "_mean/" in tag else 0.0
         assert values[tag] == pytest.approx(value, rel=2e-4, abs=1e-7 + 1e-6 * scale), tag
     assert {tag.partition("/")[0] for tag in values} >= FULL - {"activation_saturated"}
-    states = (train_state.model.state_dict(), twin.model.state_dict())
+    states = (train_state.model.state_dict(), reference.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_basic_measures_its_part_of_it(tmp_path: Path) -> None:
+def test_observer_basic_level_measures_basic_statistics(tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, "model=mlp", "model.width=8", "model.activation=tanh"])
     train_state = session.train_state(readers)
     observer = Observer(train_state.model, settings(level="basic"), session.parts.input_shape)
-    values = observed(train_state, observer, [next(readers.train.epoch(0))])
+    values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     assert {tag.partition("/")[0] for tag in values} == BASIC
 
 
-def test_clipping_shortens_the_update_and_not_what_is_seen_of_gradients(tmp_path: Path) -> None:
-    seen: dict[str, dict[str, float]] = {}
+def test_gradients_are_measured_before_clipping(tmp_path: Path) -> None:
+    values_by_clip: dict[str, dict[str, float]] = {}
     for clip in ("null", "1e-3"):
         session, readers = prepared(tmp_path / clip, [*BASE, "model.width=4", f"trainer.grad_clip={clip}"])
         train_state = session.train_state(readers)
         observer = Observer(train_state.model, settings(), session.parts.input_shape)
         torch.manual_seed(0)
-        seen[clip] = observed(train_state, observer, [next(readers.train.epoch(0))])
-    gradients = [tag for tag in seen["null"] if "gradient" in tag]
-    assert all(seen["null"][tag] == seen["1e-3"][tag] for tag in gradients)
-    assert seen["1e-3"]["update_ratio/head"] < 0.1 * seen["null"]["update_ratio/head"]
+        values_by_clip[clip] = observed_values(train_state, observer, [next(readers.train.epoch(0))])
+    gradient_tags = [tag for tag in values_by_clip["null"] if "gradient" in tag]
+    assert all(values_by_clip["null"][tag] == values_by_clip["1e-3"][tag] for tag in gradient_tags)
+    assert values_by_clip["1e-3"]["update_ratio/head"] < 0.1 * values_by_clip["null"]["update_ratio/head"]
 
 
 # Layers
 
 
-def test_layers_come_in_order_of_execution_with_kind_and_function() -> None:
+def test_observer_layers_are_in_order_of_execution() -> None:
     class Backwards(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -83,7 +93,7 @@ def test_layers_come_in_order_of_execution_with_kind_and_function() -> None:
     observer = Observer(Backwards(), settings(), (1, 5, 5))
     expected = (LayerInfo("conv", "conv", ""), LayerInfo("act", "activation", "leaky_relu"), LayerInfo("head", "linear", ""))
     assert observer.layers == expected
-    values = measured(Backwards(), torch.ones(2, 1, 5, 5))
+    values = measured_values(Backwards(), torch.ones(2, 1, 5, 5))
     assert [tag for tag in values if tag.startswith("gradient_std")] == [
         f"gradient_std/{name}" for name in ("conv", "act", "head")
     ]
@@ -97,17 +107,18 @@ def test_layers_come_in_order_of_execution_with_kind_and_function() -> None:
         (["head", "*.act?"], ["stage1.act1", "stage2.act1", "head"]),
     ],
 )
-def test_a_pattern_chooses_layers(pattern: str | list[str], expected: list[str], tmp_path: Path) -> None:
+def test_observe_layers_pattern_selects_layers(pattern: str | list[str], expected: list[str], tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, "model.stages=2", "model.convs=1", "model.width=4"])
     train_state = session.train_state(readers)
     observer = Observer(train_state.model, settings(layers=pattern), session.parts.input_shape)
     assert [layer.name for layer in observer.layers] == expected
-    values = observed(train_state, observer, [next(readers.train.epoch(0))])
+    values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     assert {tag.partition("/")[2] for tag in values} == set(expected)
 
 
 @pytest.mark.parametrize("pattern", ["stage9.*", "[head,convolution]"])
-def test_a_pattern_without_a_layer_is_an_error_before_any_data_is_read(pattern: str, tmp_path: Path) -> None:
+def test_observe_layers_without_match_is_a_usage_error(pattern: str, tmp_path: Path) -> None:
+    """It is raised before any data is read."""
     choice = [
         "data=cifar10",
         f"data.root={tmp_path}",
@@ -122,51 +133,51 @@ def test_a_pattern_without_a_layer_is_an_error_before_any_data_is_read(pattern: 
     assert "stage1.conv1, stage1.act1, head" in str(caught.value)
 
 
-# What a model may do
+# Unusual models
 
 
-def test_modules_called_twice_are_told_apart_and_in_place_operations_hide_nothing() -> None:
+def test_observer_separates_calls_and_survives_in_place_operations() -> None:
     torch.manual_seed(0)
     out_of_place, in_place = Net(False), Net(True)
     in_place.load_state_dict(out_of_place.state_dict())
-    expected, values = (measured(model, images_for_net()) for model in (out_of_place, in_place))
+    expected, values = (measured_values(model, images_for_net()) for model in (out_of_place, in_place))
     assert values == pytest.approx(expected, rel=1e-6)
     assert {"activation_std/conv", "activation_std/conv#2", "gradient_std/act", "gradient_std/act#2"} <= values.keys()
     assert values["activation_zero/conv"] == 0
     assert values["activation_zero/act"] > 0.3
-    kept = Kept(out_of_place)
+    recorder = SignalRecorder(out_of_place)
     out_of_place.zero_grad()
-    with kept.keeping():
+    with recorder.recording():
         out_of_place(images_for_net()).mean().backward()
-    twin = kept.signals(1.0)
-    assert {tag: values[tag] for tag in twin} == pytest.approx(twin, rel=1e-5, abs=1e-9)
-    both = torch.cat([p.grad.flatten() for p in out_of_place.conv.parameters() if p.grad is not None])
-    assert values["parameter_gradient_norm/conv"] == pytest.approx(both.norm().item(), rel=1e-5)
+    reference = recorder.statistics_by_tag(1.0)
+    assert {tag: values[tag] for tag in reference} == pytest.approx(reference, rel=1e-5, abs=1e-9)
+    gradient = torch.cat([p.grad.flatten() for p in out_of_place.conv.parameters() if p.grad is not None])
+    assert values["parameter_gradient_norm/conv"] == pytest.approx(gradient.norm().item(), rel=1e-5)
 
 
-def test_what_takes_no_part_has_no_numbers() -> None:
+def test_observer_omits_unused_layers_and_frozen_gradients() -> None:
     torch.manual_seed(0)
     model = Net(False)
     model.conv.requires_grad_(False)
-    values = measured(model, images_for_net())
+    values = measured_values(model, images_for_net())
     assert not any("unused" in tag for tag in values)
     assert "activation_std/conv" in values
     assert not any(tag.startswith(("gradient", "parameter_gradient")) and "conv" in tag for tag in values)
     assert "gradient_std/head" in values
 
 
-def test_values_that_are_not_finite_are_counted_where_they_arise() -> None:
+def test_observer_counts_nonfinite_values_per_layer() -> None:
     torch.manual_seed(0)
     model = Net(False)
     with torch.no_grad():
         model.conv.bias.copy_(torch.tensor([math.nan, 0.0, 0.0]))  # pyright: ignore[reportOptionalMemberAccess]
-    values = measured(model, images_for_net())
+    values = measured_values(model, images_for_net())
     assert values["activation_nonfinite/conv"] == 4 * 36
     assert values["activation_nonfinite/conv#2"] == 3 * 4 * 36
     assert math.isnan(values["activation_std/conv"])
 
 
-def test_linear_layers_in_a_transformer_have_their_channels_last() -> None:
+def test_observer_finds_channels_last_after_linear_layers() -> None:
     class Mixer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,4 +190,4 @@ def test_linear_layers_in_a_transformer_have_their_channels_last() -> None:
     model = Mixer()
     with torch.no_grad():
         model.fc.bias.copy_(torch.tensor([-100.0] * 3 + [100.0] * 4))
-    assert measured(model, images_for_net())["activation_dead/act"] == pytest.approx(3 / 7)
+    assert measured_values(model, images_for_net())["activation_dead/act"] == pytest.approx(3 / 7)

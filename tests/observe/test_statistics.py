@@ -1,4 +1,4 @@
-"""Each statistic of a tensor against the same number computed in float64, value after value where that is possible."""
+"""Each statistic of a tensor against a float64 computation, value by value where possible."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def normal(shape: list[int], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def slow(y: Tensor, channel_dim: int, function: str) -> dict[str, float]:
-    """From the definitions, in float64."""
+def reference_statistics(y: Tensor, channel_dim: int, function: str) -> dict[str, float]:
+    """Return the statistics computed from their definitions in float64."""
     channels = y.double().movedim(channel_dim, 0).flatten(1).numpy()
-    found = {
+    statistics = {
         "mean": channels.mean(),
         "std": channels.std(),
         "zero": (channels == 0).mean(),
@@ -45,87 +45,87 @@ def slow(y: Tensor, channel_dim: int, function: str) -> dict[str, float]:
         "channel_var": np.mean([channel.var() for channel in channels]),
     }
     if function:
-        found["dead"] = np.mean([all(value == 0 for value in channel) for channel in channels])
+        statistics["dead"] = np.mean([all(value == 0 for value in channel) for channel in channels])
     if function == "tanh":
-        found["saturated"] = np.mean([abs(value) > 0.97 for value in channels.flat])
+        statistics["saturated"] = np.mean([abs(value) > 0.97 for value in channels.flat])
     if function == "sigmoid":
-        found["saturated"] = np.mean([value < 0.03 or value > 0.97 for value in channels.flat])
-    return {name: float(value) for name, value in found.items()}
+        statistics["saturated"] = np.mean([value < 0.03 or value > 0.97 for value in channels.flat])
+    return {name: float(value) for name, value in statistics.items()}
 
 
-def numbers(found: dict[str, Tensor]) -> dict[str, float]:
-    assert all(value.shape == () and value.dtype == torch.float32 for value in found.values())
-    return {name: value.item() for name, value in found.items()}
+def as_floats(statistics: dict[str, Tensor]) -> dict[str, float]:
+    assert all(value.shape == () and value.dtype == torch.float32 for value in statistics.values())
+    return {name: value.item() for name, value in statistics.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_statistics_of_an_output_follow_their_definitions(shape: str, function: str, dtype: torch.dtype) -> None:
+def test_activation_statistics_follow_their_definitions(shape: str, function: str, dtype: torch.dtype) -> None:
     sizes, channel_dim = SHAPES[shape]
     y = FUNCTIONS[function](3 * normal(sizes)).to(dtype)
     y.select(channel_dim, 2).zero_()
-    kept = y.clone()
-    assert numbers(activation_statistics(y, channel_dim, function, ALL)) == pytest.approx(
-        slow(y, channel_dim, function), rel=1e-5
+    before = y.clone()
+    assert as_floats(activation_statistics(y, channel_dim, function, ALL)) == pytest.approx(
+        reference_statistics(y, channel_dim, function), rel=1e-5
     )
-    assert torch.equal(y, kept), "what is measured stays as it is"
+    assert torch.equal(y, before), "the input is not changed"
 
 
-def test_memory_formats_make_no_difference() -> None:
+def test_activation_statistics_ignore_the_memory_format() -> None:
     y = normal([4, 6, 5, 5]).relu()
     formats = [y.contiguous(memory_format=form) for form in (torch.contiguous_format, torch.channels_last)]
-    first, second = (numbers(activation_statistics(y, 1, "relu", ALL)) for y in formats)
-    assert first == pytest.approx(second, rel=1e-5)
+    contiguous, channels_last = (as_floats(activation_statistics(y, 1, "relu", ALL)) for y in formats)
+    assert contiguous == pytest.approx(channels_last, rel=1e-5)
 
 
-def test_only_what_is_wanted_comes_back() -> None:
+def test_statistics_return_only_wanted_values() -> None:
     assert set(activation_statistics(normal([4, 3]), 1, "tanh", {"std", "saturated"})) == {"std", "saturated"}
     assert set(activation_statistics(normal([4, 3]), 1, "", {"std", "saturated", "dead"})) == {"std"}
     assert set(gradient_statistics(normal([4, 3]), ONE, {"std"})) == {"std"}
 
 
-def test_a_small_spread_around_a_large_mean_is_seen() -> None:
-    """A sum of squares minus the square of the mean would see rounding errors only."""
+def test_std_is_exact_around_a_large_mean() -> None:
+    """The mean square minus the squared mean would be rounding errors only."""
     y = 1000 + 0.01 * normal([64, 8, 4, 4])
     assert activation_statistics(y, 1, "", {"std"})["std"].item() == pytest.approx(y.double().std(correction=0).item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("size", [1e-35, 1e-25, 1e25, 1e36])
-def test_values_whose_squares_no_float32_holds_have_their_std(size: float) -> None:
-    """A signal that fades or explodes through twenty layers is that small or large, and not 0 or infinite."""
+def test_statistics_survive_squares_outside_float32(size: float) -> None:
+    """A signal that fades or explodes through twenty layers becomes this small or large; its std is not 0 or infinite."""
     y = size * (normal([8, 4, 3, 3]) + torch.arange(4.0)[:, None, None])
     expected = pytest.approx(y.double().std(correction=0).item(), rel=1e-5)
-    found = activation_statistics(y, 1, "", {"mean", "std"})
-    assert found["std"].item() == expected
-    assert found["mean"].item() == pytest.approx(y.double().mean().item(), rel=1e-5)
+    statistics = activation_statistics(y, 1, "", {"mean", "std"})
+    assert statistics["std"].item() == expected
+    assert statistics["mean"].item() == pytest.approx(y.double().mean().item(), rel=1e-5)
     assert gradient_statistics(y, ONE, {"std"})["std"].item() == expected
     assert standard_deviation(y).item() == expected
     assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-5)
     assert similarity(y).item() == pytest.approx(similarity(y / size).item(), abs=1e-5)
 
 
-def test_many_values_are_added_up_with_care() -> None:
+def test_statistics_of_many_values_are_exact() -> None:
     y = normal([512, 4, 64, 64]) + 1
-    expected = slow(y, 1, "relu")
-    assert numbers(activation_statistics(y, 1, "relu", ALL)) == pytest.approx(expected, rel=1e-5)
+    expected = reference_statistics(y, 1, "relu")
+    assert as_floats(activation_statistics(y, 1, "relu", ALL)) == pytest.approx(expected, rel=1e-5)
     assert standard_deviation(y).item() == pytest.approx(expected["std"], rel=1e-5)
     assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_values_that_are_not_finite_are_counted_and_not_hidden(bad: float) -> None:
+def test_statistics_count_nonfinite_values(bad: float) -> None:
     y = normal([4, 3, 2, 2])
     y[1, 2, 0, 1] = y[3, 0, 1, 1] = bad
-    found = numbers(activation_statistics(y, 1, "relu", ALL))
-    assert found["nonfinite"] == 2
-    assert not math.isfinite(found["mean"])
-    assert math.isnan(found["std"])
-    gradient = numbers(gradient_statistics(y, ONE, GRADIENT))
+    statistics = as_floats(activation_statistics(y, 1, "relu", ALL))
+    assert statistics["nonfinite"] == 2
+    assert not math.isfinite(statistics["mean"])
+    assert math.isnan(statistics["std"])
+    gradient = as_floats(gradient_statistics(y, ONE, GRADIENT))
     assert (gradient["nonfinite"], math.isnan(gradient["std"])) == (2, True)
 
 
-def test_a_dead_channel_is_zero_in_every_image() -> None:
+def test_dead_channels_are_zero_in_every_image() -> None:
     y = torch.ones(4, 4, 3, 3)
     y[:, 0] = 0
     y[:3, 1] = 0
@@ -135,23 +135,23 @@ def test_a_dead_channel_is_zero_in_every_image() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_loss_scale_is_taken_out_of_gradients(dtype: torch.dtype) -> None:
+def test_gradient_statistics_divide_by_the_loss_scale(dtype: torch.dtype) -> None:
     gradient = (2.0**10 * normal([8, 3, 4, 4])).to(dtype)
     expected = gradient.double().std(correction=0).item() / 2**10
     assert gradient_statistics(gradient, torch.tensor(2.0**10), GRADIENT)["std"].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_similarity_is_the_mean_cosine_over_all_pairs(dtype: torch.dtype) -> None:
+def test_similarity_is_the_mean_cosine_of_all_pairs(dtype: torch.dtype) -> None:
     y = (normal([7, 3, 2, 2]) + 0.5).to(dtype)
     rows = y.double().flatten(1)
     cosines = [torch.cosine_similarity(a, b, dim=0).item() for a, b in combinations(rows, 2)]
     assert similarity(y).item() == pytest.approx(sum(cosines) / len(cosines), abs=1e-6)
 
 
-def test_similarity_at_its_ends() -> None:
-    same = normal([1, 6]).expand(5, 6) * torch.arange(1, 6)[:, None]
-    assert similarity(same).item() == pytest.approx(1, abs=1e-6)
+def test_similarity_extremes() -> None:
+    parallel = normal([1, 6]).expand(5, 6) * torch.arange(1, 6)[:, None]
+    assert similarity(parallel).item() == pytest.approx(1, abs=1e-6)
     assert similarity(torch.eye(4)).item() == pytest.approx(0, abs=1e-6)
     assert similarity(torch.tensor([[1.0, 2.0], [-1.0, -2.0]])).item() == pytest.approx(-1, abs=1e-6)
     assert math.isnan(similarity(torch.zeros(3, 2)).item())
@@ -159,7 +159,7 @@ def test_similarity_at_its_ends() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_histogram_is_numpy_s(dtype: torch.dtype) -> None:
+def test_bin_counts_match_numpy(dtype: torch.dtype) -> None:
     # Multiples of 1/4 in bins of width 1/4, so that rounding cannot move a value over an edge.
     y = (torch.randint(0, BINS, (6, 50), generator=torch.Generator().manual_seed(0)) / 4 - 3).to(dtype)
     y[0, 0], y[0, 1] = -3, BINS / 4 - 3
@@ -169,14 +169,14 @@ def test_a_histogram_is_numpy_s(dtype: torch.dtype) -> None:
     assert list(histogram.edges) == pytest.approx(edges.tolist())
 
 
-def test_a_histogram_of_one_value_of_nothing_and_of_very_much() -> None:
-    same = histogram_from_counts("tag", bin_counts(torch.full((3, 4), 2.0)).tolist())
-    assert (same.edges[0], same.edges[-1], sum(same.counts)) == (1.5, 2.5, 12)
+def test_bin_counts_of_equal_nonfinite_and_many_values() -> None:
+    constant = histogram_from_counts("tag", bin_counts(torch.full((3, 4), 2.0)).tolist())
+    assert (constant.edges[0], constant.edges[-1], sum(constant.counts)) == (1.5, 2.5, 12)
     broken = normal([3, 4])
     broken[1, 2], broken[0, 0] = math.nan, -math.inf
-    rest = histogram_from_counts("tag", bin_counts(broken).tolist())
+    remaining = histogram_from_counts("tag", bin_counts(broken).tolist())
     finite = broken[broken.isfinite()]
-    assert (rest.edges[0], rest.edges[-1], sum(rest.counts)) == (finite.min().item(), finite.max().item(), 10)
+    assert (remaining.edges[0], remaining.edges[-1], sum(remaining.counts)) == (finite.min().item(), finite.max().item(), 10)
     assert not math.isfinite(bin_counts(torch.full((3, 4), math.nan))[0].item())
     assert bin_counts(torch.ones(8, LIMIT // 4)).tolist()[2:] == pytest.approx(
         [0] * (BINS // 2) + [LIMIT] + [0] * (BINS // 2 - 1)

@@ -1,4 +1,4 @@
-"""The verdict on step 0 and its table: on values made by hand, where the answer is known, and on runs of the lecture's nets."""
+"""The verdict and the layer table of step 0: on hand-made values with a known answer, and on runs of the lecture's networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.sinks.jsonl import read_records
 
 
 def stack(stds: list[float], gradients: list[float] | None = None, **others: list[float]) -> dict[str, float]:
-    """Values of fc1, act1, fc2, ... with the given stds and gradient stds at the activations."""
+    """Return values of fc1, act1, fc2, ... with the given stds and gradient stds at the activations."""
     values: dict[str, float] = {}
     for number, std in enumerate(stds, start=1):
         values |= {f"activation_std/fc{number}": 2 * std, f"activation_std/act{number}": std, f"weight_std/fc{number}": 0.1}
@@ -30,7 +30,7 @@ def stack(stds: list[float], gradients: list[float] | None = None, **others: lis
 LECTURE = [0.492, 0.289, 0.179, 0.113, 0.072, 0.046]
 
 
-def test_rows_know_their_kind_and_the_ratio_to_the_layer_of_their_kind_before():
+def test_layer_rows_have_kind_and_ratio_to_the_previous_layer():
     rows = layer_rows(stack(LECTURE))
     assert [row.layer for row in rows[:3]] == ["fc1", "act1", "fc2"]
     assert [row.layer for row in hidden_rows(rows)] == [f"act{i}" for i in range(1, 7)]
@@ -39,17 +39,17 @@ def test_rows_know_their_kind_and_the_ratio_to_the_layer_of_their_kind_before():
     assert rows[4].ratio == pytest.approx(0.179 / 0.289)
 
 
-def test_order_and_kinds_come_from_the_observer_where_given():
-    layers = [LayerInfo("fc1", "linear", ""), LayerInfo("act1", "activation", "tanh"), LayerInfo("unseen", "linear", "")]
+def test_layer_rows_take_order_and_kind_from_layer_infos():
+    layers = [LayerInfo("fc1", "linear", ""), LayerInfo("act1", "activation", "tanh"), LayerInfo("unused", "linear", "")]
     rows = layer_rows({"activation_std/act1": 1.0, "activation_std/fc1": 2.0}, layers)
     assert [(row.layer, row.weighted, row.function) for row in rows] == [("fc1", True, ""), ("act1", False, "tanh")]
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "layer", "said"),
+    ("values", "kind", "layer", "text"),
     [
         (stack(LECTURE), "fades", "act5", "std falls by x0.62 per layer, from 0.49 (act1) to 0.046 (act6)"),
-        (stack([1.0] * 6, [1.0] * 6), "healthy", "", "std stays, from 1 (act1) to 1 (act6); 1 of the output's gradient"),
+        (stack([1.0] * 6, [1.0] * 6), "healthy", "", "std is stable, from 1 (act1) to 1 (act6); 1 of the output's gradient"),
         (stack([1.0, 3.0, 9.0]), "explodes", "act3", "std grows by x3 per layer"),
         (stack([1.0] * 3, [1e-4, 1e-2, 1.0]), "gradient_fades", "act1", "backward its std falls by x0.01 per layer"),
         (stack([1.0] * 3, [1e4, 1e2, 1.0]), "gradient_explodes", "act1", "backward its std grows by x1e+02 per layer"),
@@ -62,19 +62,19 @@ def test_order_and_kinds_come_from_the_observer_where_given():
         ({}, "healthy", "", "no hidden layers"),
     ],
 )
-def test_verdicts(values, kind, layer, said):
+def test_judge_verdicts(values, kind, layer, text):
     verdict = judge(layer_rows(values))
     assert (verdict.kind, verdict.layer) == (kind, layer)
-    assert said in verdict.sentence
+    assert text in verdict.sentence
 
 
-def test_thresholds_decide_and_are_named():
+def test_thresholds_are_applied_and_described():
     assert judge(layer_rows(stack(LECTURE)), Thresholds(fade=0.01)).kind == "healthy"
     assert "below x0.01 fades" in Thresholds(fade=0.01).describe()
     assert Thresholds().describe().startswith("heuristics:")
 
 
-def test_theory_is_quoted_where_it_covers_the_layer():
+def test_judge_quotes_theory_where_it_covers_the_layer():
     values = stack(LECTURE, [0.1] * 6)
     expected = [Expected("act5", None, 0.073, 0.2), Expected("act6", None, None, None), Expected("fc1", 0.0, 1.0, 0.0125)]
     assert (
@@ -84,28 +84,28 @@ def test_theory_is_quoted_where_it_covers_the_layer():
     assert "theory" not in judge(layer_rows(values)).sentence
 
 
-def texts(values: dict[str, float], width: int, unicode: bool = True) -> list[str]:
+def table_texts(values: dict[str, float], width: int, unicode: bool = True) -> list[str]:
     return [line.text for line in render_table(layer_rows(values), width, unicode)]
 
 
 @pytest.mark.parametrize("unicode", [True, False])
 @pytest.mark.parametrize("width", [12, 20, 40, 60, 80, 140])
-def test_the_table_fits_and_keeps_name_and_std(width, unicode):
+def test_render_table_fits_and_keeps_name_and_std(width, unicode):
     values = stack(LECTURE * 20, LECTURE * 20, activation_dead=[0.5] * 120, activation_saturated=[0.004] * 120)
     values = {tag.replace("/", "/stage1.block1."): value for tag, value in values.items()}
-    lines = texts(values, width, unicode)
+    lines = table_texts(values, width, unicode)
     assert max(map(len, lines)) <= width
     assert unicode or all(line.isascii() for line in lines)
     assert width < 40 or any("fc1" in line and "0.984" in line for line in lines)
     assert ("dead" in lines[0]) == (width >= 80)
 
 
-def test_bars_are_as_long_as_the_logarithm():
-    lines = texts(stack([1.0, 0.1, 0.01, 0.0, math.nan]), 80, unicode=False)
-    heading, act = lines[0], [line for line in lines if line.startswith("act")]
+def test_render_table_bars_are_logarithmic():
+    lines = table_texts(stack([1.0, 0.1, 0.01, 0.0, math.nan]), 80, unicode=False)
+    heading, rows = lines[0], [line for line in lines if line.startswith("act")]
     assert heading.split()[:3] == ["layer", "0.01", "10"]
-    assert [line.count("#") for line in act] == [16, 8, 0, 0, 0]  # of 24, over three decades
-    assert [line.split()[1] for line in act[2:]] == ["|", "|", "nan"]
+    assert [line.count("#") for line in rows] == [16, 8, 0, 0, 0]  # of 24, over three decades
+    assert [line.split()[1] for line in rows[2:]] == ["|", "|", "nan"]
     assert [line.tone for line in render_table(layer_rows(stack([1.0, math.nan])), 80)] == [
         "head",
         "normal",
@@ -115,20 +115,21 @@ def test_bars_are_as_long_as_the_logarithm():
     ]
 
 
-def test_long_nets_are_thinned_to_whole_units_with_the_first_the_last_and_the_first_broken():
+def test_thin_rows_keeps_first_last_and_first_broken_unit():
+    """Units, a weighted layer with its activations, are kept or dropped as one."""
     stds = [1.0] * 110
     stds[56] = math.inf
     rows = layer_rows(stack(stds))
-    shown, every = thin_rows(rows, 24)
-    names = [row.layer for row in shown]
-    assert len(shown) <= 24
+    kept, every = thin_rows(rows, 24)
+    names = [row.layer for row in kept]
+    assert len(kept) <= 24
     assert {"fc1", "act1", "fc57", "act57", "fc110", "act110"} <= set(names)
     assert [f"fc{1 + i * every}" in names for i in range(110 // every)] == [True] * (110 // every)
-    assert texts(stack(stds), 80)[-1] == f"{220 - len(shown)} of 220 layers left out: one weighted layer in {every} is shown"
+    assert table_texts(stack(stds), 80)[-1] == f"{220 - len(kept)} of 220 layers omitted: one weighted layer in {every} is shown"
 
 
 @pytest.mark.parametrize(("init", "kind"), [("gaussian", "fades"), ("xavier", "healthy")])
-def test_the_lectures_net_in_a_real_run(init, kind, tmp_path: Path):
+def test_judge_the_lecture_network_in_a_real_run(init, kind, tmp_path: Path):
     std = ["init.std=0.04"] if init == "gaussian" else []  # 0.01 at width 4096
     size = ["data.shape=[256,1,1]", "model.width=256"]
     run = run_here(tmp_path / "run", ["experiment=lecture_init", f"init={init}", *std, *size])

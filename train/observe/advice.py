@@ -1,4 +1,4 @@
-"""Which switches usually help with what was found in a run. Rules of thumb, not a promise."""
+"""Options that usually help with a finding of the diagnosis: rules of thumb, not a promise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Finding = Literal["not_finite", "growth", "large_update", "dying", "initial", "s
 
 @dataclass(frozen=True)
 class Switches:
-    """What the run was set to, as far as advice depends on it. None: it has no such switch."""
+    """The settings of a run that advice depends on. None: the run has no such option."""
 
     init: str
     norm: str
@@ -22,27 +22,27 @@ class Switches:
 
 
 def suggest(kind: Kind, finding: Finding, statistic: str, switches: Switches) -> tuple[str, ...]:
-    """Switches that usually help with such a finding and are not set already, as the user types them."""
+    """Return options that usually help with such a finding and are not set already, as the user types them."""
     norm = ["norm=batch"] if switches.norm == "none" else []
     if finding == "small_update":
-        return tuple(_rates(switches, 10))
+        return tuple(_learning_rates(switches, 10))
     if finding == "initial":
-        return tuple([*_init(switches), *norm] or ["model=resnet", *_rates(switches, 0.1)])
+        return tuple([*_suitable_init(switches), *norm] or ["model=resnet", *_learning_rates(switches, 0.1)])
     if finding == "dying":
         leaky = switches.activation == "relu" and statistic == "activation_dead"
-        return (*_rates(switches, 0.1), *norm, *(["model.activation=leaky_relu"] if leaky else []))
+        return (*_learning_rates(switches, 0.1), *norm, *(["model.activation=leaky_relu"] if leaky else []))
     if finding == "nothing" and kind == "cannot_learn":
-        return (*_rates(switches, 0.1), *_rates(switches, 10))
+        return (*_learning_rates(switches, 0.1), *_learning_rates(switches, 10))
     clip = ["trainer.grad_clip=1"] if switches.grad_clip is None else []
     warmup = ["schedule.warmup=0.1"] if switches.warmup == 0 else []
-    return (*_rates(switches, 0.1), *warmup, *clip, *norm)
+    return (*_learning_rates(switches, 0.1), *warmup, *clip, *norm)
 
 
-def _rates(switches: Switches, factor: float) -> list[str]:
+def _learning_rates(switches: Switches, factor: float) -> list[str]:
     return [] if switches.lr is None else [f"optimizer.lr={switches.lr * factor:g} (now {switches.lr:g})"]
 
 
-def _init(switches: Switches) -> list[str]:
-    """The init made for the activation: Xavier for those with slope 1 at 0 that saturate, He for the others."""
+def _suitable_init(switches: Switches) -> list[str]:
+    """Return the init that suits the activation: Xavier for saturating ones with slope 1 at 0, He for the others."""
     fitting = ("xavier", "glorot", "orthogonal", "lsuv") if switches.activation in ("tanh", "identity") else ("kaiming", "lsuv")
     return [] if switches.init in fitting else [f"init={fitting[0]}"]

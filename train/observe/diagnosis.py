@@ -1,7 +1,7 @@
-"""Why a run diverged or did not learn: what its records show first, how it came about, and what usually helps.
+"""The diagnosis of a run that diverged or did not learn: the first anomaly in its records, its history, and common remedies.
 
-Records tell what was measured, not what caused it; the sentences say no more. Advice is chosen by the kind of the finding
-and leaves out what the run does already.
+Records show what was measured, not what caused it, and the sentences claim no more. Advice depends on the kind of finding and
+omits what the run does already.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from train.sinks.jsonl import encode_float
 FORWARD = ("activation_nonfinite", "activation_std", "activation_mean")
 BACKWARD = ("gradient_nonfinite", "gradient_std", "parameter_gradient_norm")
 WEIGHTS = ("weight_std", "update_ratio")
-SHOWN = 5
+HISTORY_LENGTH = 5
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a value counts as off. They are heuristics.
+    """Limits beyond which a value counts as an anomaly. They are heuristics.
 
-    `growth`, `gradient_growth`: relative to the largest of any layer at the start. `large_update`, `small_update`: change of a
-    layer's weights in one step, relative to them. `chance`: a loss that never falls below this share of ln(classes), in at
-    least `steps` steps, counts as not learning.
+    `growth`, `gradient_growth`: relative to the largest value of any layer at the start. `large_update`, `small_update`: change
+    of a layer's weights in one step, relative to the weights. `chance`: a run does not learn if its loss never falls below this
+    share of ln(classes) in at least `steps` steps.
     """
 
     growth: float = 10.0
@@ -39,8 +39,8 @@ class Limits:
     chance: float = 0.98
     steps: int = 50
 
-    def of_growth(self, statistic: str) -> float | None:
-        """The limit of a statistic that should stay in its order of magnitude, None for others."""
+    def growth_limit(self, statistic: str) -> float | None:
+        """Return the growth limit of a statistic that should keep its order of magnitude, None for other statistics."""
         if statistic in ("activation_std", "weight_std"):
             return self.growth
         return self.gradient_growth if statistic in ("gradient_std", "parameter_gradient_norm") else None
@@ -51,8 +51,10 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`statistic`, `layer`, `step`: what was off first, empty where nothing was seen to be. `before`: (step, value) of the
-    same statistic up to there. `advice`: switches as the user types them."""
+    """What went wrong in a run. `statistic`, `layer`, `step`: the first anomaly, empty if none was observed.
+
+    `before`: (step, value) of the same statistic up to that step. `advice`: options as the user types them.
+    """
 
     kind: Kind
     finding: Finding
@@ -64,7 +66,7 @@ class Diagnosis:
     advice: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """For status.json: NaN and infinities become words, as in metrics.jsonl."""
+        """Return the fields for status.json; NaN and infinities become strings, as in metrics.jsonl."""
         before = [[step, encode_float(value)] for step, value in self.before]
         return asdict(self) | {"before": before, "advice": list(self.advice)}
 
@@ -75,7 +77,7 @@ class _Fault:
     statistic: str
     layer: str
     step: int
-    said: str
+    message: str
 
     @property
     def tag(self) -> str:
@@ -90,44 +92,49 @@ def diagnose(
     thresholds: Thresholds = DEFAULT,
     limits: Limits = LIMITS,
 ) -> Diagnosis | None:
-    """What went wrong in the run that left `records` (of one `metrics.jsonl`, in its order); None when nothing did.
+    """Return what went wrong in the run with these `records` (one `metrics.jsonl`, in its order); None if nothing did.
 
-    `layers`: `Observer.layers`, where at hand; else their order is that of the tags.
+    `layers`: `Observer.layers` if available; otherwise layers come in the order of the tags.
     """
     losses = [(record.step, record.values["loss/train"]) for record in records if "loss/train" in record.values]
     diverged = any(not math.isfinite(loss) for _, loss in losses)
     if not diverged and not at_chance(losses, classes, limits):
         return None
     observed = [record for record in records if any(tag.startswith(f"{FORWARD[1]}/") for tag in record.values)]
-    begin = observed[0] if observed and observed[0].step == 0 else None
-    verdict = judge(layer_rows(begin.values, layers), thresholds) if begin else None
-    found = [_not_finite(observed), _first_off(observed, thresholds, limits), _initial(verdict, diverged)]
-    faults = sorted((fault for fault in found if fault is not None), key=lambda fault: fault.step)
+    initial = observed[0] if observed and observed[0].step == 0 else None
+    verdict = judge(layer_rows(initial.values, layers), thresholds) if initial else None
+    candidates = [_not_finite(observed), _first_excess(observed, thresholds, limits), _initial_fault(verdict, diverged)]
+    faults = sorted((fault for fault in candidates if fault is not None), key=lambda fault: fault.step)
     if not faults and not diverged:
-        faults = [fault for fault in [_idle(observed, limits)] if fault is not None]
-    return _written("diverged" if diverged else "cannot_learn", faults, observed, losses, classes, switches)
+        faults = [fault for fault in [_small_updates(observed, limits)] if fault is not None]
+    return _compose("diverged" if diverged else "cannot_learn", faults, observed, losses, classes, switches)
 
 
 def at_chance(losses: Sequence[tuple[int, float]], classes: int, limits: Limits = LIMITS) -> bool:
-    """Whether the training loss, as recorded at (step, loss), never came below that of guessing, ln(classes), by more than
-    noise, in a run that was long enough to tell."""
+    """Return whether the training loss never fell below the loss of guessing, ln(classes), by more than noise.
+
+    `losses`: the recorded (step, loss). False for a run that was too short to tell.
+    """
     if len(losses) < 2 or losses[-1][0] < limits.steps:
         return False
     return min(loss for _, loss in losses) >= limits.chance * math.log(classes)
 
 
 def _not_finite(observed: Sequence[Record]) -> _Fault | None:
-    """The first record with a value that is not finite; in it the first such layer forward, else the last backward, else the
-    first with such weights."""
+    """Return the fault in the first record with a non-finite value.
+
+    Within the record: the first such layer of the forward pass, else the last of the backward pass, else the first with such
+    weights.
+    """
     for record in observed:
         for statistics, last in ((FORWARD, False), (BACKWARD, True), (WEIGHTS, False)):
             broken = [pair for pair in _split(record, statistics) if _is_broken(pair[0], record.values["/".join(pair)])]
             if broken:
                 layer = broken[-1 if last else 0][1]
-                statistic = next(found for found, where in broken if where == layer)
+                statistic = next(name for name, broken_layer in broken if broken_layer == layer)
                 value = record.values[f"{statistic}/{layer}"]
-                said = f"{value:g} values" if statistic.endswith("nonfinite") else f"{statistic} {value:g}"
-                return _Fault("not_finite", statistic, layer, record.step, f"not finite ({said})")
+                message = f"{value:g} values" if statistic.endswith("nonfinite") else f"{statistic} {value:g}"
+                return _Fault("not_finite", statistic, layer, record.step, f"not finite ({message})")
     return None
 
 
@@ -135,62 +142,64 @@ def _is_broken(statistic: str, value: float) -> bool:
     return not math.isfinite(value) or (statistic.endswith("nonfinite") and value > 0)
 
 
-def _first_off(observed: Sequence[Record], thresholds: Thresholds, limits: Limits) -> _Fault | None:
-    """The first record after the first one in which a statistic is beyond its limit, and the one that is furthest beyond."""
+def _first_excess(observed: Sequence[Record], thresholds: Thresholds, limits: Limits) -> _Fault | None:
+    """Return the largest excess over a limit in the first record after the initial one that has any."""
     for record in observed[1:]:
-        looked = (_off(tag, value, observed[0].values, record.step, thresholds, limits) for tag, value in record.values.items())
-        found = [pair for pair in looked if pair is not None]
-        if found:
-            return max(found, key=lambda pair: pair[0])[1]
+        pairs = (_excess(tag, value, observed[0].values, record.step, thresholds, limits) for tag, value in record.values.items())
+        excesses = [pair for pair in pairs if pair is not None]
+        if excesses:
+            return max(excesses, key=lambda pair: pair[0])[1]
     return None
 
 
-def _off(
+def _excess(
     tag: str, value: float, start: Mapping[str, float], step: int, thresholds: Thresholds, limits: Limits
 ) -> tuple[float, _Fault] | None:
-    """How many times its limit a value is, and what to say about it; `start`: the first record's values."""
+    """Return a value relative to its limit, with its fault, or None within the limit. `start`: the first record's values."""
     if not math.isfinite(value):
         return None
     statistic, _, layer = tag.partition("/")
-    growth = limits.of_growth(statistic)
+    growth = limits.growth_limit(statistic)
     share = {"activation_dead": thresholds.dead, "activation_saturated": thresholds.saturated}.get(statistic)
     if growth is not None:
-        # A layer's own start would not do: where the signal had faded, learning begins with growth.
+        # Not relative to the layer's own start: where the signal had faded, learning begins with growth.
         largest = max((v for name, v in start.items() if name.startswith(f"{statistic}/") and v > 0), default=math.inf)
-        said = f"{value:.3g}, {value / largest:.3g} times the largest of any layer at the start"
-        return (value / largest / growth, _Fault("growth", statistic, layer, step, said)) if value >= growth * largest else None
+        message = f"{value:.3g}, {value / largest:.3g} times the largest of any layer at the start"
+        return (
+            (value / largest / growth, _Fault("growth", statistic, layer, step, message)) if value >= growth * largest else None
+        )
     if statistic == "update_ratio" and value >= limits.large_update:
-        said = f"{value:.3g} of the weights in one step"
-        return value / limits.large_update, _Fault("large_update", statistic, layer, step, said)
+        message = f"{value:.3g} of the weights' norm in one step"
+        return value / limits.large_update, _Fault("large_update", statistic, layer, step, message)
     if share is not None and value >= share > start.get(tag, math.inf):
-        said = f"{100 * value:.0f} %, from {100 * start[tag]:.0f} %"
-        return value / share, _Fault("dying", statistic, layer, step, said)
+        message = f"{100 * value:.0f} %, from {100 * start[tag]:.0f} %"
+        return value / share, _Fault("dying", statistic, layer, step, message)
     return None
 
 
-def _initial(verdict: Verdict | None, diverged: bool) -> _Fault | None:
-    """What was off before the first update; of a run that diverged, only what is too large rather than too small."""
+def _initial_fault(verdict: Verdict | None, diverged: bool) -> _Fault | None:
+    """Return the fault at initialisation; for a run that diverged only if something was too large rather than too small."""
     if verdict is None or verdict.kind in ("healthy", "broken") or (diverged and "explodes" not in verdict.kind):
         return None
     return _Fault("initial", verdict.statistic, verdict.layer, 0, verdict.sentence)
 
 
-def _idle(observed: Sequence[Record], limits: Limits) -> _Fault | None:
-    """Weights that hardly move, in the record where they move most."""
-    moved = [(value, layer, record.step) for record in observed for _, layer, value in _values(record, "update_ratio")]
-    if not moved or max(moved)[0] >= limits.small_update:
+def _small_updates(observed: Sequence[Record], limits: Limits) -> _Fault | None:
+    """Return the fault if weights hardly move even in the record where they move most."""
+    updates = [(value, layer, record.step) for record in observed for _, layer, value in _values(record, "update_ratio")]
+    if not updates or max(updates)[0] >= limits.small_update:
         return None
-    value, layer, step = max(moved)
-    return _Fault("small_update", "update_ratio", layer, step, f"{value:.2g} of the weights in one step at most")
+    value, layer, step = max(updates)
+    return _Fault("small_update", "update_ratio", layer, step, f"at most {value:.2g} of the weights' norm in one step")
 
 
 def _split(record: Record, statistics: Sequence[str]) -> list[tuple[str, str]]:
-    """(statistic, layer) of the record's tags of these statistics, by layer in the order of each statistic's tags."""
+    """Return (statistic, layer) for the record's tags of these statistics, grouped by layer, in the order of the tags."""
     pairs = [
         (statistic, layer) for statistic, _, layer in (tag.partition("/") for tag in record.values) if statistic in statistics
     ]
-    places = {layer: place for place, layer in enumerate(dict.fromkeys(layer for _, layer in pairs))}
-    return sorted(pairs, key=lambda pair: places[pair[1]])
+    positions = {layer: position for position, layer in enumerate(dict.fromkeys(layer for _, layer in pairs))}
+    return sorted(pairs, key=lambda pair: positions[pair[1]])
 
 
 def _values(record: Record, statistic: str) -> Iterator[tuple[str, str, float]]:
@@ -199,7 +208,7 @@ def _values(record: Record, statistic: str) -> Iterator[tuple[str, str, float]]:
             yield statistic, tag.partition("/")[2], value
 
 
-def _written(
+def _compose(
     kind: Kind,
     faults: Sequence[_Fault],
     observed: Sequence[Record],
@@ -207,47 +216,50 @@ def _written(
     classes: int,
     switches: Switches,
 ) -> Diagnosis:
-    """In words: how it ended, what was off first and how that came about, what followed, what usually helps."""
+    """Return the diagnosis in words: how the run ended, the first fault and its history, later faults, remedies."""
     first = faults[0] if faults else None
     advice = suggest(kind, first.finding if first else "nothing", first.statistic if first else "", switches)
-    before = _before(first, observed) if first else ()
-    lines = [_ended(kind, losses, classes), *_first_lines(first, before, observed)]
-    lines += [f"then: {fault.statistic} of {fault.layer} at step {fault.step}: {fault.said}" for fault in faults[1:]]
+    before = _history(first, observed) if first else ()
+    lines = [_ending_line(kind, losses, classes), *_fault_lines(first, before, observed)]
+    lines += [f"then: {fault.statistic} of {fault.layer} at step {fault.step}: {fault.message}" for fault in faults[1:]]
     if advice:
-        lines.append(f"usually helps: {', '.join(advice)}")
+        lines.append(f"common remedies: {', '.join(advice)}")
     text = "\n".join(lines)
     if first is None:
         return Diagnosis(kind, "nothing", text, advice=advice)
     return Diagnosis(kind, first.finding, text, first.statistic, first.layer, first.step, before, advice)
 
 
-def _ended(kind: Kind, losses: Sequence[tuple[int, float]], classes: int) -> str:
+def _ending_line(kind: Kind, losses: Sequence[tuple[int, float]], classes: int) -> str:
     if kind == "cannot_learn":
         best = min(loss for _, loss in losses)
         chance = f"guessing among {classes} classes gives ln({classes}) = {math.log(classes):.3f}"
-        return f"it did not learn: in {losses[-1][0]} steps the training loss was never below {best:.3f}; {chance}"
+        return f"the run did not learn: in {losses[-1][0]} steps the training loss was never below {best:.3f}; {chance}"
     bad = next(step for step, loss in losses if not math.isfinite(loss))
-    finite = [(step, loss) for step, loss in losses if math.isfinite(loss)][-SHOWN:]
+    finite = [(step, loss) for step, loss in losses if math.isfinite(loss)][-HISTORY_LENGTH:]
     history = f"; before: {_series(finite)}" if finite else ""
-    return f"it diverged: the training loss recorded at step {bad} is not finite{history}"
+    return f"the run diverged: the training loss recorded at step {bad} is not finite{history}"
 
 
-def _first_lines(first: _Fault | None, before: Sequence[tuple[int, float]], observed: Sequence[Record]) -> list[str]:
+def _fault_lines(first: _Fault | None, before: Sequence[tuple[int, float]], observed: Sequence[Record]) -> list[str]:
     if first is None:
         if not observed:
-            return ["the layers were not observed; observe=basic observe.every=1 shows where it begins"]
-        return [f"no layer was off when last looked at, step {observed[-1].step}; observe.every=1 looks at every step"]
+            return ["the layers were not observed. Set observe=basic observe.every=1 to see where it begins"]
+        return [f"no anomaly when last observed, at step {observed[-1].step}. Set observe.every=1 to observe every step"]
     if first.finding == "initial":
-        return [f"off before the first update: {first.said}"]
+        return [f"at initialisation, before the first update: {first.message}"]
     history = f"; before: {_series(before)}" if before else ""
-    return [f"off first: {first.statistic} of {first.layer} at step {first.step}: {first.said}{history}"]
+    return [f"broke first: {first.statistic} of {first.layer} at step {first.step}: {first.message}{history}"]
 
 
-def _before(fault: _Fault, observed: Sequence[Record]) -> tuple[tuple[int, float], ...]:
-    """The last values of a statistic before it was off; of a count of bad values, those of the std beside it, which say more."""
-    tag = {"activation_nonfinite": f"activation_std/{fault.layer}", "gradient_nonfinite": f"gradient_std/{fault.layer}"}
-    name = tag.get(fault.statistic, f"{fault.statistic}/{fault.layer}")
-    return tuple((r.step, r.values[name]) for r in observed if r.step < fault.step and name in r.values)[-SHOWN:]
+def _history(fault: _Fault, observed: Sequence[Record]) -> tuple[tuple[int, float], ...]:
+    """Return the last values of the faulty statistic before the fault.
+
+    For a count of non-finite values, return those of the std, which says more.
+    """
+    stds = {"activation_nonfinite": f"activation_std/{fault.layer}", "gradient_nonfinite": f"gradient_std/{fault.layer}"}
+    tag = stds.get(fault.statistic, f"{fault.statistic}/{fault.layer}")
+    return tuple((r.step, r.values[tag]) for r in observed if r.step < fault.step and tag in r.values)[-HISTORY_LENGTH:]
 
 
 def _series(values: Sequence[tuple[int, float]]) -> str:

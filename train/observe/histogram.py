@@ -1,4 +1,4 @@
-"""How the values of one tensor are distributed."""
+"""Histograms of the values of one tensor, counted on the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMIT = 2**20
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts[i]` values lie in [edges[i], edges[i + 1]), the last bin holds its upper edge too."""
+    """Bin counts: `counts[i]` values lie in [edges[i], edges[i + 1]); the last bin includes its upper edge."""
 
     tag: str
     edges: Sequence[float]
@@ -22,28 +22,28 @@ class Histogram:
 
 
 def bin_counts(y: Tensor) -> Tensor:
-    """[2 + BINS] float32 on the device of y [N, ...]: smallest value, largest value and the counts of BINS equal bins between.
+    """Return [2 + BINS] float32 on the device of y [N, ...]: minimum, maximum and the counts of BINS equal bins between them.
 
-    Of the finite values; where there is none, the first two are infinite. A tensor of more than LIMIT values is represented by
-    its first images, which are as random as all of them.
+    Only finite values count; if there are none, the first two numbers are infinite. A tensor of more than LIMIT values is
+    represented by its first images, which are as random as the whole batch.
     """
     per_image = max(y[0].numel(), 1)
     x = y[: max(LIMIT // per_image, 1)].float().flatten()
     finite = torch.isfinite(x)
     low = torch.where(finite, x, torch.inf).amin()
     high = torch.where(finite, x, -torch.inf).amax()
-    half = torch.where(low == high, 0.5, 0.0)  # all values the same: a bin of width 0 could not be drawn
+    half = torch.where(low == high, 0.5, 0.0)  # if all values are equal: a bin of width 0 cannot be drawn
     low, high = low - half, high + half
     index = ((x - low) * (BINS / (high - low))).clamp(0, BINS - 1)
     index = torch.where(finite, index, BINS).long()
-    # Adding integers gives the same bits in any order; torch.histc has no deterministic CUDA kernel, bincount waits for the GPU.
+    # Integer sums are bit-exact in any order; torch.histc has no deterministic CUDA kernel, and bincount waits for the GPU.
     ones = torch.ones(1, dtype=torch.int64, device=x.device).expand_as(index)
     counts = torch.zeros(BINS + 1, dtype=torch.int64, device=x.device).scatter_add_(0, index, ones)
     return torch.cat([torch.stack([low, high]), counts[:BINS].float()])
 
 
 def histogram_from_counts(tag: str, row: Sequence[float]) -> Histogram:
-    """The histogram of a row of `bin_counts` on the host."""
+    """Return the histogram for a row of `bin_counts` that was copied to the host."""
     low, high, *counts = row
     width = (high - low) / len(counts)
     return Histogram(tag, [low + width * i for i in range(len(counts))] + [high], counts)

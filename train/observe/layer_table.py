@@ -1,4 +1,4 @@
-"""The table of layers at step 0 as lines of text, for a terminal of any width."""
+"""The table of layers at step 0 as lines of text that fit a terminal of any width."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Tone = Literal["head", "normal", "bad", "note"]
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _BARS = (24, 16, 10)
 _DROPPED = ((), ("gradient bar",), ("gradient bar", "saturated", "dead"), ("gradient bar", "saturated", "dead", "ratio", "bar"))
-"""What a narrow terminal does without, step by step; at each step bars are made shorter first."""
+"""Columns dropped on narrow terminals, step by step; at each step, bars are shortened first."""
 _SHORTEST_NAME = 8
 _GAP = "  "
 
 
 @dataclass(frozen=True)
 class TextLine:
-    """`text` without line break; `tone` says what a terminal with colours may do about it."""
+    """A line of the table. `text` has no line break; `tone` lets a terminal choose a colour."""
 
     text: str
     tone: Tone = "normal"
@@ -28,7 +28,7 @@ class TextLine:
 
 @dataclass(frozen=True)
 class _Column:
-    """`title` and `cell` get the length that bars have."""
+    """A column of the table. `title` and `cell` get the length of the bars."""
 
     key: str
     title: Callable[[int], str]
@@ -43,34 +43,37 @@ def render_table(
     most: int = 24,
     thresholds: Thresholds = DEFAULT,
 ) -> list[TextLine]:
-    """At most `width` columns, and about `most` layers: of a longer net the first, the last, every k-th between them and
-    the first that is not finite, with a note that says how many are left out. `unicode` False draws with ASCII alone."""
+    """Return the table in at most `width` columns and with about `most` layers.
+
+    A longer network is thinned to the first, the last, every k-th layer between and the first non-finite one; a note reports how
+    many are omitted. `unicode` False draws with ASCII only.
+    """
     if not rows:
         return []
-    shown, every = thin_rows(rows, most)
-    heading, *body = _fitted(_columns(rows, unicode), shown, width, "…" if unicode else "~")
+    kept, every = thin_rows(rows, most)
+    heading, *body = _fitted(_columns(rows, unicode), kept, width, "…" if unicode else "~")
     lines = [TextLine(heading, "head")]
-    lines += [TextLine(text, "bad" if _bad(row, thresholds) else "normal") for row, text in zip(shown, body, strict=True)]
-    if len(shown) < len(rows):
-        note = f"{len(rows) - len(shown)} of {len(rows)} layers left out: one weighted layer in {every} is shown"
+    lines += [TextLine(text, "bad" if _bad(row, thresholds) else "normal") for row, text in zip(kept, body, strict=True)]
+    if len(kept) < len(rows):
+        note = f"{len(rows) - len(kept)} of {len(rows)} layers omitted: one weighted layer in {every} is shown"
         lines.append(TextLine(note[:width], "note"))
     return lines
 
 
 def thin_rows(rows: Sequence[LayerRow], most: int) -> tuple[list[LayerRow], int]:
-    """Some of the rows, and k where one in k weighted layers was kept, each with the activations that follow it."""
+    """Return at most about `most` rows, and k: one in k weighted layers is kept, each with the activations that follow it."""
     units: list[list[LayerRow]] = []
     for row in rows:
         if row.weighted or not units:
             units.append([])
         units[-1].append(row)
     every = 1
-    while sum(map(len, _kept(units, every))) > most and every < len(units):
+    while sum(map(len, _select_units(units, every))) > most and every < len(units):
         every += 1
-    return [row for unit in _kept(units, every) for row in unit], every
+    return [row for unit in _select_units(units, every) for row in unit], every
 
 
-def _kept(units: Sequence[list[LayerRow]], every: int) -> list[list[LayerRow]]:
+def _select_units(units: Sequence[list[LayerRow]], every: int) -> list[list[LayerRow]]:
     broken = next((i for i, unit in enumerate(units) if any(row.broken for row in unit)), 0)
     return [unit for i, unit in enumerate(units) if i % every == 0 or i in (broken, len(units) - 1)]
 
@@ -80,7 +83,7 @@ def _bad(row: LayerRow, thresholds: Thresholds) -> bool:
 
 
 def _columns(rows: Sequence[LayerRow], unicode: bool) -> list[_Column]:
-    """Those that have something to say about these rows."""
+    """Return the columns that have a value for any of these rows."""
     std, gradient = _Scale((row.std for row in rows), unicode), _Scale((row.gradient_std for row in rows), unicode)
     columns = [
         _Column("layer", lambda _: "layer", lambda row, _: row.layer, left=True),
@@ -96,7 +99,10 @@ def _columns(rows: Sequence[LayerRow], unicode: bool) -> list[_Column]:
 
 
 def _fitted(columns: Sequence[_Column], rows: Sequence[LayerRow], width: int, ellipsis: str) -> list[str]:
-    """Heading and body in the richest layout that fits; in the poorest, names lose their beginning, lines at last their end."""
+    """Return heading and body in the richest layout that fits.
+
+    If even the poorest does not fit, the beginnings of names are cut, then the ends of lines.
+    """
     lines: list[str] = []
     for dropped in _DROPPED:
         kept = [column for column in columns if column.key not in dropped]
@@ -107,8 +113,8 @@ def _fitted(columns: Sequence[_Column], rows: Sequence[LayerRow], width: int, el
                 return lines
     poorest = [column for column in columns if column.key not in _DROPPED[-1]]
     names, *rest = [[column.title(0), *(column.cell(row, 0) for row in rows)] for column in poorest]
-    room = max(_SHORTEST_NAME, max(map(len, names)) - (max(map(len, lines)) - width))
-    names = [name if len(name) <= room else ellipsis + name[1 - room :] for name in names]
+    longest = max(_SHORTEST_NAME, max(map(len, names)) - (max(map(len, lines)) - width))
+    names = [name if len(name) <= longest else ellipsis + name[1 - longest :] for name in names]
     return [line[:width] for line in _joined([names, *rest], [column.left for column in poorest])]
 
 
@@ -122,7 +128,7 @@ def _joined(columns: Sequence[Sequence[str]], left: Sequence[bool]) -> list[str]
 
 
 class _Scale:
-    """A log axis over whole decades that holds all the values that are finite and above 0."""
+    """A log axis over whole decades that covers all finite values above 0."""
 
     def __init__(self, values: Iterable[float | None], unicode: bool) -> None:
         logs = [math.log10(value) for value in values if value is not None and math.isfinite(value) and value > 0]
@@ -131,19 +137,19 @@ class _Scale:
         self.unicode = unicode
 
     def title(self, size: int) -> str:
-        """The values at both ends of the axis."""
+        """Return the values at both ends of the axis, `size` characters apart."""
         low, high = f"{10.0**self.low:g}", f"{10.0**self.high:g}"
         return f"{low}{high:>{size - len(low)}}"
 
     def bar(self, value: float | None, size: int) -> str:
-        """Full where the value is at the top of the axis; a mark where it is there and the bar too short to be seen."""
+        """Return a bar, full at the top of the axis; a thin mark if the bar would be too short to be visible."""
         if value is None or not math.isfinite(value):
             return ""
         share = (math.log10(value) - self.low) / (self.high - self.low) if value > 0 else 0.0
         if not self.unicode:
             return "#" * round(share * size) or "|"
-        whole, eighth = divmod(round(share * size * 8), 8)
-        return (_EIGHTHS[8] * whole + _EIGHTHS[eighth]).rstrip() or _EIGHTHS[1]
+        full, eighth = divmod(round(share * size * 8), 8)
+        return (_EIGHTHS[8] * full + _EIGHTHS[eighth]).rstrip() or _EIGHTHS[1]
 
 
 def _number(value: float | None) -> str:
@@ -159,7 +165,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _share(value: float | None) -> str:
-    """Percent; what is not quite none or all is not rounded to it."""
+    """Format a share in percent; shares other than 0 and 1 are never rounded to 0 % or 100 %."""
     if value is None:
         return ""
     percent = 100 * value

@@ -1,4 +1,4 @@
-"""Which layers there are to be seen, by name, in the order in which the signal passes them."""
+"""The layers that can be observed, by name and in order of execution."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ Kind: TypeAlias = Literal["conv", "linear", "activation"]
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One observed output. `name`: of its module; a module called again in the same forward pass gives `name#2` and so on.
+    """One observed output. `name`: its module's name; later calls of the same module in a forward pass are `name#2` and so on.
 
-    `function`: of an activation: its name under `model.activation`, or for others of torch's its class in lower case; else "".
+    `function`: the name of an activation under `model.activation`, or for torch's other activations the lower-case class name;
+    "" for layers that are no activations.
     """
 
     name: str
@@ -39,8 +40,7 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class LayerCall:
-    """A place in the forward pass: call number `call` (from 0) of `module`. `channel_dim`: the dimension of the output that
-    counts its channels."""
+    """Call number `call` (from 0) of `module` in a forward pass. `channel_dim`: the channel dimension of its output."""
 
     info: LayerInfo
     module: str
@@ -49,46 +49,49 @@ class LayerCall:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
+    """Return whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
     return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
 
 
 def observed_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """By name, in the order of definition: every convolution, every linear layer and every activation function."""
+    """Return every convolution, linear layer and activation function by name, in the order of definition."""
     return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED) or is_activation(module)}
 
 
 def find_layer_calls(model: nn.Module, input_shape: Shape) -> list[LayerCall]:
-    """Every output of an observed layer in one forward pass of `model`, in order of execution.
+    """Return every output of an observed layer in one forward pass of `model`, in order of execution.
 
-    Found by running it, on whatever device it is (the meta device included), on two black images in evaluation mode.
+    Runs the model on its own device (the meta device included), on two black images in evaluation mode.
     """
-    sites: list[LayerCall] = []
-    calls: Counter[str] = Counter()
+    layer_calls: list[LayerCall] = []
+    counts: Counter[str] = Counter()
     weighted_kind: list[Kind] = []
 
-    def note(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def recorder(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, _: Any, output: Tensor) -> None:
             if isinstance(module, WEIGHTED):
                 weighted_kind[:] = [kind_of(module)]
-            call = calls[name]
-            calls[name] += 1
+            call = counts[name]
+            counts[name] += 1
             info = LayerInfo(f"{name}#{call + 1}" if call else name, kind_of(module), function_of(module))
-            sites.append(LayerCall(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
+            layer_calls.append(LayerCall(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
 
         return hook
 
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(isolated(model))
         for name, module in observed_layers(model).items():
-            stack.callback(module.register_forward_hook(note(name)).remove)
+            stack.callback(module.register_forward_hook(recorder(name)).remove)
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         model(torch.zeros(TRIAL_IMAGES, *input_shape, device=device))
-    return sites
+    return layer_calls
 
 
 def channel_dim(output: Tensor, after_linear: bool) -> int:
-    """Convolutions put the channels second, linear layers last ([N, tokens, C], [N, H, W, C]); activations keep them there."""
+    """Return the channel dimension of `output`.
+
+    Convolutions put the channels second, linear layers last ([N, tokens, C], [N, H, W, C]); activations keep them there.
+    """
     return output.ndim - 1 if after_linear or output.ndim < 2 else 1
 
 
@@ -101,16 +104,16 @@ def function_of(module: nn.Module) -> str:
 
 
 def select_names(names: Sequence[str], patterns: str | Sequence[str]) -> list[str]:
-    """The names that a pattern fits, in their order. UsageError for a pattern that fits none.
+    """Return the names that a pattern matches, in their order. UsageError when a pattern matches none.
 
-    Patterns are the shell's: `*` any characters, `?` any one, `[12]` one of these; the whole name must fit. A pattern that fits
-    `name` takes in `name#2`.
+    Patterns are shell patterns: `*` any characters, `?` one character, `[12]` one of these; the whole name must match. A
+    pattern that matches `name` also matches `name#2`.
     """
     patterns = [patterns] if isinstance(patterns, str) else patterns
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             raise UsageError(
-                f"observe.layers={pattern}: no layer has such a name. Known: {', '.join(names)}. "
+                f"observe.layers={pattern}: no layer matches. Layers: {', '.join(names)}. "
                 "Use * for any characters, as in observe.layers=stage1.*"
             )
     return [name for name in names if any(matches(name, pattern) for pattern in patterns)]

@@ -1,4 +1,4 @@
-"""Where measurements gather on the device until they are copied to the host, all at once."""
+"""A buffer that collects measurements on the device and copies them to the host all at once."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from train.observe.histogram import Histogram, histogram_from_counts
 
 @dataclass(frozen=True)
 class Observation:
-    """What was measured, on the host. `values`: TensorBoard tag -> number."""
+    """The measurements of one step, on the host. `values`: TensorBoard tag -> number."""
 
     values: Mapping[str, float] = field(default_factory=dict)
     histograms: tuple[Histogram, ...] = ()
 
 
 class MeasurementBuffer:
-    """Scalars under (statistic, layer), rows of `bin_counts` under a tag; all of them float32 on one device."""
+    """Scalars by (statistic, layer) and rows of `bin_counts` by tag, all float32 on one device."""
 
     def __init__(self) -> None:
         self._scalars: dict[tuple[str, str], Tensor] = {}
         self._rows: dict[str, Tensor] = {}
 
-    def put(self, prefix: str, layer: str, values: Mapping[str, Tensor]) -> None:
+    def add(self, prefix: str, layer: str, values: Mapping[str, Tensor]) -> None:
         for statistic, value in values.items():
             self._scalars[prefix + statistic, layer] = value
 
-    def put_row(self, tag: str, row: Tensor) -> None:
+    def add_row(self, tag: str, row: Tensor) -> None:
         self._rows[tag] = row
 
     def clear(self) -> None:
@@ -39,26 +39,32 @@ class MeasurementBuffer:
         self._rows.clear()
 
     def read(self, layers: Iterable[str]) -> Observation:
-        """Everything since the last time, a statistic's layers in the order of `layers`. The one copy from the device."""
+        """Return everything added since the last call, in one copy from the device, and clear the buffer.
+
+        The layers of a statistic come in the order of `layers`.
+        """
         if not self._scalars:
             return Observation()
         parts = [torch.stack(list(self._scalars.values())), *self._rows.values()]
-        table = torch.cat(parts).tolist()
-        scalars = dict(zip(self._scalars, table, strict=False))
+        numbers = torch.cat(parts).tolist()
+        scalars = dict(zip(self._scalars, numbers, strict=False))
         values = ordered_tags(scalars, layers)
         start = len(scalars)
         histograms: list[Histogram] = []
         for tag, row in self._rows.items():
-            numbers, start = table[start : start + len(row)], start + len(row)
-            if math.isfinite(numbers[0]) and math.isfinite(numbers[1]):
-                histograms.append(histogram_from_counts(tag, numbers))
+            counts, start = numbers[start : start + len(row)], start + len(row)
+            if math.isfinite(counts[0]) and math.isfinite(counts[1]):
+                histograms.append(histogram_from_counts(tag, counts))
         self.clear()
         return Observation(values, tuple(histograms))
 
 
 def ordered_tags(scalars: Mapping[tuple[str, str], float], layers: Iterable[str]) -> dict[str, float]:
-    """Tag -> value, by statistic in the order of appearance, then by layer: gradients arrive from the last layer to the first."""
+    """Return tag -> value, by statistic in the order of appearance, then in the order of `layers`.
+
+    Hooks add gradients from the last layer to the first.
+    """
     statistics = list(dict.fromkeys(statistic for statistic, _ in scalars))
-    known = list(layers)
-    keys = [(statistic, layer) for statistic in statistics for layer in known]
+    names = list(layers)
+    keys = [(statistic, layer) for statistic in statistics for layer in names]
     return {f"{statistic}/{layer}": scalars[statistic, layer] for statistic, layer in keys if (statistic, layer) in scalars}

@@ -1,4 +1,4 @@
-"""The probe: training images that are looked at again and again, so that times and runs can be compared."""
+"""The probe: a fixed set of training images, observed repeatedly so that steps and runs can be compared."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ SEED = 0
 def probe_images(
     dataset: Dataset, train: Source, pipeline: Pipeline, preprocess: Preprocess, settings: ReaderSettings, size: int
 ) -> Tensor:
-    """`size` images of the training split (all, if it has fewer), [n, C, H, W] on the device: not augmented, and pre-processed
-    with the numbers `preprocess` of the whole split.
+    """Return `size` images of the training split (all, if it has fewer), [n, C, H, W] on the device.
 
-    The draw has a seed of its own: runs on the same split see the same images, whatever their seeds. RunError for an image
-    file that turns out to be broken.
+    They are not augmented, and pre-processed with `preprocess`, the statistics of the whole split. The draw has its own seed:
+    runs on the same split use the same images, whatever their seeds. RunError for a broken image file.
     """
-    drawn = torch.randperm(len(train), generator=generator(SEED, "probe"))[:size]
-    source = subset(train, drawn)
-    plain = replace(settings, preprocess="none", batching=replace(settings.batching, batch_size=len(drawn)))
+    indices = torch.randperm(len(train), generator=generator(SEED, "probe"))[:size]
+    source = subset(train, indices)
+    plain = replace(settings, preprocess="none", batching=replace(settings.batching, batch_size=len(indices)))
     readers = open_readers(dataset, Splits(train=source, test=source), pipeline, plain)
     try:
         reader = readers.test
@@ -38,7 +37,7 @@ def probe_images(
 
 
 def subset(source: Source, indices: Tensor) -> Source:
-    """These images, in this order."""
+    """Return the images at `indices`, in this order."""
     if isinstance(source, Arrays):
         return Arrays(source.images.index_select(0, indices), source.labels[indices])
     return replace(source, paths=tuple(source.paths[index] for index in indices.tolist()), labels=source.labels[indices])

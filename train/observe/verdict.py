@@ -1,7 +1,7 @@
-"""What step 0 says about the signal: one row per layer, and a verdict in one sentence with numbers.
+"""The verdict on the signal at step 0: one row per layer, and one sentence with numbers.
 
-Both are made from the values of one record, and `Observer.layers` where that is at hand. Without it, layers come in the order
-of the tags `activation_std/`, and those that have a `weight_std/` are the weighted ones, all others activations.
+Both are computed from the values of one record, and from `Observer.layers` if available. Without it, layers come in the order of
+the tags `activation_std/`; those with a tag `weight_std/` are weighted layers, all others activations.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ Kind = Literal["broken", "dead", "saturated", "explodes", "fades", "gradient_exp
 _STD, _NONFINITE, _GRADIENT = "activation_std", "activation_nonfinite", "gradient_std"
 
 MEANING: Mapping[Kind, str] = {
-    "broken": "the first loss will not be a number, and no update can repair that",
+    "broken": "the first loss will be NaN or infinite, and no update can repair that",
     "dead": "units that are zero for every image pass on no signal and get no gradient: they do not learn",
-    "saturated": "units at the ends of their range hardly react to their input, and hardly any gradient passes them",
-    "explodes": "the later layers see numbers of another order of magnitude than the first, so that one learning rate cannot "
-    "suit all: the loss is likely to become infinite",
-    "fades": "what the network says hardly depends on the image any more, and the gradient, which is made of the same products, "
-    "hardly reaches the first layers: it will learn slowly or not at all",
-    "gradient_explodes": "the first layers get far larger gradients than the last: a learning rate that is right for the last "
-    "throws the first off",
-    "gradient_fades": "the first layers get next to no gradient: they stay as they were drawn",
+    "saturated": "units at the ends of their range hardly respond to their input and pass on hardly any gradient",
+    "explodes": "later layers get values of a different order of magnitude than the first, so no single learning rate suits all "
+    "layers: the loss is likely to become infinite",
+    "fades": "the outputs hardly depend on the image any more, and the gradient, a product of the same factors, hardly reaches "
+    "the first layers: the network will learn slowly or not at all",
+    "gradient_explodes": "the first layers get far larger gradients than the last: a learning rate that suits the last makes the "
+    "first diverge",
+    "gradient_fades": "the first layers get almost no gradient: they stay close to their initial weights",
     "healthy": "",
 }
-"""What follows for training, for people who see such a verdict for the first time."""
+"""The consequence of each verdict for training, for people who see such a verdict for the first time."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the verdict changes. They are heuristics: rules of thumb, not limits beyond which a net cannot train.
+    """Thresholds of the verdict. They are heuristics: rules of thumb, not limits beyond which a network cannot train.
 
     `fade`, `explode`: std of the last hidden layer relative to the first. `gradient_fade`, `gradient_explode`: std of the
     gradient at the first hidden layer relative to the last. `dead`, `saturated`: share of a layer.
@@ -50,10 +50,10 @@ class Thresholds:
     saturated: float = 0.3
 
     def describe(self) -> str:
-        """One line that says what the verdict's words mean."""
+        """Return one line that defines the words of the verdict."""
         return (
-            f"heuristics: from the first to the last hidden layer, std below x{self.fade:g} fades and above x{self.explode:g} "
-            f"explodes; from the last back to the first, gradient std below x{self.gradient_fade:g} fades and above "
+            f"heuristics: last hidden layer relative to the first: std below x{self.fade:g} fades, above x{self.explode:g} "
+            f"explodes; first relative to the last: gradient std below x{self.gradient_fade:g} fades, above "
             f"x{self.gradient_explode:g} explodes; dead from {100 * self.dead:g} % of a layer's channels, saturated from "
             f"{100 * self.saturated:g} % of its values"
         )
@@ -64,8 +64,11 @@ DEFAULT = Thresholds()
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer's output at step 0; None is what was not measured. `weighted`: a convolution or linear layer, else an
-    activation, `function`. `ratio`: std relative to the layer of its kind before."""
+    """The measurements of one layer's output at step 0; None if not measured.
+
+    `weighted`: the layer is a convolution or linear layer, otherwise the activation `function`. `ratio`: std relative to the
+    previous layer of the same kind.
+    """
 
     layer: str
     weighted: bool
@@ -79,14 +82,17 @@ class LayerRow:
 
     @property
     def broken(self) -> bool:
-        """Whether values of its output or of the gradient there are not finite."""
-        known = [self.std] if self.gradient_std is None else [self.std, self.gradient_std]
-        return self.nonfinite > 0 or not all(map(math.isfinite, known))
+        """Whether the output or its gradient has non-finite values."""
+        stds = [self.std] if self.gradient_std is None else [self.std, self.gradient_std]
+        return self.nonfinite > 0 or not all(map(math.isfinite, stds))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind` for programs, `sentence` for people; `statistic` and `layer` name the measurement that decided, if one did."""
+    """The verdict on the signal: `kind` for programs, `sentence` for people.
+
+    `statistic` and `layer` name the measurement that decided; empty if none did.
+    """
 
     kind: Kind
     sentence: str
@@ -95,29 +101,29 @@ class Verdict:
 
 
 def layer_rows(values: Mapping[str, float], layers: Sequence[LayerInfo] = ()) -> list[LayerRow]:
-    """The layers of one record whose activation std it holds, in the order in which they run."""
+    """Return a row for every layer whose activation std is in the record `values`, in order of execution."""
     if layers:
-        known = [(layer.name, layer.kind != "activation", layer.function) for layer in layers]
+        described = [(layer.name, layer.kind != "activation", layer.function) for layer in layers]
     else:
         names = [tag.partition("/")[2] for tag in values if tag.startswith(f"{_STD}/")]
-        known = [(name, f"weight_std/{name.partition('#')[0]}" in values, "") for name in names]
+        described = [(name, f"weight_std/{name.partition('#')[0]}" in values, "") for name in names]
     rows: list[LayerRow] = []
-    before: dict[bool, float] = {}
-    for name, weighted, function in known:
+    previous: dict[bool, float] = {}
+    for name, weighted, function in described:
         std = values.get(f"{_STD}/{name}")
         if std is not None:
-            rows.append(_row(name, weighted, function, std, before.get(weighted), values))
-            before[weighted] = std
+            rows.append(_row(name, weighted, function, std, previous.get(weighted), values))
+            previous[weighted] = std
     return rows
 
 
-def _row(name: str, weighted: bool, function: str, std: float, before: float | None, values: Mapping[str, float]) -> LayerRow:
+def _row(name: str, weighted: bool, function: str, std: float, previous: float | None, values: Mapping[str, float]) -> LayerRow:
     return LayerRow(
         layer=name,
         weighted=weighted,
         function=function,
         std=std,
-        ratio=std / before if before else None,
+        ratio=std / previous if previous else None,
         dead=values.get(f"activation_dead/{name}"),
         saturated=values.get(f"activation_saturated/{name}"),
         nonfinite=values.get(f"{_NONFINITE}/{name}", 0) + values.get(f"gradient_nonfinite/{name}", 0),
@@ -126,35 +132,42 @@ def _row(name: str, weighted: bool, function: str, std: float, before: float | N
 
 
 def hidden_rows(rows: Sequence[LayerRow]) -> list[LayerRow]:
-    """The layers that are comparable with each other: the activations, or without two of them the weighted layers but the
-    last, whose outputs are the logits."""
+    """Return the layers that are comparable with each other.
+
+    These are the activations, or if there are fewer than two, the weighted layers except the last, whose outputs are the logits.
+    """
     activations = [row for row in rows if not row.weighted]
     return activations if len(activations) > 1 else [row for row in rows if row.weighted][:-1]
 
 
 def judge(rows: Sequence[LayerRow], thresholds: Thresholds = DEFAULT, expected: Sequence[Expected] = ()) -> Verdict:
-    """What the rows say, worst first; with what theory expects where `expected` covers it."""
+    """Return the verdict on the worst problem in the rows, with the values that theory expects where `expected` has them."""
     chain = hidden_rows(rows)
-    first = _broken(rows) or _units(rows, thresholds) or _signal(chain, thresholds) or _gradient(chain, thresholds)
-    verdict = first or Verdict("healthy", f"healthy: {_trend(chain)}" if chain else _trend(chain))
-    more = [] if verdict.kind == "broken" else [_reaching(rows), _theory(rows, chain, expected)]
-    return Verdict(verdict.kind, "; ".join(part for part in [verdict.sentence, *more] if part), verdict.statistic, verdict.layer)
+    problem = _broken(rows) or _units(rows, thresholds) or _signal(chain, thresholds) or _gradient(chain, thresholds)
+    verdict = problem or Verdict("healthy", f"healthy: {_trend(chain)}" if chain else _trend(chain))
+    details = [] if verdict.kind == "broken" else [_reaching(rows), _theory(rows, chain, expected)]
+    return Verdict(
+        verdict.kind, "; ".join(part for part in [verdict.sentence, *details] if part), verdict.statistic, verdict.layer
+    )
 
 
 def _broken(rows: Sequence[LayerRow]) -> Verdict | None:
-    """The first layer that is not finite forward; without one, the last that is not backward, where the gradient comes from."""
+    """Return the verdict on the first layer with non-finite outputs, else on the last with non-finite gradients.
+
+    The last, because the backward pass starts there.
+    """
     forward = [row for row in rows if not math.isfinite(row.std)]
     backward = [row for row in rows if row.broken]
     if not backward:
         return None
     row = forward[0] if forward else backward[-1]
-    what = "outputs" if forward else "gradients"
-    sentence = f"broken: {row.layer} is the first layer whose {what} are not all finite"
+    values = "outputs" if forward else "gradients"
+    sentence = f"broken: {row.layer} is the first layer whose {values} are not all finite"
     return Verdict("broken", sentence, _NONFINITE if forward else "gradient_nonfinite", row.layer)
 
 
 def _units(rows: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None:
-    """The worst layer whose units are off, or stuck at the ends of their range."""
+    """Return the verdict on the layer with the largest share of dead units, else of saturated ones."""
     dead = [(row.dead, row) for row in rows if row.dead is not None and row.dead >= thresholds.dead]
     if dead:
         share, row = max(dead, key=lambda pair: pair[0])
@@ -173,7 +186,7 @@ def _outputs(row: LayerRow) -> str:
     if row.function not in SATURATED:
         return f"outputs of {row.layer} are at the ends of their range"
     centre, distance = SATURATED[row.function]
-    return f"{row.function} outputs of {row.layer} are beyond {centre - distance:.2g} and {centre + distance:.2g}"
+    return f"{row.function} outputs of {row.layer} are below {centre - distance:.2g} or above {centre + distance:.2g}"
 
 
 def _signal(chain: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None:
@@ -192,15 +205,15 @@ def _signal(chain: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None
 
 
 def _gradient(chain: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None:
-    known = [(row.layer, row.gradient_std) for row in chain if row.gradient_std is not None]
-    if len(known) < 2 or known[-1][1] == 0:
+    gradients = [(row.layer, row.gradient_std) for row in chain if row.gradient_std is not None]
+    if len(gradients) < 2 or gradients[-1][1] == 0:
         return None
-    (first, end), (last, start) = known[0], known[-1]
+    (first, end), (last, start) = gradients[0], gradients[-1]
     change = end / start
     if thresholds.gradient_fade <= change <= thresholds.gradient_explode:
         return None
     fades = change < thresholds.gradient_fade
-    rate = f"its std {'falls' if fades else 'grows'} by x{_per_layer(change, len(known))} per layer"
+    rate = f"its std {'falls' if fades else 'grows'} by x{_per_layer(change, len(gradients))} per layer"
     steps = f"from {two_digits(start)} ({last}) back to {two_digits(end)} ({first})"
     sentence = f"the gradient {'fades' if fades else 'explodes'}: backward {rate}, {steps}, while the signal's {_trend(chain)}"
     return Verdict("gradient_fades" if fades else "gradient_explodes", sentence, _GRADIENT, first)
@@ -211,23 +224,23 @@ def _trend(chain: Sequence[LayerRow]) -> str:
         return f"std {two_digits(chain[0].std)} at {chain[0].layer}" if chain else "there are no hidden layers to compare"
     start, end = chain[0].std, chain[-1].std
     change = end / start if start else math.inf
-    verb = "falls" if change < 0.95 else "grows" if change > 1.05 else "stays"
-    rate = "" if verb == "stays" else f" by x{_per_layer(change, len(chain))} per layer"
+    verb = "falls" if change < 0.95 else "grows" if change > 1.05 else "is stable"
+    rate = "" if verb == "is stable" else f" by x{_per_layer(change, len(chain))} per layer"
     return f"std {verb}{rate}, from {two_digits(start)} ({chain[0].layer}) to {two_digits(end)} ({chain[-1].layer})"
 
 
 def _reaching(rows: Sequence[LayerRow]) -> str:
-    """How much of the gradient at the logits is left at the first weighted layer."""
-    known = [(row.layer, row.gradient_std) for row in rows if row.weighted and row.gradient_std is not None]
-    if len(known) < 2 or not known[-1][1]:
+    """Return the share of the gradient std at the logits that reaches the first weighted layer, as a clause."""
+    gradients = [(row.layer, row.gradient_std) for row in rows if row.weighted and row.gradient_std is not None]
+    if len(gradients) < 2 or not gradients[-1][1]:
         return ""
-    return f"{two_digits(known[0][1] / known[-1][1])} of the output's gradient std reaches {known[0][0]}"
+    return f"{two_digits(gradients[0][1] / gradients[-1][1])} of the output's gradient std reaches {gradients[0][0]}"
 
 
 def _theory(rows: Sequence[LayerRow], chain: Sequence[LayerRow], expected: Sequence[Expected]) -> str:
-    """The last hidden layer's std and the first layer's share of the gradient, as theory has them."""
-    stds = {one.name: one.std for one in expected if one.std is not None}
-    gradients = {one.name: one.gradient_std for one in expected if one.gradient_std is not None}
+    """Return the last hidden layer's std and the first layer's relative gradient std according to theory, as a clause."""
+    stds = {layer.name: layer.std for layer in expected if layer.std is not None}
+    gradients = {layer.name: layer.gradient_std for layer in expected if layer.gradient_std is not None}
     last = [row.layer for row in chain if row.layer in stds][-1:]
     first = [row.layer for row in rows if row.weighted and row.gradient_std is not None][:1]
     parts = [f"std {two_digits(stds[layer])} at {layer}" for layer in last]
@@ -236,7 +249,7 @@ def _theory(rows: Sequence[LayerRow], chain: Sequence[LayerRow], expected: Seque
 
 
 def two_digits(value: float) -> str:
-    """Two significant digits, as in a sentence: 0.49, 12, 3e-05."""
+    """Format a value with two significant digits: 0.49, 12, 3e-05."""
     return f"{value:.2g}"
 
 

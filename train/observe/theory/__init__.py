@@ -1,11 +1,11 @@
-"""What mean-field theory expects of the signal at initialisation, layer by layer, forward and backward.
+"""Predictions of mean-field theory for the signal at initialisation, layer by layer, forward and backward.
 
-    chain_of(model, shape) -> Chain                 the layers in the order of the signal, read off one forward on shapes
+    chain_of(model, shape) -> Chain                 the layers in order of execution, from one forward pass on meta tensors
     predict(chain, images) -> list of Expected       mean, std and relative gradient std at the output of every layer
 
-The theory (Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015 for ReLU; Yang et al. 2019 for batch norm) takes many
-channels, weights that are independent, of mean 0 and independent of the signal, and a network in training mode.
-`train.observe.theory.recursion` has the formulas, and says where they end.
+The theory (Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015 for ReLU; Yang et al. 2019 for batch norm) assumes many
+channels, independent weights of mean 0 that are independent of the signal, and a network in training mode.
+`train.observe.theory.recursion` has the formulas and their limits.
 """
 
 from train.observe.theory.chain import chain_of

@@ -1,4 +1,4 @@
-"""From a model to the chain of its layers, read off one forward on the meta device."""
+"""Converts a model to the chain of its layers, using one forward pass on the meta device."""
 
 from __future__ import annotations
 
@@ -36,63 +36,65 @@ from train.parts.norm import GroupNorm, InstanceNorm, LayerNorm
 
 
 def chain_of(model: nn.Module, shape: Shape) -> Chain:
-    """The layers of `model` for images of `shape`, in the order in which they run. The model is as before afterwards.
+    """Return the layers of `model` for images of `shape`, in order of execution. The model stays unchanged.
 
-    Weight variances are the second moments of the weights that are there, so that every init is covered, a user's own and
-    one that looks at data included. So call it at initialisation, and with weights that are not on the meta device.
-    What is not a layer of a kind in `stages` becomes `Uncovered`, and so does every point where a layer's input is not what
-    the layer before it returned (a residual sum, a function call, a branch): the chain goes on behind it.
+    Weight variances are the second moments of the actual weights, which covers every init, including a user's own and
+    data-dependent ones. Therefore call it at initialisation, with weights that are not on the meta device. Layers of a kind that
+    is not in `stages` become `Uncovered`, and so does every point where a layer's input is not the output of the previous layer
+    (a residual sum, a function call, a branch). The chain continues behind it.
     """
     calls, output = _run(model, shape)
-    times = Counter(call.name for call in calls)
+    counts = Counter(call.name for call in calls)
     stages: list[Stage] = []
     for previous, call in zip([None, *calls], calls, strict=False):
         if previous is not None:
-            stages += _joint(previous, call)
-        repeated = times[call.name] > 1
-        stages.append(Uncovered(call.name, f"{call.name} runs more than once") if repeated else _stage(call))
+            stages += _between(previous, call)
+        repeated = counts[call.name] > 1
+        stages.append(Uncovered(call.name, f"{call.name} is called more than once") if repeated else _stage(call))
     if calls and _root(output) is not _root(calls[-1].output):
-        stages.append(Uncovered("", f"the model does not return what {calls[-1].name} returned"))
+        stages.append(Uncovered("", f"the output of the model is not the output of {calls[-1].name}"))
     return stages
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a module without submodules, the shape it received, and which version (torch's count of the changes in
-    place) of its input it saw and of its output it left."""
+    """One call of a module without submodules. Versions are torch's counts of in-place changes.
+
+    `input_shape`, `input_version`: of the input when the call began. `output_version`: of the output when it returned.
+    """
 
     name: str
     module: nn.Module
     input: Tensor
-    received: tuple[int, ...]
-    seen: int
+    input_shape: tuple[int, ...]
+    input_version: int
     output: Tensor
-    left: int
+    output_version: int
 
     @property
     def size(self) -> Size:
-        return (self.received[2], self.received[3]) if len(self.received) == 4 else (1, 1)
+        return (self.input_shape[2], self.input_shape[3]) if len(self.input_shape) == 4 else (1, 1)
 
 
 @dataclass
 class _Recorder:
     calls: list[_Call] = field(default_factory=list)
-    seen: int = 0
+    input_version: int = 0
 
     def before(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.seen = _root(inputs[0])._version if inputs and isinstance(inputs[0], Tensor) else 0
+        self.input_version = _root(inputs[0])._version if inputs and isinstance(inputs[0], Tensor) else 0
 
     def after(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                received = tuple(inputs[0].shape)
-                self.calls.append(_Call(name, module, inputs[0], received, self.seen, output, _root(output)._version))
+                input_shape = tuple(inputs[0].shape)
+                self.calls.append(_Call(name, module, inputs[0], input_shape, self.input_version, output, _root(output)._version))
 
-        return note
+        return hook
 
 
 def _run(model: nn.Module, shape: Shape) -> tuple[list[_Call], Tensor]:
-    """The calls in order, and what the model returned. In evaluation mode, which draws nothing."""
+    """Return the calls in order and the output of the model. Evaluation mode draws no random numbers."""
     weights = {name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     recorder = _Recorder()
     with ExitStack() as stack:
@@ -109,20 +111,20 @@ def _run(model: nn.Module, shape: Shape) -> tuple[list[_Call], Tensor]:
 
 
 def _root(x: Tensor) -> Tensor:
-    """The tensor that `x` is a view of, or `x`."""
+    """Return the tensor that `x` is a view of, or `x` itself."""
     return x if x._base is None else x._base
 
 
-def _joint(previous: _Call, call: _Call) -> list[Stage]:
-    """What stands between two calls: as a rule nothing."""
-    returned = tuple(previous.output.shape)
-    if _root(call.input) is not _root(previous.output) or call.seen != previous.left:
-        return [Uncovered("", f"{call.name} reads not what {previous.name} returned, but a sum, a branch or a function of it")]
-    if call.received == returned:
+def _between(previous: _Call, call: _Call) -> list[Stage]:
+    """Return the stages between two calls, usually none."""
+    output_shape = tuple(previous.output.shape)
+    if _root(call.input) is not _root(previous.output) or call.input_version != previous.output_version:
+        return [Uncovered("", f"{call.name} does not get the output of {previous.name}, but a sum, a branch or a function of it")]
+    if call.input_shape == output_shape:
         return []
-    if len(returned) == 4 and call.received == (returned[0], returned[1] * returned[2] * returned[3]):
-        return [Flatten(call.name, (returned[2], returned[3]))]
-    return [Uncovered("", f"what {previous.name} returned reaches {call.name} in another shape")]
+    if len(output_shape) == 4 and call.input_shape == (output_shape[0], output_shape[1] * output_shape[2] * output_shape[3]):
+        return [Flatten(call.name, (output_shape[2], output_shape[3]))]
+    return [Uncovered("", f"{call.name} gets the output of {previous.name} in another shape")]
 
 
 def _stage(call: _Call) -> Stage:
@@ -138,19 +140,19 @@ def _stage(call: _Call) -> Stage:
         return Dropout(name, module.p)
     if isinstance(module, nn.Flatten) and call.output.ndim == 2:
         return Flatten(name, call.size)
-    if pools and len(call.received) == 4:
+    if pools and len(call.input_shape) == 4:
         return GlobalPool(name, call.size)
-    return Uncovered(name, f"theory knows no {type(module).__name__} ({name})")
+    return Uncovered(name, f"theory does not cover {type(module).__name__} ({name})")
 
 
 def _weighted(call: _Call, module: nn.Linear | _ConvNd) -> Stage:
-    if not isinstance(module, nn.Linear | nn.Conv2d) or len(call.received) != (2 if isinstance(module, nn.Linear) else 4):
-        return Uncovered(call.name, f"{call.name} works on {len(call.received)} dimensions; theory knows [N, C] and [N, C, H, W]")
+    if not isinstance(module, nn.Linear | nn.Conv2d) or len(call.input_shape) != (2 if isinstance(module, nn.Linear) else 4):
+        return Uncovered(call.name, f"{call.name} gets {len(call.input_shape)} dimensions; theory covers [N, C] and [N, C, H, W]")
     weight = module.weight.detach().cpu().double()
     second, mean = weight.square().mean().item(), weight.mean().item()
-    # Five standard errors of a mean of that many independent weights.
+    # Five standard errors of the mean of this many independent weights.
     if mean**2 * weight.numel() > 25 * second:
-        return Uncovered(call.name, f"the weights of {call.name} have the mean {mean:.3g}, where theory takes 0")
+        return Uncovered(call.name, f"the weights of {call.name} have mean {mean:.3g}; theory assumes 0")
     bias = 0.0 if module.bias is None else module.bias.detach().cpu().double().square().mean().item()
     return Weighted(call.name, *fans(module), second, bias, _window(module), call.size)
 
@@ -165,22 +167,25 @@ def _window(module: nn.Linear | nn.Conv2d) -> Window:
 
 
 def _norm(call: _Call, module: nn.Module) -> Stage:
-    start = ((getattr(module, "weight", None), 1), (getattr(module, "bias", None), 0))
-    identity = all(p is None or bool((p.detach() == value).all()) for p, value in start)
-    if not identity or len(call.received) not in (2, 4):
-        return Uncovered(call.name, f"{call.name} has another scale than 1, another shift than 0 or another input than images")
+    initial = ((getattr(module, "weight", None), 1), (getattr(module, "bias", None), 0))
+    identity = all(p is None or bool((p.detach() == value).all()) for p, value in initial)
+    if not identity or len(call.input_shape) not in (2, 4):
+        return Uncovered(
+            call.name,
+            f"{call.name} has a scale other than 1, a shift other than 0 or an input that is not [N, C] or [N, C, H, W]",
+        )
     eps, size = float(module.eps), call.size  # pyright: ignore[reportArgumentType]
     if isinstance(module, _BatchNorm):
         return Norm(call.name, True, 1, eps, size)
     if isinstance(module, nn.LayerNorm):
-        last = len(call.received) == 2 and len(module.normalized_shape) == 1
+        last = len(call.input_shape) == 2 and len(module.normalized_shape) == 1
         return (
-            Norm(call.name, False, call.received[1], eps)
+            Norm(call.name, False, call.input_shape[1], eps)
             if last
-            else Uncovered(call.name, f"{call.name} does not run over channels")
+            else Uncovered(call.name, f"{call.name} does not normalise over channels")
         )
     groups = module.num_groups if isinstance(module, nn.GroupNorm) else module.groups
-    return Norm(call.name, False, call.received[1] // int(groups), eps, size)  # pyright: ignore[reportArgumentType]
+    return Norm(call.name, False, call.input_shape[1] // int(groups), eps, size)  # pyright: ignore[reportArgumentType]
 
 
 def _activation(name: str, module: nn.Module) -> Stage:
@@ -188,15 +193,15 @@ def _activation(name: str, module: nn.Module) -> Stage:
     points = torch.linspace(-2, 2, 6, dtype=torch.float64)
     try:
         with torch.no_grad():
-            each = torch.cat([function(point.reshape(1, 1)).reshape(-1) for point in points])
-            elementwise = torch.equal(function(points.reshape(1, -1)).reshape(-1), each)
+            separate = torch.cat([function(point.reshape(1, 1)).reshape(-1) for point in points])
+            elementwise = torch.equal(function(points.reshape(1, -1)).reshape(-1), separate)
     except (RuntimeError, ValueError):
         elementwise = False
-    return Activation(name, function) if elementwise else Uncovered(name, f"{name} does not work element by element")
+    return Activation(name, function) if elementwise else Uncovered(name, f"{name} is not elementwise")
 
 
 def _in_float64(module: nn.Module) -> Function:
-    """A copy that does not change its input and is in evaluation mode."""
+    """Return a float64 copy in evaluation mode that does not change its input in place."""
     function = copy.deepcopy(module).cpu().double().eval()
     if hasattr(function, "inplace"):
         function.inplace = False  # pyright: ignore[reportArgumentType]

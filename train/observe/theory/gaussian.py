@@ -14,12 +14,12 @@ from torch import Tensor
 Function: TypeAlias = Callable[[Tensor], Tensor]
 
 GRID = 512
-"""Values of q at which the integrals are computed; between them they are interpolated in ln q (error below 1e-4)."""
+"""Number of values of q at which the integrals are computed; in between they are interpolated in ln q (error below 1e-4)."""
 
 
 @dataclass(frozen=True)
 class GaussianMoments:
-    """Each in the shape of the variances asked for: E[phi], E[phi^2], E[phi'^2], E[phi'] and E[x phi']."""
+    """E[phi], E[phi^2], E[phi'^2], E[phi'] and E[x phi'], each in the shape of the given variances."""
 
     mean: Tensor
     second: Tensor
@@ -29,9 +29,9 @@ class GaussianMoments:
 
 
 def gaussian_moments(function: Function, variance: Tensor) -> GaussianMoments:
-    """The moments of `function`, which works element by element on float64, at every q of `variance` (>= 0, float64).
+    """Return the moments of `function` (elementwise, on float64) at every q of `variance` (>= 0, float64).
 
-    The derivative is autograd's, so that a kink counts as torch counts it.
+    The derivative comes from autograd, so a kink has the slope that torch gives it.
     """
     positive = variance[variance > 0]
     knots = variance.new_zeros(1)
@@ -40,18 +40,18 @@ def gaussian_moments(function: Function, variance: Tensor) -> GaussianMoments:
         inner = torch.linspace(0, 1, 1 if high - low < 1e-9 else GRID, dtype=torch.float64)
         knots = torch.cat([knots, (low + inner * (high - low)).exp()])
     tables = _integrate(function, knots)
-    place = np.log(variance.clamp(min=1e-320).numpy())
-    at = np.log(knots[1:].numpy())
+    log_variance = np.log(variance.clamp(min=1e-320).numpy())
+    log_knots = np.log(knots[1:].numpy())
 
-    def look_up(table: Tensor) -> Tensor:
-        inside = np.interp(place, at, table[1:].numpy()) if len(at) else np.zeros_like(place)
-        return torch.where(variance > 0, torch.from_numpy(np.asarray(inside)), table[0])
+    def interpolate(table: Tensor) -> Tensor:
+        values = np.interp(log_variance, log_knots, table[1:].numpy()) if len(log_knots) else np.zeros_like(log_variance)
+        return torch.where(variance > 0, torch.from_numpy(np.asarray(values)), table[0])
 
-    return GaussianMoments(*map(look_up, tables))
+    return GaussianMoments(*map(interpolate, tables))
 
 
 def _integrate(function: Function, variance: Tensor) -> tuple[Tensor, ...]:
-    """The five integrals for each of `variance` [K]."""
+    """Return the five integrals for each value of `variance` [K]."""
     nodes, weights = _quadrature()
     with torch.enable_grad():
         x = (variance.sqrt()[:, None] * nodes).requires_grad_()
@@ -63,10 +63,10 @@ def _integrate(function: Function, variance: Tensor) -> tuple[Tensor, ...]:
 
 @cache
 def _quadrature() -> tuple[Tensor, Tensor]:
-    """Nodes and weights for the standard normal: Gauss-Legendre on panels that halve towards 0, out to 12.
+    """Return nodes and weights for the standard normal: Gauss-Legendre on panels that halve towards 0, up to |x| = 12.
 
-    Gauss-Hermite, one polynomial for the whole line, misses E[relu] by 1 % at 50 nodes, and loses a function that is
-    steep at 0 (tanh at a large q) between its nodes. Here a kink at 0 lies on an edge, and the panels reach down to 2^-20. A
+    Gauss-Hermite, one polynomial for the whole line, is off by 1 % for E[relu] at 50 nodes and misses functions that are steep
+    at 0 (tanh at a large q) between its nodes. Here a kink at 0 lies on a panel edge, and the panels reach down to 2^-20. A
     derivative that jumps elsewhere (hardswish) costs up to 1 %.
     """
     edges = np.concatenate([[0.0], 2.0 ** np.arange(-20, 0), np.arange(1, 12.25, 0.25)])

@@ -1,4 +1,4 @@
-"""The kinds of layer that the theory knows, reduced to what it needs of them."""
+"""The kinds of layer that the theory covers, with the properties that it needs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from train.observe.theory.gaussian import Function
 
 Size: TypeAlias = tuple[int, int]
-"""(H, W); (1, 1) without an image."""
+"""(H, W); (1, 1) if there are no spatial dimensions."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which inputs reach an output: the geometry of a convolution. The default is that of a linear layer."""
+    """The geometry of a convolution: which inputs reach an output. The default is a linear layer."""
 
     kernel: Size = (1, 1)
     stride: Size = (1, 1)
@@ -31,29 +31,29 @@ class Window:
         return F.pad(x, list(self.padding), self.padding_mode)
 
     def slide(self, x: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-        """x [N, C, H, W] convolved with weight [out, C / groups, k, k]."""
+        """Convolve x [N, C, H, W] with weight [out, C / groups, k, k]."""
         return F.conv2d(self.pad(x), weight, None, self.stride, 0, self.dilation, groups)
 
     def tap_means(self, x: Tensor) -> Tensor:
-        """x [N, C, H, W] -> [N, C, k, k]: the mean of what each place in the window sees while the window moves over x."""
+        """Return [N, C, k, k]: for each tap of the window, the mean of its inputs while the window moves over x [N, C, H, W]."""
         x = self.pad(x)
-        rows, columns = (self._visits(x.shape[2 + axis], axis) for axis in (0, 1))
+        rows, columns = (self._tap_slices(x.shape[2 + axis], axis) for axis in (0, 1))
         return torch.stack([torch.stack([x[:, :, i, j].mean(dim=(2, 3)) for j in columns], dim=2) for i in rows], dim=2)
 
     def patches(self, x: Tensor) -> Tensor:
-        """x [N, C, H, W] -> [N, C k k, positions]: what the window sees."""
+        """Return the window's contents at every position, [N, C k k, positions], for x [N, C, H, W]."""
         return F.unfold(self.pad(x), self.kernel, self.dilation, 0, self.stride)
 
-    def _visits(self, length: int, axis: int) -> list[slice]:
-        """For each place in the window, where it is while the window moves along `axis` of that `length`."""
+    def _tap_slices(self, length: int, axis: int) -> list[slice]:
+        """Return for each tap of the window the positions that it visits along `axis`, which has this `length`."""
         kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
         last = (length - dilation * (kernel - 1) - 1) // stride * stride
-        return [slice(place * dilation, place * dilation + last + 1, stride) for place in range(kernel)]
+        return [slice(tap * dilation, tap * dilation + last + 1, stride) for tap in range(kernel)]
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A linear layer or convolution. `weight_variance` and `bias_variance` are second moments; `size` is that of its input."""
+    """A linear layer or convolution. `weight_variance` and `bias_variance` are second moments; `size` is the input's."""
 
     name: str
     fan_in: int
@@ -66,8 +66,10 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm with scale 1 and shift 0. `across_batch`: its mean runs over all images instead of one; over `channels`
-    channels; and in both cases over all positions."""
+    """A norm with scale 1 and shift 0. Its mean is over all positions and over `channels` channels.
+
+    `across_batch`: the mean is over all images, otherwise over one image.
+    """
 
     name: str
     across_batch: bool
@@ -78,7 +80,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Activation:
-    """`function` works element by element on float64."""
+    """An activation; `function` is elementwise and works on float64."""
 
     name: str
     function: Function
@@ -86,7 +88,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Sets a share `p` to zero and divides the rest by 1 - p."""
+    """Dropout: sets a share `p` to zero and divides the rest by 1 - p."""
 
     name: str
     p: float
@@ -94,7 +96,7 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Flatten:
-    """[N, C, H, W] -> [N, C H W]; `size` is (H, W)."""
+    """Flattening, [N, C, H, W] -> [N, C H W]; `size` is (H, W)."""
 
     name: str
     size: Size
@@ -102,7 +104,7 @@ class Flatten:
 
 @dataclass(frozen=True)
 class GlobalPool:
-    """[N, C, H, W] -> [N, C], the mean over all positions; `size` is (H, W)."""
+    """Global average pooling, [N, C, H, W] -> [N, C]; `size` is (H, W)."""
 
     name: str
     size: Size
@@ -110,7 +112,7 @@ class GlobalPool:
 
 @dataclass(frozen=True)
 class Uncovered:
-    """A layer that the theory does not cover, or something between two layers (`name` is ""); `reason` says what."""
+    """A layer that the theory does not cover, or an operation between two layers (`name` is ""); `reason` describes it."""
 
     name: str
     reason: str
@@ -118,4 +120,4 @@ class Uncovered:
 
 Stage: TypeAlias = Weighted | Norm | Activation | Dropout | Flatten | GlobalPool | Uncovered
 Chain: TypeAlias = Sequence[Stage]
-"""Each stage works on what the one before it returned."""
+"""Each stage processes the output of the previous one."""
