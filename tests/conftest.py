@@ -1,4 +1,4 @@
-"""The command `train` as tests start it."""
+"""The fixture that runs the command `train`, and the marks of tests that run only on request."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 
 from tests.harness import COMMAND
 
-# Torch looks at it once, at the first matrix product on a GPU, which may be that of a test without a session.
+# Torch reads it once, at the first matrix product on a GPU, which may happen in a test without a session.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command `train` in a process of its own, in an empty folder."""
+    """Return a function that runs the command `train` in its own process, in an empty folder."""
 
-    def start(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(COMMAND), *arguments],
             cwd=tmp_path,
@@ -30,13 +30,13 @@ def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             check=False,
         )
 
-    return start
+    return run
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests with these marks take many minutes: they run when -m names them."""
-    long = [mark for mark in ("faults", "compiled") if mark not in config.option.markexpr]
-    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in long)]
-    if left_out:
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    """Deselect tests whose marks mean many minutes, unless -m names these marks."""
+    slow_marks = [mark for mark in ("faults", "compiled") if mark not in config.option.markexpr]
+    deselected = [item for item in items if any(item.get_closest_marker(mark) for mark in slow_marks)]
+    if deselected:
+        items[:] = [item for item in items if item not in deselected]
+        config.hook.pytest_deselected(items=deselected)

@@ -1,4 +1,4 @@
-"""The command as a user types it: answers, refusals, run folders."""
+"""The command `train` as a user types it: answers, refusals, run folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ Train = Callable[..., "subprocess.CompletedProcess[str]"]
 REFUSED = {
     "init=xavir": "train: init=xavir: there is no such choice. Did you mean init=xavier?",
     "optimizer.lrr=1": "Did you mean 'optimizer.lr'?",
-    "norm=batch norm.groups=4": "norm.groups: the chosen norm has no such key. It belongs to norm=group. Of the chosen one: norm",
+    "norm=batch norm.groups=4": (
+        "norm.groups: the chosen norm has no such key. It belongs to norm=group. The chosen norm has: norm"
+    ),
     "trainer.epoch=3": "Did you mean 'trainer.epochs'?",
     "inti=xavier": "Did you mean 'init'?",
     "+seeed=3": "train: seeed: there is no such key. Did you mean 'seed'?",
@@ -54,41 +56,41 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def fork_server() -> Iterator[ForkServer]:
-    """Where the import of torch is paid once for all commands that are refused."""
-    with ForkServer(threads=1) as made:
-        yield made
+    """Imports torch once for all refused commands."""
+    with ForkServer(threads=1) as server:
+        yield server
 
 
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_bad_input_is_one_clear_message_and_leaves_nothing(
+def test_bad_input_prints_one_message_and_leaves_nothing(
     fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
 ) -> None:
-    log = tmp_path_factory.mktemp("log") / "said"
+    log = tmp_path_factory.mktemp("log") / "output"
     fork_server.start("tests.harness:command_in_child", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT)
-    (ended,) = fork_server.wait(timeout=120)
-    said = log.read_text()
-    assert ended.exit_code == 2, said
-    assert REFUSED[arguments] in said
-    assert "Traceback" not in said
-    assert len(said.strip().splitlines()) == 1
-    assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
+    (worker_exit,) = fork_server.wait(timeout=120)
+    output = log.read_text()
+    assert worker_exit.exit_code == 2, output
+    assert REFUSED[arguments] in output
+    assert "Traceback" not in output
+    assert len(output.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*")), "a refused command leaves no files behind"
 
 
-def test_the_command_itself_refuses_in_the_same_way(train: Train, tmp_path: Path) -> None:
+def test_bad_input_of_the_real_command_is_one_message(train: Train, tmp_path: Path) -> None:
     result = train("norm=group", "norm.groups=7")
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*"))
 
 
-def test_impossible_layer_is_named_with_its_remedy(train: Train) -> None:
+def test_impossible_layer_is_named_with_its_channels(train: Train) -> None:
     result = train("norm=group", "norm.groups=7")
     assert "layer stage1.norm1" in result.stderr
     assert "24 channels" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "norm=group"], ["--info", "searchpath"]])
-def test_answers_that_start_no_run_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
+def test_flags_that_start_no_run_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
     program = "import sys; from train import cli\ntry:\n cli.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
@@ -101,7 +103,7 @@ def test_completion_offers_choices(train: Train) -> None:
     assert "init=xavier" in result.stdout
 
 
-def test_a_run_leaves_a_complete_folder(train: Train, tmp_path: Path) -> None:
+def test_run_writes_a_complete_folder(train: Train, tmp_path: Path) -> None:
     result = train("init=xavier", "norm=batch", *SMALL)
     assert result.returncode == 0, result.stderr
     folder = only_run(tmp_path)
@@ -116,22 +118,22 @@ def test_a_run_leaves_a_complete_folder(train: Train, tmp_path: Path) -> None:
     last = list(read_records(folder / "metrics.jsonl"))[-1]
     assert last.values["accuracy/test"] == summary["test_accuracy"]
     assert "init=xavier" in (folder / "overrides.yaml").read_text()
-    for shown in ("test accuracy", "parameters", "FLOPs", "tensorboard --logdir", str(folder)):
-        assert shown in result.stdout
+    for text in ("test accuracy", "parameters", "FLOPs", "tensorboard --logdir", str(folder)):
+        assert text in result.stdout
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_left_alone(train: Train, tmp_path: Path) -> None:
+def test_run_dir_with_a_run_is_refused_and_unchanged(train: Train, tmp_path: Path) -> None:
     target = tmp_path / "mine"
     assert train(*SMALL, f"hydra.run.dir={target}").returncode == 0
     before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
-    again = train(*SMALL, f"hydra.run.dir={target}")
-    assert again.returncode == 2
-    assert "already holds a run" in again.stderr
+    second = train(*SMALL, f"hydra.run.dir={target}")
+    assert second.returncode == 2
+    assert "already holds a run" in second.stderr
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow
-def test_runs_that_start_together_get_folders_of_their_own(train: Train, tmp_path: Path) -> None:
+def test_simultaneous_runs_get_distinct_folders(train: Train, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: train(*SMALL), range(4)))
     assert [result.returncode for result in results] == [0] * 4
@@ -140,7 +142,7 @@ def test_runs_that_start_together_get_folders_of_their_own(train: Train, tmp_pat
     assert all((folder / "summary.json").exists() for folder in folders)
 
 
-def test_divergence_is_an_outcome_of_its_own(train: Train, tmp_path: Path) -> None:
+def test_divergence_has_its_own_status_and_exit_code(train: Train, tmp_path: Path) -> None:
     result = train(*SMALL, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=5", "trainer.precision=float32")
     assert result.returncode == 3, result.stderr
     folder = only_run(tmp_path)
@@ -148,12 +150,12 @@ def test_divergence_is_an_outcome_of_its_own(train: Train, tmp_path: Path) -> No
     assert status["status"] == "diverged"
     assert "step" in status["reason"]
     rows = list(read_records(folder / "metrics.jsonl"))
-    assert any(row.values.get("loss/train") != row.values.get("loss/train") for row in rows), "the NaN itself is on record"
+    assert any(row.values.get("loss/train") != row.values.get("loss/train") for row in rows), "the NaN itself is recorded"
     assert not any("accuracy/test" in row.values for row in rows)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_at_a_step_and_keeps_it(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_signal_interrupts_the_run_and_saves_its_weights(tmp_path: Path, number: signal.Signals, code: int) -> None:
     arguments = [*SMALL, "trainer.epochs=100000", "trainer.max_steps=null"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([str(COMMAND), *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
@@ -169,21 +171,21 @@ def test_a_signal_ends_the_run_at_a_step_and_keeps_it(tmp_path: Path, number: si
     assert (only_run(tmp_path) / "weights.pt").exists()
 
 
-def test_a_choice_from_outside_needs_one_function_and_one_yaml(train: Train, tmp_path: Path) -> None:
+def test_config_dir_adds_a_choice_by_one_function_and_one_yaml(train: Train, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n\ndef scale(start: float = 1.0):\n    return lambda channels: nn.Identity()\n"
     )
     (tmp_path / "conf" / "norm").mkdir(parents=True)
     (tmp_path / "conf" / "norm" / "scale.yaml").write_text("_target_: mine.scale\nstart: 2.0\n")
-    stranger = train("--config-dir", "conf", *SMALL, "norm=scale", PYTHONPATH=str(tmp_path))
-    assert (stranger.returncode, "trust=mine" in stranger.stderr) == (2, True)
+    untrusted = train("--config-dir", "conf", *SMALL, "norm=scale", PYTHONPATH=str(tmp_path))
+    assert (untrusted.returncode, "trust=mine" in untrusted.stderr) == (2, True)
     result = train("--config-dir", "conf", *SMALL, "norm=scale", "trust=mine", PYTHONPATH=str(tmp_path))
     assert result.returncode == 0, result.stderr
     wrong = train("--config-dir", "conf", *SMALL, "norm=scale", "trust=mine", "norm.start=much", PYTHONPATH=str(tmp_path))
     assert "norm.start=much: it should be a number." in wrong.stderr
 
 
-def test_a_multirun_gives_each_job_its_folder(train: Train, tmp_path: Path) -> None:
+def test_multirun_writes_a_folder_per_job(train: Train, tmp_path: Path) -> None:
     result = train("-m", *SMALL, "norm=batch,none", "seed=0,1")
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs").iterdir()
@@ -194,7 +196,7 @@ def test_a_multirun_gives_each_job_its_folder(train: Train, tmp_path: Path) -> N
     assert all((folder / "summary.json").exists() for folder in folders)
 
 
-def test_an_impossible_combination_of_a_multirun_is_dropped_with_its_reason(train: Train, tmp_path: Path) -> None:
+def test_multirun_drops_impossible_combinations_with_a_reason(train: Train, tmp_path: Path) -> None:
     result = train("-m", *SMALL, "norm=group", "norm.groups=4,7")
     assert result.returncode == 0, result.stderr
     assert "dropped: norm.groups=7: layer stage1.norm1" in result.stdout

@@ -24,7 +24,7 @@ def choice(
     nesterov: bool = True,
     model_name: str = "resnet18",
 ) -> None:
-    """As a function behind a YAML looks; `images` is given by the program."""
+    """A function such as a YAML names; the program passes `images` itself."""
 
 
 def checked(**settings: Any) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def checked(**settings: Any) -> dict[str, Any]:
         {"groups": 3, "padding": 4, "model_name": "x"},
     ],
 )
-def test_settings_that_fit_come_back_as_they_are_and_defaults_stay_with_the_function(settings: dict[str, Any]) -> None:
+def test_check_call_returns_valid_settings_without_defaults(settings: dict[str, Any]) -> None:
     assert checked(**settings) == settings
 
 
@@ -73,22 +73,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "said"), REFUSED)
-def test_settings_that_do_not_fit_are_named_with_what_is_allowed(settings: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("settings", "message"), REFUSED)
+def test_check_call_names_invalid_settings_and_the_allowed_values(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         checked(**settings)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
-def test_alternatives_make_one_sentence() -> None:
+def test_check_call_merges_alternatives_into_one_sentence() -> None:
     def union(size: int | Literal["auto"]) -> None:
-        """Either."""
+        """Takes either of two types."""
 
     with pytest.raises(UsageError, match=r"^g\.size=big: it should be an integer, or 'auto'\.$"):
         check_call(union, "g", {"size": "big"}, ())
 
 
-def test_a_class_is_checked_by_its_constructor_and_missing_annotations_take_anything() -> None:
+def test_check_call_reads_constructors_and_skips_unannotated() -> None:
     class Choice:
         def __init__(self, width: Annotated[int, Ge(1)], anything=None) -> None:
             self.width, self.anything = width, anything
@@ -98,11 +98,11 @@ def test_a_class_is_checked_by_its_constructor_and_missing_annotations_take_anyt
         check_call(Choice, "g", {"width": 0}, ())
 
 
-# The configuration as a whole
+# The whole configuration
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """The default configuration with one key set; `...` takes the key out."""
+def config_with(path: str, value: Any) -> dict[str, Any]:
+    """Return the default configuration with one key set; `...` removes the key."""
     config: dict[str, Any] = compose_config([])
     node = config
     *parents, last = path.split(".")
@@ -115,20 +115,20 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return config
 
 
-def test_the_defaults_are_a_valid_configuration() -> None:
+def test_parse_accepts_the_defaults() -> None:
     settings = parse(compose_config([]))
     assert settings.seed == settings.seeds.init == settings.seeds.split == 0
     assert settings.parts["norm"]["_target_"] == "train.parts.norm.batch"
-    assert set(settings.parts["data"]) == {"_target_"}, "what every data set has is no argument of this one"
+    assert set(settings.parts["data"]) == {"_target_"}, "keys that all data sets share are no arguments of its function"
 
 
-def test_the_seeds_follow_the_seed_and_can_leave_it() -> None:
+def test_seeds_default_to_the_seed() -> None:
     seeds = parse(compose_config(["seed=3", "seeds.order=0"])).seeds
     assert (seeds.init, seeds.order, seeds.augment, seeds.dropout, seeds.split) == (3, 0, 3, 3, 3)
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         ("seed", "1", "seed=1: it should be an integer."),
         ("seed", ..., "seed: this key is missing from the configuration."),
@@ -141,30 +141,30 @@ def test_the_seeds_follow_the_seed_and_can_leave_it() -> None:
         ("trainer.precision", "float64", "trainer.precision=float64: it should be 'auto', 'float32', 'bfloat16' or 'float16'."),
         ("trainer.grad_clip", 0.0, "trainer.grad_clip=0.0: it should be greater than 0."),
         ("trainer.record_every", 0, "trainer.record_every=0: it should be greater than or equal to 1."),
-        ("trainer", 5, "trainer=5: a group of keys belongs here, not a value."),
+        ("trainer", 5, "trainer=5: this is a group of keys, but it was set to a value."),
         ("data.val_fraction", 1.0, "data.val_fraction=1.0: it should be less than 1."),
         ("data.preprocess", "whiten", "data.preprocess=whiten: it should be 'none', 'zero_center' or 'standardize'."),
         ("data.workers", -1, "data.workers=-1: it should be greater than or equal to 0."),
-        ("norm", "batch", "norm=batch: this is a group, and the command line or an experiment has put a value in its place."),
+        ("norm", "batch", "norm=batch: this is a config group, but the command line or an experiment set it to a value."),
         ("observe.evry", 1, "observe.evry: there is no such key. Did you mean 'every'?"),
         ("trainr", {}, "trainr: there is no such key. Did you mean 'trainer'?"),
     ],
 )
-def test_the_first_wrong_key_is_named(path: str, value: Any, said: str) -> None:
+def test_parse_names_the_first_wrong_key(path: str, value: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        parse(changed(path, value))
-    assert str(caught.value).startswith(said)
+        parse(config_with(path, value))
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
     ("epochs", "max_steps", "per_epoch", "total"), [(3, None, 4, 12), (3, 5, 4, 5), (3, 99, 4, 12), (0, 5, 4, 0), (3, 0, 4, 0)]
 )
-def test_durations_become_steps(epochs: int, max_steps: int | None, per_epoch: int, total: int) -> None:
+def test_total_steps_of_epochs_and_max_steps(epochs: int, max_steps: int | None, per_epoch: int, total: int) -> None:
     trainer = parse(compose_config([])).trainer
     assert isinstance(trainer, TrainerSettings)
     assert total_steps(trainer.model_copy(update={"epochs": epochs, "max_steps": max_steps}), per_epoch) == total
 
 
 @pytest.mark.parametrize(("steps", "per_epoch", "epochs"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2)])
-def test_steps_become_epochs(steps: int, per_epoch: int, epochs: int) -> None:
+def test_epochs_needed_rounds_up(steps: int, per_epoch: int, epochs: int) -> None:
     assert epochs_needed(steps, per_epoch) == epochs

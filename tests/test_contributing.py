@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md, as it stands there."""
+"""The worked example of CONTRIBUTING.md, run from the text of the page."""
 
 import os
 import re
@@ -12,14 +12,14 @@ PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
 
 def block(language: str) -> str:
-    """The page's only code block in a language."""
+    """Return the page's only code block in a language."""
     (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
     return text
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the page's command is given: the example's two files lie in `my`."""
+    """The folder to run the page's command in, with the example's two files in `my`."""
     configs = tmp_path / "my" / "conf" / "norm"
     configs.mkdir(parents=True)
     (tmp_path / "my" / "mynorms.py").write_text(block("python"))
@@ -27,12 +27,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The page's command, with further arguments."""
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the page's command with additional arguments."""
     (line,) = (line for line in PAGE.splitlines() if line.startswith("PYTHONPATH=my train "))
     checkout = str(Path(__file__).parent.parent)
     return subprocess.run(
-        [sys.executable, "-m", "train.cli", *line.split()[2:], *more],
+        [sys.executable, "-m", "train.cli", *line.split()[2:], *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(["my", checkout])},
         capture_output=True,
@@ -43,13 +43,13 @@ def run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_example_trains_from_outside_the_checkout(folder: Path) -> None:
-    done = run(folder, "trainer.max_steps=2", "trainer.device=cpu")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(folder, "trainer.max_steps=2", "trainer.device=cpu")
+    assert result.returncode == 0, result.stdout + result.stderr
     assert list((folder / "outputs").rglob("summary.json"))
 
 
 @pytest.mark.slow
-def test_example_refuses_settings_out_of_range(folder: Path) -> None:
-    done = run(folder, "norm.size=0")
-    assert done.returncode != 0
-    assert "norm.size" in done.stdout + done.stderr
+def test_example_refuses_a_setting_out_of_range(folder: Path) -> None:
+    result = run(folder, "norm.size=0")
+    assert result.returncode != 0
+    assert "norm.size" in result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""Names of run folders: readable, safe on every file system, and never the same twice."""
+"""Names of run folders: readable, safe on every file system, and unique."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ SLUGS = {
 
 
 @pytest.mark.parametrize("overrides", SLUGS)
-def test_slug(overrides: str) -> None:
+def test_slug_of_overrides(overrides: str) -> None:
     assert slug(overrides.split()) == SLUGS[overrides]
 
 
-def test_a_space_and_letters_beyond_ascii_are_replaced() -> None:
+def test_slug_replaces_spaces_and_non_ascii_letters() -> None:
     assert slug(["a=größe 3", "b=\n\t\0"]) == "a=gr-e-3,b="
 
 
 @pytest.mark.parametrize(
     "overrides", [["x=" + "y" * 1000], [f"key{n}=value{n}" for n in range(100)], ["é" * 300], ["a" * 119 + "/b"]]
 )
-def test_a_name_fits_into_a_file_system(tmp_path: Path, overrides: list[str]) -> None:
+def test_run_name_fits_into_a_file_system(tmp_path: Path, overrides: list[str]) -> None:
     name = run_name(overrides)
     assert len(slug(overrides).encode()) <= SLUG_BYTES
     (tmp_path / f"1234_{name}").mkdir()
     assert re.fullmatch(r"[A-Za-z0-9=.,_+~-]+", name)
 
 
-def test_names_of_the_same_instant_differ() -> None:
+def test_run_names_of_the_same_moment_differ() -> None:
     with ThreadPoolExecutor(8) as pool:
         names = list(pool.map(lambda _: run_name(["init=xavier"]), range(200)))
     assert len(set(names)) == 200
     assert len({sweep_name() for _ in range(200)}) == 200
 
 
-def test_names_say_when_and_what() -> None:
+def test_run_name_contains_the_time_and_the_overrides() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z0-9]{5}_init=xavier", run_name(["init=xavier"]))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z0-9]{5}_sweep", sweep_name())
 
 
-def test_a_job_of_a_sweep_has_a_name_of_its_own_and_the_same_one_each_time() -> None:
+def test_job_name_is_unique_and_reproducible() -> None:
     long = [f"key{n}=value{n}" for n in range(100)]
     names = [
         job_name(overrides)
         for overrides in (["seed=0"], ["seed=1"], [*long, "seed=0"], [*long, "seed=1"], ["a=b,c"], ["a=b", "c"])
     ]
-    assert len(set(names)) == len(names), "also where the readable part is cut off, or looks alike"
+    assert len(set(names)) == len(names), "also if the readable part is truncated or equal"
     assert names[0] == job_name(["seed=0"])
     assert all(re.fullmatch(r"[A-Za-z0-9=.,_+~-]+_[0-9a-f]{8}", name) and len(name) <= 255 for name in names)

@@ -1,4 +1,4 @@
-"""The direction of imports: a module knows only what lies below it, and what starts quickly stays quick."""
+"""The direction of imports between packages, the import cost of fast modules, and the length of files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from scripts.architecture import circles, file_imports, imported_names
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "train"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 350
+MAX_LINES = 350
+MAX_IMPORTS = 35
 
 BELOW: dict[str, set[str]] = {
     "cli": {"sweep", "run", "config_errors", "naming", "errors"},
@@ -26,13 +29,13 @@ BELOW: dict[str, set[str]] = {
         "config_errors",
         "naming",
         "errors",
-    },  # of run: what checks a configuration, in a process apart
+    },  # from run: the check of a configuration, in a separate process
     "report": {"sinks", "store", "naming", "errors"},
     "config_errors": {"errors"},
     "naming": set(),
     "run": {"config", "observe", "sinks", "store", "data", "parts", "rng", "errors"},
     "config": {"errors"},
-    "observe": {"config", "sinks", "data", "parts", "rng", "errors"},  # of the schema: how it is to look
+    "observe": {"config", "sinks", "data", "parts", "rng", "errors"},  # from config: the schema of `observe`
     "sinks": {"store", "errors"},
     "store": {"errors"},
     "data": {"parts", "rng", "errors"},
@@ -40,29 +43,25 @@ BELOW: dict[str, set[str]] = {
     "rng": set(),
     "errors": set(),
 }
-"""Room -> the rooms that it may import from. A new room needs a line here, which is where its place is decided."""
+"""Package -> the packages that it may import from. A new package needs a line here, which decides its layer."""
 
 KINDS = sorted({path.relative_to(PACKAGE / "parts").parts[0].removesuffix(".py") for path in (PACKAGE / "parts").rglob("*.py")})
 SHARED = {"contracts", "__init__"}
 
 
 def dotted(path: Path) -> tuple[str, ...]:
-    """train/run/loop.py -> (run, loop); a package is its `__init__`."""
+    """Return the path of a module as a tuple: train/run/loop.py -> (run, loop), train/run/__init__.py -> (run, __init__)."""
     return path.relative_to(PACKAGE).with_suffix("").parts
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that the file imports, wherever in it; `from a import b` gives a and a.b, as b may be either."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def imports(path: Path) -> list[str]:
+    """Return the modules that a file imports anywhere. `from a import b` gives a.b, since b may be a module or a name in it."""
+    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(ast.parse(path.read_text()))), "absolute"
+    return list(imported_names(path))
 
 
 def own_imports(path: Path) -> Iterator[tuple[str, ...]]:
-    """What it imports of this package: train.parts.norm.batch -> (parts, norm, batch)."""
+    """Yield the imports from this package: train.parts.norm.batch -> (parts, norm, batch)."""
     for name in imports(path):
         head, *rest = name.split(".")
         if head == "train" and rest != ["__version__"]:
@@ -74,56 +73,60 @@ def id_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=id_of)
-def test_a_module_imports_only_from_below(path: Path) -> None:
-    room = dotted(path)[0]
-    if room == "__init__":
+def test_module_imports_only_from_lower_packages(path: Path) -> None:
+    package = dotted(path)[0]
+    if package == "__init__":
         assert not list(own_imports(path))
         return
-    assert room in BELOW, f"{room} has no place in the table"
-    reached = {target[0] for target in own_imports(path)} - {room}
-    assert reached <= BELOW[room], f"{id_of(path)} imports {sorted(reached - BELOW[room])}, which do not lie below {room}"
+    assert package in BELOW, f"{package} is missing in the table"
+    imported = {target[0] for target in own_imports(path)} - {package}
+    assert imported <= BELOW[package], f"{id_of(path)} imports {sorted(imported - BELOW[package])}, which are not below {package}"
 
 
-def test_the_table_has_no_circle() -> None:
-    def below(room: str, seen: tuple[str, ...] = ()) -> None:
-        assert room not in seen, " -> ".join((*seen, room))
-        for lower in BELOW[room]:
-            below(lower, (*seen, room))
+def test_table_of_packages_has_no_circle() -> None:
+    assert circles(BELOW) == []
 
-    for room in BELOW:
-        below(room)
+
+def test_files_form_no_circle() -> None:
+    """Imports within functions count: two files that need each other are one."""
+    assert circles(file_imports()) == []
+
+
+def test_no_file_imports_too_many() -> None:
+    fan_out = {module: len(targets) for module, targets in file_imports().items()}
+    assert max(fan_out.values()) <= MAX_IMPORTS, max(fan_out, key=lambda module: fan_out[module])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in SHARED])
-def test_kinds_of_parts_do_not_know_each_other(kind: str) -> None:
+def test_kinds_of_parts_do_not_import_each_other(kind: str) -> None:
     for path in MODULES:
         if dotted(path)[:2] == ("parts", kind):
             others = {target[1] for target in own_imports(path) if target[0] == "parts"} - {kind, "contracts"}
             assert not others, f"{id_of(path)} imports {sorted(others)}"
 
 
-def test_contracts_of_parts_and_data_know_no_implementation() -> None:
+def test_contracts_import_no_implementation() -> None:
     assert not list(own_imports(PACKAGE / "parts" / "contracts.py"))
     assert {target[:2] for target in own_imports(PACKAGE / "data" / "contracts.py")} == {("parts", "contracts")}
 
 
-def libraries(*rooms: str) -> set[str]:
-    return {name.split(".")[0] for path in MODULES for name in imports(path) if dotted(path)[: len(rooms)] == rooms}
+def libraries(*packages: str) -> set[str]:
+    return {name.split(".")[0] for path in MODULES for name in imports(path) if dotted(path)[: len(packages)] == packages}
 
 
-@pytest.mark.parametrize("stranger", ["hydra", "omegaconf", "tensorboard", "rich"])
-@pytest.mark.parametrize("rooms", [("parts",), ("data",), ("observe",), ("run", "loop"), ("run", "step")], ids="/".join)
-def test_the_numerical_core_does_not_know_how_it_is_configured_or_shown(rooms: tuple[str, ...], stranger: str) -> None:
-    assert stranger not in libraries(*rooms)
+@pytest.mark.parametrize("library", ["hydra", "omegaconf", "tensorboard", "rich"])
+@pytest.mark.parametrize("packages", [("parts",), ("data",), ("observe",), ("run", "loop"), ("run", "step")], ids="/".join)
+def test_numerical_core_imports_no_configuration_or_display(packages: tuple[str, ...], library: str) -> None:
+    assert library not in libraries(*packages)
 
 
-def test_one_place_turns_configuration_into_calls() -> None:
+def test_only_build_calls_targets() -> None:
     callers = {id_of(path) for path in MODULES for name in imports(path) if name.startswith("hydra.utils")}
     assert callers == {"train/run/build.py"}
 
 
 @pytest.mark.parametrize(
-    ("module", "strangers"),
+    ("module", "forbidden"),
     [
         ("train.cli", {"torch", "hydra", "pydantic"}),
         ("train.config_errors", {"torch"}),
@@ -140,12 +143,12 @@ def test_one_place_turns_configuration_into_calls() -> None:
         ("train.run.session", {"torchvision", "rich", "tensorboard"}),
     ],
 )
-def test_what_an_import_does_not_bring_along(module: str, strangers: set[str]) -> None:
-    program = f"import sys, {module}; print(*sorted({strangers!r} & set(sys.modules)))"
+def test_import_of_module_loads_no_forbidden_library(module: str, forbidden: set[str]) -> None:
+    program = f"import sys, {module}; print(*sorted({forbidden!r} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.split() == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=id_of)
-def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < MOST_LINES
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < MAX_LINES

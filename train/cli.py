@@ -1,4 +1,4 @@
-"""The command `train`. Nothing here imports torch: help, `--cfg` and completion answer at once."""
+"""The command `train`. It imports no torch itself, so that help, `--cfg` and completion answer at once."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""What a process must find when it starts. The first two keep glibc from returning every step's buffers to the system and asking
-for them again (other allocators ignore them). The third lets threads that wait for each other sleep: by default they spin, and
-another program on one of the cores then slows the training by up to an order of magnitude."""
+"""Environment variables that must be set when the process starts. The first two keep glibc from returning every step's buffers to
+the system and requesting them again; other allocators ignore them. The third makes threads sleep while they wait for each other:
+by default they spin, and another program on one of the cores then slows training by up to an order of magnitude."""
 
 QUIET = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-"""Flags under which no run starts, so that a second start of the interpreter would be wasted."""
+"""Flags that start no run, so that restarting the interpreter would be wasted time."""
 
 
 def config_dir() -> Path:
-    """`conf/`: inside an installed package, beside the package in a checkout."""
+    """Return the folder `conf/`: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
 def prepare_process() -> None:
-    """Start this process again with `ENVIRONMENT`, which libraries read only as they load. A setting of the user's own wins."""
+    """Restart this process with `ENVIRONMENT`, which libraries read only as they load. The user's own settings win."""
     missing = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     flags = {argument.split("=", 1)[0] for argument in sys.argv[1:]}
     if not missing or not sys.platform.startswith("linux") or flags & QUIET:
@@ -45,12 +45,12 @@ def prepare_process() -> None:
 
 
 def raise_interrupted(number: int, _: object) -> None:
-    """Until a run listens to signals, there is nothing to lose."""
+    """Handle SIGTERM. Before a run has installed its own handlers there is no state to save."""
     raise Interrupted(number)
 
 
 def expand_resume() -> None:
-    """`resume=FOLDER` stands for the command that began the run there. UsageError for what Hydra must not see."""
+    """Replace `resume=FOLDER` by the command that started the run there. UsageError for arguments that Hydra must not receive."""
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from train.run.resume import command_line
 
@@ -75,15 +75,15 @@ def register_resolvers() -> None:
 
 
 wants_traceback = os.environ.get("TRAIN_FULL_ERROR", os.environ.get("HYDRA_FULL_ERROR")) == "1"
-"""Whether the user asked for tracebacks. `main` sets Hydra's variable for purposes of its own, and keeps the user's wish for the
-processes of a sweep in the other."""
+"""Whether the user requested tracebacks. `main` overwrites Hydra's variable and passes the user's choice to the processes of a
+sweep in the other one."""
 
 exit_codes: list[int] = []
-"""Of the jobs that ran in this process; Hydra keeps a job's return value to itself."""
+"""The exit codes of the jobs that ran in this process. Hydra does not pass on the return value of a job."""
 
 
 def task(config: DictConfig) -> float:
-    """What Hydra calls once per job, in whatever process and by whichever launcher. Returns what a sweeper maximises."""
+    """Run one job and return the value that a sweeper maximises. Hydra calls it once per job, with every launcher."""
     from train.run.job import run_job
 
     register_resolvers()
@@ -92,14 +92,14 @@ def task(config: DictConfig) -> float:
     except Exception as error:
         if wants_traceback:
             raise
-        exit_codes.append(report_error(error))  # said here, since Hydra shows only the first failure of a multirun
+        exit_codes.append(report_error(error))  # printed here, because Hydra shows only the first failure of a multirun
         return math.nan
     exit_codes.append(result.exit_code)
     return result.objective
 
 
 def main() -> None:
-    """Entry point of the console command."""
+    """Run the console command."""
     prepare_process()
     signal.signal(signal.SIGTERM, raise_interrupted)
     try:
@@ -110,7 +110,7 @@ def main() -> None:
 
     register_resolvers()
     os.environ["TRAIN_FULL_ERROR"] = str(int(wants_traceback))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra hand its errors on instead of printing them its way
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     app = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)
     try:
         app()
@@ -123,21 +123,21 @@ def main() -> None:
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     from train.sweep import conclude
 
-    if conclude.exit_codes:  # judged by the folders of its runs, wherever these ran
+    if conclude.exit_codes:  # of a sweep, from its run folders, as its jobs may have run in other processes
         sys.exit(conclude.exit_codes[-1])
     if any(exit_codes):
         sys.exit(exit_codes[0] if len(exit_codes) == 1 else 1)
 
 
 def explain_folder_error(error: Exception) -> UsageError | None:
-    """Hydra makes the folder of a run, and may be refused by the system."""
+    """Return a UsageError if Hydra could not create or write the folder of a run; None for other errors."""
     if isinstance(error, OSError) and error.filename is not None:
-        return UsageError(f"{os.fsdecode(error.filename)}: this folder cannot be made or written ({error.strerror}).")
+        return UsageError(f"{os.fsdecode(error.filename)}: this folder cannot be created or written ({error.strerror}).")
     return None
 
 
 def report_error(error: Exception) -> int:
-    """Say in one message what went wrong; returns the exit code."""
+    """Print the error as one message, with a traceback only if it is unexpected; return the exit code."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

@@ -1,4 +1,4 @@
-"""The typed schema of everything that is not a pluggable part, and the check of any settings against a signature.
+"""The typed schema of all fixed settings, and the check of a choice's settings against the signature of its function.
 
 Imports no torch, so that a wrong key or value is reported at once.
 """
@@ -37,7 +37,7 @@ class Seeds(BaseModel):
 
 
 class DataSettings(BaseModel):
-    """The keys of `data` that every data set has."""
+    """The keys of `data` that all data sets share."""
 
     model_config = STRICT
     root: str | None
@@ -64,8 +64,11 @@ class TrainerSettings(BaseModel):
 
 
 class ObserveSettings(BaseModel):
-    """The keys of `observe`; `every` and `histogram_every` are 0 for never, `probe_size` for no probe. `every_step`: what batch
-    norms tell, at the steps in between."""
+    """The keys of `observe`.
+
+    `every`, `histogram_every`: 0 is never; `probe_size`: 0 is no probe; `every_step`: record batch-norm statistics at the steps
+    in between, too.
+    """
 
     model_config = STRICT
     level: Literal["basic", "full"]
@@ -77,7 +80,7 @@ class ObserveSettings(BaseModel):
 
 
 class ThresholdSettings(BaseModel):
-    """The keys of `observe.thresholds`; `train.observe.verdict.Thresholds` says what each is."""
+    """The keys of `observe.thresholds`. `train.observe.verdict.Thresholds` describes them."""
 
     model_config = STRICT
     fade: Annotated[float, Gt(0)]
@@ -89,7 +92,7 @@ class ThresholdSettings(BaseModel):
 
 
 class CheckpointSettings(BaseModel):
-    """The keys of `checkpoint`; null is never. `keep`: how many of the newest are kept while a run goes on."""
+    """The keys of `checkpoint`; null is never. `keep`: number of newest checkpoints to keep while the run is running."""
 
     model_config = STRICT
     every_minutes: Annotated[float, Gt(0)] | None = 5.0
@@ -101,7 +104,7 @@ class CheckpointSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Settings:
-    """A checked configuration. `parts` holds, for each group, what its chosen function is called with."""
+    """A checked configuration. `parts`: config group -> the `_target_` and settings of its chosen function."""
 
     seed: int
     seeds: Seeds
@@ -111,21 +114,21 @@ class Settings:
     thresholds: ThresholdSettings
     parts: Mapping[str, Mapping[str, Any]]
     trust: tuple[str, ...] = ()
-    """Packages, besides ours and torch's, whose functions `parts` may name."""
+    """Additional packages whose functions `parts` may name."""
 
 
 def parse(config: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Settings:
-    """Check the resolved configuration of one run. UsageError names the first key that is wrong."""
-    known = {"seed", "seeds", "trainer", *GROUPS}
+    """Check the resolved configuration of one run. UsageError names the first wrong key."""
+    keys = {"seed", "seeds", "trainer", *GROUPS}
     for key in config:
-        if key not in known:
-            raise UsageError(f"{key}: there is no such key. {did_you_mean(str(key), known)}")
-    for key in sorted(known - set(config)):
+        if key not in keys:
+            raise UsageError(f"{key}: there is no such key. {did_you_mean(str(key), keys)}")
+    for key in sorted(keys - set(config)):
         raise UsageError(f"{key}: this key is missing from the configuration.")
     for group in GROUPS:
         if not isinstance(config[group], Mapping):
             raise UsageError(
-                f"{group}={config[group]}: this is a group, and the command line or an experiment has put a value in its place."
+                f"{group}={config[group]}: this is a config group, but the command line or an experiment set it to a value."
             )
     data = dict(config["data"])
     shared = {name: data.pop(name) for name in DataSettings.model_fields if name in data}
@@ -145,37 +148,37 @@ def parse(config: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Settings:
 
 
 def check(schema: type[Any], prefix: str, values: Any) -> Any:
-    """`schema(**values)`, or a UsageError that names key, value and what is allowed."""
+    """Return `schema(**values)`. UsageError names each wrong key, its value and the allowed values."""
     if not isinstance(values, Mapping):
-        raise UsageError(f"{prefix}={values}: a group of keys belongs here, not a value.")
+        raise UsageError(f"{prefix}={values}: this is a group of keys, but it was set to a value.")
     try:
         return schema(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise UsageError(describe(error, prefix, schema.model_fields)) from None
 
 
-def describe(error: ValidationError, prefix: str, known: Iterable[str]) -> str:
-    """All of pydantic's complaints, one sentence for each key."""
+def describe(error: ValidationError, prefix: str, keys: Iterable[str]) -> str:
+    """Describe all errors that pydantic found, in one sentence per key."""
     sentences: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         location = [str(part) for part in problem["loc"]]
-        places = "".join(f"[{part}]" for part in location[1:] if part.isdigit())
-        key = (f"{prefix}." if prefix else "") + location[0] + places
+        indices = "".join(f"[{part}]" for part in location[1:] if part.isdigit())
+        key = (f"{prefix}." if prefix else "") + location[0] + indices
         if problem["type"] == "extra_forbidden":
-            said = f"{key}: there is no such key. {did_you_mean(location[0], known)}"
+            message = f"{key}: there is no such key. {did_you_mean(location[0], keys)}"
         elif problem["type"] == "missing":
-            said = f"{key}: this key is missing."
+            message = f"{key}: this key is missing."
         else:
-            wanted = problem["msg"].replace("Input should be", "it should be").replace("a valid integer", "an integer")
-            wanted = wanted.replace("a valid ", "a ")
-            said = f"{key}={show(problem['input'])}: {wanted}"
-        sentences.setdefault(key, []).append(said)
-    return " ".join(merge(said) for said in sentences.values())
+            requirement = problem["msg"].replace("Input should be", "it should be").replace("a valid integer", "an integer")
+            requirement = requirement.replace("a valid ", "a ")
+            message = f"{key}={show(problem['input'])}: {requirement}"
+        sentences.setdefault(key, []).append(message)
+    return " ".join(merge(messages) for messages in sentences.values())
 
 
-def merge(said: list[str]) -> str:
-    """`a: it should be x`, `a: it should be y` -> `a: it should be x, or y.`"""
-    head, *rest = said
+def merge(messages: list[str]) -> str:
+    """Merge the messages about one key: `a: it should be x`, `a: it should be y` -> `a: it should be x, or y.`"""
+    head, *rest = messages
     text = ", or ".join([head, *(s.partition("it should be ")[2] for s in rest)])
     return text if text.endswith((".", "?")) else f"{text}."
 
@@ -185,10 +188,10 @@ def show(value: Any) -> str:
 
 
 def check_call(function: Callable[..., Any], group: str, settings: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:
-    """The checked arguments that `settings` make for `function`, whose parameters `given` come from elsewhere.
+    """Check `settings` against the signature of `function` and return them as its arguments.
 
-    A setting that is no parameter, one that is missing, or one whose value does not fit the annotation (ranges by
-    `annotated_types` included) is a UsageError that names group and key.
+    `given`: parameters that the caller passes itself. UsageError, with group and key, for a setting that is not a parameter, is
+    missing, or does not match the annotation (including ranges from `annotated_types`).
     """
     given = set(given)
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function, include_extras=True)
@@ -204,9 +207,9 @@ def check_call(function: Callable[..., Any], group: str, settings: Mapping[str, 
 
 
 def total_steps(trainer: TrainerSettings, steps_per_epoch: int) -> int:
-    """The number of updates the run will make: all its epochs, or `max_steps` where that is fewer."""
-    whole = trainer.epochs * steps_per_epoch
-    return whole if trainer.max_steps is None else min(whole, trainer.max_steps)
+    """Return the number of train steps of the run: those of all its epochs, limited by `max_steps`."""
+    steps = trainer.epochs * steps_per_epoch
+    return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
 
 
 def epochs_needed(steps: int, steps_per_epoch: int) -> int:

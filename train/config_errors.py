@@ -1,4 +1,4 @@
-"""Turns Hydra's and OmegaConf's complaints into one message that names the option, the value and the remedy."""
+"""Translation of Hydra's and OmegaConf's errors into one message that names the option, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from train.errors import did_you_mean
 COULD_NOT_OVERRIDE = re.compile(r"Could not override '(?P<key>[^']+)'")
 
 
-LACKS_PACKAGE = re.compile(r"In '(?P<group>hydra/[^']+)/(?P<choice>[^'/]+)': Could not load")
-NEEDS = re.compile(r"^#.*(?P<command>pip install \S+)", re.MULTILINE)
-"""In the comment at the head of a choice that builds on another package."""
+MISSING_PACKAGE = re.compile(r"In '(?P<group>hydra/[^']+)/(?P<choice>[^'/]+)': Could not load")
+INSTALL_COMMAND = re.compile(r"^#.*(?P<command>pip install \S+)", re.MULTILINE)
+"""Matches the first comment of a choice that depends on an optional package."""
 
 
 def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str:
-    """The message for an error raised while the configuration of a command with `arguments` was composed."""
+    """Return the message for an error raised while composing the configuration of a command with `arguments`."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         return unknown_choice(error)
-    if (found := LACKS_PACKAGE.search(str(error))) and (needs := _needs(config_dir, **found.groupdict())):
-        return f"{found['group']}={found['choice']}: this needs a package that is not installed. {needs} brings it."
+    if (choice := MISSING_PACKAGE.search(str(error))) and (command := _install_command(config_dir, **choice.groupdict())):
+        return f"{choice['group']}={choice['choice']}: this needs a package that is not installed. Install it: {command}"
     if isinstance(error, OverrideParseException):
-        remedy = "Quote values that hold commas, spaces, brackets or quotes, as in 'key=\"a b\"'."
+        remedy = "Quote values that contain commas, spaces, brackets or quotes, as in 'key=\"a b\"'."
         return f"cannot read the override '{error.override}'. {remedy}"
     match = COULD_NOT_OVERRIDE.search(str(error))
     if match:
@@ -37,45 +37,48 @@ def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str
 
 
 def unknown_choice(error: MissingConfigException) -> str:
-    """`init=xavir`: the group exists, the choice does not."""
+    """Explain a choice that does not exist in an existing group, such as `init=xavir`."""
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     options = [option for option in error.options or () if not option.startswith("_")]
     if not group:
         return plain_message(error)
-    near = difflib.get_close_matches(choice, options, n=1, cutoff=0.6)
-    hint = f"Did you mean {group}={near[0]}? " if near else ""
+    nearest = difflib.get_close_matches(choice, options, n=1, cutoff=0.6)
+    hint = f"Did you mean {group}={nearest[0]}? " if nearest else ""
     return f"{group}={choice}: there is no such choice. {hint}Known: {', '.join(sorted(options))}."
 
 
 def unknown_key(key: str, config_dir: Path, arguments: Sequence[str]) -> str:
-    """`optimizer.lrr=1`: suggests the nearest key of the configuration that the remaining arguments give; `norm=batch
-    norm.groups=4`: the choices that have it."""
-    known = [name for name in known_keys(config_dir, [a for a in arguments if not is_override_of(a, key)]) if name != key]
+    """Explain a key that does not exist, and name a remedy.
+
+    For `optimizer.lrr=1` it is the nearest key of the configuration that the other arguments compose; for `norm=batch
+    norm.groups=4` it is the list of choices that have the key.
+    """
+    keys = [name for name in known_keys(config_dir, [a for a in arguments if not is_override_of(a, key)]) if name != key]
     parent = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    if having := choices_having(key, config_dir):
-        own = [name for name in siblings if not name.endswith("._target_")]
-        hint = f" Of the chosen one: {', '.join(own)}." if own else ""
-        return f"{key}: the chosen {parent} has no such key. It belongs to {', '.join(having)}.{hint}"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if near:
-        return f"{key}: there is no such key. Did you mean '{near[0]}'?"
-    same_leaf = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    siblings = [name for name in keys if name.rpartition(".")[0] == parent]
+    if choices := choices_with_key(key, config_dir):
+        available = [name for name in siblings if not name.endswith("._target_")]
+        hint = f" The chosen {parent} has: {', '.join(available)}." if available else ""
+        return f"{key}: the chosen {parent} has no such key. It belongs to {', '.join(choices)}.{hint}"
+    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if nearest:
+        return f"{key}: there is no such key. Did you mean '{nearest[0]}'?"
+    same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
     if same_leaf:
         return f"{key}: there is no such key. Did you mean '{same_leaf[0]}'?"
-    return f"{key}: there is no such key. {did_you_mean(key, siblings or [name for name in known if '.' not in name])}"
+    return f"{key}: there is no such key. {did_you_mean(key, siblings or [name for name in keys if '.' not in name])}"
 
 
-def choices_having(key: str, config_dir: Path) -> list[str]:
-    """`norm.groups`: `norm=group`."""
+def choices_with_key(key: str, config_dir: Path) -> list[str]:
+    """Return the choices whose YAML sets the key, such as `norm=group` for `norm.groups`."""
     group, _, name = key.rpartition(".")
-    written = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
+    line = re.compile(rf"^{re.escape(name)}:", re.MULTILINE)
     files = sorted((config_dir / group).glob("*.yaml")) if group else []
-    return [f"{group}={file.stem}" for file in files if written.search(file.read_text(encoding="utf-8"))]
+    return [f"{group}={file.stem}" for file in files if line.search(file.read_text(encoding="utf-8"))]
 
 
 def known_keys(config_dir: Path, arguments: Sequence[str]) -> list[str]:
-    """Every dotted key of the configuration composed from those of `arguments` that compose, the groups included."""
+    """Return every dotted key of the configuration, groups included. It is composed from `arguments`, or without if they fail."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -103,7 +106,7 @@ def is_override_of(argument: str, key: str) -> bool:
 
 
 def plain_message(error: Exception) -> str:
-    """Hydra's own words and their cause, on as few lines as they need."""
+    """Return Hydra's own message and that of its cause on one line."""
     parts: list[Any] = [error]
     if error.__cause__ is not None:
         parts.append(error.__cause__)
@@ -112,10 +115,10 @@ def plain_message(error: Exception) -> str:
     return " ".join(kept) or type(error).__name__
 
 
-def _needs(config_dir: Path, group: str, choice: str) -> str | None:
-    """The command that installs what a choice of ours builds on, where its comment says so."""
+def _install_command(config_dir: Path, group: str, choice: str) -> str | None:
+    """Return the command that installs the package that a choice depends on, if the comment in its YAML names one."""
     try:
-        found = NEEDS.search((config_dir / group / f"{choice}.yaml").read_text(encoding="utf-8"))
+        match = INSTALL_COMMAND.search((config_dir / group / f"{choice}.yaml").read_text(encoding="utf-8"))
     except OSError:
         return None
-    return found["command"] if found else None
+    return match["command"] if match else None

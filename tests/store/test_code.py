@@ -1,4 +1,4 @@
-"""The id of the code ignores what changes no number, and runs of listed ids count as made by the same code."""
+"""The id of the code ignores edits that change no number, and all listed ids count as the same code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def area(radius: float) -> float:
 
 
 LIMIT = 3
-"""What nothing exceeds."""
+"""The upper limit."""
 
 
 class Nothing:
@@ -31,7 +31,7 @@ SAME = {
     "comment": SOURCE.replace(b"LIMIT = 3", b"LIMIT = 3  # rounded"),
     "docstring": SOURCE.replace(b"Return the area of a circle.", b"Return an area."),
     "no docstring": SOURCE.replace(b'    """Return the area of a circle."""\n', b""),
-    "docstring of a value": SOURCE.replace(b'"""What nothing exceeds."""\n', b""),
+    "docstring of a value": SOURCE.replace(b'"""The upper limit."""\n', b""),
     "docstring for pass": SOURCE.replace(b'    """Holds nothing."""', b"    pass"),
     "parentheses": SOURCE.replace(b"math.pi * radius**2", b"(math.pi * (radius**2))"),
     "trailing comma": SOURCE.replace(b"radius: float)", b"radius: float,)"),
@@ -44,18 +44,18 @@ OTHER = {
     "order": SOURCE.replace(b"math.pi * radius**2", b"radius**2 * math.pi"),
     "annotation": SOURCE.replace(b"radius: float", b"radius: int"),
     "comparison": SOURCE.replace(b"> 0", b">= 0"),
-    "text that is used": SOURCE + b'NAME = "What nothing exceeds."\n',
+    "text that is used": SOURCE + b'NAME = "The upper limit."\n',
 }
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_source_id_ignores(name: str) -> None:
+def test_source_id_ignores_edits_without_effect(name: str) -> None:
     assert SAME[name] != SOURCE
     assert source_id(SAME[name]) == source_id(SOURCE)
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_source_id_sees(name: str) -> None:
+def test_source_id_changes_with_the_meaning(name: str) -> None:
     assert source_id(OTHER[name]) != source_id(SOURCE)
 
 
@@ -67,25 +67,26 @@ def test_is_same_code_needs_both_ids_in_the_list() -> None:
     listed = next(iter(equivalent_ids()))
     assert is_same_code("0" * 12, "0" * 12)
     assert is_same_code(listed, max(equivalent_ids()))
-    assert not is_same_code(listed, "0" * 12), "an edit that nobody has proved"
+    assert not is_same_code(listed, "0" * 12), "an edit that was not proved bit-exact"
     assert not is_same_code("0" * 12, listed)
 
 
 def test_code_id_of_this_checkout_is_listed() -> None:
-    """Else runs made before an edit would be trained again. The list tells how an id gets into it."""
+    """If it were not, the runs made before an edit would be rerun. The list explains how to add an id."""
     assert code_id() in equivalent_ids(), (
-        f"The code that makes numbers has changed: its id is {code_id()}. Commit, run `python scripts/same_bits.py 03bcfb5 HEAD` "
-        f"and add the id to {code.EQUIVALENT.name} if the bits are the same. If they are to be others, empty the list."
+        f"The code that determines numbers has changed: its id is {code_id()}. Commit, run "
+        f"`python scripts/same_bits.py 03bcfb5 HEAD` and add the id to {code.EQUIVALENT.name} if the results are bit-exact. "
+        "If they are meant to differ, empty the list."
     )
 
 
-def test_other_code_names_what_differs() -> None:
+def test_other_code_names_the_difference() -> None:
     torch = metadata.version("torch")
     assert other_code({"code": code_id(), "versions": {"torch": torch}}) == ""
     assert "another version of this program" in other_code({"code": "0" * 12, "versions": {"torch": torch}})
     assert "torch 1.0" in other_code({"code": code_id(), "versions": {"torch": "1.0"}})
 
 
-def test_code_id_covers_the_packages_that_make_numbers() -> None:
+def test_code_id_covers_existing_packages() -> None:
     package = Path(code.__file__).resolve().parents[1]
     assert all((package / name).exists() for name in code.PACKAGES)

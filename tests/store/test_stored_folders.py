@@ -1,4 +1,4 @@
-"""Folders that commit 03bcfb5 made, kept in `tests/stored`: the run resumes, the sweep is reported and counts."""
+"""Folders of commit 03bcfb5, stored in `tests/stored`: the run can be resumed, the sweep reported and its runs reused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ STORED = Path(__file__).resolve().parents[1] / "stored"
 Train = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def stored(name: str, target: Path) -> Path:
-    """A copy, as if made with the installed torch: another version would rightly set its runs apart."""
+def copy_stored(name: str, target: Path) -> Path:
+    """Copy a stored folder, as if made with the installed torch: runs of another version would rightly not be comparable."""
     shutil.copytree(STORED / name, target)
     for file in target.rglob("status.json"):
         status: dict[str, Any] = json.loads(file.read_text())
@@ -43,16 +43,16 @@ def test_identity_of_version_one_is_the_stored_one(name: str) -> None:
 
 
 def test_read_run_computes_the_present_ids_of_an_old_run() -> None:
-    """It was made with data.workers=1, which entered the first version of the identity."""
+    """It was made with data.workers=1, which version 1 of the identity hashed."""
     run = read_run(STORED / "run")
     assert run.identity == identity(run.config, VERSION) != run.status["identity"]
     assert run.arm == arm_id(run.config) != run.status["arm"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [(), ("data.workers=0",)], ids=["as it was", "with other workers"])
+@pytest.mark.parametrize("changes", [(), ("data.workers=0",)], ids=["same options", "other workers"])
 def test_resume_continues_a_stored_run(changes: tuple[str, ...], tmp_path: Path) -> None:
-    folder = stored("run", tmp_path / "run")
+    folder = copy_stored("run", tmp_path / "run")
     before = list(read_records(folder / "metrics.jsonl"))
     assert resume_here(folder, changes)[1] == "done"
     after = list(read_records(folder / "metrics.jsonl"))
@@ -73,12 +73,12 @@ def test_upgraded_manifest_has_the_ids_of_its_runs() -> None:
     assert {run.identity for run in runs} < {planned.identity for planned in present.runs}
     assert {run.arm for run in runs} == {arm.id for arm in present.arms}
     assert present.baseline in {arm.id for arm in present.arms}
-    assert len(present.runs) == len(runs) + 1, "one run was never made"
+    assert len(present.runs) == len(runs) + 1, "one run is missing"
 
 
 @pytest.mark.slow
 def test_report_counts_a_stored_sweep(tmp_path: Path) -> None:
-    folder = stored("sweep", tmp_path / "sweep")
+    folder = copy_stored("sweep", tmp_path / "sweep")
     command = [str(COMMAND.with_name("train-report")), str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
@@ -94,9 +94,9 @@ def test_report_counts_a_stored_sweep(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["data.workers=1", "data.workers=0"])
-def test_sweep_repeated_counts_stored_runs(workers: str, train: Train, tmp_path: Path) -> None:
-    """Its command, as it was and with another number of workers, makes the one run that was missing."""
-    folder = stored("sweep", tmp_path / "sweep")
+def test_repeated_sweep_reuses_stored_runs(workers: str, train: Train, tmp_path: Path) -> None:
+    """Its command, unchanged and with another number of workers, trains only the missing run."""
+    folder = copy_stored("sweep", tmp_path / "sweep")
     manifest = read_manifest(folder)
     assert manifest is not None
     command = [argument if not argument.startswith("data.workers") else workers for argument in manifest.command[1:]]
@@ -106,8 +106,8 @@ def test_sweep_repeated_counts_stored_runs(workers: str, train: Train, tmp_path:
     after = {path: (path / "summary.json").read_bytes() for path in find_runs([folder])}
     assert len(after) == 8
     assert all(after[path] == content for path, content in before.items()), result.stdout
-    now = read_manifest(folder)
-    assert now is not None
-    assert len(now.runs) == 8
-    assert len(now.arms) == 4
-    assert {run.identity for run in now.runs} == {read_run(path).identity for path in after}
+    repeated = read_manifest(folder)
+    assert repeated is not None
+    assert len(repeated.runs) == 8
+    assert len(repeated.arms) == 4
+    assert {run.identity for run in repeated.runs} == {read_run(path).identity for path in after}

@@ -1,8 +1,7 @@
-"""The identity of the code that makes a run's numbers, so that runs of one configuration are known to be comparable.
+"""The identity of the code that determines a run's numbers, which tells whether runs of one configuration are comparable.
 
-A commit would not tell: it changes with the documentation, and does not change with an edit that was not committed. The id
-ignores comments, docstrings and formatting. Ids that `scripts/same_bits.py` has proved to make the same bits are listed as
-equivalent.
+A commit hash cannot tell: it changes with the documentation, and does not change with an uncommitted edit. The id ignores
+comments, docstrings and formatting. Ids that `scripts/same_bits.py` has proved bit-exact are listed as equivalent.
 """
 
 from __future__ import annotations
@@ -16,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("run", "observe", "data", "parts", "config.py", "rng.py")
-"""What a run's numbers depend on. Reports, sinks and sweeps may change between two runs of one experiment."""
+"""The sources that a run's numbers depend on. Reports, sinks and sweeps may change between two runs of one experiment."""
 
 EQUIVALENT = Path(__file__).with_name("equivalent_code.txt")
-"""One id a line, then why it is there."""
+"""The list of equivalent ids: one id per line, then the reason for its entry."""
 
-VERSION_OF = "torch"
+DEPENDENCY = "torch"
+"""The dependency whose version must match, too."""
 
 
 @cache
 def code_id() -> str:
-    """Return twelve hexadecimal digits: a hash of the sources that make a run's numbers."""
+    """Return twelve hexadecimal digits: a hash of the sources that a run's numbers depend on."""
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for name in PACKAGES:
@@ -37,9 +37,9 @@ def code_id() -> str:
 
 
 def source_id(source: bytes) -> str:
-    """Return a hash of what a Python source does: the same whatever its comments, docstrings and formatting.
+    """Return a hash of a Python source that ignores comments, docstrings and formatting.
 
-    It is taken from the syntax tree, field by field: the text forms of the standard library differ between versions of Python.
+    It visits the syntax tree field by field, because `ast.dump` and `ast.unparse` differ between versions of Python.
     """
     return hashlib.sha256("\0".join(_tokens(ast.parse(source))).encode()).hexdigest()
 
@@ -49,7 +49,7 @@ def _tokens(node: Any) -> Iterator[str]:
         yield type(node).__name__
         for name in node._fields:
             value = getattr(node, name, None)
-            if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some format specifications with an empty text
+            if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some format specifications with an empty string
                 value = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
             if value is not None and value != [] and name != "kind":  # `kind` is the u of u"", and type comments are comments
                 yield name
@@ -72,26 +72,26 @@ def _does_nothing(node: Any) -> bool:
 
 @cache
 def equivalent_ids() -> frozenset[str]:
-    """Return the listed ids, all of which make the same numbers as each other."""
+    """Return the listed ids. The code of each of them computes the same numbers."""
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
     return frozenset(line.split()[0] for line in lines if line.strip() and not line.startswith("#"))
 
 
-def is_same_code(other: str, present: str | None = None) -> bool:
-    """Return whether code with the id `other` makes the same numbers as the present code.
+def is_same_code(stored: str, present: str | None = None) -> bool:
+    """Return whether code with the id `stored` computes the same numbers as the present code.
 
-    An edit that nobody has proved leaves the list: then only its own id is the same.
+    After an edit that has not been proved bit-exact, the present id is not in the list and matches only itself.
     """
     present = code_id() if present is None else present
-    return other == present or {other, present} <= equivalent_ids()
+    return stored == present or {stored, present} <= equivalent_ids()
 
 
 def other_code(status: Mapping[str, Any]) -> str:
-    """Return how the code of the run with this status.json differs from the present one; empty when it makes the same numbers."""
-    made = dict(status.get("versions") or {})
-    now = metadata.version(VERSION_OF)
-    if made.get(VERSION_OF, now) != now:
-        return f"made with {VERSION_OF} {made[VERSION_OF]}, this is {now}"
+    """Return how the code of the run with this status.json differs from the present code; empty if the numbers are the same."""
+    versions = dict(status.get("versions") or {})
+    installed = metadata.version(DEPENDENCY)
+    if versions.get(DEPENDENCY, installed) != installed:
+        return f"made with {DEPENDENCY} {versions[DEPENDENCY]}, but {installed} is installed"
     if not is_same_code(str(status.get("code", ""))):
         return "made by another version of this program"
     return ""

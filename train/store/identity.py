@@ -3,13 +3,13 @@
 Two runs with one identity are the same experiment; two runs with one arm id differ in their seeds only. The rules below keep ids
 stable while the program grows:
 
-- a key that is introduced later has a stated default. It is filled in where an older configuration lacks it, and does not enter
-  the hash at that default (`INTRODUCED`);
-- a key that says how a run is executed, and not what it is, never enters (`EXECUTION`);
+- a key that is introduced later has a stated default. It is filled in if an older configuration lacks it, and is not hashed at
+  that default (`INTRODUCED`);
+- a key that sets how a run is executed, not what it computes, is never hashed (`EXECUTION`);
 - a function that moves keeps its first name in the hash (`MOVED`).
 
-Version 1 is the hash of commit 03bcfb5, in which every key entered. Version 2 leaves out how a run is executed. Where those keys
-have their defaults, both give the same id.
+Version 1 is the hash of commit 03bcfb5, which includes every key. Version 2 ignores execution keys. If those keys have their
+defaults, both versions give the same id.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from typing import Any
 VERSION = 2
 
 SEEDS = ("seed", "seeds")
-"""The keys in which the runs of one arm differ."""
+"""The keys that differ between the runs of one arm."""
 
 BOOKKEEPING = ("sweep", "report", "checkpoint", "resume", "trust")
-"""The keys that say how runs are organised and kept. No result depends on them."""
+"""The keys that set how runs are organised and stored. No result depends on them."""
 
 
 @dataclass(frozen=True)
 class KeyRule:
     """A dotted key of the configuration, with its default.
 
-    `of`: the rule holds only where the `_target_` of the key's group begins like this; empty: always.
+    `target`: the rule applies only if the `_target_` of the key's group starts with this; empty: always.
     """
 
     key: str
     default: Any
-    of: str = ""
+    target: str = ""
 
     def applies_to(self, config: Mapping[str, Any]) -> bool:
-        """Return whether `config` has the group of this key, with the right function."""
+        """Return whether `config` has the group of this key, with a matching function."""
         group = config.get(self.key.partition(".")[0])
         if not isinstance(group, Mapping):
             return False
-        return str(group.get("_target_", "")).startswith(self.of)
+        return str(group.get("_target_", "")).startswith(self.target)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What changed in the configuration since version 1. `moved`: present `_target_` -> the first one that the function had."""
+    """The changes of the configuration since version 1. `moved`: present `_target_` of a function -> its first one."""
 
     introduced: tuple[KeyRule, ...] = ()
     execution: tuple[KeyRule, ...] = ()
@@ -61,10 +61,10 @@ INTRODUCED: tuple[KeyRule, ...] = ()
 
 EXECUTION = (
     KeyRule("data.workers", 2),
-    KeyRule("data.download", True, of="train.data.torchvision_sets."),
-    KeyRule("data.check", True, of="train.data.image_folder."),
+    KeyRule("data.download", True, target="train.data.torchvision_sets."),
+    KeyRule("data.check", True, target="train.data.image_folder."),
 )
-"""Their defaults stand for every value in the hash, as they did enter it in version 1."""
+"""In the hash, their defaults replace every value, because version 1 hashed these keys."""
 
 MOVED: Mapping[str, str] = {}
 
@@ -72,12 +72,12 @@ RULES = Rules(INTRODUCED, EXECUTION, MOVED)
 
 
 def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the resolved configuration without its bookkeeping: what a run folder keeps as `config.yaml`."""
+    """Return the resolved configuration without its bookkeeping, as a run folder stores it in `config.yaml`."""
     return {str(key): value for key, value in config.items() if key not in BOOKKEEPING}
 
 
 def identity(config: Mapping[str, Any], version: int = VERSION, rules: Rules = RULES) -> str:
-    """Return twelve hexadecimal digits that are the same for the same experiment, wherever it runs.
+    """Return twelve hexadecimal digits that are equal for equal experiments, on every machine.
 
     ValueError for a version that does not exist.
     """
@@ -85,7 +85,7 @@ def identity(config: Mapping[str, Any], version: int = VERSION, rules: Rules = R
 
 
 def arm_id(config: Mapping[str, Any], tuned: Collection[str] = (), version: int = VERSION, rules: Rules = RULES) -> str:
-    """Return the identity of the configuration without its seeds, and without the keys `tuned` that are chosen arm by arm."""
+    """Return the identity of the configuration without its seeds and without the keys `tuned`, which are chosen per arm."""
     content = {key: value for key, value in canonical(config, version, rules).items() if key not in SEEDS}
     for key in tuned:
         content = _without(content, key.split("."))
@@ -93,7 +93,7 @@ def arm_id(config: Mapping[str, Any], tuned: Collection[str] = (), version: int 
 
 
 def canonical(config: Mapping[str, Any], version: int = VERSION, rules: Rules = RULES) -> dict[str, Any]:
-    """Return what enters the hash. ValueError for a version that does not exist."""
+    """Return the content that is hashed. ValueError for a version that does not exist."""
     if not 1 <= version <= VERSION:
         raise ValueError(f"there is no version {version} of the identity; known: 1 to {VERSION}")
     content = upgraded(config, rules)
@@ -108,12 +108,12 @@ def canonical(config: Mapping[str, Any], version: int = VERSION, rules: Rules = 
 
 
 def upgraded(config: Mapping[str, Any], rules: Rules = RULES) -> dict[str, Any]:
-    """Return an experiment's configuration, perhaps of an older version, as the present one would write it.
+    """Return an experiment's configuration, possibly of an older version, as the present version would write it.
 
-    Functions that moved have their present names, and keys that did not exist have their defaults.
+    Functions that moved get their present names, and keys that did not exist get their defaults.
     """
-    present = {first: now for now, first in rules.moved.items()}
-    content = _with_targets(experiment_of(config), present)
+    targets = {first: present for present, first in rules.moved.items()}
+    content = _with_targets(experiment_of(config), targets)
     for rule in rules.introduced:
         if rule.applies_to(content) and not _has(content, rule.key):
             content = _with(content, rule.key, rule.default)
@@ -121,12 +121,12 @@ def upgraded(config: Mapping[str, Any], rules: Rules = RULES) -> dict[str, Any]:
 
 
 def current_target(target: str, rules: Rules = RULES) -> str:
-    """Return the present path of a function that a configuration names, perhaps by an earlier one."""
-    return next((now for now, first in rules.moved.items() if first == target), target)
+    """Return the present path of a function that a configuration names by its present or first path."""
+    return next((present for present, first in rules.moved.items() if first == target), target)
 
 
 def is_execution_key(key: str, rules: Rules = RULES) -> bool:
-    """Return whether a dotted key says how a run is executed, and not what it is."""
+    """Return whether a dotted key sets how a run is executed, not what it computes."""
     return any(rule.key == key for rule in rules.execution)
 
 
@@ -145,10 +145,10 @@ _MISSING = object()
 
 
 def _get(content: Mapping[str, Any], key: str) -> Any:
-    found: Any = content
+    value: Any = content
     for part in key.split("."):
-        found = found.get(part, _MISSING) if isinstance(found, Mapping) else _MISSING
-    return found
+        value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+    return value
 
 
 def _has(content: Mapping[str, Any], key: str) -> bool:
@@ -156,13 +156,13 @@ def _has(content: Mapping[str, Any], key: str) -> bool:
 
 
 def _with(content: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return `content` with `value` at the dotted key, whose group it has."""
+    """Return `content` with `value` at the dotted key, whose group must exist."""
     first, _, rest = key.partition(".")
     return {**content, first: _with(content[first], rest, value) if rest else value}
 
 
 def _without(content: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    """Return `content` without what lies at `path`, if anything does."""
+    """Return `content` without the value at `path`, if there is one."""
     first, *rest = path
     inner = content.get(first)
     if rest and isinstance(inner, Mapping):

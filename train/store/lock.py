@@ -1,8 +1,8 @@
-"""Who works in a run folder: a lock that the system holds for a process and gives back when the process ends, however it ends.
+"""An exclusive lock on a run folder. The kernel releases it when the process exits, however it exits.
 
-So a dead process holds nothing, whatever program has its number by now. On file systems that share locks between hosts (NFS,
-Lustre, GPFS as usually mounted) it holds between hosts too. Where there are no locks at all, host, process number and the
-process's starting time decide, as far as they can.
+So a dead process holds no lock, even after another program got its process id. On file systems that share locks between hosts
+(NFS, Lustre, GPFS as usually mounted) the lock holds between hosts, too. Without file locks, the recorded host, process id and
+start time decide as far as they can.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ except ImportError:  # Windows
 
 FILE_NAME = ".lock"
 _PATIENCE_S = 0.5
-"""How long to try: whoever only looks holds the lock for a moment, and its new owner needs one to write down who it is."""
+"""How long to try: `is_held` takes the lock briefly, and a new owner needs a moment to record itself."""
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """A process. `ticks`: when it started, in the system's own count, which tells it from a later one of the same number."""
+    """The process that holds a lock.
+
+    `ticks`: its start time in clock ticks since boot. It distinguishes the process from a later one with the same id.
+    """
 
     pid: int
     host: str
@@ -34,54 +37,55 @@ class LockHolder:
     ticks: int | None = None
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
+        return f"{self.pid} on {self.host}, since {self.since}"
 
     def may_be_alive(self) -> bool:
-        """False when the process has ended for certain: it was on this host, where nothing or another program has its number."""
+        """Return False if the process has certainly ended: it ran on this host, and its id is free or in use by another."""
         if self.host != socket.gethostname():
             return True
         return is_process_alive(self.pid) and (self.ticks is None or start_ticks(self.pid) in (None, self.ticks))
 
 
 class Lock:
-    """Held from `take` to `give_back`, or to the end of the process. Not by its children: their copies are closed at exec."""
+    """A lock, held from `acquire` to `release` or the end of the process. Children lose their copies of it at exec."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
         self._file: int | None = None
 
     @property
-    def held(self) -> bool:
+    def acquired(self) -> bool:
+        """Whether this object holds the lock."""
         return self._file is not None
 
     def acquire(self) -> LockHolder | None:
-        """None when it is ours now, otherwise who has it. OSError where the folder cannot be written."""
-        if self.held:
+        """Acquire the lock. Return None on success, else its holder. OSError when the folder cannot be written."""
+        if self.acquired:
             return None
-        until = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            got = _try(file, shared=False)
-            if got is None:
-                got = not _lives(_read(self.path))
-            if got and _is_at(file, self.path):
+            acquired = _try_lock(file, shared=False)
+            if acquired is None:
+                acquired = not _may_be_alive(_read_holder(self.path))
+            if acquired and _is_at(file, self.path):
                 self._file = file
-                self._sign(file)
+                self._write_holder(file)
                 return None
             os.close(file)
-            if time.monotonic() > until:
-                return _read(self.path) or LockHolder(0, "an unknown host", "just now")
+            if time.monotonic() > deadline:
+                return _read_holder(self.path) or LockHolder(0, "an unknown host", "just now")
             time.sleep(0.05)
 
     def release(self) -> None:
-        """The file stays: to remove it would let two processes lock two files of the same name."""
+        """Release the lock. The file stays: if it were removed, two processes could lock two files of the same name."""
         if self._file is not None:
             file, self._file = self._file, None
             os.ftruncate(file, 0)
             os.close(file)
 
     @staticmethod
-    def _sign(file: int) -> None:
+    def _write_holder(file: int) -> None:
         pid = os.getpid()
         holder = LockHolder(pid, socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), start_ticks(pid))
         os.ftruncate(file, 0)
@@ -89,29 +93,29 @@ class Lock:
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether a process works in the folder now; None where that cannot be told, as there is no lock. Writes nothing."""
+    """Return whether a process holds the lock of the folder; None if unknown because there is no lock. Writes nothing."""
     path = folder / FILE_NAME
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        free = _try(file, shared=True)  # of those who look, none is in another's way
+        free = _try_lock(file, shared=True)  # shared, so that concurrent checks do not disturb each other
     finally:
         os.close(file)
     if free is None:
-        holder = _read(path)
+        holder = _read_holder(path)
         return None if holder is None else holder.may_be_alive()
     return not free
 
 
 def last_holder(folder: Path) -> LockHolder | None:
-    """Who said last that the folder is theirs."""
-    return _read(folder / FILE_NAME)
+    """Return the process that last recorded itself as the lock's holder; None if there is no such record."""
+    return _read_holder(folder / FILE_NAME)
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since the system did; None where Linux's /proc is missing."""
+    """Return the start time of a process in clock ticks since boot; None where Linux's /proc is missing."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -119,8 +123,8 @@ def start_ticks(pid: int) -> int | None:
     return int(fields[19])
 
 
-def _try(file: int, shared: bool) -> bool | None:
-    """Whether the lock could be had, without waiting; None where the file system has no locks."""
+def _try_lock(file: int, shared: bool) -> bool | None:
+    """Try to lock without waiting. Return whether that succeeded; None if the file system has no locks."""
     if fcntl is None:
         return None
     try:
@@ -133,18 +137,18 @@ def _try(file: int, shared: bool) -> bool | None:
 
 
 def _is_at(file: int, path: Path) -> bool:
-    """Whether `path` still is the file that was opened."""
+    """Return whether `path` is still the file that was opened."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _lives(holder: LockHolder | None) -> bool:
+def _may_be_alive(holder: LockHolder | None) -> bool:
     return holder is not None and holder.may_be_alive()
 
 
-def _read(path: Path) -> LockHolder | None:
+def _read_holder(path: Path) -> LockHolder | None:
     try:
         return LockHolder(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -152,7 +156,7 @@ def _read(path: Path) -> LockHolder | None:
 
 
 def is_process_alive(pid: int) -> bool:
-    """Whether a process of this number runs on this host, be it ours or not."""
+    """Return whether a process with this id runs on this host, under any user."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""`sweep.json`, in the folder of a sweep: which runs were meant to be made, so that what is missing can be told."""
+"""The manifest of a sweep (`sweep.json` in its folder): its arms and planned runs, which shows the missing ones."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ Design: TypeAlias = Literal["grid", "one_at_a_time", "leave_one_out"]
 
 @dataclass(frozen=True)
 class PlannedArm:
-    """`id`: as in the status.json of its runs; `levels`: axis -> level, as typed; `overrides`: what leads to the arm, without
-    seeds, as typed; `tuned`: what it shares with the arms that differ from it in tuned keys alone, empty where none are tuned."""
+    """An arm that the sweep plans.
+
+    `id`: as in the status.json of its runs; `levels`: axis -> level, as typed; `overrides`: of the arm without seeds, as typed;
+    `tuned`: the id that it shares with the arms that differ from it in tuned keys only, empty if no keys are tuned.
+    """
 
     id: str
     levels: Mapping[str, str]
@@ -31,7 +34,10 @@ class PlannedArm:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """`folder` is relative to that of the sweep; `overrides` repeat the run as a single one: `train OVERRIDES`."""
+    """A run that the sweep plans.
+
+    `folder`: relative to the folder of the sweep; `overrides`: `train OVERRIDES` repeats it as a single run.
+    """
 
     identity: str
     arm: str
@@ -41,7 +47,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A combination that was not run, and why."""
+    """A combination of levels that was not run, and the reason."""
 
     overrides: tuple[str, ...]
     reason: str
@@ -49,9 +55,12 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`axes`: axis -> its levels, in the order typed, seeds not among them; `seeds`: the same for seed axes; `baseline`: the id
-    of the arm that the others are held against; `zipped`: axes that move together; `study`: the preset's name, or empty; `tune`:
-    the axes of which a report chooses a level for each arm, by the validation split."""
+    """The content of `sweep.json`.
+
+    `axes`: axis -> its levels in the order typed, without seeds; `seeds`: the same for seed axes; `baseline`: the id of the arm
+    that the others are compared with; `zipped`: groups of axes that change together; `study`: the preset's name, or empty;
+    `tune`: the axes whose level a report chooses for each arm, by the validation split.
+    """
 
     command: tuple[str, ...]
     design: Design
@@ -66,21 +75,21 @@ class Manifest:
     notes: tuple[str, ...] = field(default=())
     tune: tuple[str, ...] = ()
     identity_version: int = VERSION
-    """The version of the identity that the ids are of."""
+    """The version of the identity that produced the ids."""
 
     def as_json(self) -> str:
         return json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Of the sweep in `folder`; None where there is no sweep. UsageError for a file that is damaged or of a later version."""
+    """Read the manifest of the sweep in `folder`; None if there is none. UsageError for a damaged file or another format."""
     path = folder / FILE_NAME
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
-            raise UsageError(f"{path}: written by another version of train; this one reads format {FORMAT}.")
+            raise UsageError(f"{path}: another version of train wrote this file. This version reads format {FORMAT}.")
         return Manifest(
             command=tuple(content["command"]),
             design=content["design"],
@@ -97,14 +106,14 @@ def read_manifest(folder: Path) -> Manifest | None:
             identity_version=int(content.get("identity_version", 1)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: this is not the plan of a sweep ({type(error).__name__}: {error}).") from None
+        raise UsageError(f"{path}: this is not a sweep manifest ({type(error).__name__}: {error}).") from None
 
 
 def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest | None = None) -> Manifest:
     """Return the manifest with ids of the present version.
 
-    `runs`: read from the folder of its sweep; their configurations tell the new ids. `planned`: what a command plans in the same
-    folder now; it tells those of runs without a folder. What neither tells keeps its id.
+    `runs`: read from the folder of its sweep; their configurations give the new ids. `planned`: the manifest that a command
+    plans in the same folder now; it gives the new ids of runs without a folder. All others keep their old id.
     """
     if manifest.identity_version == VERSION:
         return manifest
@@ -133,17 +142,17 @@ def _ids(run: Run, tuned: Sequence[str], version: int) -> tuple[str, str, str]:
 
 
 def _ids_by_overrides(old: Manifest, new: Manifest) -> dict[str, str]:
-    """Return old id -> new id of what both plan with the same overrides, but for keys that say how runs are executed."""
+    """Return old id -> new id for runs and arms with the same overrides in both manifests, execution keys aside."""
     runs = {_experiment(run.overrides): run for run in new.runs}
     arms = {_experiment(arm.overrides): arm for arm in new.arms}
-    found: dict[str, str] = {}
+    new_ids: dict[str, str] = {}
     for run in old.runs:
         if same := runs.get(_experiment(run.overrides)):
-            found |= {run.identity: same.identity, run.arm: same.arm}
+            new_ids |= {run.identity: same.identity, run.arm: same.arm}
     for arm in old.arms:
         if same := arms.get(_experiment(arm.overrides)):
-            found |= {arm.id: same.id, arm.tuned: same.tuned}
-    return found
+            new_ids |= {arm.id: same.id, arm.tuned: same.tuned}
+    return new_ids
 
 
 def _experiment(overrides: Iterable[str]) -> frozenset[str]:

@@ -7,22 +7,22 @@ from typing import Any
 
 
 def key_of(override: str) -> str:
-    """`+trainer.max_steps=5` -> `trainer.max_steps`; without the package of `norm@here=batch`."""
+    """Return the key of an override: `+trainer.max_steps=5` -> `trainer.max_steps`, `norm@package=batch` -> `norm`."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def dotted_key(override: str) -> str:
-    """Return the key of an override as a dotted key of the configuration, also that of a group such as `data/augment`."""
+    """Return the key of an override as a dotted key of the configuration, also for a group such as `data/augment`."""
     return key_of(override).replace("/", ".")
 
 
-def drop_groups(overrides: Iterable[str], rooms: Collection[str]) -> list[str]:
-    """Those that set nothing in these rooms, the first parts of dotted keys."""
-    return [override for override in overrides if key_of(override).partition(".")[0] not in rooms]
+def drop_groups(overrides: Iterable[str], groups: Collection[str]) -> list[str]:
+    """Return the overrides whose keys do not begin with one of `groups`, the first parts of dotted keys."""
+    return [override for override in overrides if key_of(override).partition(".")[0] not in groups]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`. Lists and empty mappings are values."""
+    """Flatten nested mappings: `{"a": {"b": 1}}` -> `{"a.b": 1}`. Lists and empty mappings are values."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"

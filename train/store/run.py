@@ -1,4 +1,4 @@
-"""What a run folder says of its run. Read from files alone, at any time, also while the run is going on."""
+"""A run, read from the files of its run folder. It can be read at any time, also while the run is running."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from train.store.lock import is_held, is_process_alive
 from train.store.overrides import drop_groups
 
 State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost"]
-"""`lost`: it was running when its process ended without a word, as by SIGKILL or a power cut."""
+"""The state of a run. `lost`: its process ended without recording a status, for example by SIGKILL or a power cut."""
 
 FINISHED = frozenset({"done", "diverged"})
-"""A diverged run is a result: repeating it would give it again."""
+"""The states that are results. Divergence is one: repeating the run would reproduce it."""
 
 PREVIOUS = "previous"
-"""Subfolder of a sweep in which attempts lie that were made again; nobody reads it."""
+"""Subfolder of a sweep for archived attempts whose runs were rerun. Nothing reads it."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `summary` is empty until the run ended in an orderly way; `choices`: option group -> chosen option."""
+    """The content of a run folder.
+
+    `choices`: config group -> chosen option; `summary`: empty until the run has ended normally.
+    """
 
     folder: Path
     state: State
@@ -47,12 +50,12 @@ class Run:
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """Of every role of randomness."""
+        """Role of randomness -> its seed."""
         return {role: int(value) for role, value in dict(self.config.get("seeds", {})).items()}
 
     @property
     def arm_overrides(self) -> tuple[str, ...]:
-        """What was typed, without the seeds."""
+        """The overrides as typed, without the seeds."""
         return tuple(drop_groups(self.overrides, SEEDS))
 
     @property
@@ -61,7 +64,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """UsageError when `folder` holds no run, or files that no run writes."""
+    """Read the run in `folder`. UsageError when there is no run, or its files are invalid."""
     try:
         status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
         config = upgraded(_mapping(_yaml(folder / "config.yaml") or {}, "config.yaml"))
@@ -69,13 +72,15 @@ def read_run(folder: Path) -> Run:
         summary = _summary(folder / "summary.json")
         state, reason = _state(status)
         if state == "running" and _ended(folder, status):
-            # Between the two looks it may have ended in good order: what it says last counts.
+            # The run may have ended normally between the two checks, so read its last status again.
             status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
             state, reason = _state(status)
             if state == "running":
-                state, reason = "lost", "its process ended without saying why (killed, or the machine stopped)"
+                state, reason = "lost", "its process ended without recording why (killed, or the machine stopped)"
     except FileNotFoundError as error:
-        raise UsageError(f"{folder}: this is no run folder, it has no {error.filename and Path(error.filename).name}.") from None
+        raise UsageError(
+            f"{folder}: this is not a run folder: {error.filename and Path(error.filename).name} is missing."
+        ) from None
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UsageError(f"{folder}: this run cannot be read ({type(error).__name__}: {error}).") from None
     return Run(
@@ -93,17 +98,17 @@ def read_run(folder: Path) -> Run:
 
 
 def _is_of_older_version(status: Mapping[str, Any]) -> bool:
-    """Return whether the stored ids were made by an earlier version of the identity, so that they are computed anew."""
+    """Return whether the stored ids are of an earlier version of the identity, so that they must be recomputed."""
     return bool(status.get("identity")) and status.get("identity_version", 1) != VERSION
 
 
 def find_runs(folders: Iterable[Path]) -> Iterator[Path]:
-    """Every run folder at or below `folders`, each once, in the order of their names."""
-    seen: set[Path] = set()
+    """Yield every run folder at or below `folders` once, sorted by name within each of them."""
+    visited: set[Path] = set()
     for top in folders:
         for path in _walk(top):
-            if (known := path.resolve()) not in seen:
-                seen.add(known)
+            if (resolved := path.resolve()) not in visited:
+                visited.add(resolved)
                 yield path
 
 
@@ -123,25 +128,25 @@ def _mapping(content: Any, name: str) -> dict[str, Any]:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    """Empty where there is none yet."""
+    """Read summary.json; empty if it does not exist yet."""
     return _mapping(json.loads(path.read_text(encoding="utf-8")), path.name) if path.exists() else {}
 
 
 def _yaml(path: Path) -> Any:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML was built with it, is ten times faster
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader, if available, is ten times faster
     return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 def _state(status: Mapping[str, Any]) -> tuple[State, str]:
-    said = str(status.get("status", ""))
-    if said not in get_args(State):
-        raise ValueError(f"status.json has the status {said!r}")
-    return cast(State, said), str(status.get("reason", ""))
+    state = str(status.get("status", ""))
+    if state not in get_args(State):
+        raise ValueError(f"status.json has the status {state!r}")
+    return cast(State, state), str(status.get("reason", ""))
 
 
 def _ended(folder: Path, status: Mapping[str, Any]) -> bool:
-    """Whether the process that says of itself that it is running is gone. Of another host's, only the lock can tell."""
-    held = is_held(folder)
-    if held is not None:
-        return not held
+    """Return whether the process of a run with the status `running` has ended. On another host only the lock can tell."""
+    locked = is_held(folder)
+    if locked is not None:
+        return not locked
     return status.get("host") == socket.gethostname() and not is_process_alive(int(status.get("pid", 0)))
