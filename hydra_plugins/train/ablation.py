@@ -1,4 +1,4 @@
-"""The sweeper `ablation`, where Hydra finds it. The work is in `train.sweep.sweeper`, imported only when a sweep starts."""
+"""The sweeper `ablation` as Hydra discovers it. `train.sweep.sweeper` does the work and is imported only when a sweep starts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from omegaconf import DictConfig
 
 
 class AblationSweeper(Sweeper):
-    """Arms by a design, crossed with seeds. `conf/config.yaml` explains the keys under `sweep`."""
+    """A sweeper that crosses the arms of a design with seeds. `conf/config.yaml` documents the keys under `sweep`."""
 
     def __init__(self, params: dict[str, Any] | None = None) -> None:
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """UsageError for a wrong key of the sweep or of its launcher."""
+        """Create the sweep and its launcher. UsageError for a wrong key of either."""
         from train.sweep.sweeper import build_sweep
 
         launcher = Plugins.instance().instantiate_launcher(
@@ -26,5 +26,5 @@ class AblationSweeper(Sweeper):
         self._sweep = build_sweep(hydra_context.config_loader, launcher, config, self.params)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """The results of the jobs that were started, as Hydra's launchers return them."""
+        """Run the sweep; return the results of its jobs as Hydra's launchers return them."""
         return self._sweep.run(arguments)

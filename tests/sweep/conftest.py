@@ -1,4 +1,4 @@
-"""What tests of plans share."""
+"""Fixtures for tests of plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train import cli
 
 @pytest.fixture(scope="module")
 def loader() -> Iterator[Any]:
-    """Hydra's, of the program's own configuration."""
+    """Hydra's config loader with the program's own configuration."""
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         hydra = GlobalHydra.instance().hydra

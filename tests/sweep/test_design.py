@@ -1,4 +1,4 @@
-"""Designs, against slow and obvious twins."""
+"""Designs compared with slow, obvious reference implementations."""
 
 from __future__ import annotations
 
@@ -16,70 +16,70 @@ AXES = [
 ]
 
 
-def as_sets(found):
-    return [frozenset(levels.items()) for levels in found]
+def as_sets(arms):
+    return [frozenset(levels.items()) for levels in arms]
 
 
 @pytest.mark.parametrize("axes", AXES)
-def test_a_grid_is_the_product_and_begins_with_the_first_levels(axes) -> None:
-    found = as_sets(design_arms("grid", factors(axes, []), {}))
-    assert found == [frozenset(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
-    assert found[0] == {(axis, levels[0]) for axis, levels in axes.items()}
+def test_grid_is_product_starting_at_first_levels(axes) -> None:
+    arms = as_sets(design_arms("grid", factors(axes, []), {}))
+    assert arms == [frozenset(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
+    assert arms[0] == {(axis, levels[0]) for axis, levels in axes.items()}
 
 
 @pytest.mark.parametrize("axes", AXES)
-def test_one_at_a_time_is_the_configuration_as_it_is_and_each_level_alone(axes) -> None:
-    found = design_arms("one_at_a_time", factors(axes, []), {})
-    assert found == [{}, *({axis: level} for axis, levels in axes.items() for level in levels)]
+def test_one_at_a_time_is_defaults_and_each_level_alone(axes) -> None:
+    arms = design_arms("one_at_a_time", factors(axes, []), {})
+    assert arms == [{}, *({axis: level} for axis, levels in axes.items() for level in levels)]
 
 
 @pytest.mark.parametrize("axes", AXES)
-def test_leave_one_out_differs_from_the_full_recipe_in_one_axis(axes) -> None:
-    found = as_sets(design_arms("leave_one_out", factors(axes, []), {}))
+def test_leave_one_out_differs_from_baseline_in_one_axis(axes) -> None:
+    arms = as_sets(design_arms("leave_one_out", factors(axes, []), {}))
     first = frozenset((axis, levels[0]) for axis, levels in axes.items())
     grid = [frozenset(zip(axes, row, strict=True)) for row in itertools.product(*axes.values())]
-    assert found[0] == first
-    assert set(found[1:]) == {arm for arm in grid if len(arm - first) == 1}
-    assert len(found) == len(set(found))
+    assert arms[0] == first
+    assert set(arms[1:]) == {arm for arm in grid if len(arm - first) == 1}
+    assert len(arms) == len(set(arms))
 
 
-def test_axes_that_are_paired_move_together() -> None:
+def test_zipped_axes_move_together() -> None:
     axes = {"lr": ["1", "2", "3"], "norm": ["none", "batch"], "peak": [".1", ".2", ".3"]}
-    of = factors(axes, [["lr", "peak"]])
+    zipped = factors(axes, [["lr", "peak"]])
     pairs = list(zip(axes["lr"], axes["peak"], strict=True))
     expected = {(lr, peak, norm) for lr, peak in pairs for norm in axes["norm"]}
-    assert {(arm["lr"], arm["peak"], arm["norm"]) for arm in design_arms("grid", of, {})} == expected
-    alone = design_arms("one_at_a_time", of, {})
-    assert alone == [{}, *({"lr": lr, "peak": peak} for lr, peak in pairs), {"norm": "none"}, {"norm": "batch"}]
+    assert {(arm["lr"], arm["peak"], arm["norm"]) for arm in design_arms("grid", zipped, {})} == expected
+    arms = design_arms("one_at_a_time", zipped, {})
+    assert arms == [{}, *({"lr": lr, "peak": peak} for lr, peak in pairs), {"norm": "none"}, {"norm": "batch"}]
 
 
-def test_the_baseline_can_be_named() -> None:
-    of = factors({"norm": ["none", "batch"], "init": ["xavier", "kaiming"]}, [])
-    grid = design_arms("grid", of, {"norm": "batch"})
+def test_named_baseline_comes_first() -> None:
+    norm_and_init = factors({"norm": ["none", "batch"], "init": ["xavier", "kaiming"]}, [])
+    grid = design_arms("grid", norm_and_init, {"norm": "batch"})
     assert grid[0] == {"norm": "batch", "init": "xavier"}
     assert len(grid) == 4
-    added = design_arms("grid", of, {"norm": "layer"})
+    added = design_arms("grid", norm_and_init, {"norm": "layer"})
     assert added[0] == {"norm": "layer", "init": "xavier"}
     assert len(added) == 5, "a baseline outside the grid is added to it"
-    assert design_arms("one_at_a_time", of, {"norm": "batch"}) == [
+    assert design_arms("one_at_a_time", norm_and_init, {"norm": "batch"}) == [
         {"norm": "batch"},
         {"norm": "none"},
         {"norm": "batch", "init": "xavier"},
         {"norm": "batch", "init": "kaiming"},
     ]
-    assert design_arms("leave_one_out", of, {"init": "kaiming"}) == [
+    assert design_arms("leave_one_out", norm_and_init, {"init": "kaiming"}) == [
         {"norm": "none", "init": "kaiming"},
         {"norm": "batch", "init": "kaiming"},
         {"norm": "none", "init": "xavier"},
     ]
 
 
-def test_one_of_paired_axes_names_the_other_in_the_baseline() -> None:
-    of = factors({"lr": ["1", "2"], "peak": [".1", ".2"]}, [["lr", "peak"]])
-    assert design_arms("grid", of, {"lr": "2"})[0] == {"lr": "2", "peak": ".2"}
+def test_baseline_level_of_zipped_axis_sets_its_partner() -> None:
+    zipped = factors({"lr": ["1", "2"], "peak": [".1", ".2"]}, [["lr", "peak"]])
+    assert design_arms("grid", zipped, {"lr": "2"})[0] == {"lr": "2", "peak": ".2"}
 
 
-def test_without_axes_there_is_one_arm() -> None:
+def test_designs_without_axes_have_one_arm() -> None:
     assert design_arms("grid", [], {}) == design_arms("one_at_a_time", [], {}) == [{}]
     assert all_combinations([]) == [{}]
     assert all_combinations([Factor(("seed",), ({"seed": "0"}, {"seed": "1"}))]) == [{"seed": "0"}, {"seed": "1"}]
@@ -93,12 +93,12 @@ def test_without_axes_there_is_one_arm() -> None:
         ([["lr", "peak"], ["peak", "norm"]], "peak is named twice"),
     ],
 )
-def test_pairs_that_make_no_sense_are_refused(zipped, message: str) -> None:
-    with pytest.raises(UsageError, match=r"sweep\.zip") as caught:
+def test_factors_rejects_invalid_zip(zipped, message: str) -> None:
+    with pytest.raises(UsageError, match=r"sweep\.zip") as error:
         factors({"lr": ["1", "2", "3"], "peak": [".1", ".2", ".3"], "norm": ["none", "batch"]}, zipped)
-    assert message in str(caught.value)
+    assert message in str(error.value)
 
 
-def test_a_baseline_of_something_that_is_no_axis_is_refused() -> None:
+def test_design_arms_rejects_unknown_baseline_axis() -> None:
     with pytest.raises(UsageError, match=r"nrm is not an axis of this sweep. To set it for every arm, write nrm=batch."):
         design_arms("grid", factors({"norm": ["none", "batch"]}, []), {"nrm": "batch"})

@@ -1,4 +1,4 @@
-"""From overrides to runs: identities as Hydra's own composition gives them, duplicates, what is refused."""
+"""Plans: run identities equal those of Hydra's own composition; duplicates, errors and merging."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from train.sweep.settings import parse_sweep
 
 
 def plan_of(loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None) -> SweepPlan:
-    own = [line for line in overrides if line.startswith("sweep.")]
-    master = loader.load_configuration("config", own, RunMode.MULTIRUN)
+    sweep_overrides = [line for line in overrides if line.startswith("sweep.")]
+    master = loader.load_configuration("config", sweep_overrides, RunMode.MULTIRUN)
     settings, _ = parse_sweep({key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")})
     return make_plan(read_request(preset, overrides, loader), settings, loader, master)
 
 
-SAME = [
+OVERRIDES = [
     ["norm=none,batch", "seed=range(3)"],
     ["norm=none,batch", "seed=0,1", "seeds.order=3,4", "trainer.epochs=2"],
     ["seed=1,2", "+model.note='${seed}'"],
@@ -36,8 +36,9 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize("overrides", SAME, ids=" ".join)
-def test_every_run_is_what_hydra_composes_for_its_overrides(loader: Any, overrides: list[str]) -> None:
+@pytest.mark.parametrize("overrides", OVERRIDES, ids=" ".join)
+def test_make_plan_identities_match_hydra_composition(loader: Any, overrides: list[str]) -> None:
+    """Derived seeds give the identities that composing each run from its overrides gives."""
     plan = plan_of(loader, overrides)
     runs = plan.runs
     assert len({run.identity for run in runs}) == len(runs)
@@ -45,26 +46,26 @@ def test_every_run_is_what_hydra_composes_for_its_overrides(loader: Any, overrid
         composed = loader.load_configuration("config", list(run.overrides), RunMode.RUN)
         OmegaConf.set_struct(composed, False)
         del composed["hydra"]
-        slow = experiment_of(resolve(composed))
-        assert (run.identity, run.arm) == (identity(slow), arm_id(slow)), run.overrides
+        content = experiment_of(resolve(composed))
+        assert (run.identity, run.arm) == (identity(content), arm_id(content)), run.overrides
 
 
-def test_seeds_are_crossed_with_every_arm_and_come_round_by_round(loader: Any) -> None:
+def test_make_plan_orders_runs_seed_by_seed(loader: Any) -> None:
     plan = plan_of(loader, ["norm=none,batch", "seed=range(3)"])
-    typed = [" ".join(run.overrides) for run in plan.runs]
-    assert typed == [f"norm={norm} seed={seed}" for seed in range(3) for norm in ("none", "batch")]
+    names = [" ".join(run.overrides) for run in plan.runs]
+    assert names == [f"norm={norm} seed={seed}" for seed in range(3) for norm in ("none", "batch")]
     assert [len(arm.runs) for arm in plan.arms] == [3, 3]
     assert plan.baseline.overrides == ("norm=none",)
 
 
-def test_an_arm_has_a_level_of_every_axis(loader: Any) -> None:
+def test_make_plan_arm_has_level_of_every_axis(loader: Any) -> None:
     plan = plan_of(loader, ["sweep.design=one_at_a_time", "norm=none", "optimizer.lr=0.1,0.3", "init=gaussian,xavier"])
     assert plan.baseline.levels == {"optimizer.lr": "0.2", "init": "kaiming"}
     assert plan.baseline.overrides == ("norm=none",)
     assert plan.arms[1].levels == {"optimizer.lr": "0.1", "init": "kaiming"}
 
 
-def test_what_is_asked_for_twice_is_made_once(loader: Any) -> None:
+def test_make_plan_drops_duplicates(loader: Any) -> None:
     plan = plan_of(loader, ["sweep.design=one_at_a_time", "norm=batch,none,none", "seed=0,0,1"])
     assert [" ".join(arm.overrides) for arm in plan.arms] == ["", "norm=none"]
     assert len(plan.runs) == 4
@@ -76,7 +77,7 @@ def test_what_is_asked_for_twice_is_made_once(loader: Any) -> None:
     }
 
 
-def test_values_are_read_as_hydra_reads_them(loader: Any) -> None:
+def test_make_plan_reads_values_like_hydra(loader: Any) -> None:
     plan = plan_of(loader, ["norm=glob(*,exclude=none)", "optimizer.lr=choice(0.1,1e-2)", "+model.note='a,b','c d'"])
     assert plan.request.axes[0].levels == ("batch", "group", "instance", "layer")
     assert plan.request.axes[1].levels == ("0.1", "0.01")
@@ -84,7 +85,7 @@ def test_values_are_read_as_hydra_reads_them(loader: Any) -> None:
     assert notes == {"a,b", "c d"}
 
 
-def test_a_combination_that_cannot_be_composed_is_dropped_and_a_misspelling_is_not(loader: Any) -> None:
+def test_make_plan_drops_impossible_combinations_but_not_typos(loader: Any) -> None:
     plan = plan_of(loader, ["norm=group,batch", "norm.groups=4,8"])
     assert [arm.levels["norm"] for arm in plan.arms] == ["group", "group"]
     assert [item.reason for item in plan.dropped] == ["norm.groups: there is no such key in this combination."] * 2
@@ -93,9 +94,11 @@ def test_a_combination_that_cannot_be_composed_is_dropped_and_a_misspelling_is_n
             plan_of(loader, wrong)
 
 
-def test_an_impossible_baseline_or_a_misspelt_addition_is_refused(loader: Any) -> None:
+def test_without_arms_rejects_impossible_baseline_and_misspelt_key(loader: Any) -> None:
     plan = plan_of(loader, ["norm=group", "norm.groups=7,4"])
-    with pytest.raises(UsageError, match=r"The baseline .norm.groups=7. is impossible, .* too odd Choose another"):
+    with pytest.raises(
+        UsageError, match=r"The baseline .norm.groups=7. is impossible, .* too odd Choose another with sweep.baseline"
+    ):
         plan.without_arms({plan.baseline.id: "too odd"})
     assert len(plan.without_arms({plan.arms[1].id: "too odd"}).dropped) == 1
     added = plan_of(loader, ["sweep.design=one_at_a_time", "+norm.grops=1,2"])
@@ -112,26 +115,26 @@ def test_an_impossible_baseline_or_a_misspelt_addition_is_refused(loader: Any) -
         (["sweep.zip=[[seed,norm]]", "seed=0,1", "norm=none,batch"], "seeds are crossed with every arm"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(loader: Any, overrides: list[str], message: str) -> None:
+def test_unplannable_overrides_raise_usage_error(loader: Any, overrides: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_request(None, overrides, loader) if message == "cannot be swept" else plan_of(loader, overrides)
 
 
-def test_the_command_line_replaces_axes_of_a_preset(loader: Any) -> None:
+def test_command_line_overrides_preset(loader: Any) -> None:
     preset = {"norm": "none,batch", "seed": "range(5)", "trainer.epochs": 4, "trainer.grad_clip": None}
     plan = plan_of(loader, ["seed=0,1", "norm=layer"], preset)
     assert [arm.overrides for arm in plan.arms] == [("norm=layer", "trainer.epochs=4", "trainer.grad_clip=null")]
     assert len(plan.runs) == 2
 
 
-def test_a_later_plan_is_merged_with_the_one_that_is_there(loader: Any) -> None:
+def test_merge_manifests_unites_plans_and_keeps_the_whole(loader: Any) -> None:
     def manifest(*overrides: str) -> Manifest:
         plan = plan_of(loader, overrides)
         return build_manifest(plan, plan.runs, ("train", "-m", *overrides), "", ())
 
     small, large = manifest("norm=none,batch", "seed=0,1"), manifest("norm=none,batch", "init=kaiming,xavier", "seed=0,2")
     both = merge_manifests(small, large)
-    assert len(both.runs) == 8 + 2, "seed 1 is in the first alone; its two arms are also in the second"
+    assert len(both.runs) == 8 + 2, "only the first has seed 1; the second has its two arms too"
     assert both.seeds == {"seed": ("0", "1", "2")}
     assert both.axes == {"norm": ("none", "batch"), "init": ("kaiming", "xavier")}
     part = merge_manifests(both, manifest("norm=batch", "seed=0,2"))

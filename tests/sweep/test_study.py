@@ -1,4 +1,4 @@
-"""The presets of `conf/study`: each can be planned, has five seeds, and yields to the command line."""
+"""The presets in `conf/study`: every arm can run, there are five seeds, and the command line overrides any value."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def plan_of(study: str) -> SweepPlan:
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_every_arm_of_a_study_can_run_with_five_seeds(study: str) -> None:
+def test_study_arms_can_run_with_five_seeds(study: str) -> None:
     plan = plan_of(study)
-    assert not plan.dropped, "a preset names no level twice"
+    assert not plan.dropped, "a preset has no duplicate or impossible levels"
     assert all(len(arm.runs) == 5 for arm in plan.arms)
-    assert len({arm.config["optimizer"]["lr"] for arm in plan.arms}) == 1, "as its comment says"
+    assert len({arm.config["optimizer"]["lr"] for arm in plan.arms}) == 1, "its comment names one rate"
     assert check_configs(([arm.config for arm in plan.arms], ())) == [None] * len(plan.arms)
     baseline = plan.baseline.levels
     changed = [{axis for axis in baseline if arm.levels[axis] != baseline[axis]} for arm in plan.arms[1:]]
-    assert all(len(axes) == 1 for axes in changed), "each ingredient alone"
+    assert all(len(axes) == 1 for axes in changed), "each arm changes one ingredient"
     if study == "lecture":
         assert set().union(*changed) == {"augment", "init", "norm", "regularization"}
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_a_study_says_what_it_asks_at_what_rate_and_why_five_seeds(study: str) -> None:
+def test_study_comment_gives_question_rate_and_seeds(study: str) -> None:
     text = (cli.config_dir() / "study" / f"{study}.yaml").read_text()
     assert "?" in text
     assert f"train study={study}" in text
@@ -58,10 +58,10 @@ def test_a_study_says_what_it_asks_at_what_rate_and_why_five_seeds(study: str) -
 
 
 @pytest.mark.slow
-def test_a_study_runs_without_m_and_yields_to_the_command_line(
+def test_study_runs_without_multirun_flag_and_with_overrides(
     train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """Its runs can be repeated as single ones, without the study."""
+    """The overrides of its runs do not name the study, so that each can be repeated alone."""
     small = [*SMALL, "hydra/launcher=basic", "observe=off"]
     result = train("study=norms", "norm=none,batch", "seed=3", "hydra.sweep.dir=s", *small)
     assert result.returncode == 0, result.stdout + result.stderr

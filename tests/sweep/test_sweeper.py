@@ -1,4 +1,4 @@
-"""Sweeps through the real command: what is made, what is kept, what is said at the end."""
+"""Sweeps through the real command: which runs are launched, which are reused, and the conclusion."""
 
 from __future__ import annotations
 
@@ -19,146 +19,146 @@ from train.store.run import find_runs, read_run
 from train.sweep.reuse import run_statuses
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-BASIC = ["hydra/launcher=basic", "observe=off", "sweep.reuse_other_code=true"]  # the sources may change while tests run
-MOODY = """
+BASIC = ["hydra/launcher=basic", "observe=off", "sweep.reuse_other_code=true"]  # the code may change while tests run
+FLAKY_INIT = """
 from pathlib import Path
 from torch.nn import init
 
-def start(mood: str):
+def start(flag: str):
     def apply(model, images, generator):
-        if not Path(mood).exists():
-            raise RuntimeError("not in the mood")
+        if not Path(flag).exists():
+            raise RuntimeError("the flag is missing")
         for weight in model.parameters():
             init.normal_(weight, 0, 0.1, generator=generator)
     return apply
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(COMMAND), *arguments]
     environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def plan(folder: Path) -> Manifest:
+def manifest_of(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     assert manifest is not None
     return manifest
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an initialisation of one's own, which raises as long as a file is missing."""
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a custom init that raises until a flag file exists."""
     folder = tmp_path_factory.mktemp("sweep")
-    (folder / "mine.py").write_text(MOODY)
+    (folder / "mine.py").write_text(FLAKY_INIT)
     (folder / "own" / "init").mkdir(parents=True)
-    (folder / "own" / "init" / "moody.yaml").write_text("_target_: mine.start\nmood: good\n")
+    (folder / "own" / "init" / "flaky.yaml").write_text("_target_: mine.start\nflag: ready\n")
     return folder
 
 
 @pytest.fixture(scope="module")
-def first(place: Path) -> subprocess.CompletedProcess[str]:
-    """Two inits by two rates: of one init every run fails, at one rate every run diverges; and a rate that is no rate."""
+def first_sweep(workspace: Path) -> subprocess.CompletedProcess[str]:
+    """Two inits at three rates: every run of one init fails, every run at one rate diverges, and one rate is invalid."""
     arguments = [*SMALL, *BASIC, "trust=[mine]", "norm=none", "trainer.precision=float32"]
-    axes = ["init=kaiming,moody", "optimizer.lr=0.1,1e30,-1"]
-    return run(place, "-m", *axes, *arguments, "trainer.max_steps=5", "hydra.sweep.dir=out", "--config-dir", "own")
+    axes = ["init=kaiming,flaky", "optimizer.lr=0.1,1e30,-1"]
+    return run_train(workspace, "-m", *axes, *arguments, "trainer.max_steps=5", "hydra.sweep.dir=out", "--config-dir", "own")
 
 
 @pytest.fixture(scope="module")
-def again(place: Path, first: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    """The command that the first one printed, with the cause of the failures gone and one more level."""
-    (line,) = (line for line in first.stdout.splitlines() if line.startswith("go on"))
-    command = shlex.split(line.removeprefix("go on"))
-    (place / "good").touch()
-    (place / "before").write_text(
-        json.dumps({str(path): (path / "status.json").read_text() for path in find_runs([place / "out"])})
+def repeated_sweep(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The command printed by the first sweep, with the cause of the failures removed and one more level."""
+    (line,) = (line for line in first_sweep.stdout.splitlines() if line.startswith("resume"))
+    command = shlex.split(line.removeprefix("resume"))
+    (workspace / "ready").touch()
+    (workspace / "before").write_text(
+        json.dumps({str(path): (path / "status.json").read_text() for path in find_runs([workspace / "out"])})
     )
-    return run(place, *(part.replace("init=kaiming,moody", "init=kaiming,moody,xavier") for part in command[1:]))
+    return run_train(workspace, *(part.replace("init=kaiming,flaky", "init=kaiming,flaky,xavier") for part in command[1:]))
 
 
 @pytest.mark.slow
-def test_a_failing_run_is_one_row_and_the_exit_code(place: Path, first: subprocess.CompletedProcess[str]) -> None:
-    assert first.returncode == 1, first.stdout + first.stderr
-    assert "4 arms x 1 seed = 4 runs (grid) in out" in first.stdout
-    assert "4 runs: 1 done, 1 diverged, 2 failed  in out" in first.stdout
-    assert first.stdout.count("not in the mood") >= 2
-    assert "train.log" in first.stdout.split("2 failed")[1]
-    assert "tensorboard --logdir out" in first.stdout
-    manifest = plan(place / "out")
-    assert manifest.axes == {"init": ("kaiming", "moody"), "optimizer.lr": ("0.1", "1e+30", "-1")}
+def test_failed_runs_are_listed_and_set_exit_code(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> None:
+    assert first_sweep.returncode == 1, first_sweep.stdout + first_sweep.stderr
+    assert "4 arms x 1 seed = 4 runs (grid) in out" in first_sweep.stdout
+    assert "4 runs: 1 done, 1 diverged, 2 failed  in out" in first_sweep.stdout
+    assert first_sweep.stdout.count("the flag is missing") >= 2
+    assert "train.log" in first_sweep.stdout.split("2 failed")[1]
+    assert "view   tensorboard --logdir out" in first_sweep.stdout
+    manifest = manifest_of(workspace / "out")
+    assert manifest.axes == {"init": ("kaiming", "flaky"), "optimizer.lr": ("0.1", "1e+30", "-1")}
     assert manifest.command[:2] == ("train", "-m")
     (baseline,) = (arm for arm in manifest.arms if arm.id == manifest.baseline)
     assert dict(baseline.levels) == {"init": "kaiming", "optimizer.lr": "0.1"}
     for planned in manifest.runs:
-        made = read_run(place / "out" / planned.folder)
-        assert (made.identity, made.arm) == (planned.identity, planned.arm)
-        assert list(made.overrides) == [line for line in planned.overrides if not line.startswith("trust=")]
+        run = read_run(workspace / "out" / planned.folder)
+        assert (run.identity, run.arm) == (planned.identity, planned.arm)
+        assert list(run.overrides) == [line for line in planned.overrides if not line.startswith("trust=")]
 
 
 @pytest.mark.slow
-def test_what_is_impossible_is_dropped_with_its_reason(place: Path, first: subprocess.CompletedProcess[str]) -> None:
-    assert "dropped: init=kaiming optimizer.lr=-1: optimizer.lr=-1: it should be" in first.stdout
-    assert [item.overrides[:2] for item in plan(place / "out").dropped] == [
+def test_impossible_arms_are_dropped_with_reason(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> None:
+    assert "dropped: init=kaiming optimizer.lr=-1: optimizer.lr=-1: it should be" in first_sweep.stdout
+    assert [item.overrides[:2] for item in manifest_of(workspace / "out").dropped] == [
         ("init=kaiming", "optimizer.lr=-1"),
-        ("init=moody", "optimizer.lr=-1"),
+        ("init=flaky", "optimizer.lr=-1"),
     ]
 
 
 @pytest.mark.slow
-def test_one_seed_is_said_to_be_few(first: subprocess.CompletedProcess[str]) -> None:
-    assert "Take five: seed=range(5)." in first.stdout
+def test_single_seed_prints_hint(first_sweep: subprocess.CompletedProcess[str]) -> None:
+    assert "one seed per arm does not show the spread between runs. Use five: seed=range(5)." in first_sweep.stdout
 
 
 @pytest.mark.slow
-def test_the_same_again_makes_what_failed_or_is_new_and_keeps_the_rest(
-    place: Path, again: subprocess.CompletedProcess[str]
+def test_repeated_sweep_launches_failed_and_new_runs_only(
+    workspace: Path, repeated_sweep: subprocess.CompletedProcess[str]
 ) -> None:
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "6 runs: 3 done, 3 diverged" in again.stdout
-    assert "not made again: 1 done, 1 diverged" in again.stdout
-    assert "made again: 2 failed" in again.stdout
-    before = json.loads((place / "before").read_text())
-    kept = [path for path, status in before.items() if (Path(path) / "status.json").read_text() == status]
-    assert sorted(json.loads(before[path])["status"] for path in kept) == ["diverged", "done"]
-    attempts = sorted((place / "out" / "previous").iterdir())
+    assert repeated_sweep.returncode == 0, repeated_sweep.stdout + repeated_sweep.stderr
+    assert "6 runs: 3 done, 3 diverged" in repeated_sweep.stdout
+    assert " reused: 1 done, 1 diverged" in repeated_sweep.stdout
+    assert " rerun: 2 failed" in repeated_sweep.stdout
+    before = json.loads((workspace / "before").read_text())
+    unchanged = [path for path, status in before.items() if (Path(path) / "status.json").read_text() == status]
+    assert sorted(json.loads(before[path])["status"] for path in unchanged) == ["diverged", "done"]
+    attempts = sorted((workspace / "out" / "previous").iterdir())
     assert [json.loads((path / "status.json").read_text())["status"] for path in attempts] == ["failed", "failed"]
-    manifest = plan(place / "out")
-    assert manifest.axes["init"] == ("kaiming", "moody", "xavier")
+    manifest = manifest_of(workspace / "out")
+    assert manifest.axes["init"] == ("kaiming", "flaky", "xavier")
     assert len(manifest.runs) == 6
 
 
 @pytest.mark.slow
-def test_what_stands_of_a_plan_is_told_from_the_folders(place: Path, again: subprocess.CompletedProcess[str]) -> None:
-    assert again.returncode == 0
-    top = place / "out"
-    runs = plan(top).runs
-    other, going, lost = [standing.run for standing in run_statuses(top, runs, True)][:3]
-    assert other is not None
-    assert going is not None
+def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subprocess.CompletedProcess[str]) -> None:
+    assert repeated_sweep.returncode == 0
+    sweep = workspace / "out"
+    runs = manifest_of(sweep).runs
+    outdated, running, lost = [status.run for status in run_statuses(sweep, runs, True)][:3]
+    assert outdated is not None
+    assert running is not None
     assert lost is not None
 
     def rewrite(folder: Path, **fields: object) -> None:
         content = json.loads((folder / "status.json").read_text())
         (folder / "status.json").write_text(json.dumps(content | fields))
 
-    rewrite(other.folder, code="0123456789ab")
+    rewrite(outdated.folder, code="0123456789ab")
     rewrite(lost.folder, status="running", pid=2**22 + 1)
-    lock = Lock(going.folder)
+    lock = Lock(running.folder)
     assert lock.acquire() is None
-    rewrite(going.folder, status="running", pid=os.getpid())
-    kinds = {standing.run.folder: standing.kind for standing in run_statuses(top, runs, False) if standing.run is not None}
-    assert (kinds[other.folder], kinds[going.folder], kinds[lost.folder]) == ("outdated", "running", "failed")
-    reused = {standing.run.folder: standing.kind for standing in run_statuses(top, runs, True) if standing.run is not None}
-    assert reused[other.folder] in ("done", "diverged")
+    rewrite(running.folder, status="running", pid=os.getpid())
+    kinds = {status.run.folder: status.kind for status in run_statuses(sweep, runs, False) if status.run is not None}
+    assert (kinds[outdated.folder], kinds[running.folder], kinds[lost.folder]) == ("outdated", "running", "failed")
+    reused = {status.run.folder: status.kind for status in run_statuses(sweep, runs, True) if status.run is not None}
+    assert reused[outdated.folder] in ("done", "diverged")
     lock.release()
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_what_would_be_made_and_leaves_nothing(tmp_path: Path) -> None:
-    result = run(tmp_path, "-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic")
+def test_dry_run_prints_plan_and_writes_nothing(tmp_path: Path) -> None:
+    result = run_train(tmp_path, "-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic")
     assert result.returncode == 0, result.stderr
-    for said in ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "time   about", "for 6 runs", "timed on 2 arms"):
-        assert said in result.stdout
+    for text in ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "time   about", "for 6 runs", "timed on 2 arms"):
+        assert text in result.stdout
     assert "with 3 seeds no exact test" in result.stdout
     assert not list(tmp_path.iterdir())
 
@@ -174,8 +174,8 @@ REFUSED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_a_sweep_that_cannot_be_made_is_one_message_and_leaves_nothing(tmp_path: Path, arguments: str) -> None:
-    result = run(tmp_path, "-m", *SMALL, *arguments.split())
+def test_invalid_sweep_prints_one_message_and_writes_nothing(tmp_path: Path, arguments: str) -> None:
+    result = run_train(tmp_path, "-m", *SMALL, *arguments.split())
     assert result.returncode == 2, result.stdout + result.stderr
     assert REFUSED[arguments] in result.stderr
     assert "Traceback" not in result.stderr
@@ -183,7 +183,7 @@ def test_a_sweep_that_cannot_be_made_is_one_message_and_leaves_nothing(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_signal_ends_a_sweep_with_its_account(tmp_path: Path) -> None:
+def test_signal_ends_sweep_with_conclusion(tmp_path: Path) -> None:
     arguments = ["-m", *SMALL, *BASIC, "seed=0,1", "trainer.epochs=100000", "trainer.max_steps=null", "hydra.sweep.dir=out"]
     process = subprocess.Popen([str(COMMAND), *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -191,7 +191,7 @@ def test_a_signal_ends_a_sweep_with_its_account(tmp_path: Path) -> None:
         time.sleep(0.1)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, said
-    assert "2 runs: 1 interrupted, 1 not started  in out" in said
-    assert "go on  train -m" in said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert "2 runs: 1 interrupted, 1 not started  in out" in output
+    assert "resume train -m" in output

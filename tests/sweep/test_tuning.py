@@ -1,4 +1,4 @@
-"""Axes that are tuned: crossed with every arm, no ingredients of the comparison, and recorded for the report."""
+"""Tuned axes: crossed with every arm, excluded from the comparison, recorded for the report."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RATES = "optimizer.lr=0.1,0.4"
 TUNE = "sweep.tune=optimizer.lr"
 
 
-def typed(plan: SweepPlan) -> list[list[str]]:
-    """Arm by arm, what leads to each of its levels."""
+def overrides_of_arms(plan: SweepPlan) -> list[list[str]]:
+    """Return the overrides of every tuned level of every compared arm."""
     return [[" ".join(arm.overrides) for arm in arms] for arms in plan.compared]
 
 
@@ -46,14 +46,14 @@ DESIGNS = [
 
 
 @pytest.mark.parametrize(("design", "arms"), DESIGNS, ids=[design for design, _ in DESIGNS])
-def test_every_arm_of_every_design_is_tried_at_every_level(loader: Any, design: str, arms: list[list[str]]) -> None:
+def test_every_design_tries_every_tuned_level(loader: Any, design: str, arms: list[list[str]]) -> None:
     plan = plan_of(loader, [f"sweep.design={design}", TUNE, "norm=none,batch", "init=kaiming,xavier", RATES, "seed=0,1"])
-    assert typed(plan) == [[" ".join([*arm, f"optimizer.lr={rate}"]) for rate in ("0.1", "0.4")] for arm in arms]
+    assert overrides_of_arms(plan) == [[" ".join([*arm, f"optimizer.lr={rate}"]) for rate in ("0.1", "0.4")] for arm in arms]
     assert len(plan.runs) == len(arms) * 2 * 2
     assert [run.overrides[-1] for run in plan.runs] == ["seed=0"] * len(arms) * 2 + ["seed=1"] * len(arms) * 2
 
 
-def test_what_is_shown_before_it_starts(loader: Any, tmp_path: Path) -> None:
+def test_plan_text_lists_tuned_levels(loader: Any, tmp_path: Path) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=range(5)"])
     assert list(plan_text.arm_lines(plan)) == [
         "arms",
@@ -65,7 +65,7 @@ def test_what_is_shown_before_it_starts(loader: Any, tmp_path: Path) -> None:
     assert baseline.split() == ["baseline:", "norm=none"]
 
 
-def test_several_keys_are_crossed_or_move_together(loader: Any) -> None:
+def test_tuned_keys_are_crossed_or_zipped(loader: Any) -> None:
     both = [
         "sweep.tune=[optimizer.lr,optimizer.momentum]",
         "optimizer.lr=0.1,0.2",
@@ -74,74 +74,77 @@ def test_several_keys_are_crossed_or_move_together(loader: Any) -> None:
     ]
     assert [len(arms) for arms in plan_of(loader, both).compared] == [4, 4]
     plan = plan_of(loader, [*both, "sweep.zip=[[optimizer.lr,optimizer.momentum]]"])
-    assert typed(plan)[0] == [
+    assert overrides_of_arms(plan)[0] == [
         "optimizer.lr=0.1 optimizer.momentum=0.8 norm=none",
         "optimizer.lr=0.2 optimizer.momentum=0.9 norm=none",
     ]
 
 
-def test_an_arm_lives_as_long_as_one_of_its_levels_is_possible(loader: Any) -> None:
+def test_without_arms_keeps_arm_with_one_possible_level(loader: Any) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES])
-    left = plan.without_arms({plan.arms[0].id: "it cannot be"})
-    assert [arm.levels for arm in (left.baseline, plan.arms[1])] == [{"norm": "none", "optimizer.lr": "0.4"}] * 2
+    reduced = plan.without_arms({plan.arms[0].id: "it cannot be"})
+    assert [arm.levels for arm in (reduced.baseline, plan.arms[1])] == [{"norm": "none", "optimizer.lr": "0.4"}] * 2
     with pytest.raises(UsageError, match="The baseline"):
         plan.without_arms({arm.id: "it cannot be" for arm in plan.compared[0]})
 
 
-def test_a_value_computed_from_a_tuned_one_sets_no_arms_apart(loader: Any) -> None:
+def test_group_tuned_ignores_values_computed_from_tuned(loader: Any) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "regularization.weight_decay='${optimizer.lr}'"])
     assert [len(arms) for arms in plan.compared] == [2, 2]
 
 
-def test_the_plan_on_disk_tells_what_was_tuned(loader: Any, tmp_path: Path) -> None:
+def test_manifest_records_tuned_keys(loader: Any, tmp_path: Path) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES])
-    made = recorded(plan)
-    (tmp_path / "sweep.json").write_text(made.as_json())
-    assert read_manifest(tmp_path) == made
-    assert made.tune == ("optimizer.lr",)
-    assert made.axes == {"norm": ("none", "batch"), "optimizer.lr": ("0.1", "0.4")}
-    assert {arm.tuned for arm in made.arms} == {arm_id(arm.config, made.tune) for arm in plan.arms}
-    assert len({arm.tuned for arm in made.arms}) == 2
+    manifest = manifest_of(plan)
+    (tmp_path / "sweep.json").write_text(manifest.as_json())
+    assert read_manifest(tmp_path) == manifest
+    assert manifest.tune == ("optimizer.lr",)
+    assert manifest.axes == {"norm": ("none", "batch"), "optimizer.lr": ("0.1", "0.4")}
+    assert {arm.tuned for arm in manifest.arms} == {arm_id(arm.config, manifest.tune) for arm in plan.arms}
+    assert len({arm.tuned for arm in manifest.arms}) == 2
 
 
-def recorded(plan: SweepPlan) -> Manifest:
+def manifest_of(plan: SweepPlan) -> Manifest:
     return build_manifest(plan, plan.runs, ["train"], "", [])
 
 
-def test_a_wider_range_in_the_same_folder_joins_the_arms_that_are_there(loader: Any) -> None:
-    first = recorded(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.1,0.2"]))
-    wider = recorded(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.05,0.4"]))
+def test_merge_manifests_adds_tuned_levels_to_arms(loader: Any) -> None:
+    first = manifest_of(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.1,0.2"]))
+    wider = manifest_of(plan_of(loader, [TUNE, "norm=none,batch", "optimizer.lr=0.05,0.4"]))
     both = merge_manifests(first, wider)
     assert len(both.arms) == 8
     assert len({arm.tuned for arm in both.arms}) == 2
 
 
-def test_repeating_a_part_leaves_what_was_tuned(loader: Any) -> None:
-    whole = recorded(plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=0,1"]))
-    part = recorded(plan_of(loader, ["norm=batch", "optimizer.lr=0.4", "seed=0,1"]))
-    both = merge_manifests(whole, part)
+def test_merge_manifests_of_a_part_keeps_tuned_keys(loader: Any) -> None:
+    complete = manifest_of(plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=0,1"]))
+    part = manifest_of(plan_of(loader, ["norm=batch", "optimizer.lr=0.4", "seed=0,1"]))
+    both = merge_manifests(complete, part)
     assert both.tune == ("optimizer.lr",)
-    assert {arm.id: arm for arm in both.arms} == {arm.id: arm for arm in whole.arms}
+    assert {arm.id: arm for arm in both.arms} == {arm.id: arm for arm in complete.arms}
 
 
 REFUSED: list[tuple[Sequence[str], str]] = [
     (["sweep.tune=optimizer.rl", RATES], "optimizer.rl is not an axis of this command. .*Did you mean 'optimizer.lr'?"),
     ([TUNE, "optimizer.lr=0.1"], r"has one value only \(optimizer.lr=0.1\). Give it the levels to try"),
-    ([TUNE, "optimizer.lr=0.1,0.1"], "has the one level 0.1. Give it several"),
+    ([TUNE, "optimizer.lr=0.1,0.1"], r"has one level only \(0.1\). Give it several, or omit sweep.tune"),
     (["sweep.tune=seed", "seed=0,1"], "choosing the best of them proves nothing"),
     ([TUNE, RATES, "sweep.baseline={optimizer.lr: 0.1}"], "is tuned for every arm"),
     (
         [TUNE, "norm=none,batch,group", RATES, "sweep.zip=[[norm,optimizer.lr]]"],
         r"tuned axes \(sweep.tune\) are crossed with every arm",
     ),
-    (["sweep.tune=data", "data=fashion_mini,noise"], "levels are chosen by their accuracy on the same validation split"),
+    (
+        ["sweep.tune=data", "data=fashion_mini,noise"],
+        "levels are chosen by accuracy on the same validation split, which depends on the data",
+    ),
     ([TUNE, RATES, "data.val_fraction=0"], "data.val_fraction=0 leaves no validation split"),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "said"), REFUSED, ids=[" ".join(overrides) for overrides, _ in REFUSED])
-def test_what_cannot_be_tuned(loader: Any, overrides: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[" ".join(overrides) for overrides, _ in REFUSED])
+def test_tune_rejects_unusable_keys(loader: Any, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         plan_of(loader, [*(["norm=none,batch"] if "norm" not in " ".join(overrides) else []), *overrides])
 
 
@@ -151,7 +154,7 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_misspelt_key_ends_the_command_before_anything_starts(tmp_path: Path) -> None:
+def test_misspelt_tune_key_fails_before_any_run(tmp_path: Path) -> None:
     result = train(tmp_path, "norm=none,batch", "optimizer.lr=0.1,0.2", "sweep.tune=optimizer.rl")
     assert result.returncode == 2
     assert "sweep.tune=optimizer.rl" in result.stderr
@@ -159,17 +162,20 @@ def test_a_misspelt_key_ends_the_command_before_anything_starts(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_sweep_with_tuned_rates_from_command_to_report(tmp_path: Path) -> None:
+def test_sweep_with_tuned_rates_writes_report(tmp_path: Path) -> None:
     result = train(tmp_path, "norm=none,batch", "optimizer.lr=0.05,0.1", "seed=0,1", TUNE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 arms x 2 levels of optimizer.lr x 2 seeds = 8 runs (grid)" in result.stdout
     assert "baseline: norm=none\n" in result.stdout
-    assert "8 runs, of which 4 at the chosen levels are compared" in (tmp_path / "out" / "report.html").read_text()
+    assert (
+        "8 runs: 4 at the chosen levels are compared, 4 at other levels only served to choose"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     for norm in ("none", "batch"):
         means = {
             rate: sum(float(row["val_accuracy"]) for row in rows if (row["norm"], row["optimizer.lr"]) == (norm, rate)) / 2
             for rate in ("0.05", "0.1")
         }
-        taken = {row["optimizer.lr"] for row in rows if row["norm"] == norm and row["compared"] == "true"}
-        assert taken == {max(means, key=lambda rate: means[rate])}
+        chosen = {row["optimizer.lr"] for row in rows if row["norm"] == norm and row["compared"] == "true"}
+        assert chosen == {max(means, key=lambda rate: means[rate])}

@@ -1,4 +1,4 @@
-"""One arm of a sweep, composed: what plans hold and what is tuned."""
+"""The composed form of one arm, shared by planning and tuning."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from train.sweep.design import Levels
 
 @dataclass(frozen=True)
 class ComposedArm:
-    """`levels`: of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: option group
-    -> chosen option; `runs`: one a seed; `tuned`: what it shares with those that differ from it in tuned keys alone, or empty."""
+    """An arm of a sweep with its configuration and its runs.
+
+    `levels`: one of every axis; `overrides`: without seeds; `config`: the experiment with the first seeds; `choices`: config
+    group -> chosen option; `runs`: one per seed; `tuned`: an id shared by the arms that differ in tuned keys alone, or empty.
+    """
 
     id: str
     levels: Levels

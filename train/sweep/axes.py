@@ -1,4 +1,4 @@
-"""What a command line asks to be varied: `norm=none,batch seed=range(5) trainer.epochs=3` -> axes, seed axes and constants."""
+"""Parsing of a sweep's command line: `norm=none,batch seed=range(5) trainer.epochs=3` -> axes, seed axes and constants."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from train.errors import UsageError
 from train.store.identity import SEEDS
 
 SWEEP_ONLY = ("sweep", "report", "study")
-"""What these say concerns the sweep, and reaches no run."""
+"""Top-level keys that configure the sweep and never reach a run."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """`name`: the key or group; `key`: the same with the `+` that may have been typed; `levels`: values as Hydra reads them."""
+    """A key with several levels.
+
+    `name`: the key or config group; `key`: the same with the `+` prefix, if one was typed; `levels`: values as Hydra reads them.
+    """
 
     name: str
     key: str
@@ -33,7 +36,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """`order`: the names of axes and constants as typed, which counts where one key lies inside another."""
+    """The axes, seed axes and constants of a command.
+
+    `order`: names of axes and constants as typed. The order matters where one key lies inside another.
+    """
 
     axes: tuple[Axis, ...]
     seeds: tuple[Axis, ...]
@@ -41,34 +47,40 @@ class SweepRequest:
     order: tuple[str, ...]
 
     def overrides(self, levels: Mapping[str, str]) -> tuple[str, ...]:
-        """Those of a run or an arm at `levels` (axis -> level): what varies first, as it is what one looks for in a name."""
+        """Return the overrides of a run or an arm at `levels` (axis -> level).
+
+        Axes come before constants, since readers of a name look for what varies.
+        """
         keys = {axis.name: axis.key for axis in (*self.axes, *self.seeds)}
         lines = {name: f"{keys[name]}={level}" for name, level in levels.items()} | dict(self.constants)
-        first = [name for name in (*keys, *self.constants) if name in lines]
-        return tuple(lines[name] for name in (self.order if self._order_counts() else first) if name in lines)
+        axes_first = [name for name in (*keys, *self.constants) if name in lines]
+        return tuple(lines[name] for name in (self.order if self._order_matters() else axes_first) if name in lines)
 
-    def _order_counts(self) -> bool:
+    def _order_matters(self) -> bool:
         axes = [axis.name for axis in (*self.axes, *self.seeds)]
         return any(_nested(axis, name.lstrip("~")) for axis in axes for name in self.constants)
 
 
-def _nested(one: str, other: str) -> bool:
-    return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+def _nested(left: str, right: str) -> bool:
+    return left == right or left.startswith(f"{right}.") or right.startswith(f"{left}.")
 
 
 def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loader: ConfigLoader | None) -> SweepRequest:
-    """`preset`: `hydra.sweeper.params`, which `arguments` override key by key. UsageError for what cannot be enumerated."""
-    lines = [f"{key}={_typed(value)}" for key, value in (preset or {}).items()]
+    """Parse the command-line `arguments` and the preset into a request.
+
+    `preset`: `hydra.sweeper.params`; `arguments` override it key by key. UsageError for axes that cannot be enumerated.
+    """
+    lines = [f"{key}={_override_value(value)}" for key, value in (preset or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
-    asked: dict[str, Override] = {}
+    overrides: dict[str, Override] = {}
     for override in parser.parse_overrides([*lines, *arguments]):
-        asked[("~" if override.is_delete() else "") + _bare(override)] = override
-    own = {name for name in asked if re.split(r"[.@]", name.lstrip("~"))[0] in SWEEP_ONLY}
-    for name in sorted(own):
-        if asked[name].is_sweep_override():
-            line = asked[name].input_line
-            raise UsageError(f"{line}: this key says how to sweep and cannot be swept itself. Give one value (or a list, [A,B]).")
-    rest = {name: override for name, override in asked.items() if name not in own}
+        overrides[("~" if override.is_delete() else "") + _key_and_package(override)] = override
+    sweep_only = {name for name in overrides if re.split(r"[.@]", name.lstrip("~"))[0] in SWEEP_ONLY}
+    for name in sorted(sweep_only):
+        if overrides[name].is_sweep_override():
+            line = overrides[name].input_line
+            raise UsageError(f"{line}: this key configures the sweep and cannot be swept. Give one value (or a list, [A,B]).")
+    rest = {name: override for name, override in overrides.items() if name not in sweep_only}
     axes = [_axis(name, override) for name, override in rest.items() if override.is_sweep_override()]
     return SweepRequest(
         axes=tuple(axis for axis in axes if not axis.is_seed),
@@ -79,16 +91,16 @@ def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loa
 
 
 def level_text(value: Any) -> str:
-    """A value of a configuration in the form that Hydra gives to a swept one."""
+    """Format a configuration value the way Hydra formats a swept one."""
     return str(Override._get_value_element_as_str(value))
 
 
-def _typed(value: Any) -> str:
-    """A value of a preset's YAML as it would be typed; text is typed already."""
+def _override_value(value: Any) -> str:
+    """Format a value of a preset's YAML as on the command line; strings are in that form already."""
     return value if isinstance(value, str) else level_text(value)
 
 
-def _bare(override: Override) -> str:
+def _key_and_package(override: Override) -> str:
     return override.key_or_group + (f"@{override.package}" if override.package is not None else "")
 
 
@@ -96,7 +108,7 @@ def _axis(name: str, override: Override) -> Axis:
     line = override.input_line
     if not override.is_discrete_sweep():
         raise UsageError(
-            f"{line}: this sweeper tries listed values. Write {name}=1,2,3 or {name}=range(1,4), or search with optuna."
+            f"{line}: this sweeper tries listed values only. Write {name}=1,2,3 or {name}=range(1,4), or search with optuna."
         )
     levels = tuple(override.sweep_string_iterator())
     if not levels:

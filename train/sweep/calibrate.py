@@ -1,6 +1,6 @@
-"""How long a sweep will take: a few real steps of some of its arms, as many at once as its jobs will be.
+"""Estimate of a sweep's duration from a few real steps of some arms, run in parallel like its jobs.
 
-Left out is what a run does after its last step, besides the look at the test split: figures and files, a second or so.
+Figures and files after a run's last step (a second or so) are not included; the evaluation on the test split is.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from train.sweep.devices import Slot
 from train.sweep.fork_server import ForkServer
 
-MOST_ARMS = 8
-"""Arms that are timed; the others count as their mean."""
+MAX_TIMED_ARMS = 8
+"""Further arms are estimated by the mean of the timed ones."""
 CALL = "train.run.rehearsal:time_run"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """As `train.run.rehearsal.time_run` measures it."""
+    """Times of one arm as `train.run.rehearsal.time_run` measures them; `steps`: of the whole run."""
 
     start_s: float
     step_s: float
@@ -34,25 +34,25 @@ class Timing:
 def time_arms(
     configs: Sequence[Mapping[str, Any]], trust: tuple[str, ...], fork_server: ForkServer, slots: Sequence[Slot]
 ) -> list[Timing]:
-    """Of up to MOST_ARMS of the arms, evenly chosen; fewer where one could not be timed."""
-    stride = max(1, -(-len(configs) // MOST_ARMS))
+    """Time up to MAX_TIMED_ARMS of the arms, evenly spaced. Arms that cannot be timed are omitted."""
+    stride = max(1, -(-len(configs) // MAX_TIMED_ARMS))
     waiting = [dict(config) for config in configs[::stride]]
     free = list(slots)
-    held: dict[int, Slot] = {}
-    found: list[Timing] = []
-    while waiting or held:
+    used: dict[int, Slot] = {}
+    timings: list[Timing] = []
+    while waiting or used:
         while waiting and free:
             slot = free.pop()
-            held[fork_server.start(CALL, (waiting.pop(0), trust), environment=slot.environment).id] = slot
+            used[fork_server.start(CALL, (waiting.pop(0), trust), environment=slot.environment).id] = slot
         for ended in fork_server.wait():
-            free.append(held.pop(ended.worker.id))
+            free.append(used.pop(ended.worker.id))
             if isinstance(ended.value, dict):
-                found.append(Timing(**ended.value))
-    return found
+                timings.append(Timing(**ended.value))
+    return timings
 
 
 def estimate_s(timed: Sequence[Timing], runs: int, at_once: int) -> float | None:
-    """Wall time of `runs` runs; None when nothing could be timed."""
+    """Estimate the wall time of `runs` runs in seconds; None when nothing could be timed."""
     if not timed:
         return None
     mean = sum(timing.run_s for timing in timed) / len(timed)

@@ -1,4 +1,4 @@
-"""The end of a sweep, whatever happened on the way: what became of every run, the report, how to go on, and the exit code."""
+"""The conclusion of a sweep: the outcome of every run, the report, the command that resumes it, and the exit code."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from train.store.run import FINISHED
 from train.sweep.reuse import runs_by_identity
 from train.sweep.settings import ReportSettings
 
-SHOWN_FAILURES = 20
+MAX_FAILURES = 20
 LOGS = ("train.log", "console.log")
-"""Where a run says what went wrong: its own log, or what its process printed."""
+"""Files that tell why a run failed: its own log, or the output of its process."""
 
 STATE_ORDER = ("done", "diverged", "failed", "interrupted", "lost", "running", "queued", "missing")
 STATE_TEXT = {
-    "lost": "ended without a word (killed)",
-    "running": "still running elsewhere",
+    "lost": "lost (process killed)",
+    "running": "still running in another process",
     "missing": "not started",
 }
 
 exit_codes: list[int] = []
-"""Of the sweeps that this process concluded. The front door ends with the last; the codes of single jobs do not matter then."""
+"""Exit codes of the sweeps that this process concluded. `train.cli` exits with the last; those of single jobs are ignored."""
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What became of a planned run; `folder` is None where it left none."""
+    """The outcome of a planned run. `folder`: None when there is none."""
 
     planned: PlannedRun
     state: str
@@ -46,20 +46,20 @@ class RunOutcome:
 
 
 def run_outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[RunOutcome]:
-    """From the run folders alone."""
-    found = runs_by_identity(folder)
-    results = []
-    for run in planned:
-        known = found.get(run.identity)
-        if known is not None:
-            results.append(RunOutcome(run, known.state, known.reason, known.folder))
+    """Return the outcome of each planned run, read from the run folders alone."""
+    runs = runs_by_identity(folder)
+    outcomes = []
+    for planned_run in planned:
+        run = runs.get(planned_run.identity)
+        if run is not None:
+            outcomes.append(RunOutcome(planned_run, run.state, run.reason, run.folder))
         else:
-            results.append(_unreadable(run, folder / run.folder))
-    return results
+            outcomes.append(_without_record(planned_run, folder / planned_run.folder))
+    return outcomes
 
 
-def _unreadable(planned: PlannedRun, folder: Path) -> RunOutcome:
-    """A run without a readable record: it never began, or its process died while writing."""
+def _without_record(planned: PlannedRun, folder: Path) -> RunOutcome:
+    """Return the outcome of a run without a readable record: it never started, or its process died while writing."""
     try:
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
         return RunOutcome(planned, "failed", str(status.get("reason") or "its record is damaged"), folder)
@@ -70,58 +70,61 @@ def _unreadable(planned: PlannedRun, folder: Path) -> RunOutcome:
 def conclude(
     folder: Path, planned: Sequence[PlannedRun], command: str, report: ReportSettings, error: BaseException | None = None
 ) -> int:
-    """Print it all; returns the exit code. `command` repeats the sweep; `error`: what ended the launching before its time."""
-    results = run_outcomes(folder, planned)
-    counts = Counter(result.state for result in results)
+    """Print the outcomes, the report and the commands for the next steps; return the exit code.
+
+    `command` repeats the sweep; `error`: the exception that ended the launcher early.
+    """
+    outcomes = run_outcomes(folder, planned)
+    counts = Counter(outcome.state for outcome in outcomes)
     print()
-    print(f"sweep  {counts_text(counts, len(results))}  in {folder}")
-    for line in failure_lines(results):
+    print(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
+    for line in failure_lines(outcomes):
         print(line)
     print(f"report {report_path_or_reason(folder, report)}")
-    print(f"look   tensorboard --logdir {shlex.quote(str(folder))}")
-    code = exit_code(results, error)
-    print(f"{'go on ' if code else 'repeat'} {command}")
+    print(f"view   tensorboard --logdir {shlex.quote(str(folder))}")
+    code = exit_code(outcomes, error)
+    print(f"{'resume' if code else 'repeat'} {command}")
     exit_codes.append(code)
     return code
 
 
 def counts_text(counts: Counter[str], total: int) -> str:
-    """`25 runs: 22 done, 2 diverged, 1 failed`."""
+    """Format the counts as `25 runs: 22 done, 2 diverged, 1 failed`."""
     parts = [f"{counts[state]} {STATE_TEXT.get(state, state)}" for state in STATE_ORDER if counts[state]]
-    return f"{plural(total, 'run')}: {', '.join(parts) or 'nothing to do'}"
+    return f"{plural(total, 'run')}: {', '.join(parts) or 'no runs'}"
 
 
-def failure_lines(results: Sequence[RunOutcome]) -> list[str]:
-    """A table of what failed; what was interrupted or not started is counted only."""
-    failed = [result for result in results if result.state in ("failed", "lost")]
+def failure_lines(outcomes: Sequence[RunOutcome]) -> list[str]:
+    """Return a list of the failed and lost runs with reasons and logs. Interrupted and unstarted runs are only counted."""
+    failed = [outcome for outcome in outcomes if outcome.state in ("failed", "lost")]
     lines = []
-    for result in failed[:SHOWN_FAILURES]:
-        lines.append(f"  {result.state}: {result.name}")
-        lines.append(f"    {result.reason or 'no reason is known'}")
-        if (log := _log_of(result.folder)) is not None:
+    for outcome in failed[:MAX_FAILURES]:
+        lines.append(f"  {outcome.state}: {outcome.name}")
+        lines.append(f"    {outcome.reason or 'reason unknown'}")
+        if (log := _log_path(outcome.folder)) is not None:
             lines.append(f"    {log}")
-    if len(failed) > SHOWN_FAILURES:
-        lines.append(f"  and {len(failed) - SHOWN_FAILURES} more")
+    if len(failed) > MAX_FAILURES:
+        lines.append(f"  and {len(failed) - MAX_FAILURES} more")
     return lines
 
 
-def _log_of(folder: Path | None) -> Path | None:
+def _log_path(folder: Path | None) -> Path | None:
     if folder is None:
         return None
     return next((folder / name for name in LOGS if (folder / name).exists()), folder)
 
 
-def exit_code(results: Sequence[RunOutcome], error: BaseException | None) -> int:
-    """0 when every planned run is a result; 128 + n when signal n ended the sweep; else 1."""
+def exit_code(outcomes: Sequence[RunOutcome], error: BaseException | None) -> int:
+    """Return 0 when every planned run is done or diverged, 128 + n when signal n ended the sweep, else 1."""
     if isinstance(error, Interrupted):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 0 if error is None and all(result.state in FINISHED for result in results) else 1
+    return 0 if error is None and all(outcome.state in FINISHED for outcome in outcomes) else 1
 
 
 def report_path_or_reason(folder: Path, settings: ReportSettings) -> str:
-    """Its path, or why there is none: a report that fails must not hide what the runs said."""
+    """Write the report and return its path, or why it failed: a failed report must not hide the results of the runs."""
     try:
         from train.report.make import ReportOptions, make_report
 
@@ -129,4 +132,4 @@ def report_path_or_reason(folder: Path, settings: ReportSettings) -> str:
     except UsageError as error:
         return f"none: {error}"
     except Exception as error:
-        return f"none could be made ({type(error).__name__}: {error}); the runs are untouched"
+        return f"none: writing it failed ({type(error).__name__}: {error}). The runs are unaffected."

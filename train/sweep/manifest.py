@@ -1,4 +1,4 @@
-"""The plan as `sweep.json` keeps it, merged with what an earlier command planned in the same folder."""
+"""Building `sweep.json` from a plan and merging it with the plans of earlier commands in the same folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.sweep.plan import SweepPlan
 def build_manifest(
     plan: SweepPlan, runs: Iterable[PlannedRun], command: Sequence[str], study: str, notes: Sequence[str]
 ) -> Manifest:
-    """`runs`: those of the plan, with the folders in which they lie or will lie."""
+    """Build the manifest of a plan. `runs`: those of the plan, with the folders they have or will have."""
     return Manifest(
         command=tuple(command),
         design=plan.design,
@@ -33,13 +33,16 @@ def build_manifest(
 
 
 def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
-    """Everything that was ever planned here and not dropped since; where the two speak of the same thing, the new one counts."""
+    """Return everything planned in the folder so far and not dropped since. Where the two conflict, `new` takes precedence.
+
+    A command that repeats a part of `old` leaves its command, design, baseline and tuned keys unchanged.
+    """
     if old is None:
         return new
     identities = {run.identity for run in new.runs}
-    if identities < {run.identity for run in old.runs}:  # a part was repeated; the question is still the whole one's
-        known = {arm.id: arm for arm in old.arms}
-        arms_as_before = tuple(known.get(arm.id, arm) for arm in new.arms)
+    if identities < {run.identity for run in old.runs}:  # a part was repeated; the study is still the whole
+        old_arms = {arm.id: arm for arm in old.arms}
+        arms_as_before = tuple(old_arms.get(arm.id, arm) for arm in new.arms)
         new = replace(new, command=old.command, design=old.design, baseline=old.baseline, tune=old.tune, arms=arms_as_before)
     arms = {arm.id for arm in new.arms}
     dropped = {item.overrides for item in new.dropped} | {arm.overrides for arm in (*old.arms, *new.arms)}
@@ -57,7 +60,7 @@ def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """In one step: a reader sees the old plan or the new."""
+    """Write `sweep.json` atomically: a reader sees either the old plan or the new one."""
     write_atomic(folder / FILE_NAME, manifest.as_json().encode())
 
 

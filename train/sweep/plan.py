@@ -1,7 +1,7 @@
-"""From what a command asks for to the runs it means: every arm composed as Hydra would, with its identity, duplicates found.
+"""The plan of a sweep: every arm of the request composed as Hydra would, with the identities of its runs, without duplicates.
 
-Composing takes some 75 ms. An arm is composed once; its other seeds are derived where nothing but `seed` and `seeds` can depend
-on them.
+Composing takes some 75 ms. An arm is composed once; the configurations of its other seeds are derived if only `seed` and `seeds`
+can depend on the seed.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from train.sweep.design import Levels
 from train.sweep.settings import SweepSettings
 
 PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\w.\[\]]*)\}")
-"""Interpolations whose value is known not to depend on the seeds unless they name them."""
+"""Interpolations that cannot depend on a seed unless their text names it."""
 
-COMPOSING = (HydraException, OmegaConfBaseException)
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The first arm is the baseline. Where keys are tuned (`tune`), every combination of their levels is an arm in here; the arms
-    that are compared in the end are the `compared`."""
+    """The arms and runs of a sweep; the first arm is the baseline.
+
+    If keys are tuned (`tune`), every combination of their levels is an arm here; `compared` groups them into the arms that the
+    report compares.
+    """
 
     request: SweepRequest
     design: Design
@@ -56,107 +59,117 @@ class SweepPlan:
 
     @property
     def compared(self) -> tuple[tuple[ComposedArm, ...], ...]:
-        """Arms that differ in tuned keys alone, together."""
-        found: dict[str, list[ComposedArm]] = {}
+        """The arms, grouped so that those of a group differ in tuned keys alone."""
+        groups: dict[str, list[ComposedArm]] = {}
         for arm in self.arms:
-            found.setdefault(arm.tuned or arm.id, []).append(arm)
-        return tuple(map(tuple, found.values()))
+            groups.setdefault(arm.tuned or arm.id, []).append(arm)
+        return tuple(map(tuple, groups.values()))
 
     def ingredients(self, arm: ComposedArm) -> Levels:
-        """Its levels of the axes that are compared."""
+        """Return the arm's levels of all axes but the tuned ones."""
         return {axis: level for axis, level in arm.levels.items() if axis not in self.tune}
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """Seed by seed, so that a sweep cut short has compared every arm."""
+        """All runs, seed by seed, so that a sweep cut short has runs of every arm."""
         rows = itertools.zip_longest(*(arm.runs for arm in self.arms))
         return tuple(run for row in rows for run in row if run is not None)
 
     def without_arms(self, impossible: Mapping[str, str]) -> SweepPlan:
-        """Less the arms found impossible (id -> reason). UsageError when the baseline is, or all of a key that was added."""
+        """Return the plan without the `impossible` arms (id -> reason).
+
+        UsageError when the baseline is impossible, or all arms with a key that was added by `+`.
+        """
         reasons = {impossible.get(arm.id) for arm in self.arms}
         if None not in reasons and len(reasons) == 1:
             raise UsageError(impossible[self.baseline.id])
-        if all(arm.id in impossible for arm in self.compared[0]):  # of tuned keys, one level that works is enough
-            raise UsageError(_impossible_baseline(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
-        gone = tuple(Dropped(arm.overrides, impossible[arm.id]) for arm in self.arms if arm.id in impossible)
-        left = tuple(arm for arm in self.arms if arm.id not in impossible)
-        for axis in self.request.axes:  # Hydra takes every key that has a +, also a misspelt one
+        if all(arm.id in impossible for arm in self.compared[0]):  # one working level of the tuned keys is enough
+            raise UsageError(_impossible_baseline_message(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
+        dropped = tuple(Dropped(arm.overrides, impossible[arm.id]) for arm in self.arms if arm.id in impossible)
+        arms = tuple(arm for arm in self.arms if arm.id not in impossible)
+        for axis in self.request.axes:  # Hydra accepts any key with a +, even a misspelt one
             added = [arm for arm in self.arms if axis.key != axis.name and f"{axis.key}=" in " ".join(arm.overrides)]
             if added and all(arm.id in impossible for arm in added):
                 raise UsageError(impossible[added[0].id])
-        return replace(self, arms=left, dropped=self.dropped + gone)
+        return replace(self, arms=arms, dropped=self.dropped + dropped)
 
 
 def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoader, master: DictConfig) -> SweepPlan:
-    """Compose everything. UsageError for what the design cannot mean; Hydra's own errors for keys and options that fit no arm."""
+    """Compose every arm of the request.
+
+    UsageError when the settings do not fit the axes; Hydra's own errors for keys and options that no arm can be composed with.
+    """
     chosen = {str(axis): level_text(level) for axis, level in (settings.baseline or {}).items()}
     tuning.validate(request, settings.tuned, chosen)
-    of_seeds, of_tuned, of_axes = designing.partition_zips(settings.zip, [axis.name for axis in request.seeds], settings.tuned)
+    seed_zips, tuned_zips, ingredient_zips = designing.partition_zips(
+        settings.zip, [axis.name for axis in request.seeds], settings.tuned
+    )
     ingredients = {axis.name: axis.levels for axis in request.axes if axis.name not in settings.tuned}
-    cells = designing.design_arms(settings.design, designing.factors(ingredients, of_axes), chosen)
-    tried, _ = _distinct(_crossed([axis for axis in request.axes if axis.name in settings.tuned], of_tuned))
-    seeds, repeated = _distinct(_crossed(request.seeds, of_seeds))
+    cells = designing.design_arms(settings.design, designing.factors(ingredients, ingredient_zips), chosen)
+    tuned_levels, _ = _distinct(_crossed([axis for axis in request.axes if axis.name in settings.tuned], tuned_zips))
+    seeds, repeated = _distinct(_crossed(request.seeds, seed_zips))
     composer = Composer(loader, master, request)
-    wanted, arms, failures = [], [], []
+    requested, groups, failures = [], [], []
     for cell in cells:
-        of_cell: list[list[ComposedArm]] = []
-        for levels in ({**cell, **level} for level in tried):
-            wanted.append(levels)
+        cell_arms: list[list[ComposedArm]] = []
+        for levels in ({**cell, **level} for level in tuned_levels):
+            requested.append(levels)
             try:
-                of_cell.append(list(composer.arms(levels, seeds)))
-            except (*COMPOSING, UsageError) as error:
+                cell_arms.append(list(composer.arms(levels, seeds)))
+            except (*COMPOSE_ERRORS, UsageError) as error:
                 failures.append((levels, error))
-        arms += tuning.group_tuned(of_cell, settings.tuned)
-    _refuse_what_never_fits(wanted, failures)
-    dropped = [Dropped(_lines(levels), "named twice") for levels in repeated]
+        groups += tuning.group_tuned(cell_arms, settings.tuned)
+    _raise_for_unusable_levels(requested, failures)
+    dropped = [Dropped(_override_lines(levels), "named twice") for levels in repeated]
     dropped += [Dropped(request.overrides(levels), reason_text(error)) for levels, error in failures]
-    found, same = _once_each([arm for several in arms for arm in several])
+    arms, duplicates = _without_duplicates([arm for group in groups for arm in group])
     zipped = tuple(tuple(group) for group in settings.zip)
-    tuning.validate_split(found, settings.tuned)
-    return SweepPlan(request, settings.design, zipped, tuple(found), (*dropped, *same), settings.tuned)
+    tuning.validate_split(arms, settings.tuned)
+    return SweepPlan(request, settings.design, zipped, tuple(arms), (*dropped, *duplicates), settings.tuned)
 
 
 class Composer:
-    """Makes arms of levels. `master`: the composed configuration of the sweep, whose Hydra overrides hold for every job."""
+    """Composes arms. `master`: the composed configuration of the sweep, whose Hydra overrides apply to every job."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, request: SweepRequest) -> None:
         self.loader, self.master, self.request = loader, master, request
         self.parser = OverridesParser.create()
 
     def arms(self, levels: Levels, seeds: Sequence[Levels]) -> Iterator[ComposedArm]:
-        """The arm at `levels` with a run for each of `seeds`; several where more than its seeds depends on the seed."""
+        """Yield the arm at `levels` with a run for each of `seeds`; several arms if other keys depend on the seed too."""
         config = self.compose({**levels, **seeds[0]})
-        complete = self.complete(levels, config)
+        all_levels = self.all_levels(levels, config)
         choices = chosen_options(config.hydra.runtime.choices)
-        grouped: dict[str, list[tuple[Mapping[str, Any], PlannedRun]]] = {}
-        for of_run, content in self.variants(config, levels, seeds):
-            overrides = self.request.overrides({**levels, **of_run})
+        runs_of_arms: dict[str, list[tuple[Mapping[str, Any], PlannedRun]]] = {}
+        for seed_levels, content in self.variants(config, levels, seeds):
+            overrides = self.request.overrides({**levels, **seed_levels})
             run = PlannedRun(identity(content), arm_id(content), job_name(overrides), overrides)
-            grouped.setdefault(run.arm, []).append((content, run))
-        for id, members in grouped.items():
+            runs_of_arms.setdefault(run.arm, []).append((content, run))
+        for id, members in runs_of_arms.items():
             runs = tuple({run.identity: run for _, run in members}.values())
-            yield ComposedArm(id, complete, self.request.overrides(levels), members[0][0], choices, runs)
+            yield ComposedArm(id, all_levels, self.request.overrides(levels), members[0][0], choices, runs)
 
     def compose(self, levels: Levels) -> DictConfig:
         return self.loader.load_sweep_config(self.master, list(self.request.overrides(levels)))
 
     def variants(self, config: DictConfig, levels: Levels, seeds: Sequence[Levels]) -> Iterator[tuple[Levels, Mapping[str, Any]]]:
-        """Each of `seeds` with the experiment's resolved configuration."""
+        """Yield each of `seeds` with the resolved configuration of its experiment."""
         content = experiment_content(config)
         yield seeds[0], content
-        derivable = len(seeds) > 1 and self.derivable(config)
-        for of_run in seeds[1:]:
-            if not derivable:
-                yield of_run, experiment_content(self.compose({**levels, **of_run}))
+        can_derive = len(seeds) > 1 and self.can_derive_seeds(config)
+        for seed_levels in seeds[1:]:
+            if not can_derive:
+                yield seed_levels, experiment_content(self.compose({**levels, **seed_levels}))
                 continue
-            for override in self.parser.parse_overrides([f"{name}={level}" for name, level in of_run.items()]):
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)  # as Hydra applies it
-            yield of_run, content | {key: _resolved(config, key) for key in SEEDS if key in config}
+            for override in self.parser.parse_overrides([f"{name}={level}" for name, level in seed_levels.items()]):
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)  # the way Hydra applies it
+            yield seed_levels, content | {key: _resolved(config, key) for key in SEEDS if key in config}
 
-    def derivable(self, config: DictConfig) -> bool:
-        """Whether seeds can be put into the composed configuration afterwards: their axes set keys that are there, that no
-        constant sets too, and that nothing else refers to."""
+    def can_derive_seeds(self, config: DictConfig) -> bool:
+        """Return whether seeds can be set in the composed configuration afterwards.
+
+        They can if their axes set existing keys that no constant sets and that no other key refers to.
+        """
         if any(axis.key != axis.name for axis in self.request.seeds):
             return False
         if any(name.lstrip("~").partition(".")[0] in SEEDS for name in self.request.constants):
@@ -164,23 +177,23 @@ class Composer:
         rest = {key: node for key, node in _unresolved(config).items() if key not in (*SEEDS, "hydra")}
         return all(_independent_of_seeds(text) for text in _texts(rest))
 
-    def complete(self, levels: Levels, config: DictConfig) -> Levels:
-        """With the level that each axis has where the arm leaves it as it is."""
+    def all_levels(self, levels: Levels, config: DictConfig) -> Levels:
+        """Return the arm's level of every axis, read from `config` for the axes that the arm does not set."""
         choices = config.hydra.runtime.choices
-        known = {}
+        complete = {}
         for axis in self.request.axes:
             if axis.name in levels:
-                known[axis.name] = levels[axis.name]
+                complete[axis.name] = levels[axis.name]
             elif axis.name in choices:
-                known[axis.name] = level_text(_plain(choices[axis.name]))
+                complete[axis.name] = level_text(_plain(choices[axis.name]))
             else:
-                known[axis.name] = level_text(_plain(OmegaConf.select(config, axis.name)))
-        return known
+                complete[axis.name] = level_text(_plain(OmegaConf.select(config, axis.name)))
+        return complete
 
 
 def experiment_content(config: DictConfig) -> dict[str, Any]:
-    """The experiment as its run will resolve it. UsageError for a value that is missing or leads nowhere."""
-    known = HydraConfig.instance().cfg
+    """Resolve the experiment as its run will. UsageError for a missing value or an interpolation that cannot be resolved."""
+    previous = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # for ${hydra:...}
     try:
         task = config.copy()
@@ -188,52 +201,55 @@ def experiment_content(config: DictConfig) -> dict[str, Any]:
             del task["hydra"]
         return experiment_of(resolve(task))
     finally:
-        HydraConfig.instance().cfg = known
+        HydraConfig.instance().cfg = previous
 
 
 def reason_text(error: Exception) -> str:
-    """Why a combination was not composed, in words."""
+    """Explain why a combination could not be composed."""
     match = COULD_NOT_OVERRIDE.search(str(error))
     if match:
         return f"{match['key']}: there is no such key in this combination."
     return str(error) if isinstance(error, UsageError) else plain_message(error)
 
 
-def _refuse_what_never_fits(wanted: Sequence[Levels], failures: Sequence[tuple[Levels, Exception]]) -> None:
-    """A level that no arm can be composed with is a mistake of typing, not an impossible combination: the error is raised."""
+def _raise_for_unusable_levels(requested: Sequence[Levels], failures: Sequence[tuple[Levels, Exception]]) -> None:
+    """Raise the error of a level that no arm can be composed with: it is a typing error, not an impossible combination.
+
+    UsageError when the baseline cannot be composed.
+    """
     if not failures:
         return
     failed = [levels for levels, _ in failures]
     for levels, error in failures:
-        key = COULD_NOT_OVERRIDE.search(str(error))
+        match = COULD_NOT_OVERRIDE.search(str(error))
         for axis, level in levels.items():
-            to_blame = isinstance(error, COMPOSING) and (key is None or key["key"] == axis)
-            if to_blame and all(arm in failed for arm in wanted if arm.get(axis) == level):
+            may_be_cause = isinstance(error, COMPOSE_ERRORS) and (match is None or match["key"] == axis)
+            if may_be_cause and all(arm in failed for arm in requested if arm.get(axis) == level):
                 raise error
     first, error = failures[0]
-    if len(failures) == len(wanted):
+    if len(failures) == len(requested):
         raise error
-    if first == wanted[0]:
-        name = " ".join(_lines(first)) or "defaults"
-        raise UsageError(_impossible_baseline(name, reason_text(error), len(wanted)))
+    if first == requested[0]:
+        name = " ".join(_override_lines(first)) or "defaults"
+        raise UsageError(_impossible_baseline_message(name, reason_text(error), len(requested)))
 
 
-def _impossible_baseline(name: str, reason: str, arms: int) -> str:
+def _impossible_baseline_message(name: str, reason: str, arms: int) -> str:
     if arms == 1:
         return reason
-    return f"The baseline ({name}) is impossible, and every arm is held against it: {reason} Choose another: sweep.baseline."
+    return f"The baseline ({name}) is impossible, and every arm is compared with it: {reason} Choose another with sweep.baseline."
 
 
-def _once_each(arms: Sequence[ComposedArm]) -> tuple[list[ComposedArm], list[Dropped]]:
-    found: dict[str, ComposedArm] = {}
-    same = []
+def _without_duplicates(arms: Sequence[ComposedArm]) -> tuple[list[ComposedArm], list[Dropped]]:
+    unique: dict[str, ComposedArm] = {}
+    duplicates = []
     for arm in arms:
-        if arm.id in found:
-            which = "the baseline" if arm.id == arms[0].id else found[arm.id].name
-            same.append(Dropped(arm.overrides, f"the same configuration as {which}"))
+        if arm.id in unique:
+            original = "the baseline" if arm.id == arms[0].id else unique[arm.id].name
+            duplicates.append(Dropped(arm.overrides, f"the same configuration as {original}"))
         else:
-            found[arm.id] = arm
-    return list(found.values()), same
+            unique[arm.id] = arm
+    return list(unique.values()), duplicates
 
 
 def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Levels]:
@@ -241,14 +257,14 @@ def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Leve
 
 
 def _distinct(rows: Sequence[Levels]) -> tuple[list[Levels], list[Levels]]:
-    found: list[Levels] = []
+    distinct: list[Levels] = []
     repeated: list[Levels] = []
     for row in rows:
-        (repeated if row in found else found).append(row)
-    return found, repeated
+        (repeated if row in distinct else distinct).append(row)
+    return distinct, repeated
 
 
-def _lines(levels: Levels) -> tuple[str, ...]:
+def _override_lines(levels: Levels) -> tuple[str, ...]:
     return tuple(f"{axis}={level}" for axis, level in levels.items())
 
 

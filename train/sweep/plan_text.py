@@ -1,4 +1,4 @@
-"""What the terminal says of a plan: briefly before a sweep, in full for a dry run."""
+"""Terminal output about a plan: short before a sweep, complete for a dry run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import Rerun
 
 FEW_SEEDS = 5
-SHOWN_DROPS = 10
-KEPT = {
+MAX_DROPS = 10
+KIND_TEXT = {
     "done": "done",
     "diverged": "diverged",
     "failed": "failed or interrupted",
-    "outdated": "made by other code",
+    "outdated": "by another version of the code",
     "missing": "missing",
 }
 
 
-def plan_lines(plan: SweepPlan, standings: Sequence[RunStatus], rerun: Rerun, folder: Path) -> Iterator[str]:
-    """Lines: size, baseline, what is dropped, what is there already."""
-    arms, runs = len(plan.compared), len(standings)
+def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, folder: Path) -> Iterator[str]:
+    """Yield the size of the sweep, its baseline, dropped combinations and reused runs."""
+    arms, runs = len(plan.compared), len(statuses)
     seeds = max(len(arm.runs) for arm in plan.arms)
     levels = max(len(levels) for levels in plan.compared)
     tried = f" x {plural(levels, 'level')} of {' x '.join(plan.tune)}" if plan.tune else ""
@@ -36,77 +36,77 @@ def plan_lines(plan: SweepPlan, standings: Sequence[RunStatus], rerun: Rerun, fo
     if plan.tune:
         yield f"       {', '.join(plan.tune)}: each arm is compared at the level with the best validation accuracy (sweep.tune)"
     yield from dropped_lines(plan)
-    yield from reuse_lines(standings, rerun)
+    yield from reuse_lines(statuses, rerun)
     if arms > 1 and seeds < FEW_SEEDS:
         yield f"hint   {few_seeds_hint(seeds)}"
 
 
-def reuse_lines(standings: Iterable[RunStatus], rerun: Rerun) -> Iterator[str]:
-    """What is kept, what is made again and why."""
-    counts = Counter(standing.kind for standing in standings)
+def reuse_lines(statuses: Iterable[RunStatus], rerun: Rerun) -> Iterator[str]:
+    """Yield which runs are reused, which are rerun, and why."""
+    counts = Counter(status.kind for status in statuses)
     kept = {kind: count for kind, count in counts.items() if kind not in RERUN_KINDS[rerun] and kind != "running"}
-    again = {kind: count for kind, count in counts.items() if kind in RERUN_KINDS[rerun] and kind != "missing"}
+    rerun_counts = {kind: count for kind, count in counts.items() if kind in RERUN_KINDS[rerun] and kind != "missing"}
     if kept:
-        yield f"       not made again: {_kinds(kept)} (sweep.rerun={rerun})"
-    if again:
-        yield f"       made again: {_kinds(again)}; what cannot go on from a checkpoint moves to previous/ first"
-    if "outdated" in again:
-        yield "       runs by another version of the code count only with sweep.reuse_other_code=true"
+        yield f"       {'reused' if kept.keys() <= {'done', 'diverged'} else 'not rerun'}: {_counts(kept)} (sweep.rerun={rerun})"
+    if rerun_counts:
+        yield f"       rerun: {_counts(rerun_counts)} (resumed from a checkpoint where possible, else archived in previous/)"
+    if "outdated" in rerun_counts:
+        yield "       runs by another version of the code are reused only with sweep.reuse_other_code=true"
     if counts["running"]:
-        yield f"       left alone: {plural(counts['running'], 'run')} still going on in another process"
+        yield f"       skipped: {plural(counts['running'], 'run')} still running in another process"
 
 
 def dropped_lines(plan: SweepPlan) -> Iterator[str]:
-    """Each by what varies in it."""
+    """Yield a line per dropped combination, named by its levels."""
     constants = set(plan.request.constants.values())
-    for item in plan.dropped[:SHOWN_DROPS]:
+    for item in plan.dropped[:MAX_DROPS]:
         levels = [override for override in item.overrides if override not in constants]
-        yield f"       dropped: {' '.join(levels) or 'the configuration as it is'}: {item.reason}"
-    if len(plan.dropped) > SHOWN_DROPS:
-        yield f"       dropped: {len(plan.dropped) - SHOWN_DROPS} more, listed in sweep.json"
+        yield f"       dropped: {' '.join(levels) or 'the unchanged configuration'}: {item.reason}"
+    if len(plan.dropped) > MAX_DROPS:
+        yield f"       dropped: {len(plan.dropped) - MAX_DROPS} more, listed in sweep.json"
 
 
 def few_seeds_hint(count: int) -> str:
-    """Why five: with n runs a side, an exact test of two arms has the smallest p of 2 / (2n over n)."""
+    """Return the hint for fewer than five seeds: the smallest p of an exact test with n runs per arm is 2 / (2n choose n)."""
     if count == 1:
-        return "one seed per arm says nothing about chance. Take five: seed=range(5)."
+        return "one seed per arm does not show the spread between runs. Use five: seed=range(5)."
     return (
-        f"with {count} seeds no exact test of two arms can reach p < .05 and intervals are wide. Take five: seed=range(5)."
+        f"with {count} seeds no exact test of two arms can reach p < .05, and intervals are wide. Use five: seed=range(5)."
         if count < 4
-        else "five seeds per arm are advised: seed=range(5)."
+        else "five seeds per arm are recommended: seed=range(5)."
     )
 
 
 def arm_lines(plan: SweepPlan) -> Iterator[str]:
-    """One line per arm: in what it differs from the baseline, and at which levels of tuned keys it is tried."""
+    """Yield a line per arm: its differences from the baseline and the levels of tuned keys it is tried at."""
     yield "arms"
     baseline = plan.ingredients(plan.baseline)
     for first, *others in plan.compared:
         levels = plan.ingredients(first)
-        differs = {axis: level for axis, level in levels.items() if baseline.get(axis) != level}
-        lead, text = ("baseline", _pairs(levels)) if first is plan.baseline else ("", _pairs(differs))
+        differences = {axis: level for axis, level in levels.items() if baseline.get(axis) != level}
+        label, text = ("baseline", _pairs(levels)) if first is plan.baseline else ("", _pairs(differences))
         tried = f"  at {_tried(plan, (first, *others))}" if plan.tune else ""
-        yield f"  {lead:8}  {text or 'the configuration as it is'}{tried}"
+        yield f"  {label:8}  {text or 'the unchanged configuration'}{tried}"
 
 
 def estimate_lines(timed: Sequence[Timing], seconds: float | None, runs: int, at_once: int | None) -> Iterator[str]:
-    """From the calibration."""
+    """Yield the estimated run time from the timings of the calibration; `seconds`: wall time of the sweep."""
     if not runs:
-        yield "time   nothing to run"
+        yield "time   no run to launch"
         return
     if seconds is None:
         yield "time   unknown: no arm could be timed"
         return
     steps = [1000 * timing.step_s for timing in timed]
-    spread = f"{min(steps):.1f} to {max(steps):.1f} ms a step" if len(steps) > 1 else f"{steps[0]:.1f} ms a step"
-    each = sum(timing.run_s for timing in timed) / len(timed)
-    where = f", {at_once} at a time" if at_once else ", one after the other (how many this launcher runs at once is not known)"
-    yield f"time   about {rough_duration(seconds)} for {plural(runs, 'run')} of about {rough_duration(each)}{where}"
+    spread = f"{min(steps):.1f} to {max(steps):.1f} ms per step" if len(steps) > 1 else f"{steps[0]:.1f} ms per step"
+    mean_s = sum(timing.run_s for timing in timed) / len(timed)
+    parallel = f", {at_once} at a time" if at_once else ", one after the other (how many this launcher runs at once is unknown)"
+    yield f"time   about {rough_duration(seconds)} for {plural(runs, 'run')} of about {rough_duration(mean_s)}{parallel}"
     yield f"       timed on {plural(len(timed), 'arm')}: {spread}, {max(t.start_s for t in timed):.1f} s to the first step"
 
 
 def rough_duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`."""
+    """Format a duration as `45 s`, `12 min` or `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
     minutes = round(seconds / 60)
@@ -114,15 +114,15 @@ def rough_duration(seconds: float) -> str:
 
 
 def _tried(plan: SweepPlan, arms: Sequence[ComposedArm]) -> str:
-    """`optimizer.lr=0.1,0.2`, and how many combinations those are of several keys."""
+    """Format the tried levels as `optimizer.lr=0.1,0.2`, with the number of combinations if several keys are tuned."""
     levels = {key: list(dict.fromkeys(arm.levels[key] for arm in arms)) for key in plan.tune}
-    said = " ".join(f"{key}={','.join(tried)}" for key, tried in levels.items())
-    return f"{said} ({plural(len(arms), 'combination')})" if len(plan.tune) > 1 else said
+    text = " ".join(f"{key}={','.join(values)}" for key, values in levels.items())
+    return f"{text} ({plural(len(arms), 'combination')})" if len(plan.tune) > 1 else text
 
 
 def _pairs(levels: Mapping[str, str]) -> str:
     return " ".join(f"{axis}={level}" for axis, level in levels.items())
 
 
-def _kinds(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {KEPT[kind]}" for kind, count in counts.items())
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {KIND_TEXT[kind]}" for kind, count in counts.items())

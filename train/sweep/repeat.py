@@ -1,4 +1,4 @@
-"""The same sweep once more: which folder it lies in, and the command that goes on with it."""
+"""Repeating a sweep: its folder, and the command that resumes it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from train.errors import UsageError
 from train.store.manifest import FILE_NAME
 
 ONE_TIME_KEYS = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run", "sweep.rerun")
-"""Keys of a command that do not belong into the one that repeats it."""
+"""Keys of a command that the command repeating it omits."""
 
 
 def newest_sweep(parent: Path) -> Path:
-    """The sweep in `parent` whose plan was written last. UsageError where there is none."""
+    """Return the sweep folder in `parent` whose plan was written last. UsageError when there is none."""
     plans = sorted(parent.glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
     if not plans:
-        remedy = "Leave it out to begin one, or name one: hydra.sweep.dir=FOLDER."
+        remedy = "Omit it to start a new sweep, or name a sweep with hydra.sweep.dir=FOLDER."
         raise UsageError(f"sweep.resume=last: there is no sweep in {parent}. {remedy}")
     return plans[-1].parent
 
 
 def set_sweep_dir(master: DictConfig, folder: Path) -> None:
-    """Make `folder` the sweep's, for the launcher and for every job that is composed from `master` later, in any process."""
+    """Set the sweep's folder for the launcher and for every job composed from `master` later, in any process."""
     text = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     with open_dict(master):
         master.hydra.sweep.dir = str(folder)
-        kept = [line for line in master.hydra.overrides.hydra if not line.startswith("hydra.sweep.dir=")]
-        master.hydra.overrides.hydra = [*kept, f"hydra.sweep.dir='{text}'"]
+        other_overrides = [line for line in master.hydra.overrides.hydra if not line.startswith("hydra.sweep.dir=")]
+        master.hydra.overrides.hydra = [*other_overrides, f"hydra.sweep.dir='{text}'"]
 
 
 def repeat_command(arguments: Sequence[str], folder: Path) -> str:
-    """For the shell: `train -m norm=none,batch hydra.sweep.dir=outputs/...`."""
+    """Return the shell command that repeats a sweep: `train -m norm=none,batch hydra.sweep.dir=outputs/...`."""
     kept = [argument for argument in arguments if argument.partition("=")[0] not in ONE_TIME_KEYS]
-    overrides = [place for place, argument in enumerate(kept, 1) if "=" in argument and not argument.startswith("-")]
-    after = max(overrides, default=len(kept))  # Hydra takes overrides only where no flag stands between them
-    return shlex.join(["train", *kept[:after], f"hydra.sweep.dir={folder}", *kept[after:]])
+    overrides = [index for index, argument in enumerate(kept, 1) if "=" in argument and not argument.startswith("-")]
+    last = max(overrides, default=len(kept))  # Hydra accepts overrides only if no flag separates them
+    return shlex.join(["train", *kept[:last], f"hydra.sweep.dir={folder}", *kept[last:]])

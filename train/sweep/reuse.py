@@ -1,4 +1,4 @@
-"""What a sweep folder already holds of a plan, what of it counts, and where old attempts go."""
+"""The state of planned runs in a sweep folder: which attempts are reused, resumed or archived."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ RERUN_KINDS: Mapping[Rerun, frozenset[Kind]] = {
     "all": frozenset({"missing", "failed", "outdated", "diverged", "done"}),
     "none": frozenset(),
 }
-"""`sweep.rerun` -> the kinds of run that are made. A run that is going on is never among them."""
+"""`sweep.rerun` -> the kinds of planned runs that are launched. A running one is never among them."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where one planned run stands before this command does anything; `run` is its latest attempt, None when there is none."""
+    """The state of a planned run before this command starts jobs. `run`: its latest attempt, or None."""
 
     planned: PlannedRun
     kind: Kind
@@ -38,16 +38,16 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class ScheduledRun:
-    """A run to be made, in its folder. `continues`: from the checkpoint that is there."""
+    """A run to launch in its folder. `resumes`: whether it starts from the checkpoint in that folder."""
 
     planned: PlannedRun
     resumes: bool = False
 
 
 def run_statuses(folder: Path, planned: Iterable[PlannedRun], reuse_other_code: bool) -> list[RunStatus]:
-    """By identity: the folders may have any names."""
-    known = runs_by_identity(folder)
-    return [RunStatus(run, reuse_kind(known.get(run.identity), reuse_other_code), known.get(run.identity)) for run in planned]
+    """Return the status of each planned run. Attempts are matched by identity: their folders may have any name."""
+    runs = runs_by_identity(folder)
+    return [RunStatus(run, reuse_kind(runs.get(run.identity), reuse_other_code), runs.get(run.identity)) for run in planned]
 
 
 def reuse_kind(run: Run | None, reuse_other_code: bool) -> Kind:
@@ -63,35 +63,37 @@ def reuse_kind(run: Run | None, reuse_other_code: bool) -> Kind:
 
 
 def runs_by_identity(folder: Path) -> dict[str, Run]:
-    """Of several attempts at one experiment, the one that ended; damaged folders are passed over."""
-    found: dict[str, Run] = {}
+    """Return identity -> run. Finished and running attempts take precedence; damaged folders are skipped."""
+    runs: dict[str, Run] = {}
     for path in find_runs([folder]):
         try:
             run = read_run(path)
         except UsageError:
             continue
-        if run.identity not in found or (run.state in (*FINISHED, "running")):
-            found[run.identity] = run
-    return found
+        if run.identity not in runs or (run.state in (*FINISHED, "running")):
+            runs[run.identity] = run
+    return runs
 
 
-def prepare_folder(sweep: Path, standing: RunStatus, may_continue: bool) -> ScheduledRun:
-    """Decide, here and nowhere else, what happens to an attempt that is to be made again: it goes on from its checkpoint where it
-    has one, else it moves to the folder of previous attempts, as does whatever else lies where the run will go."""
-    run = standing.run
-    if may_continue and run is not None and standing.kind == "failed" and not other_code(run.status) and can_resume(run.folder):
-        return ScheduledRun(replace(standing.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
-    for folder in {run.folder if run else sweep / standing.planned.folder, sweep / standing.planned.folder}:
+def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> ScheduledRun:
+    """Resume a failed attempt from its checkpoint if it has one; otherwise archive it under `previous/`.
+
+    Anything else in the folder that the new attempt will use is archived too. No other code decides this.
+    """
+    run = status.run
+    if may_resume and run is not None and status.kind == "failed" and not other_code(run.status) and can_resume(run.folder):
+        return ScheduledRun(replace(status.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
+    for folder in {run.folder if run else sweep / status.planned.folder, sweep / status.planned.folder}:
         if folder.exists():
             archive(sweep, folder)
-    return ScheduledRun(standing.planned)
+    return ScheduledRun(status.planned)
 
 
 def archive(sweep: Path, folder: Path) -> Path:
-    """Move a run folder out of the sweep's sight, and keep it. Returns where it is now."""
-    shelf = sweep / PREVIOUS
-    shelf.mkdir(exist_ok=True)
+    """Move a run folder to the sweep's `previous/`, which `find_runs` skips, and return its new path."""
+    previous = sweep / PREVIOUS
+    previous.mkdir(exist_ok=True)
     attempt = 1
-    while (place := shelf / f"{folder.name}.{attempt}").exists():
+    while (target := previous / f"{folder.name}.{attempt}").exists():
         attempt += 1
-    return folder.rename(place)
+    return folder.rename(target)

@@ -1,4 +1,4 @@
-"""The keys `sweep` and `report`: how a comparison is planned, repeated and concluded. No run depends on them."""
+"""The settings `sweep` and `report`: how a sweep is planned, repeated and reported. No run depends on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all",
 
 
 class SweepSettings(BaseModel):
-    """The keys of `sweep`; the comments in `conf/config.yaml` say what each does."""
+    """The keys of `sweep`, documented in `conf/config.yaml`."""
 
     model_config = STRICT
     design: Design
@@ -32,13 +32,13 @@ class SweepSettings(BaseModel):
 
     @property
     def tuned(self) -> tuple[str, ...]:
-        """The keys of `tune`, each once, as axes are called."""
+        """The keys of `tune` without duplicates, under the names of their axes (no `+`)."""
         keys = [self.tune] if isinstance(self.tune, str) else self.tune or []
         return tuple(dict.fromkeys(key.lstrip("+") for key in keys))
 
 
 class ReportSettings(BaseModel):
-    """The keys of `report`."""
+    """The keys of `report`, documented in `conf/config.yaml`."""
 
     model_config = STRICT
     metric: str
@@ -48,9 +48,9 @@ class ReportSettings(BaseModel):
 
 
 def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportSettings]:
-    """From the resolved configuration. UsageError names the first key that is wrong."""
+    """Check `sweep` and `report` of the resolved configuration. UsageError names the first wrong key."""
     sweep, report = check(SweepSettings, "sweep", config["sweep"]), check(ReportSettings, "report", config["report"])
-    what, slash, _ = report.metric.partition("/")
-    if report.metric not in IN_SUMMARY and (not slash or what in ("accuracy", "loss")):
-        raise UsageError(f"report.metric={report.metric}: no run records that. {did_you_mean(report.metric, IN_SUMMARY)}")
+    kind, slash, _ = report.metric.partition("/")
+    if report.metric not in IN_SUMMARY and (not slash or kind in ("accuracy", "loss")):
+        raise UsageError(f"report.metric={report.metric}: no run records this metric. {did_you_mean(report.metric, IN_SUMMARY)}")
     return sweep, report

@@ -1,4 +1,4 @@
-"""A sweep from the command line to its end: plan, check, skip what is there, launch the rest, conclude. No torch in here."""
+"""The sweep as one procedure: plan, check, skip finished runs, launch the rest, conclude. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes",
 
 @dataclass(frozen=True)
 class Sweep:
-    """What Hydra hands to a sweeper, checked. `params`: axes and constants of a preset; `arguments`: of the program, as typed."""
+    """A sweep with its checked settings.
+
+    `params`: axes and constants of a preset; `arguments`: the program's command-line arguments, as typed.
+    """
 
     loader: ConfigLoader
     launcher: Launcher
@@ -48,101 +51,113 @@ class Sweep:
     arguments: tuple[str, ...]
 
     def run(self, overrides: Sequence[str]) -> list[Any]:
-        """Everything. UsageError, with nothing left behind, for whatever can be known to be wrong before the first job."""
-        self.refuse_unusable_preset()
+        """Run the sweep and return the results of its jobs.
+
+        UsageError for every error that can be detected before the first job; no files are written then.
+        """
+        self.validate_preset()
         trust = trusted_packages(self.master.trust, overrides)
         request = read_request(self.params, overrides, self.loader)
         folder = self.folder()
-        about = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
-        where = self.allocate(about)
-        with ForkServer(where.threads) as fork_server:  # imports while the arms are composed
-            drawn = make_plan(request, self.settings, self.loader, self.master)
+        max_runs = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
+        allocation = self.allocate(max_runs)
+        with ForkServer(allocation.threads) as fork_server:  # imports while the arms are composed
+            composed = make_plan(request, self.settings, self.loader, self.master)
             self.preload_report()
-            plan = drawn.without_arms(
-                find_impossible({arm.id: arm.config for arm in drawn.arms}, trust, fork_server, where.slots[0].environment)
+            plan = composed.without_arms(
+                find_impossible(
+                    {arm.id: arm.config for arm in composed.arms}, trust, fork_server, allocation.slots[0].environment
+                )
             )
-            standings = run_statuses(folder, plan.runs, self.settings.reuse_other_code)
-            self.refuse_another_sweep(folder, plan)
-            self.print_plan(plan, standings, folder)
+            statuses = run_statuses(folder, plan.runs, self.settings.reuse_other_code)
+            self.validate_resume(folder, plan)
+            self.print_plan(plan, statuses, folder)
             if self.settings.dry_run:
-                self.estimate(plan, standings, trust, fork_server)
+                self.print_estimate(plan, statuses, trust, fork_server)
                 return []
-            if self.is_pool:  # the fork_server starts the jobs, too
+            if self.is_pool:  # the fork server starts the jobs, too
                 self.launcher.fork_server = fork_server  # pyright: ignore[reportAttributeAccessIssue]
-                return self.launch(plan, standings, folder)
-        return self.launch(plan, standings, folder)
+                return self.launch(plan, statuses, folder)
+        return self.launch(plan, statuses, folder)
 
     def preload_report(self) -> None:
-        """What the report takes two seconds to import, while this process would only wait for the fork_server's imports."""
+        """Import the report's packages (two seconds) while this process waits for the fork server's imports anyway."""
         if not self.settings.dry_run:
             import train.report.make
             import train.report.tensorboard  # noqa: F401
 
-    def launch(self, plan: SweepPlan, standings: Sequence[RunStatus], folder: Path) -> list[Any]:
-        """The runs that are due, then the conclusion, whatever happened to them."""
+    def launch(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> list[Any]:
+        """Launch the due runs, then conclude the sweep, even if launching fails.
+
+        UsageError when another command holds the sweep's lock; RunError when a launcher other than `pool` raises.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         set_sweep_dir(self.master, folder)
-        again = repeat_command(self.arguments, folder)
-        due = [standing for standing in standings if standing.kind in RERUN_KINDS[self.settings.rerun]]
+        command = repeat_command(self.arguments, folder)
+        due = [status for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
         lock = Lock(folder)
         if (holder := lock.acquire()) is not None:
-            raise UsageError(f"{folder}: another command is working on this sweep ({holder}). Wait for it, or stop it.")
-        with ExitStack() as ending:
-            ending.callback(lock.release)
-            orders = [prepare_folder(folder, standing, self.settings.rerun != "all") for standing in due]
-            if continued := sum(order.resumes for order in orders):
-                print(f"       {continued} of them go on from a checkpoint", flush=True)
-            self.write_plan(plan, standings, orders, folder)
+            raise UsageError(f"{folder}: another command is using this sweep folder (process {holder}). Wait for it, or stop it.")
+        with ExitStack() as cleanup:
+            cleanup.callback(lock.release)
+            scheduled = [prepare_folder(folder, status, self.settings.rerun != "all") for status in due]
+            if resumed := sum(run.resumes for run in scheduled):
+                print(f"       {resumed} of them resume from a checkpoint", flush=True)
+            self.write_plan(plan, statuses, scheduled, folder)
             error: BaseException | None = None
             results: list[Any] = []
             try:
-                results = [self.launcher.launch(job_overrides(orders), 0)] if due else []
-            except BaseException as caught:
-                error = caught
-            conclude(folder, plan.runs, again, self.report, error)
+                results = [self.launcher.launch(job_overrides(scheduled), 0)] if due else []
+            except BaseException as launch_error:
+                error = launch_error
+            conclude(folder, plan.runs, command, self.report, error)
             if isinstance(error, Exception):
                 if self.is_pool or isinstance(error, UsageError | RunError):
                     raise error
-                raise RunError(f"The launcher broke off ({type(error).__name__}: {error}).") from error
+                raise RunError(f"The launcher failed ({type(error).__name__}: {error}).") from error
             return results
 
-    def write_plan(self, plan: SweepPlan, standings: Sequence[RunStatus], orders: Sequence[ScheduledRun], folder: Path) -> None:
-        made = {order.planned.identity: order.planned for order in orders}
-        runs = [made.get(standing.planned.identity) or _where_it_lies(standing, folder) for standing in standings]
-        notes = [line.strip() for line in plan_text.reuse_lines(standings, self.settings.rerun)]
+    def write_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], scheduled: Sequence[ScheduledRun], folder: Path) -> None:
+        planned = {run.planned.identity: run.planned for run in scheduled}
+        runs = [planned.get(status.planned.identity) or _with_actual_folder(status, folder) for status in statuses]
+        notes = [line.strip() for line in plan_text.reuse_lines(statuses, self.settings.rerun)]
         if self.settings.reuse_other_code:
-            notes.append("sweep.reuse_other_code=true: runs made by another version of the code count")
+            notes.append("sweep.reuse_other_code=true: runs of another version of the code are reused")
         manifest = build_manifest(plan, runs, ("train", *self.arguments), self.study, notes)
-        write_manifest(folder, merge_manifests(self.known_manifest(folder, manifest), manifest))
+        write_manifest(folder, merge_manifests(self.existing_manifest(folder, manifest), manifest))
         if self.report.tensorboard:
             from train.report.tensorboard import write_table  # imports TensorBoard
 
-            with suppress(OSError):  # a view: whoever looks at it misses a column
+            with suppress(OSError):  # only TensorBoard's table loses columns
                 write_table(folder, [hparams_row(arm.config, arm.choices, arm.overrides) for arm in plan.arms], manifest.axes)
 
     @staticmethod
-    def known_manifest(folder: Path, planned: Manifest) -> Manifest | None:
-        """Return what an earlier command planned in `folder`, with present ids; None where there was none."""
-        known = read_manifest(folder)
-        return None if known is None else upgraded_manifest(known, runs_by_identity(folder).values(), planned)
+    def existing_manifest(folder: Path, planned: Manifest) -> Manifest | None:
+        """Return the manifest of earlier commands in `folder`, with ids of the present version; None when there is none."""
+        manifest = read_manifest(folder)
+        return None if manifest is None else upgraded_manifest(manifest, runs_by_identity(folder).values(), planned)
 
-    def print_plan(self, plan: SweepPlan, standings: Sequence[RunStatus], folder: Path) -> None:
+    def print_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> None:
         if self.settings.dry_run:
             print("\n".join(plan_text.arm_lines(plan)))
-        print("\n".join(plan_text.plan_lines(plan, standings, self.settings.rerun, folder)), flush=True)
+        print("\n".join(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder)), flush=True)
 
-    def estimate(self, plan: SweepPlan, standings: Sequence[RunStatus], trust: tuple[str, ...], fork_server: ForkServer) -> None:
-        """Of the runs that are due, without making one."""
-        due = [standing.planned for standing in standings if standing.kind in RERUN_KINDS[self.settings.rerun]]
+    def print_estimate(
+        self, plan: SweepPlan, statuses: Sequence[RunStatus], trust: tuple[str, ...], fork_server: ForkServer
+    ) -> None:
+        """Print how long the due runs will take, without launching one."""
+        due = [status.planned for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
         arms = {run.arm for run in due}
-        where = self.allocate(max(1, len(due)))
-        timed = time_arms([arm.config for arm in plan.arms if arm.id in arms], trust, fork_server, where.slots) if due else []
-        at_once = len(where.slots)
+        allocation = self.allocate(max(1, len(due)))
+        timed = (
+            time_arms([arm.config for arm in plan.arms if arm.id in arms], trust, fork_server, allocation.slots) if due else []
+        )
+        at_once = len(allocation.slots)
         print("\n".join(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once)))
-        print("       nothing was started: sweep.dry_run=true")
+        print("       no run was started (sweep.dry_run=true)")
 
     def allocate(self, runs: int) -> Allocation:
-        """Where the launcher will put the jobs: as the pool does; other launchers are taken to run one after the other."""
+        """Return the slots that the launcher will use. Launchers other than `pool` run `n_jobs` jobs at a time, or one."""
         settings = OmegaConf.to_container(self.master.hydra.launcher, resolve=True)
         assert isinstance(settings, dict)
         if not set(POOL_KEYS) <= set(settings):
@@ -151,57 +166,58 @@ class Sweep:
         return allocate(pool, runs, str(OmegaConf.select(self.master, "trainer.device", default="auto")))
 
     def folder(self) -> Path:
-        wished = Path(str(self.master.hydra.sweep.dir))
-        return newest_sweep(wished.parent) if self.settings.resume == "last" else wished
+        configured = Path(str(self.master.hydra.sweep.dir))
+        return newest_sweep(configured.parent) if self.settings.resume == "last" else configured
 
-    def refuse_another_sweep(self, folder: Path, plan: SweepPlan) -> None:
-        """`sweep.resume=last` with a command that has nothing to do with the last sweep would mix two of them."""
+    def validate_resume(self, folder: Path, plan: SweepPlan) -> None:
+        """Raise UsageError when `sweep.resume=last` would mix two unrelated sweeps."""
         if self.settings.resume is None:
             return
-        known = self.known_manifest(folder, build_manifest(plan, plan.runs, (), self.study, ()))
-        if known is None:
+        existing = self.existing_manifest(folder, build_manifest(plan, plan.runs, (), self.study, ()))
+        if existing is None:
             return
-        if not {run.identity for run in known.runs} & {run.identity for run in plan.runs}:
+        if not {run.identity for run in existing.runs} & {run.identity for run in plan.runs}:
             raise UsageError(
-                f"sweep.resume=last: the last sweep, {folder}, has no run in common with this command. "
-                f"To go on with it: {repeat_command(known.command[1:], folder)}"
+                f"sweep.resume=last: the last sweep, {folder}, shares no run with this command. "
+                f"To resume it: {repeat_command(existing.command[1:], folder)}"
             )
 
-    def refuse_unusable_preset(self) -> None:
-        """What a study sets of the runs themselves would be lost: each run can be repeated without it."""
+    def validate_preset(self) -> None:
+        """Raise UsageError when a study sets keys of runs directly: repeating a run without the study would lose them."""
         if self.study:
-            there, bare = (self.loader.load_sweep_config(self.master, lines) for lines in ([f"study={self.study}"], []))
-            if changed := [str(key) for key in there if key not in (*SWEEP_ONLY, "hydra") and there[key] != bare.get(key)]:
-                remedy = "A study sets values of runs in hydra.sweeper.params, so that each run can be repeated without it."
+            preset, default = (self.loader.load_sweep_config(self.master, lines) for lines in ([f"study={self.study}"], []))
+            if changed := [str(key) for key in preset if key not in (*SWEEP_ONLY, "hydra") and preset[key] != default.get(key)]:
+                remedy = "Set values of runs in hydra.sweeper.params, so that each run can be repeated without the study."
                 raise UsageError(f"study={self.study}: it sets {', '.join(sorted(changed))}. {remedy}")
 
     @property
     def is_pool(self) -> bool:
-        """Whether the launcher is ours."""
+        """Whether the launcher is `pool`, which takes jobs from the fork server."""
         return hasattr(self.launcher, "fork_server")
 
     @property
     def study(self) -> str:
-        """The preset's name, or empty."""
+        """The name of the chosen study, or empty."""
         return str(self.master.hydra.runtime.choices.get("study") or "")
 
 
-def job_overrides(orders: Sequence[ScheduledRun]) -> list[list[str]]:
-    """For Hydra's launchers. The folder's name is given literally: a job in another process need not know how to draw it.
+def job_overrides(scheduled: Sequence[ScheduledRun]) -> list[list[str]]:
+    """Return the overrides of each job for Hydra's launchers.
 
-    Every job goes on with what its folder holds, which for most is nothing: a cluster may begin a job again at any time.
+    The folder's name is literal, so that a job in another process need not derive it. Every job has `resume=auto`, since a
+    cluster may restart it at any time; an empty folder means a new run.
     """
-    return [[*order.planned.overrides, "resume=auto", f"hydra.sweep.subdir='{order.planned.folder}'"] for order in orders]
+    return [[*run.planned.overrides, "resume=auto", f"hydra.sweep.subdir='{run.planned.folder}'"] for run in scheduled]
 
 
-def _where_it_lies(standing: RunStatus, folder: Path) -> PlannedRun:
-    """A run that stays, with the folder it has, which an earlier command may have named otherwise."""
-    if standing.run is None:
-        return standing.planned
-    return replace(standing.planned, folder=str(standing.run.folder.relative_to(folder)))
+def _with_actual_folder(status: RunStatus, folder: Path) -> PlannedRun:
+    """Return the planned run with the folder it has, whose name an earlier command may have chosen."""
+    if status.run is None:
+        return status.planned
+    return replace(status.planned, folder=str(status.run.folder.relative_to(folder)))
 
 
 def build_sweep(loader: ConfigLoader, launcher: Launcher, master: DictConfig, params: dict[str, Any]) -> Sweep:
-    """UsageError for a wrong key under `sweep` or `report`."""
+    """Create the sweep from what Hydra passes to a sweeper. UsageError for a wrong key under `sweep` or `report`."""
     content = {key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")}
     return Sweep(loader, launcher, master, params, *parse_sweep(content), tuple(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Axes that are tuned: which may be, and which arms of a plan differ in them alone. The choice itself is the report's."""
+"""Tuned axes: which keys can be tuned, and which arms of a plan differ in them alone. The report chooses the level."""
 
 from __future__ import annotations
 
@@ -15,51 +15,54 @@ from train.sweep.design import Levels
 
 
 def validate(request: SweepRequest, tuned: Sequence[str], baseline: Levels) -> None:
-    """UsageError for a key that cannot be tuned by this command, with the remedy."""
+    """Check that this command can tune the `tuned` keys. UsageError names the key and the remedy."""
     axes = {axis.name: axis for axis in request.axes}
     for key in tuned:
-        shown = f"sweep.tune={key}"
+        option = f"sweep.tune={key}"
         if key.partition(".")[0] in SEEDS:
-            raise UsageError(f"{shown}: seeds are what a level is averaged over; choosing the best of them proves nothing.")
+            raise UsageError(f"{option}: seeds are averaged over; choosing the best of them proves nothing.")
         if key.partition(".")[0] == "data":
-            raise UsageError(f"{shown}: levels are chosen by their accuracy on the same validation split, which data decide.")
+            raise UsageError(f"{option}: levels are chosen by accuracy on the same validation split, which depends on the data.")
         if key not in axes:
             constant = request.constants.get(key)
-            what = f"has one value only ({constant})" if constant else "is not an axis of this command"
-            near = did_you_mean(key, axes) if axes and not constant else ""
-            raise UsageError(f"{shown}: {key} {what}. Give it the levels to try, as in {key}=A,B,C. {near}".strip())
+            problem = f"has one value only ({constant})" if constant else "is not an axis of this command"
+            hint = did_you_mean(key, axes) if axes and not constant else ""
+            raise UsageError(f"{option}: {key} {problem}. Give it the levels to try, as in {key}=A,B,C. {hint}".strip())
         if len(set(axes[key].levels)) < 2:
-            raise UsageError(f"{shown}: {key} has the one level {axes[key].levels[0]}. Give it several, or leave sweep.tune out.")
+            raise UsageError(f"{option}: {key} has one level only ({axes[key].levels[0]}). Give it several, or omit sweep.tune.")
         if key in baseline:
-            asked = f"sweep.baseline={{{key}: {baseline[key]}}}"
-            raise UsageError(f"{asked}: {key} is tuned for every arm (sweep.tune), the baseline too. Leave it out.")
+            baseline_option = f"sweep.baseline={{{key}: {baseline[key]}}}"
+            raise UsageError(f"{baseline_option}: {key} is tuned for every arm (sweep.tune), the baseline too. Leave it out.")
 
 
 def validate_split(arms: Iterable[ComposedArm], tuned: Sequence[str]) -> None:
-    """UsageError where there will be nothing to choose by."""
+    """Check that every arm of a tuned sweep has a validation split to choose levels by. UsageError when one has none."""
     for arm in arms:
         data = arm.config.get("data")
         if tuned and isinstance(data, Mapping) and data.get("val_fraction") == 0:
             raise UsageError(
-                f"sweep.tune={tuned[0]}: levels are chosen by their validation accuracy, and data.val_fraction=0 leaves no "
-                "validation split. Set aside a part of the training images, as in data.val_fraction=0.1."
+                f"sweep.tune={tuned[0]}: levels are chosen by validation accuracy, and data.val_fraction=0 leaves no "
+                "validation split. Reserve a part of the training images, as in data.val_fraction=0.1."
             )
 
 
 def group_tuned(levels: Sequence[Sequence[ComposedArm]], tuned: Sequence[str]) -> list[list[ComposedArm]]:
-    """`levels`: the arms that one combination of ingredients gave at each level of the tuned keys. The same, marked as belonging
-    together: a value that is computed from a tuned one does not set them apart."""
+    """Set `tuned` of arms that differ in tuned keys alone to a common id.
+
+    `levels`: the arms that one combination of ingredients gives at each level of the tuned keys. Values computed from a tuned
+    one do not separate them.
+    """
     if not tuned or not levels:
         return [list(arms) for arms in levels]
-    marks = [_mark(arm.config, tuned) for arm in levels[0]]
+    ids = [_id_without_tuned(arm.config, tuned) for arm in levels[0]]
     return [
         [
-            replace(arm, tuned=marks[place] if len(arms) == len(marks) else _mark(arm.config, tuned))
-            for place, arm in enumerate(arms)
+            replace(arm, tuned=ids[index] if len(arms) == len(ids) else _id_without_tuned(arm.config, tuned))
+            for index, arm in enumerate(arms)
         ]
         for arms in levels
     ]
 
 
-def _mark(config: Mapping[str, Any], tuned: Sequence[str]) -> str:
+def _id_without_tuned(config: Mapping[str, Any], tuned: Sequence[str]) -> str:
     return arm_id(config, [dotted_key(key) for key in tuned])
