@@ -1,4 +1,4 @@
-"""A real TensorBoard on loopback, and questions to it."""
+"""A TensorBoard server on loopback and HTTP queries to it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-Ask = Callable[..., Any]
+Query = Callable[..., Any]
 
 
 @contextmanager
-def serving(logdir: Path, loaded: Callable[[Ask], bool], *flags: str) -> Iterator[Ask]:
-    """Inside, `ask("scalars/tags", **body)` is what the server answers, once `loaded(ask)` or a minute is over."""
+def serve_tensorboard(logdir: Path, is_loaded: Callable[[Query], bool], *flags: str) -> Iterator[Query]:
+    """Serve `logdir` and yield `query`, once `is_loaded(query)` is true or a minute has passed.
+
+    `query("scalars/tags", **body)` returns the server's answer as JSON data.
+    """
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), *flags, "--port", "0", "--host", "127.0.0.1"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         assert server.stderr is not None
-        address = next(found[1] for line in server.stderr if (found := re.search(r"at (http://[\w.:]+)/", line)))
+        address = next(match[1] for line in server.stderr if (match := re.search(r"at (http://[\w.:]+)/", line)))
 
-        def ask(path: str, **body: object) -> Any:
+        def query(path: str, **body: object) -> Any:
             data = json.dumps(body).encode() if body else None
-            question = urllib.request.Request(f"{address}/data/plugin/{path}", data, {"Content-Type": "application/json"})
-            with opener.open(question, timeout=10) as response:
+            request = urllib.request.Request(f"{address}/data/plugin/{path}", data, {"Content-Type": "application/json"})
+            with opener.open(request, timeout=10) as response:
                 return json.load(response)
 
         deadline = time.monotonic() + 60
-        while not loaded(ask) and time.monotonic() < deadline:
+        while not is_loaded(query) and time.monotonic() < deadline:
             time.sleep(0.2)
-        yield ask
+        yield query
     finally:
         server.kill()
         server.communicate()

@@ -1,4 +1,4 @@
-"""Comparisons with a baseline, all pairs, rates and power, against published numbers and SciPy's own procedures."""
+"""Comparisons with a baseline, all pairs, rates and power, against published numbers and SciPy's procedures."""
 
 from __future__ import annotations
 
@@ -46,170 +46,174 @@ def ends(comparison: Comparison) -> tuple[float, float]:
         (60, (2.00, 2.27, 2.41, 2.51, 2.58)),
     ],
 )
-def test_critical_values_are_those_of_dunnetts_table(df: int, published: tuple[float, ...]) -> None:
+def test_largest_t_quantile_equals_dunnetts_table(df: int, published: tuple[float, ...]) -> None:
     """Two-sided, 5 %, 1 to 5 treatments of as many runs as the control: Dunnett (1964, Biometrics 20, table II)."""
-    found = [round(largest_t_quantile(0.95, [math.sqrt(0.5)] * arms, df), 2) for arms in range(1, 6)]
-    assert found == list(published)
+    quantiles = [round(largest_t_quantile(0.95, [math.sqrt(0.5)] * arms, df), 2) for arms in range(1, 6)]
+    assert quantiles == list(published)
 
 
-def test_dunnetts_blood_counts() -> None:
+def test_compare_equals_dunnetts_published_example() -> None:
     first, second = compare(CONTROL, [DRUG_A, DRUG_B], variances="equal")
     assert (first.p_adjusted, second.p_adjusted) == (pytest.approx(0.62, abs=1e-3), pytest.approx(0.0058, abs=1e-4))
     seeded: Any = {"random_state": np.random.default_rng(0)}
-    theirs = stats.dunnett(DRUG_A.values, DRUG_B.values, control=CONTROL.values, **seeded)
-    within = theirs.confidence_interval()
-    for place, made in enumerate((first, second)):
-        assert made.p_adjusted == pytest.approx(theirs.pvalue[place], abs=1e-3)
-        assert ends(made) == (pytest.approx(within.low[place], abs=0.02), pytest.approx(within.high[place], abs=0.02))
-        assert made.method == "pooled"
+    reference = stats.dunnett(DRUG_A.values, DRUG_B.values, control=CONTROL.values, **seeded)
+    interval = reference.confidence_interval()
+    for index, comparison in enumerate((first, second)):
+        assert comparison.p_adjusted == pytest.approx(reference.pvalue[index], abs=1e-3)
+        assert ends(comparison) == (pytest.approx(interval.low[index], abs=0.02), pytest.approx(interval.high[index], abs=0.02))
+        assert comparison.method == "pooled"
 
 
-def test_one_arm_is_welchs_t_test() -> None:
-    (made,) = compare(CONTROL, [DRUG_B])
-    theirs: Any = stats.ttest_ind(DRUG_B.values, CONTROL.values, equal_var=False)
-    within = theirs.confidence_interval(0.95)
-    assert made.p == pytest.approx(theirs.pvalue)
-    assert made.p_adjusted == pytest.approx(theirs.pvalue)
-    assert made.df == pytest.approx(theirs.df)
-    assert ends(made) == (pytest.approx(within.low), pytest.approx(within.high))
+def test_compare_with_one_arm_is_welchs_t_test() -> None:
+    (comparison,) = compare(CONTROL, [DRUG_B])
+    reference: Any = stats.ttest_ind(DRUG_B.values, CONTROL.values, equal_var=False)
+    interval = reference.confidence_interval(0.95)
+    assert comparison.p == pytest.approx(reference.pvalue)
+    assert comparison.p_adjusted == pytest.approx(reference.pvalue)
+    assert comparison.df == pytest.approx(reference.df)
+    assert ends(comparison) == (pytest.approx(interval.low), pytest.approx(interval.high))
 
 
 @pytest.mark.parametrize("variances", ["equal", "unequal"])
-def test_adjusted_p_and_interval_say_the_same(variances: str) -> None:
+def test_compare_adjusted_p_and_interval_agree(variances: str) -> None:
     generator = np.random.default_rng(3)
     for _ in range(20):
         baseline, *arms = (Sample(name, tuple(generator.normal(0, 1, 4))) for name in "abcd")
-        for made in compare(baseline, arms, variances=variances):  # type: ignore[arg-type]
-            assert made.p is not None
-            assert made.p_adjusted is not None
-            assert made.excludes_zero == (made.p_adjusted < 0.05)
-            assert made.p <= made.p_adjusted + 1e-12
-            at_the_edge = compare(baseline, arms, confidence=1 - made.p_adjusted, variances=variances)  # type: ignore[arg-type]
-            again = next(one for one in at_the_edge if one.arm == made.arm)
-            assert min(abs(end) for end in ends(again)) < 1e-6
+        for comparison in compare(baseline, arms, variances=variances):  # type: ignore[arg-type]
+            assert comparison.p is not None
+            assert comparison.p_adjusted is not None
+            assert comparison.excludes_zero == (comparison.p_adjusted < 0.05)
+            assert comparison.p <= comparison.p_adjusted + 1e-12
+            comparisons_at_edge = compare(baseline, arms, confidence=1 - comparison.p_adjusted, variances=variances)  # type: ignore[arg-type]
+            at_edge = next(candidate for candidate in comparisons_at_edge if candidate.arm == comparison.arm)
+            assert min(abs(end) for end in ends(at_edge)) < 1e-6
 
 
-def test_holms_adjustment() -> None:
-    """The example of the encyclopaedia's article on it: p of .01, .04, .03 and .005."""
+def test_holm_equals_a_published_example() -> None:
+    """The example of the Wikipedia article: p of .01, .04, .03 and .005."""
     assert holm({"1": 0.01, "2": 0.04, "3": 0.03, "4": 0.005}) == pytest.approx({"4": 0.02, "1": 0.03, "3": 0.06, "2": 0.06})
-    made = compare(CONTROL, [DRUG_A, DRUG_B])
-    assert {one.arm: one.p_holm for one in made} == pytest.approx(holm({one.arm: one.p or 0.0 for one in made}))
+    comparisons = compare(CONTROL, [DRUG_A, DRUG_B])
+    assert {comparison.arm: comparison.p_holm for comparison in comparisons} == pytest.approx(
+        holm({comparison.arm: comparison.p or 0.0 for comparison in comparisons})
+    )
 
 
-def test_results_repeat_to_the_bit() -> None:
+def test_compare_is_bit_exact() -> None:
     assert compare(CONTROL, [DRUG_A, DRUG_B], variances="equal") == compare(CONTROL, [DRUG_A, DRUG_B], variances="equal")
 
 
-def test_one_run_per_arm_has_a_difference_and_no_interval() -> None:
-    (made,) = compare(Sample("base", (0.5,)), [Sample("arm", (0.75,))])
-    assert made.difference == pytest.approx(0.25)
-    assert (made.low, made.p, made.p_adjusted, made.method) == (None, None, None, "none")
-    assert "one run per arm" in made.note
+def test_compare_with_one_run_per_arm_has_no_interval() -> None:
+    (comparison,) = compare(Sample("base", (0.5,)), [Sample("arm", (0.75,))])
+    assert comparison.difference == pytest.approx(0.25)
+    assert (comparison.low, comparison.p, comparison.p_adjusted, comparison.method) == (None, None, None, "none")
+    assert "one run per arm gives no estimate" in comparison.note
 
 
-def test_an_arm_of_one_run_leaves_the_others_their_family() -> None:
+def test_compare_excludes_arms_of_one_run_from_the_family() -> None:
     """The family is the comparisons that have an interval."""
     alone = compare(CONTROL, [DRUG_A, DRUG_B])
-    beside = compare(CONTROL, [DRUG_A, Sample("single", (8.0,)), DRUG_B])
-    assert [one.low for one in beside] == [alone[0].low, None, alone[1].low]
+    with_single = compare(CONTROL, [DRUG_A, Sample("single", (8.0,)), DRUG_B])
+    assert [comparison.low for comparison in with_single] == [alone[0].low, None, alone[1].low]
 
 
-def test_runs_that_all_agree_give_no_interval_and_no_warning() -> None:
-    (made,) = compare(Sample("base", (0.1, 0.1, 0.1)), [Sample("arm", (0.1, 0.1, 0.1))])
-    assert made.difference == 0
-    assert made.low is None
-    assert "same value" in made.note
-    (half,) = compare(Sample("base", (0.1, 0.1, 0.1)), [Sample("arm", (0.5, 0.6, 0.7))])
-    assert half.df == pytest.approx(2)
-    assert ends(half)[0] < 0.5 < ends(half)[1]
+def test_compare_of_constant_runs_has_no_interval() -> None:
+    (constant,) = compare(Sample("base", (0.1, 0.1, 0.1)), [Sample("arm", (0.1, 0.1, 0.1))])
+    assert constant.difference == 0
+    assert constant.low is None
+    assert "same value" in constant.note
+    (half_constant,) = compare(Sample("base", (0.1, 0.1, 0.1)), [Sample("arm", (0.5, 0.6, 0.7))])
+    assert half_constant.df == pytest.approx(2)
+    assert ends(half_constant)[0] < 0.5 < ends(half_constant)[1]
 
 
-def test_an_arm_without_a_value_has_no_comparison_and_diverged_runs_are_named() -> None:
+def test_compare_skips_arms_without_values_and_notes_divergence() -> None:
     none, some = Sample("none", (), diverged=5), Sample("some", (9.0, 9.5, 9.1), diverged=2)
-    (made,) = compare(CONTROL, [none, some])
-    assert made.arm == "some"
-    assert made.difference == pytest.approx(9.2 - np.mean(CONTROL.values))
-    assert "2 diverged" in made.note
+    (comparison,) = compare(CONTROL, [none, some])
+    assert comparison.arm == "some"
+    assert comparison.difference == pytest.approx(9.2 - np.mean(CONTROL.values))
+    assert "2 diverged" in comparison.note
     assert compare(none, [some]) == ()
 
 
-def test_values_that_are_not_finite_are_refused() -> None:
+def test_compare_rejects_non_finite_values() -> None:
     with pytest.raises(ValueError, match="finite"):
         compare(CONTROL, [Sample("arm", (1.0, math.nan))])
 
 
 @pytest.mark.parametrize("higher", [True, False])
-def test_probability_better(higher: bool) -> None:
-    made = probability_better((3, 4, 5), (1, 2, 3), higher_is_better=higher)
+def test_probability_better_equals_mann_whitney_and_newcombe(higher: bool) -> None:
+    probability = probability_better((3, 4, 5), (1, 2, 3), higher_is_better=higher)
     share = stats.mannwhitneyu((3, 4, 5), (1, 2, 3)).statistic / 9
-    assert made.value == pytest.approx(share if higher else 1 - share)
-    assert 0 < made.low < made.value < made.high < 1
-    for end in (made.low, made.high):  # Newcombe's variance, solved for z: 3 against 3 runs, so (3 + 3) / 2 - 1 = 2
+    assert probability.value == pytest.approx(share if higher else 1 - share)
+    assert 0 < probability.low < probability.value < probability.high < 1
+    for end in (probability.low, probability.high):  # Newcombe's variance, solved for z: 3 against 3 runs, so (3 + 3) / 2 - 1 = 2
         variance = end * (1 - end) * (1 + 2 * (1 - end) / (2 - end) + 2 * end / (1 + end)) / 9
-        assert abs(made.value - end) / math.sqrt(variance) == pytest.approx(1.96, abs=1e-3)
-    always = probability_better((3, 4, 5, 6, 7), (1, 2, 1, 2, 1))
-    assert (always.value, always.high) == (1, 1)
-    assert 0.5 < always.low < 0.8
+        assert abs(probability.value - end) / math.sqrt(variance) == pytest.approx(1.96, abs=1e-3)
+    certain = probability_better((3, 4, 5, 6, 7), (1, 2, 1, 2, 1))
+    assert (certain.value, certain.high) == (1, 1)
+    assert 0.5 < certain.low < 0.8
 
 
-def test_tukeys_published_pairs() -> None:
+def test_pairwise_equals_tukeys_published_pairs() -> None:
     """p values and limits as printed in SciPy's documentation of `tukey_hsd`."""
-    found = {(one.first, one.second): one for one in pairwise(BRANDS, variances="equal")}
+    pairs = {(pair_result.first, pair_result.second): pair_result for pair_result in pairwise(BRANDS, variances="equal")}
     for pair, difference, p, low, high in (
         (("0", "1"), -4.600, 0.014, -8.249, -0.951),
         (("0", "2"), -0.260, 0.980, -3.909, 3.389),
         (("1", "2"), 4.340, 0.020, 0.691, 7.989),
     ):
-        made = found[pair]
-        assert (made.difference, made.p_adjusted, made.low, made.high) == pytest.approx((difference, p, low, high), abs=6e-4)
+        comparison = pairs[pair]
+        assert (comparison.difference, comparison.p_adjusted, comparison.low, comparison.high) == pytest.approx(
+            (difference, p, low, high), abs=6e-4
+        )
 
 
-def test_games_and_howell_is_the_studentised_range_with_welchs_error() -> None:
-    made = pairwise(BRANDS)[0]
-    assert made.df is not None
-    assert made.standard_error is not None
-    statistic = abs(made.difference) / made.standard_error * math.sqrt(2)
-    assert made.p_adjusted == pytest.approx(stats.studentized_range.sf(statistic, 3, made.df), abs=1e-6)
+def test_pairwise_equals_games_and_howell() -> None:
+    comparison = pairwise(BRANDS)[0]
+    assert comparison.df is not None
+    assert comparison.standard_error is not None
+    statistic = abs(comparison.difference) / comparison.standard_error * math.sqrt(2)
+    assert comparison.p_adjusted == pytest.approx(stats.studentized_range.sf(statistic, 3, comparison.df), abs=1e-6)
     if "equal_var" in inspect.signature(stats.tukey_hsd).parameters:  # later versions of SciPy have it
-        theirs = stats.tukey_hsd(*(one.values for one in BRANDS), equal_var=False)
-        assert made.p_adjusted == pytest.approx(theirs.pvalue[0, 1], abs=1e-6)
-        assert made.low == pytest.approx(theirs.confidence_interval().low[0, 1], abs=1e-4)
+        reference = stats.tukey_hsd(*(brand.values for brand in BRANDS), equal_var=False)
+        assert comparison.p_adjusted == pytest.approx(reference.pvalue[0, 1], abs=1e-6)
+        assert comparison.low == pytest.approx(reference.confidence_interval().low[0, 1], abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("count", "total", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_wilsons_published_intervals(count: int, total: int, low: float, high: float) -> None:
+def test_rate_equals_wilsons_published_intervals(count: int, total: int, low: float, high: float) -> None:
     """Newcombe (1998, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17, table I)."""
-    made = rate(count, total)
-    assert (made.low, made.high) == pytest.approx((low, high), abs=5e-5)
+    interval = rate(count, total)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_divergence_counts_results_only() -> None:
-    made = divergence([Sample("a", (0.5, 0.6), diverged=3, failed=4, missing=2)])
-    assert (made.count, made.total) == (3, 5)
+def test_divergence_counts_only_results() -> None:
+    divergence_rate = divergence([Sample("a", (0.5, 0.6), diverged=3, failed=4, missing=2)])
+    assert (divergence_rate.count, divergence_rate.total) == (3, 5)
     assert (rate(0, 0).low, rate(0, 0).high) == (0, 1)
 
 
 @pytest.mark.parametrize(("effect", "published"), [(0.2, 393), (0.5, 64), (0.8, 26), (1.0, 17)])
-def test_runs_needed_are_cohens(effect: float, published: int) -> None:
+def test_runs_needed_equals_cohens_table(effect: float, published: int) -> None:
     """Cohen (1988, "Statistical Power Analysis for the Behavioral Sciences", table 2.4.1): two-sided 5 %, power .80. By exact
     calculation, his 393 are 394."""
     assert runs_needed(effect, 1.0, 1) == pytest.approx(published, abs=1)
 
 
-def test_power_is_what_simulation_finds() -> None:
+def test_detectable_has_the_simulated_power() -> None:
     generator = np.random.default_rng(8)
     effect = detectable(1.0, 5, 1)
     arms = generator.normal(effect, 1, (4000, 5))
-    theirs: Any = stats.ttest_ind(arms, generator.normal(0, 1, (4000, 5)), axis=1, equal_var=False)
-    assert np.mean(theirs.pvalue < 0.05) == pytest.approx(
+    reference: Any = stats.ttest_ind(arms, generator.normal(0, 1, (4000, 5)), axis=1, equal_var=False)
+    assert np.mean(reference.pvalue < 0.05) == pytest.approx(
         0.8, abs=0.03
     )  # Welch's test has a little less power than the equal-spread formula
 
 
-def test_a_plan_sees_less_with_more_arms_and_more_with_more_runs() -> None:
+def test_plan_detects_more_with_runs_and_less_with_arms() -> None:
     table = plan(0.002, arms=5)
     assert [row.detectable for row in table] == sorted((row.detectable for row in table), reverse=True)
     assert detectable(0.002, 5, 1) < detectable(0.002, 5, 5)
@@ -228,17 +232,17 @@ def test_pairing_finds_a_planted_correlation() -> None:
         own = math.sqrt(1 - weight**2)
         return [Sample(str(k), tuple(weight * shared + own * generator.normal(0, 1, 8)), seeds) for k in range(5)]
 
-    found = pairing(arms(0.95))
-    assert found is not None
-    assert found.correlation > 0.7
-    assert found.p < 0.01
-    assert found.width < 0.7
-    by_chance = [made.p for _ in range(60) if (made := pairing(arms(0.0))) is not None]
-    assert sum(p < 0.05 for p in by_chance) <= stats.binom.ppf(0.999, 60, 0.05)
-    some = arms(0.5)
-    expected = np.asarray(np.corrcoef([sample.values for sample in some]))[np.triu_indices(5, 1)].mean()
-    mean = pairing(some)
-    assert mean is not None
-    assert mean.correlation == pytest.approx(expected)
+    planted = pairing(arms(0.95))
+    assert planted is not None
+    assert planted.correlation > 0.7
+    assert planted.p < 0.01
+    assert planted.width < 0.7
+    null_p = [result.p for _ in range(60) if (result := pairing(arms(0.0))) is not None]
+    assert sum(p < 0.05 for p in null_p) <= stats.binom.ppf(0.999, 60, 0.05)
+    samples = arms(0.5)
+    expected = np.asarray(np.corrcoef([sample.values for sample in samples]))[np.triu_indices(5, 1)].mean()
+    measured = pairing(samples)
+    assert measured is not None
+    assert measured.correlation == pytest.approx(expected)
     assert pairing([Sample("a", (1.0, 2.0), (0, 1)), Sample("b", (2.0, 1.0), (0, 1))]) is None
     assert pairing([Sample("a", (1.0, 2.0, 3.0), (0, 1, 2)), Sample("b", (2.0, 1.0, 5.0), (3, 4, 5))]) is None

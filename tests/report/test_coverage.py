@@ -1,6 +1,6 @@
-"""What the intervals and claims promise, against simulated sweeps of which the truth is known.
+"""Coverage of the intervals and error rates of the claims, in simulated sweeps with known truth.
 
-Bounds are those of the Monte-Carlo error: a count that a procedure at its nominal rate passes in all but one of 200 tests.
+Bounds allow for the Monte-Carlo error: a procedure at its nominal rate meets each bound in all but one of 200 tests.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def most_false(sweeps: int, rate: float = 0.05) -> int:
     return int(stats.binom.ppf(0.995, sweeps, rate))
 
 
-def sweep(generator: np.random.Generator, means: Sequence[float], sds: Sequence[float]) -> list[Sample]:
+def simulate_sweep(generator: np.random.Generator, means: Sequence[float], sds: Sequence[float]) -> list[Sample]:
     return [Sample(str(k), tuple(generator.normal(mean, sd, SEEDS))) for k, (mean, sd) in enumerate(zip(means, sds, strict=True))]
 
 
@@ -63,48 +63,50 @@ MEANS = (0.80, 0.80, 0.81, 0.85, 0.70, 0.80)
         ((0.01, 0.005, 0.02, 0.0025, 0.04, 0.01), "unequal"),
         ((0.01, 0.01, 0.01, 0.01, 0.01, 0.01), "equal"),
     ],
-    ids=["alike", "restless baseline", "restless arm", "all different", "alike and declared so"],
+    ids=["equal", "noisy baseline", "noisy arm", "all different", "equal and pooled"],
 )
-def test_all_intervals_of_a_sweep_cover_the_truth_together(sds: tuple[float, ...], variances: str) -> None:
+def test_compare_intervals_cover_the_truth_simultaneously(sds: tuple[float, ...], variances: str) -> None:
     generator = np.random.default_rng(1)
     truth = [mean - MEANS[0] for mean in MEANS[1:]]
     covered = 0
     for _ in range(SWEEPS):
-        baseline, *arms = sweep(generator, MEANS, sds)
-        made = compare(baseline, arms, variances=variances)  # type: ignore[arg-type]
-        covered += all(covers(one, value) for one, value in zip(made, truth, strict=True))
+        baseline, *arms = simulate_sweep(generator, MEANS, sds)
+        comparisons = compare(baseline, arms, variances=variances)  # type: ignore[arg-type]
+        covered += all(covers(comparison, value) for comparison, value in zip(comparisons, truth, strict=True))
     assert covered >= fewest_covered(SWEEPS)
     if variances == "equal":
-        assert covered <= int(stats.binom.ppf(0.995, SWEEPS, 0.95))  # Dunnett's are exact, not cautious
+        assert covered <= int(stats.binom.ppf(0.995, SWEEPS, 0.95))  # Dunnett's intervals are exact, not conservative
 
 
 @pytest.mark.slow
-def test_declaring_unequal_spreads_equal_costs_the_coverage() -> None:
-    """Why pooling is no default: the same restless baseline as above."""
+def test_compare_with_pooled_unequal_spreads_loses_coverage() -> None:
+    """The reason why pooling is not the default: the same noisy baseline as above."""
     generator = np.random.default_rng(1)
     covered = 0
     for _ in range(300):
-        baseline, *arms = sweep(generator, [0.8] * 6, (0.03, 0.01, 0.01, 0.01, 0.01, 0.01))
-        covered += all(covers(one, 0.0) for one in compare(baseline, arms, variances="equal"))
+        baseline, *arms = simulate_sweep(generator, [0.8] * 6, (0.03, 0.01, 0.01, 0.01, 0.01, 0.01))
+        covered += all(covers(comparison, 0.0) for comparison in compare(baseline, arms, variances="equal"))
     assert covered < fewest_covered(300)
 
 
-def grid_of(generator: np.random.Generator, mean: Callable[[str, str], float], sd: float, *, lose: float = 0.0) -> list[Cell]:
-    """A sweep of init x norm; every run is missing with probability `lose`, two of a cell at most."""
+def simulate_grid(
+    generator: np.random.Generator, mean: Callable[[str, str], float], sd: float, *, missing_rate: float = 0.0
+) -> list[Cell]:
+    """Return a sweep of init x norm; every run is missing with probability `missing_rate`, at most two per cell."""
     cells = []
     for init in FACTORS["init"]:
         for norm in FACTORS["norm"]:
-            count = SEEDS - min(2, int(generator.binomial(SEEDS, lose)))
-            own = sd * (3 if norm == "none" else 1)
-            values = tuple(generator.normal(mean(init, norm), own, count))
+            count = SEEDS - min(2, int(generator.binomial(SEEDS, missing_rate)))
+            cell_sd = sd * (3 if norm == "none" else 1)
+            values = tuple(generator.normal(mean(init, norm), cell_sd, count))
             cells.append(Cell({"init": init, "norm": norm}, Sample(f"init={init} norm={norm}", values, missing=SEEDS - count)))
     return cells
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lose", [0.0, 0.15], ids=["balanced", "some runs missing"])
-def test_main_effects_and_interactions_cover_the_truth_together(lose: float) -> None:
-    """With an interaction, and three times the spread without a norm."""
+@pytest.mark.parametrize("missing_rate", [0.0, 0.15], ids=["balanced", "some runs missing"])
+def test_factorial_intervals_cover_the_truth_simultaneously(missing_rate: float) -> None:
+    """The truth has an interaction, and three times the spread without a norm."""
     generator = np.random.default_rng(4)
     gain = {"gaussian": 0.0, "xavier": 0.02, "kaiming": 0.03}
 
@@ -112,35 +114,35 @@ def test_main_effects_and_interactions_cover_the_truth_together(lose: float) -> 
         return 0.8 + (gain[init] if norm == "none" else 0.05)
 
     truth = {"xavier": 0.01, "kaiming": 0.015, "batch": 0.05 - 0.05 / 3}
-    inner = {"xavier": -0.02, "kaiming": -0.03}
-    covered = covered_inner = 0
+    interaction_truth = {"xavier": -0.02, "kaiming": -0.03}
+    covered = covered_interactions = 0
     for _ in range(SWEEPS):
-        grid = factorial(grid_of(generator, mean, 0.01, lose=lose), FACTORS)
+        grid = factorial(simulate_grid(generator, mean, 0.01, missing_rate=missing_rate), FACTORS)
         covered += all(covers(effect, truth[effect.level]) for effect in grid.main)
-        covered_inner += all(covers(effect, inner[effect.first_level]) for effect in grid.interactions)
+        covered_interactions += all(covers(effect, interaction_truth[effect.first_level]) for effect in grid.interactions)
     assert covered >= fewest_covered(SWEEPS)
-    assert covered_inner >= fewest_covered(SWEEPS)
+    assert covered_interactions >= fewest_covered(SWEEPS)
 
 
 @pytest.mark.slow
-def test_where_nothing_differs_few_sweeps_claim_that_something_does() -> None:
-    """Arms against a baseline, as a family."""
+def test_claims_of_arms_are_rarely_false_under_the_null() -> None:
+    """The family is all arms against the baseline."""
     generator = np.random.default_rng(6)
     factors = {"norm": ["1", "2", "3"], "init": ["4", "5"]}
     false = 0
     for _ in range(SWEEPS):
-        samples = sweep(generator, [0.8] * 6, [0.01] * 6)
+        samples = simulate_sweep(generator, [0.8] * 6, [0.01] * 6)
         claims = claims_of_arms(factors, compare(samples[0], samples[1:]), samples, "0", WORDING)
         false += any(claim.verdict == "supported" for claim in claims)
     assert 0 < false <= most_false(SWEEPS)
 
 
 @pytest.mark.slow
-def test_where_nothing_differs_few_grids_claim_that_something_does() -> None:
+def test_claims_of_grid_are_rarely_false_under_the_null() -> None:
     generator = np.random.default_rng(7)
     false = tests = 0
     for _ in range(SWEEPS):
-        cells = grid_of(generator, lambda *_: 0.8, 0.004)
+        cells = simulate_grid(generator, lambda *_: 0.8, 0.004)
         grid = factorial(cells, FACTORS)
         false += any(claim.verdict == "supported" for claim in claims_of_grid(grid, cells, WORDING))
         tests += next(test.p for test in grid.tests if test.term == ("init",)) < 0.05  # type: ignore[operator]
@@ -149,13 +151,13 @@ def test_where_nothing_differs_few_grids_claim_that_something_does() -> None:
 
 
 @pytest.mark.slow
-def test_claims_of_small_effects_are_as_seldom_false() -> None:
-    """Small true differences of known size: neither a claim of the wrong direction, nor a bound that the truth exceeds."""
+def test_claims_of_small_effects_are_rarely_false() -> None:
+    """With small true differences, neither the direction of a claim nor its bound is wrong too often."""
     generator = np.random.default_rng(9)
     truth = {"1": 0.002, "2": -0.002, "3": 0.0, "4": 0.004, "5": 0.001}
     false = bounded = 0
     for _ in range(SWEEPS):
-        samples = sweep(generator, [0.8, *(0.8 + value for value in truth.values())], [0.001] * 6)
+        samples = simulate_sweep(generator, [0.8, *(0.8 + value for value in truth.values())], [0.001] * 6)
         claims = claims_of_arms({arm: [arm] for arm in truth}, compare(samples[0], samples[1:]), samples, "0", WORDING)
         wrong = False
         for claim in claims:
@@ -173,12 +175,12 @@ def test_claims_of_small_effects_are_as_seldom_false() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
-def test_the_probability_of_being_better_is_covered(shift: float) -> None:
-    """Of one interval: it is not adjusted for the others. Five against five runs, one of the two twice as restless."""
+def test_probability_better_interval_covers_the_truth(shift: float) -> None:
+    """Coverage of one unadjusted interval: five against five runs, one side with twice the spread."""
     generator = np.random.default_rng(11)
     truth = float(stats.norm.cdf(shift / np.sqrt(1 + 4)))
     covered = 0
     for _ in range(SWEEPS):
-        made = probability_better(tuple(generator.normal(shift, 2, SEEDS)), tuple(generator.normal(0, 1, SEEDS)))
-        covered += made.low <= truth <= made.high
+        probability = probability_better(tuple(generator.normal(shift, 2, SEEDS)), tuple(generator.normal(0, 1, SEEDS)))
+        covered += probability.low <= truth <= probability.high
     assert covered >= fewest_covered(SWEEPS)

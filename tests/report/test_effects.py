@@ -27,14 +27,14 @@ FACTORS = {"supp": ("OJ", "VC"), "dose": ("0.5", "1", "2")}
 
 
 def cells_of(values: Mapping[tuple[str, ...], tuple[float, ...]], factors: Mapping[str, tuple[str, ...]]) -> list[Cell]:
-    return [Cell(dict(zip(factors, place, strict=True)), Sample(" ".join(place), numbers)) for place, numbers in values.items()]
+    return [Cell(dict(zip(factors, key, strict=True)), Sample(" ".join(key), numbers)) for key, numbers in values.items()]
 
 
 def f_tests_of(grid: Grid) -> dict[tuple[str, ...], tuple[float | None, int, int]]:
     return {test.term: (test.statistic, test.df, test.df_residual) for test in grid.tests}
 
 
-def test_a_published_analysis_of_variance() -> None:
+def test_factorial_equals_a_published_analysis_of_variance() -> None:
     grid = factorial(cells_of(TEETH, FACTORS), FACTORS)
     assert f_tests_of(grid) == {
         ("supp",): (pytest.approx(15.572, abs=5e-4), 1, 54),
@@ -47,15 +47,15 @@ def test_a_published_analysis_of_variance() -> None:
     assert main["supp", "VC"].difference == pytest.approx(16.9633 - 20.6633, abs=1e-4)
     assert main["dose", "2"].difference == pytest.approx(26.100 - 10.605)
     assert all(effect.excludes_zero for effect in grid.main)
-    inner = {(effect.first_level, effect.second_level): effect for effect in grid.interactions}
-    assert inner["VC", "2"].difference == pytest.approx((26.14 - 7.98) - (26.06 - 13.23))
+    interactions = {(effect.first_level, effect.second_level): effect for effect in grid.interactions}
+    assert interactions["VC", "2"].difference == pytest.approx((26.14 - 7.98) - (26.06 - 13.23))
     means = {tuple(mean.levels.values()): mean for mean in grid.means}
     assert means["OJ", "1"].mean == pytest.approx(22.70)
     assert means["OJ",].n == 30
     assert grid.notes == ()
 
 
-def test_with_pooled_spread_a_main_effect_is_the_t_of_its_f() -> None:
+def test_factorial_pooled_main_effect_is_the_t_of_its_f() -> None:
     """One degree of freedom: F = t^2."""
     grid = factorial(cells_of(TEETH, FACTORS), FACTORS, variances="equal")
     effect = next(effect for effect in grid.main if effect.factor == "supp")
@@ -65,12 +65,12 @@ def test_with_pooled_spread_a_main_effect_is_the_t_of_its_f() -> None:
     assert effect.p_adjusted == pytest.approx(1 - (1 - 0.00023118) ** 3, abs=1e-7)  # three main effects in the family
 
 
-def test_an_unbalanced_grid_of_three_factors_is_least_squares_type_three() -> None:
-    """The reference: a design of effect codes, each term's columns left out in turn."""
+def test_factorial_unbalanced_equals_type_three_least_squares() -> None:
+    """The reference is a design of effect codes, with the columns of each term left out in turn."""
     generator = np.random.default_rng(2)
     factors = {"a": ("0", "1", "2"), "b": ("0", "1"), "c": ("0", "1")}
-    places = list(product(*factors.values()))
-    values = {p: tuple(generator.normal(int(p[0]) + int(p[1]) * int(p[2]), 1, int(generator.integers(2, 6)))) for p in places}
+    keys = list(product(*factors.values()))
+    values = {p: tuple(generator.normal(int(p[0]) + int(p[1]) * int(p[2]), 1, int(generator.integers(2, 6)))) for p in keys}
     grid = factorial(cells_of(values, factors), factors, variances="equal")
 
     def codes(level: str, count: int) -> np.ndarray:
@@ -78,8 +78,8 @@ def test_an_unbalanced_grid_of_three_factors_is_least_squares_type_three() -> No
 
     terms = [(), ("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c")]
     rows, y = [], []
-    for place, numbers in values.items():
-        coded = {f: codes(level, len(factors[f])) for f, level in zip(factors, place, strict=True)}
+    for key, numbers in values.items():
+        coded = {f: codes(level, len(factors[f])) for f, level in zip(factors, key, strict=True)}
         row = [np.array([1.0]) for _ in terms]
         for position, term in enumerate(terms):
             for factor in term:
@@ -87,9 +87,9 @@ def test_an_unbalanced_grid_of_three_factors_is_least_squares_type_three() -> No
         rows += [row] * len(numbers)
         y += list(numbers)
 
-    def residual(leave: tuple[str, ...] | None) -> float:
+    def residual(excluded: tuple[str, ...] | None) -> float:
         design = np.array(
-            [np.concatenate([part for part, term in zip(row, terms, strict=True) if term != leave]) for row in rows]
+            [np.concatenate([part for part, term in zip(row, terms, strict=True) if term != excluded]) for row in rows]
         )
         return float(np.sum((np.array(y) - design @ np.linalg.lstsq(design, np.array(y), rcond=None)[0]) ** 2))
 
@@ -100,31 +100,31 @@ def test_an_unbalanced_grid_of_three_factors_is_least_squares_type_three() -> No
         assert test.p == pytest.approx(stats.f.sf(expected, test.df, df))
 
 
-def test_a_cell_in_which_a_run_diverged_is_left_out_and_named() -> None:
+def test_factorial_excludes_and_notes_cells_with_divergence() -> None:
     cells = cells_of(TEETH, FACTORS)
     cells[0] = Cell(cells[0].levels, Sample("OJ 0.5", (1.0, 2.0, 3.0), diverged=7))
     grid = factorial(cells, FACTORS)
-    assert grid.notes == ("left out, as 7 of 10 runs diverged: supp=OJ dose=0.5",)
+    assert grid.notes == ("excluded because 7 of 10 runs diverged: supp=OJ dose=0.5",)
     main = {(effect.factor, effect.level): effect for effect in grid.main}
-    vitamin = main["supp", "VC"]
-    assert (vitamin.combinations, vitamin.of_combinations, vitamin.n) == (2, 3, 20)
-    assert vitamin.difference == pytest.approx(((16.77 - 22.70) + (26.14 - 26.06)) / 2)
+    supplement = main["supp", "VC"]
+    assert (supplement.combinations, supplement.of_combinations, supplement.n) == (2, 3, 20)
+    assert supplement.difference == pytest.approx(((16.77 - 22.70) + (26.14 - 26.06)) / 2)
     assert main["dose", "1"].difference == pytest.approx(16.77 - 7.98)
     assert all(test.statistic is None for test in grid.tests)
     assert [effect.low for effect in grid.interactions] == [None, None]
     assert {mean.levels["dose"] for mean in grid.means if len(mean.levels) == 2 and mean.levels["supp"] == "OJ"} == {"1", "2"}
 
 
-def test_a_combination_that_was_never_run_is_named() -> None:
+def test_factorial_notes_a_missing_combination() -> None:
     grid = factorial(cells_of(TEETH, FACTORS)[1:], FACTORS)
-    assert grid.notes == ("without a value: supp=OJ dose=0.5",)
+    assert grid.notes == ("no value: supp=OJ dose=0.5",)
 
 
-def test_some_missing_runs_shift_no_effect() -> None:
-    """Additive truth without noise in the means: leaving out runs at random must not mix the factors."""
+def test_factorial_effects_are_unbiased_by_missing_runs() -> None:
+    """The truth is additive without noise in the means: runs missing at random must not mix the factors."""
     values: dict[tuple[str, ...], tuple[float, ...]] = {
-        place: (base - 1, base + 1)
-        for place, base in ((("0", "0"), 10.0), (("0", "1"), 20.0), (("1", "0"), 13.0), (("1", "1"), 23.0))
+        key: (base - 1, base + 1)
+        for key, base in ((("0", "0"), 10.0), (("0", "1"), 20.0), (("1", "0"), 13.0), (("1", "1"), 23.0))
     }
     values["1", "1"] = (22.0, 23.0, 24.0, 22.5, 23.5)
     grid = factorial(cells_of(values, {"a": ("0", "1"), "b": ("0", "1")}), {"a": ("0", "1"), "b": ("0", "1")})
@@ -132,9 +132,9 @@ def test_some_missing_runs_shift_no_effect() -> None:
     assert [effect.difference for effect in grid.interactions] == pytest.approx([0.0])
 
 
-def test_one_run_per_cell_gives_differences_without_intervals() -> None:
+def test_factorial_with_one_run_per_cell_has_no_intervals() -> None:
     factors = {"a": ("0", "1"), "b": ("0", "1")}
-    grid = factorial(cells_of({place: (float(place[0]),) for place in product("01", "01")}, factors), factors)
+    grid = factorial(cells_of({key: (float(key[0]),) for key in product("01", "01")}, factors), factors)
     assert [effect.difference for effect in grid.main] == [1.0, 0.0]
     assert [effect.low for effect in (*grid.main, *grid.interactions)] == [None] * 3
     assert all("no interval" in effect.note for effect in grid.main)
@@ -142,7 +142,7 @@ def test_one_run_per_cell_gives_differences_without_intervals() -> None:
     assert [mean.low for mean in grid.means] == [None] * 8
 
 
-def test_a_cell_of_one_run_takes_the_spread_of_the_others() -> None:
+def test_factorial_cell_of_one_run_uses_the_pooled_spread() -> None:
     values = dict(TEETH) | {("OJ", "1"): (22.7,)}
     grid = factorial(cells_of(values, FACTORS), FACTORS)
     assert all(effect.low is not None for effect in grid.main)

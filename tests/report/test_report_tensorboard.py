@@ -1,4 +1,4 @@
-"""What a real TensorBoard says over HTTP about the arms that a report writes into the folder of a sweep."""
+"""Answers of a real TensorBoard server about the arms that a report writes into the folder of a sweep."""
 
 import math
 import statistics
@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.report.folders import write_sweep
-from tests.tensorboard_server import Ask, serving
+from tests.tensorboard_server import Query, serve_tensorboard
 from train.report.make import ReportOptions, make_report
 from train.report.tensorboard import write_table
 from train.sinks.contracts import Record, RunInfo, Summary
@@ -29,7 +29,7 @@ ARMS = {
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """A sweep that wrote the columns of all its arms first, whose runs have event files of their own; reported twice."""
+    """Return a sweep with the HParams columns of all arms, runs with their own event files, and two reports written."""
     folder = write_sweep(tmp_path_factory.mktemp("tensorboard") / "sweep", ARMS, records=4)
     rows = {path: hparams_row(run.config, run.choices, run.overrides) for path in find_runs([folder]) for run in [read_run(path)]}
     write_table(folder, list(rows.values()), ["norm"])
@@ -46,13 +46,13 @@ def sweep(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ask(sweep) -> Iterator[Ask]:
-    with serving(sweep, lambda ask: len(ask("scalars/tags")) >= 10) as ask:
-        yield ask
+def query(sweep) -> Iterator[Query]:
+    with serve_tensorboard(sweep, lambda query: len(query("scalars/tags")) >= 10) as query:
+        yield query
 
 
-def test_every_arm_is_a_run_with_the_mean_and_the_interval_of_its_runs(sweep, ask):
-    runs = ask("scalars/tags")
+def test_write_charts_gives_each_arm_a_mean_and_interval(sweep, query):
+    runs = query("scalars/tags")
     arms = {run for run in runs if run.startswith("summary/")}
     assert arms == {"summary/baseline", "summary/norm=none,optimizer.lr=0.05", "summary/norm=group,norm.groups=4"}
     curves = [
@@ -64,7 +64,7 @@ def test_every_arm_is_a_run_with_the_mean_and_the_interval_of_its_runs(sweep, as
         for path in find_runs([sweep])
         if "norm=batch" in path.name
     ]
-    series = {tag: ask(f"scalars/scalars?run=summary/baseline&tag={tag}/accuracy/val") for tag in ("mean", "low", "high")}
+    series = {tag: query(f"scalars/scalars?run=summary/baseline&tag={tag}/accuracy/val") for tag in ("mean", "low", "high")}
     assert [step for _, step, _ in series["mean"]] == sorted(curves[0])
     for (_, step, mean), (_, _, low), (_, _, high) in zip(series["mean"], series["low"], series["high"], strict=True):
         values = [curve[step] for curve in curves]
@@ -73,29 +73,29 @@ def test_every_arm_is_a_run_with_the_mean_and_the_interval_of_its_runs(sweep, as
         assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-4)
 
 
-def test_an_arm_of_one_run_has_a_mean_and_no_interval(ask):
-    tags = set(ask("scalars/tags")["summary/norm=group,norm.groups=4"])
+def test_write_charts_gives_an_arm_of_one_run_no_interval(query):
+    tags = set(query("scalars/tags")["summary/norm=group,norm.groups=4"])
     assert "mean/loss/train" in tags
     assert not {tag for tag in tags if tag.startswith(("low/", "high/"))}
 
 
-def test_the_custom_page_draws_means_with_bands(ask):
-    categories = {category["title"]: category["chart"] for category in ask("custom_scalars/layout")["category"]}
+def test_custom_page_draws_means_with_bands(query):
+    categories = {category["title"]: category["chart"] for category in query("custom_scalars/layout")["category"]}
     charts = {chart["title"]: chart["margin"]["series"] for chart in categories["arms: mean and 95 % interval"]}
     assert charts["accuracy/val"] == [{"value": "mean/accuracy/val", "lower": "low/accuracy/val", "upper": "high/accuracy/val"}]
 
 
-def test_the_hparams_table_has_the_columns_of_all_arms_and_a_row_each(ask):
-    columns = {column["name"] for column in ask("hparams/experiment", experimentName="")["hparamInfos"]}
+def test_hparams_table_has_all_columns_and_a_row_per_arm(query):
+    columns = {column["name"] for column in query("hparams/experiment", experimentName="")["hparamInfos"]}
     assert {"norm", "optimizer.lr", "norm.groups", "arm"} <= columns
     statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     metric = [{"metric": {"tag": "accuracy/test"}}, {"hparam": "norm"}]
-    table = ask("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=metric)
+    table = query("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=metric)
     means = {row["hparams"]["norm"]: row["metricValues"][0]["value"] for row in table["sessionGroups"]}
     assert means == pytest.approx({"batch": 0.81666666, "none": 0.62, "group": 0.7})
 
 
-def test_what_it_writes_is_not_taken_for_runs_and_leaves_other_files_alone(sweep):
+def test_write_charts_adds_no_runs_and_keeps_other_files(sweep):
     assert len(list(find_runs([sweep]))) == 7
     (sweep / "summary" / "mine.txt").write_text("kept")
     (sweep / "summary" / "mine").mkdir()

@@ -6,7 +6,7 @@ from train.sinks.contracts import RunInfo, Summary
 
 
 class Clock:
-    """A clock that stands still until it is told."""
+    """A clock that only moves when a test sets `now`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,7 +43,7 @@ def info(tmp_path: Path) -> RunInfo:
 
 
 @pytest.fixture
-def outcome(info: RunInfo) -> Summary:
+def summary(info: RunInfo) -> Summary:
     return Summary(
         status="done",
         reason="",

@@ -11,46 +11,46 @@ from train.sinks.log import log_file
 RECORD = Record(5, 0.5, 1.0, {"loss/val": 1.0})
 
 
-class Notebook(Sink):
-    """Writes down the calls it gets; raises at the ones named in `broken`."""
+class RecordingSink(Sink):
+    """Records its calls and raises at those named in `broken`."""
 
-    def __init__(self, name: str = "notebook", broken: tuple[str, ...] = (), essential: bool = False) -> None:
+    def __init__(self, name: str = "recorder", broken: tuple[str, ...] = (), essential: bool = False) -> None:
         self.name = name
         self.essential = essential
         self.calls: list[tuple] = []
         self._broken = broken
 
-    def _note(self, call: str, *arguments: object) -> None:
+    def _record_call(self, call: str, *arguments: object) -> None:
         self.calls.append((call, *arguments))
         if call in self._broken:
             raise OSError(f"{call} is broken")
 
     def start(self, info: RunInfo) -> None:
-        self._note("start", info)
+        self._record_call("start", info)
 
     def progress(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        self._note("progress", step, epoch, values)
+        self._record_call("progress", step, epoch, values)
 
     def record(self, record: Record) -> None:
-        self._note("record", record)
+        self._record_call("record", record)
 
     def image(self, tag: str, step: int, png: bytes) -> None:
-        self._note("image", tag, step, png)
+        self._record_call("image", tag, step, png)
 
     def message(self, text: str, level: Level = "info") -> None:
-        self._note("message", text, level)
+        self._record_call("message", text, level)
 
     def finish(self, summary: Summary) -> None:
-        self._note("finish", summary)
+        self._record_call("finish", summary)
 
     def close(self) -> None:
-        self._note("close")
+        self._record_call("close")
 
-    def heard(self) -> list[str]:
+    def names(self) -> list[str]:
         return [call[0] for call in self.calls]
 
 
-def whole_run(sink: Sink, info: RunInfo, summary: Summary) -> list[tuple]:
+def run_all_calls(sink: Sink, info: RunInfo, summary: Summary) -> list[tuple]:
     calls = [
         ("start", info),
         ("progress", 1, 0.1, {}),
@@ -65,67 +65,72 @@ def whole_run(sink: Sink, info: RunInfo, summary: Summary) -> list[tuple]:
     return calls
 
 
-def test_every_sink_gets_everything_in_order(info, outcome):
-    first, second = Notebook(), Notebook()
-    calls = whole_run(BroadcastSink([first, second]), info, outcome)
+def test_broadcast_forwards_every_call_in_order(info, summary):
+    first, second = RecordingSink(), RecordingSink()
+    calls = run_all_calls(BroadcastSink([first, second]), info, summary)
     assert first.calls == second.calls == calls
 
 
-def test_no_sinks_and_a_bare_sink_do_nothing(info, outcome):
-    whole_run(BroadcastSink(), info, outcome)
-    whole_run(Sink.__new__(type("Bare", (Sink,), {})), info, outcome)
+def test_empty_broadcast_and_base_sink_do_nothing(info, summary):
+    run_all_calls(BroadcastSink(), info, summary)
+    run_all_calls(Sink.__new__(type("Bare", (Sink,), {})), info, summary)
     assert list(info.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("call", ["start", "progress", "record", "image", "finish"])
-def test_a_failing_view_is_dropped_with_one_warning(info, outcome, call):
-    broken, other = Notebook("the broken one", (call,)), Notebook()
-    whole_run(BroadcastSink([broken, other]), info, outcome)
-    after = broken.heard()[broken.heard().index(call) + 1 :]
+def test_failing_view_is_dropped_with_one_warning(info, summary, call):
+    broken, other = RecordingSink("the broken one", (call,)), RecordingSink()
+    run_all_calls(BroadcastSink([broken, other]), info, summary)
+    after = broken.names()[broken.names().index(call) + 1 :]
     assert after == ["close"]
     warnings = [arguments for name, *arguments in other.calls if name == "message" and arguments[1] == "warning"]
     assert len(warnings) == 1
-    assert f"the broken one is off from here on (OSError: {call} is broken)" in warnings[0][0]
-    assert [name for name in other.heard() if name != "message"] == ["start", "progress", "record", "image", "finish", "close"]
+    assert f"the broken one: disabled after an error (OSError: {call} is broken). The run continues without it." in warnings[0][0]
+    assert [name for name in other.names() if name != "message"] == ["start", "progress", "record", "image", "finish", "close"]
 
 
-def test_views_that_fail_at_the_news_of_a_failure_are_dropped_too(info, outcome):
-    sinks = [Notebook("a", ("record", "close")), Notebook("b", ("message",)), Notebook("c", ("message", "close")), Notebook("d")]
-    whole_run(BroadcastSink(sinks), info, outcome)
-    told = [arguments[0][0] for name, *arguments in sinks[3].calls if name == "message" and arguments[1] == "warning"]
-    assert sorted(told) == ["a", "b", "c"]
-    assert sinks[3].heard()[-2:] == ["finish", "close"]
+def test_view_failing_on_the_warning_is_dropped_too(info, summary):
+    sinks = [
+        RecordingSink("a", ("record", "close")),
+        RecordingSink("b", ("message",)),
+        RecordingSink("c", ("message", "close")),
+        RecordingSink("d"),
+    ]
+    run_all_calls(BroadcastSink(sinks), info, summary)
+    warned = [arguments[0][0] for name, *arguments in sinks[3].calls if name == "message" and arguments[1] == "warning"]
+    assert sorted(warned) == ["a", "b", "c"]
+    assert sinks[3].names()[-2:] == ["finish", "close"]
 
 
-def test_an_essential_failure_reaches_the_caller(info):
-    sinks = BroadcastSink([Notebook(), Notebook(broken=("record",), essential=True)])
+def test_essential_failure_propagates(info):
+    sinks = BroadcastSink([RecordingSink(), RecordingSink(broken=("record",), essential=True)])
     sinks.start(info)
     with pytest.raises(OSError, match="record is broken"):
         sinks.record(RECORD)
 
 
-def test_close_closes_all_and_then_raises(info):
-    first, last = Notebook(broken=("close",), essential=True), Notebook()
+def test_close_closes_all_sinks_before_raising(info):
+    first, last = RecordingSink(broken=("close",), essential=True), RecordingSink()
     sinks = BroadcastSink([first, last])
     sinks.start(info)
     with pytest.raises(OSError, match="close is broken"):
         sinks.close()
-    assert last.heard() == ["start", "close"]
+    assert last.names() == ["start", "close"]
 
 
-def test_the_records_are_complete_when_a_view_breaks(info, outcome):
+def test_records_are_complete_when_a_view_fails(info, summary):
     lines: list[str] = []
-    sinks = BroadcastSink([JsonlSink(), Notebook("x", ("record",)), LineSink(lines.append)])
+    sinks = BroadcastSink([JsonlSink(), RecordingSink("x", ("record",)), LineSink(lines.append)])
     sinks.start(info)
     for step in range(3):
         sinks.record(Record(step, step / 10, step, {"accuracy/val": 0.5}))
-    sinks.finish(outcome)
+    sinks.finish(summary)
     sinks.close()
     assert [record.step for record in read_records(info.folder / "metrics.jsonl")] == [0, 1, 2]
-    assert sum("x is off from here on" in line for line in lines) == 1
+    assert sum("x: disabled after an error" in line for line in lines) == 1
 
 
-def test_the_log_file_holds_what_logging_says(info, outcome, caplog):
+def test_log_file_holds_logging_output(info, summary, caplog):
     import logging
 
     logger = logging.getLogger("train")
@@ -134,7 +139,7 @@ def test_the_log_file_holds_what_logging_says(info, outcome, caplog):
     try:
         with caplog.at_level(logging.INFO, "train"):
             logger.warning("careful: %s", "é")
-            whole_run(BroadcastSink([Notebook("x", ("record",))]), info, outcome)
+            run_all_calls(BroadcastSink([RecordingSink("x", ("record",))]), info, summary)
     finally:
         logger.removeHandler(handler)
         handler.close()

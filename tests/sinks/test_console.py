@@ -24,11 +24,11 @@ def written(console: Console) -> str:
 
 
 def lines_of(console: Console) -> list[str]:
-    """Everything ever drawn, line by line, without colours and cursor movements."""
+    """Return everything drawn, line by line, without colours and cursor movements."""
     return re.split(r"[\r\n]+", CONTROL.sub("", written(console)))
 
 
-def long_run(console: Console, clock, info, outcome) -> ConsoleSink:
+def run_sink(console: Console, clock, info, summary) -> ConsoleSink:
     sink = ConsoleSink(console, clock)
     sink.start(info)
     for step in range(1, 1001):
@@ -38,22 +38,22 @@ def long_run(console: Console, clock, info, outcome) -> ConsoleSink:
             sink.record(Record(step, step / 100, 0.0, {"accuracy/val": 0.8712}))
         if step == 500:
             sink.message("layer [conv3] is dead: 62 % of its channels give zero for every image of the batch", "warning")
-    sink.finish(outcome)
+    sink.finish(summary)
     sink.close()
     return sink
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_line_is_wider_than_the_terminal_but_the_ones_to_copy(clock, info, outcome, width):
+def test_lines_fit_the_terminal_except_paths_to_copy(clock, info, summary, width):
     console = terminal(width)
-    long_run(console, clock, info, outcome)
+    run_sink(console, clock, info, summary)
     lines = lines_of(console)
     assert "…" not in written(console)
     folder = str(info.folder)
     assert [line for line in lines if len(line) > width and str(info.folder.parent) not in line] == []
     assert folder in lines
     assert f"folder: {folder}" in lines
-    assert f"look at it: tensorboard --logdir {info.folder.parent}" in lines
+    assert f"view: tensorboard --logdir {info.folder.parent}" in lines
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_no_line_is_wider_than_the_terminal_but_the_ones_to_copy(clock, info, ou
         (80, ["━", " 51 %", "epoch  5.1/10", "0:49 left", "step 507/1,000", "loss 0.4321", "train 84.1 %", "640 img/s"], []),
     ],
 )
-def test_what_a_narrow_terminal_leaves_out(clock, info, outcome, width, wanted, unwanted):
+def test_narrow_terminal_drops_fields(clock, info, summary, width, wanted, unwanted):
     console = terminal(width)
-    long_run(console, clock, info, outcome)
+    run_sink(console, clock, info, summary)
     frames = re.split(r"\r", CONTROL.sub("", written(console)))
     frame = next(frame for frame in frames if "  5.1/10" in frame and ("step" in frame or width == 40) and "0:49" in frame)
     assert [text for text in wanted if text not in frame] == []
     assert [text for text in unwanted if text in frame] == []
 
 
-def test_it_draws_at_most_four_times_a_second_and_without_a_thread(clock, info):
+def test_view_draws_four_times_a_second_without_a_thread(clock, info):
     console = terminal(80)
     sink = ConsoleSink(console, clock)
     sink.start(info)
@@ -85,7 +85,7 @@ def test_it_draws_at_most_four_times_a_second_and_without_a_thread(clock, info):
     assert 30 <= written(console).count("img/s") <= 42
 
 
-def test_the_cursor_is_visible_while_it_runs(clock, info):
+def test_cursor_stays_visible(clock, info):
     console = terminal(80)
     sink = ConsoleSink(console, clock)
     sink.start(info)
@@ -96,16 +96,16 @@ def test_the_cursor_is_visible_while_it_runs(clock, info):
     sink.close()
 
 
-def test_a_message_stands_above_the_moving_lines_and_is_not_markup(clock, info, outcome):
+def test_message_is_above_the_view_and_not_markup(clock, info, summary):
     console = terminal(140)
-    long_run(console, clock, info, outcome)
+    run_sink(console, clock, info, summary)
     message = "warning: layer [conv3] is dead: 62 % of its channels give zero for every image of the batch"
     text = CONTROL.sub("", written(console))
     assert text.count(message + "\n") == 1
     assert re.match(r"\n━.* 50 %.*\nstep 4\d\d/1,000", text[text.index(message) + len(message) :])
 
 
-def test_a_long_word_of_a_message_is_not_broken(clock):
+def test_message_keeps_long_words_intact(clock):
     console = terminal(40)
     address = "/a/folder-with-hyphens/" + "x" * 60
     sink = ConsoleSink(console, clock)
@@ -113,9 +113,9 @@ def test_a_long_word_of_a_message_is_not_broken(clock):
     assert address in lines_of(console)
 
 
-def test_the_summary_at_80_columns(clock, info, outcome):
+def test_summary_at_80_columns(clock, info, summary):
     console = terminal(80)
-    long_run(console, clock, info, outcome)
+    run_sink(console, clock, info, summary)
     text = CONTROL.sub("", written(console))
     rows = [line.rstrip() for line in text[text.index("done") :].splitlines()]
     assert rows[:-2] == [
@@ -133,38 +133,38 @@ def test_the_summary_at_80_columns(clock, info, outcome):
     ]
 
 
-def test_a_failure_before_the_start_has_a_summary_too(clock, outcome):
+def test_failure_before_start_has_a_summary(clock, summary):
     console = terminal(80)
     sink = ConsoleSink(console, clock)
     sink.progress(1, 0.1, {})
-    sink.finish(dataclasses.replace(outcome, status="failed", reason="out of memory"))
+    sink.finish(dataclasses.replace(summary, status="failed", reason="out of memory"))
     assert "failed: out of memory" in lines_of(console)
 
 
-def test_no_color(clock, info, outcome):
+def test_no_color_removes_colors(clock, info, summary):
     colours = re.compile(r"\x1b\[[0-9;]*(3[0-8]|9[0-7]|4[0-8])[0-9;]*m")
     with_colour, without = terminal(80), terminal(80, environment={"NO_COLOR": "1"})
-    long_run(with_colour, clock, info, outcome)
-    long_run(without, clock, info, outcome)
+    run_sink(with_colour, clock, info, summary)
+    run_sink(without, clock, info, summary)
     assert colours.search(written(with_colour))
     assert not colours.search(written(without))
     assert "━" in written(without)
 
 
-def test_a_terminal_without_unicode(clock, info, outcome):
+def test_ascii_terminal_gets_ascii_output(clock, info, summary):
     class Ascii(io.StringIO):
         encoding = "ascii"
 
     console = Console(file=Ascii(), force_terminal=True, width=80, _environ={"TERM": "xterm"})
-    long_run(console, clock, info, outcome)
+    run_sink(console, clock, info, summary)
     assert written(console).isascii()
 
 
-def test_the_time_left_follows_a_change_of_pace(clock, info):
+def test_remaining_time_follows_a_change_of_speed(clock, info):
     console = terminal(140)
     sink = ConsoleSink(console, clock)
     sink.start(info)
-    for step in range(401, 801):  # as after a resume: the first step seen is not the first of the run
+    for step in range(401, 801):  # as after a resume: the first step is not the first of the run
         clock.now += 0.1 if step <= 600 else 1.0
         sink.progress(step, step / 100, {})
     sink.close()

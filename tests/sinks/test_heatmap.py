@@ -11,14 +11,15 @@ from PIL import Image
 
 from train.sinks import heatmap
 from train.sinks.contracts import Record, Sink
-from train.sinks.heatmap import Columns, HeatMapSink, LearningRate
+from train.sinks.heatmap import Columns, LearningRate
 from train.sinks.heatmap_figure import as_table, colors, column_of, draw, numbers_between, scale, tick_text
+from train.sinks.heatmap_sink import HeatMapSink
 
 LAYERS = ["stem.conv", "stage1.block1.conv1", "head"]
 
 
-class Album(Sink):
-    """Keeps the pictures."""
+class ImageSink(Sink):
+    """Keeps the images."""
 
     def __init__(self):
         self.pictures = []
@@ -39,14 +40,14 @@ def columns_of(steps, value=lambda _, row: 1.0 + row):
     return columns
 
 
-def test_layers_stay_in_the_order_of_the_record():
+def test_columns_keep_the_layer_order_of_the_records():
     columns = columns_of([0, 10], lambda step, row: step + row)
     assert list(columns.layers) == LAYERS
     assert (columns.steps, columns.values) == ([0, 10], [[0, 1, 2], [10, 11, 12]])
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 63, 64, 65, 1000])
-def test_thinning_keeps_the_first_the_last_and_even_distances(monkeypatch, count):
+def test_columns_thinning_keeps_first_last_and_even_spacing(monkeypatch, count):
     monkeypatch.setattr(heatmap, "MAX_COLUMNS", 8)
     columns = columns_of(range(count))
     assert len(columns.steps) == len(columns.values) <= 8
@@ -57,7 +58,7 @@ def test_thinning_keeps_the_first_the_last_and_even_distances(monkeypatch, count
 
 
 @pytest.mark.parametrize("broken", [0, 7, 8, 9, 21, 150, 199])
-def test_thinning_keeps_the_first_step_that_broke(monkeypatch, broken):
+def test_columns_thinning_keeps_the_first_broken_step(monkeypatch, broken):
     monkeypatch.setattr(heatmap, "MAX_COLUMNS", 8)
     columns = columns_of(range(200), lambda step, row: math.nan if step >= broken and row else 1.0)
     assert columns.broken_step == broken
@@ -65,7 +66,7 @@ def test_thinning_keeps_the_first_step_that_broke(monkeypatch, broken):
     assert len(columns.steps) <= 9
 
 
-def test_a_layer_that_comes_later_is_missing_before():
+def test_as_table_marks_a_late_layer_as_missing_before():
     columns = Columns()
     columns.add(0, "a", 1.0)
     columns.add(5, "a", 2.0)
@@ -83,7 +84,7 @@ def test_a_layer_that_comes_later_is_missing_before():
         ([0.1], []),
     ],
 )
-def test_the_learning_rate_jumps_where_it_changes_by_more_than_a_twentieth(course, jumps):
+def test_learning_rate_jumps_at_changes_above_five_percent(course, jumps):
     lr = LearningRate()
     for i, value in enumerate(course):
         lr.add(10 * i, value)
@@ -91,14 +92,14 @@ def test_the_learning_rate_jumps_where_it_changes_by_more_than_a_twentieth(cours
     assert lr.stands_out == bool(jumps)
 
 
-def test_a_smooth_learning_rate_that_was_recorded_a_few_times_is_a_curve():
+def test_learning_rate_smooth_with_few_records_is_a_curve():
     lr = LearningRate()
     for step, value in zip(range(20, 120, 20), [0.15, 0.19, 0.12, 0.05, 0.001], strict=True):
         lr.add(step, value)
     assert not lr.stands_out
 
 
-def test_a_learning_rate_that_jumps_all_the_time_is_a_curve_and_is_thinned_out():
+def test_learning_rate_with_constant_jumps_is_a_thinned_curve():
     lr = LearningRate()
     for step in range(10_000):
         lr.add(step, 0.9**step)
@@ -106,7 +107,7 @@ def test_a_learning_rate_that_jumps_all_the_time_is_a_curve_and_is_thinned_out()
     assert len(lr.steps) == len(lr.values) <= 2 * heatmap.MAX_COLUMNS
 
 
-def test_the_scale_spans_decades_and_is_not_taken_over_by_one_column():
+def test_scale_spans_decades_and_ignores_one_exploding_column():
     decades = np.array([[10.0**-i] * 40 for i in range(5)])
     norm = scale(decades, share=False)
     assert isinstance(norm, LogNorm)
@@ -122,7 +123,7 @@ def test_the_scale_spans_decades_and_is_not_taken_over_by_one_column():
     assert (share.vmin, share.vmax) == (0, 1)
 
 
-def test_zero_broken_and_missing_cells_look_like_no_value():
+def test_colors_of_zero_broken_and_missing_cells_are_distinct():
     table = np.array([[1e-3, 1e-2, 1e-1, 1.0, 0.0, math.nan, -math.inf]])
     shades = [tuple(map(float, shade)) for shade in colors(table, scale(table, share=False))[0]]
     assert len(set(shades)) == 7
@@ -130,29 +131,29 @@ def test_zero_broken_and_missing_cells_look_like_no_value():
     assert lightness == sorted(lightness)
 
 
-def test_a_share_of_zero_is_a_value():
+def test_colors_treat_a_share_of_zero_as_a_value():
     table = np.array([[0.0, 1.0]])
     assert colors(table, scale(table, share=True))[0, 0].sum() > 0.3
 
 
-def test_steps_lie_between_their_columns():
+def test_column_of_interpolates_between_columns():
     assert [column_of(step, [0, 10, 30]) for step in (-1, 0, 5, 10, 20, 30, 99)] == [0, 0, 0.5, 1, 1.5, 2, 2]
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-12, 1.0), (0.3, 2.1), (0.7, 1.4), (2e-5, 8e-4), (1e-3, 1e3), (1.1, 2.3)])
-def test_the_color_bar_has_round_numbers(low, high):
+def test_numbers_between_are_round(low, high):
     ticks = numbers_between(low, high)
     assert 3 <= len(ticks) <= 10
     assert ticks == sorted(ticks)
     assert all(0.999 * low <= tick <= 1.001 * high for tick in ticks)
 
 
-def test_numbers_are_short():
+def test_tick_text_is_short():
     assert [tick_text(x) for x in (0, 1.0, 0.02, 500, 1e4, 2e-5, 1e-13)] == ["0", "1", "0.02", "500", "1e4", "2e-5", "1e-13"]
 
 
 @pytest.mark.parametrize("count", [1, 12, 300])
-def test_pictures_of_any_number_of_layers(count):
+def test_draw_handles_any_number_of_layers(count):
     columns, lr = Columns(), LearningRate()
     for step in range(0, 60, 20):
         lr.add(step, 0.1 / (1 + step))
@@ -164,57 +165,57 @@ def test_pictures_of_any_number_of_layers(count):
     assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
 
 
-def test_the_sink_draws_at_the_end_into_the_folder_and_the_target(info, outcome, clock):
-    album = Album()
-    sink = HeatMapSink(album, clock=clock)
+def test_heat_map_sink_draws_at_the_end_to_folder_and_target(info, summary, clock):
+    target = ImageSink()
+    sink = HeatMapSink(target, clock=clock)
     sink.start(info)
     for step in (0, 10, 20):
         sink.record(record(step, 1.0 + step, lr=0.1))
         sink.record(record(step, 0.1, "activation_mean"))
         sink.record(record(step, 0.5, "activation_dead"))
-    assert not album.pictures
-    sink.finish(outcome)
-    assert [(tag, step) for tag, step, _ in album.pictures] == [("heatmap/activation_std", 20), ("heatmap/activation_dead", 20)]
-    for tag, _, png in album.pictures:
+    assert not target.pictures
+    sink.finish(summary)
+    assert [(tag, step) for tag, step, _ in target.pictures] == [("heatmap/activation_std", 20), ("heatmap/activation_dead", 20)]
+    for tag, _, png in target.pictures:
         path = info.folder / "figures" / (tag.replace("/", "_") + ".png")
         assert path.read_bytes() == png
 
 
-def test_a_record_of_some_layers_only_makes_no_column(info, outcome, clock):
-    """Some layers are known at every step, the others at every 50th: columns in between would be mostly gaps."""
+def test_heat_map_sink_skips_records_of_some_layers(info, summary, clock):
+    """Some layers are recorded at every step, the others at every 50th: columns in between would be mostly gaps."""
     pictures = []
     for between in ([], range(1, 50)):
-        album = Album()
-        sink = HeatMapSink(album, clock=clock)
+        target = ImageSink()
+        sink = HeatMapSink(target, clock=clock)
         sink.start(info)
         sink.record(record(0))
         for step in between:
             sink.record(Record(step, 0.0, 0.0, {"activation_std/stem.conv": 7.0}))
         sink.record(record(50))
-        sink.finish(outcome)
-        pictures.append(album.pictures)
+        sink.finish(summary)
+        pictures.append(target.pictures)
     assert pictures[0] == pictures[1]
 
 
-def test_one_column_is_no_map(info, outcome, clock):
-    album = Album()
-    sink = HeatMapSink(album, clock=clock)
+def test_heat_map_sink_draws_no_map_of_one_column(info, summary, clock):
+    target = ImageSink()
+    sink = HeatMapSink(target, clock=clock)
     sink.start(info)
     sink.record(record(0))
     sink.record(Record(5, 0, 0, {"loss/train": 1.0}))
-    sink.finish(outcome)
-    assert not album.pictures
+    sink.finish(summary)
+    assert not target.pictures
     assert not (info.folder / "figures").exists()
 
 
-def test_it_draws_now_and_then_and_seldom_where_drawing_is_slow(info, clock):
-    class SlowAlbum(Album):
+def test_heat_map_sink_draws_rarely_when_drawing_is_slow(info, clock):
+    class SlowImageSink(ImageSink):
         def image(self, tag, step, png):
             super().image(tag, step, png)
             clock.now += 5.0
 
     drawn = {}
-    for target in (Album(), SlowAlbum()):
+    for target in (ImageSink(), SlowImageSink()):
         clock.now = 0.0
         sink = HeatMapSink(target, every_s=120.0, clock=clock)
         sink.start(info)
@@ -222,28 +223,28 @@ def test_it_draws_now_and_then_and_seldom_where_drawing_is_slow(info, clock):
             sink.record(record(step))
             clock.now += 10.0
         drawn[type(target)] = [step for _, step, _ in target.pictures]
-    assert drawn == {Album: [12, 24, 36, 48, 60, 72, 84, 96], SlowAlbum: [12, 62]}
+    assert drawn == {ImageSink: [12, 24, 36, 48, 60, 72, 84, 96], SlowImageSink: [12, 62]}
 
 
 @pytest.mark.parametrize("broken", ["loss/train", "activation_std/head", "gradient_std/head"])
-def test_the_first_step_that_is_not_finite_is_marked_in_every_map(info, outcome, broken):
+def test_heat_map_sink_marks_first_non_finite_step_in_every_map(info, summary, broken):
     pictures = []
     for value in (1.0, math.nan):
-        album = Album()
-        sink = HeatMapSink(album)
+        target = ImageSink()
+        sink = HeatMapSink(target)
         sink.start(dataclasses.replace(info))
         for step in (0, 1, 2):
             sink.record(record(step, 0.5, "update_ratio"))
             sink.record(record(step, 0.5, "activation_std"))
         sink.record(Record(3, 0, 0, {broken: value}))
-        sink.finish(outcome)
-        pictures.append({tag: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for tag, _, png in album.pictures})
-    sound, marked = pictures
-    red = [(picture["heatmap/update_ratio"] == (204, 13, 26)).all(axis=-1).sum(axis=0) for picture in (sound, marked)]
+        sink.finish(summary)
+        pictures.append({tag: np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for tag, _, png in target.pictures})
+    unmarked, marked = pictures
+    red = [(picture["heatmap/update_ratio"] == (204, 13, 26)).all(axis=-1).sum(axis=0) for picture in (unmarked, marked)]
     assert red[0].max() == 0
-    assert red[1].max() > 100  # a line from top to bottom, not only its explanation
+    assert red[1].max() > 100  # a line from top to bottom, not only its legend entry
 
 
-def test_matplotlib_is_imported_only_to_draw():
-    code = "import sys, train.sinks.heatmap, train.sinks.tensorboard; sys.exit('matplotlib' in sys.modules)"
+def test_heat_map_sink_imports_matplotlib_only_to_draw():
+    code = "import sys, train.sinks.heatmap_sink, train.sinks.tensorboard; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -21,7 +21,7 @@ RECORDS = [
 
 
 def bits(record: Record) -> tuple:
-    """A value to compare by: NaN equals NaN, and -0.0 is not 0.0."""
+    """Return a value for bit-exact comparison: NaN equals NaN, and -0.0 is not 0.0."""
     values = {tag: struct.pack("d", value) for tag, value in record.values.items()}
     return record.step, record.epoch, record.time_s, values
 
@@ -35,12 +35,12 @@ def write(info: RunInfo, records: list[Record]) -> Path:
     return info.folder / "metrics.jsonl"
 
 
-def test_what_is_written_comes_back_to_the_bit(info):
+def test_read_records_is_bit_exact(info):
     path = write(info, RECORDS)
     assert [bits(record) for record in read_records(path)] == [bits(record) for record in RECORDS]
 
 
-def test_every_line_is_standard_json(info):
+def test_jsonl_sink_writes_standard_json(info):
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
 
@@ -49,7 +49,7 @@ def test_every_line_is_standard_json(info):
     assert rows[2]["values"] == {"loss/train": "NaN", "a": "Infinity", "b": "-Infinity", "c": -0.0, "NaN": 1.0}
 
 
-def test_a_record_is_in_the_file_before_the_next_one(info):
+def test_jsonl_sink_writes_each_record_at_once(info):
     sink = JsonlSink()
     sink.start(info)
     for count, record in enumerate(RECORDS, start=1):
@@ -59,7 +59,7 @@ def test_a_record_is_in_the_file_before_the_next_one(info):
 
 
 @pytest.mark.parametrize("torn", [1, 5, 20])
-def test_a_torn_last_line_is_skipped_and_replaced_when_the_run_goes_on(info, torn):
+def test_jsonl_sink_replaces_a_torn_last_line_on_resume(info, torn):
     path = write(info, RECORDS)
     path.write_bytes(path.read_bytes()[:-torn])
     assert [record.step for record in read_records(path)] == [0, 1, 2]
@@ -67,7 +67,7 @@ def test_a_torn_last_line_is_skipped_and_replaced_when_the_run_goes_on(info, tor
     assert [bits(record) for record in read_records(path)] == [bits(record) for record in RECORDS]
 
 
-def test_a_run_that_goes_on_keeps_what_is_there(info):
+def test_jsonl_sink_appends_on_resume(info):
     write(info, RECORDS[:2])
     path = write(info, RECORDS[2:])
     assert [record.step for record in read_records(path)] == [0, 1, 2, 3]
@@ -76,21 +76,21 @@ def test_a_run_that_goes_on_keeps_what_is_there(info):
 @pytest.mark.parametrize(
     "line", ["[]", "{", '{"step": 1}', '{"step":1,"epoch":0,"time_s":0,"values":{"a":"NaN","b":"Infinity?"}}']
 )
-def test_a_line_of_something_else_is_named(info, line):
+def test_read_records_names_an_invalid_line(info, line):
     path = write(info, RECORDS)
     path.write_text(path.read_text() + line + "\n" + '{"step":9,"epoch":0,"time_s":0,"values":{}}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 5: "):
         list(read_records(path))
 
 
-def test_floats_as_json():
+def test_encode_float_and_decode_float():
     assert [encode_float(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [1.5, "NaN", "Infinity", "-Infinity"]
     assert decode_float("-Infinity") == -math.inf
     with pytest.raises(ValueError, match="nope"):
         decode_float("nope")
 
 
-def test_a_disk_that_takes_no_more_is_an_error_and_what_is_there_stays_readable(info):
+def test_full_disk_raises_and_earlier_records_stay_readable(info):
     sink = JsonlSink()
     sink.start(info)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -105,12 +105,12 @@ def test_a_disk_that_takes_no_more_is_an_error_and_what_is_there_stays_readable(
     assert [record.step for record in read_records(info.folder / "metrics.jsonl")] == [0]
 
 
-def test_contracts_and_jsonl_start_without_torch_rich_and_tensorboard():
+def test_sinks_import_without_torch_rich_and_tensorboard():
     code = """
 import sys
 import train.sinks.contracts, train.sinks.broadcast, train.sinks.jsonl, train.sinks.lines, train.sinks.terminal, train.sinks.log
 print([name for name in ("torch", "rich", "tensorboard", "numpy") if name in sys.modules])
 """
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -24,11 +24,11 @@ def sink(lines, clock, info) -> LineSink:
 
 
 def steps_of(lines: list[str]) -> list[int]:
-    return [int(found[1]) for line in lines if (found := re.match(r"step=(\d+)/1000 ", line))]
+    return [int(match[1]) for line in lines if (match := re.match(r"step=(\d+)/1000 ", line))]
 
 
 @pytest.mark.usefixtures("sink")
-def test_the_opening_names_what_is_trained(lines, info):
+def test_line_sink_header(lines, info):
     assert lines == [
         "init=xavier norm=batch",
         "fashion_mini: 9,000 train, 1,000 validation, 2,000 test images",
@@ -38,7 +38,7 @@ def test_the_opening_names_what_is_trained(lines, info):
     ]
 
 
-def test_one_line_for_every_evaluation_and_one_every_ten_seconds(sink, lines, clock):
+def test_line_sink_writes_at_evaluations_and_every_ten_seconds(sink, lines, clock):
     for step in range(1, 301):
         clock.now += 0.1
         sink.progress(step, step / 100, {"loss/train": 1.0})
@@ -49,7 +49,7 @@ def test_one_line_for_every_evaluation_and_one_every_ten_seconds(sink, lines, cl
     assert steps_of(lines) == [100, 150, 250, 300]
 
 
-def test_a_record_that_comes_late_does_not_set_the_run_back(sink, lines, clock):
+def test_line_sink_ignores_the_step_of_a_late_record(sink, lines, clock):
     for step in (1, 2, 3):
         clock.now += 1
         sink.progress(step, step / 100, {})
@@ -59,7 +59,7 @@ def test_a_record_that_comes_late_does_not_set_the_run_back(sink, lines, clock):
     assert lines[-1] == "step=3/1000 epoch=0.03/10 accuracy/val=50.0% images_per_s=43 left=24:55"
 
 
-def test_the_form_of_a_line(sink, lines, clock):
+def test_line_sink_line_format(sink, lines, clock):
     for step in (1, 2, 3):
         clock.now += 1
         sink.progress(step, step / 100, {"loss/train": 0.43214, "accuracy/train": 0.84})
@@ -68,20 +68,20 @@ def test_the_form_of_a_line(sink, lines, clock):
     assert lines[-1] == expected
 
 
-def test_nan_and_a_first_record_without_progress(sink, lines):
+def test_line_sink_writes_nan_without_prior_progress(sink, lines):
     sink.record(Record(0, 0.0, 0.0, {"loss/train": math.nan, "accuracy/val": 0.1}))
     assert lines[-1] == "step=0/1000 epoch=0.00/10 loss/train=nan accuracy/val=10.0%"
 
 
-def test_messages_carry_their_level_on_every_line(sink, lines):
+def test_line_sink_prefixes_every_message_line_with_its_level(sink, lines):
     sink.message("all\nwell")
     sink.message("layer conv3 is dead\nsee there", "warning")
     assert lines[-4:] == ["all", "well", "warning: layer conv3 is dead", "warning: see there"]
 
 
-def test_the_summary(sink, lines, info, outcome):
+def test_line_sink_summary(sink, lines, info, summary):
     del lines[:]
-    sink.finish(dataclasses.replace(outcome, folder=info.folder.parent / "a b" / "run"))
+    sink.finish(dataclasses.replace(summary, folder=info.folder.parent / "a b" / "run"))
     assert lines == [
         "done",
         "validation accuracy: 87.10 +- 1.06 % (standard error, n = 1,000)",
@@ -95,30 +95,30 @@ def test_the_summary(sink, lines, info, outcome):
         "speed: 2,314 images/s",
         "peak memory: 1.50 GiB (host)",
         f"folder: {info.folder.parent}/a b/run",
-        f"look at it: tensorboard --logdir '{info.folder.parent}/a b'",
+        f"view: tensorboard --logdir '{info.folder.parent}/a b'",
     ]
 
 
-def test_what_was_not_measured_is_left_out(sink, lines, outcome):
-    nothing = dict.fromkeys(("val_accuracy", "test_accuracy", "train_loss", "val_loss", "test_loss", "images_per_s"))
+def test_line_sink_summary_omits_missing_values(sink, lines, summary):
+    missing = dict.fromkeys(("val_accuracy", "test_accuracy", "train_loss", "val_loss", "test_loss", "images_per_s"))
     del lines[:]
     sink.finish(
-        dataclasses.replace(outcome, **nothing, peak_memory_bytes=None, status="diverged", reason="NaN in conv2", steps=7)
+        dataclasses.replace(summary, **missing, peak_memory_bytes=None, status="diverged", reason="NaN in conv2", steps=7)
     )
     assert [line.split(":")[0] for line in lines[:-2]] == ["diverged", "parameters", "FLOPs per image", "time"]
     assert "time: 1:02 (7 of 1,000 steps)" in lines
 
 
-def test_it_is_silent_before_the_start(lines, clock, outcome):
+def test_line_sink_is_silent_before_start(lines, clock, summary):
     sink = LineSink(lines.append, clock=clock)
     sink.progress(1, 0.1, {})
     sink.record(Record(1, 0.1, 0.0, {"accuracy/val": 0.5}))
     assert lines == []
-    sink.finish(outcome)
+    sink.finish(summary)
     assert lines[0] == "done"
 
 
-def test_a_stream_that_is_no_terminal_gets_plain_lines_in_its_own_encoding(info):
+def test_stream_sink_writes_plain_lines_in_the_stream_encoding(info):
     buffer = io.BytesIO()
     stream = io.TextIOWrapper(buffer, encoding="ascii")
     sink = stream_sink(stream)
@@ -147,11 +147,11 @@ def test_a_stream_that_is_no_terminal_gets_plain_lines_in_its_own_encoding(info)
         (size(5 << 30), "5.00 GiB"),
     ],
 )
-def test_figures(text, expected):
+def test_number_text_formats(text, expected):
     assert text == expected
 
 
-def test_the_standard_error_is_the_spread_of_the_binomial_mean():
+def test_binomial_standard_error_is_the_spread_of_the_mean():
     p, n = 0.3, 7
     chances = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
     variance = sum(chance * (k / n - p) ** 2 for k, chance in enumerate(chances))

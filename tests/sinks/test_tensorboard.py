@@ -46,7 +46,7 @@ def write(info, clock, records) -> TensorBoardSink:
     return sink
 
 
-def test_scalars_come_back_with_step_and_time(info, clock):
+def test_tensorboard_sink_writes_scalars_with_step_and_time(info, clock):
     sink = write(info, clock, [Record(0, 0.0, 0.0, {"loss/train": 2.5, "lr": 0.1})])
     clock.now += 1.5
     sink.record(Record(7, 0.1, 1.5, {"loss/train": 1.25}))
@@ -59,7 +59,7 @@ def test_scalars_come_back_with_step_and_time(info, clock):
     ]
 
 
-def test_non_finite_values_survive(info, clock):
+def test_tensorboard_sink_keeps_non_finite_values(info, clock):
     write(info, clock, [Record(0, 0, 0, {"a": math.nan, "b": math.inf, "c": -1e300})]).close()
     events = read(info.folder)
     assert math.isnan(events.Scalars("a")[0].value)
@@ -67,7 +67,7 @@ def test_non_finite_values_survive(info, clock):
     assert events.Scalars("c")[0].value == -math.inf
 
 
-def test_one_event_holds_a_whole_record_and_there_is_one_file(info, clock):
+def test_tensorboard_sink_writes_one_file_and_event_per_record(info, clock):
     values = {f"activation_std/layer{i}": float(i) for i in range(300)}
     write(info, clock, [Record(step, 0, 0, values) for step in range(10)]).close()
     (path,) = info.folder.iterdir()
@@ -76,20 +76,20 @@ def test_one_event_holds_a_whole_record_and_there_is_one_file(info, clock):
     assert len(read(info.folder).Tags()["scalars"]) == 300
 
 
-def test_values_are_seen_after_the_flush_interval_and_at_the_end(info, clock, outcome):
+def test_tensorboard_sink_flushes_at_intervals_and_at_the_end(info, clock, summary):
     sink = write(info, clock, [Record(1, 0, 0, {"a": 1.0})])
     assert "a" not in read(info.folder).Tags()["scalars"]
     clock.now += 15.0
     sink.record(Record(2, 0, 0, {"a": 2.0}))
     assert [event.step for event in read(info.folder).Scalars("a")] == [1, 2]
     sink.record(Record(3, 0, 0, {"a": 3.0}))
-    sink.finish(outcome)
+    sink.finish(summary)
     assert [event.step for event in read(info.folder).Scalars("a")] == [1, 2, 3]
     sink.close()
     sink.close()
 
 
-def test_images_keep_their_bytes_and_size(info, clock):
+def test_tensorboard_sink_keeps_image_bytes_and_size(info, clock):
     sink = write(info, clock, [])
     sink.image("activation_map", 3, png(4, 9))
     with pytest.raises(ValueError, match="activation_map: not a PNG"):
@@ -99,7 +99,7 @@ def test_images_keep_their_bytes_and_size(info, clock):
     assert (image.step, image.height, image.width, image.encoded_image_string) == (3, 4, 9, png(4, 9))
 
 
-def test_the_config_is_a_text(info, clock):
+def test_tensorboard_sink_writes_the_config_as_text(info, clock):
     write(info, clock, []).close()
     events = read(info.folder)
     assert events.PluginTagToContent("text").keys() == {"config"}
@@ -107,7 +107,7 @@ def test_the_config_is_a_text(info, clock):
     assert [line[4:] for line in text.split("\n")] == CONFIG.splitlines()
 
 
-def test_histograms_come_back_as_buckets(info, clock):
+def test_tensorboard_sink_writes_histogram_buckets(info, clock):
     sink = write(info, clock, [])
     sink.histogram("activation_histogram/head", 3, [-1.0, 0.0, 0.5, 2.0], [4, 0, 2])
     with pytest.raises(ValueError, match="activation_histogram/head: 2 edges for 2 counts"):
@@ -120,7 +120,7 @@ def test_histograms_come_back_as_buckets(info, clock):
     assert make_ndarray(event.tensor_proto).tolist() == [[-1, 0, 4], [0, 0.5, 0], [0.5, 2, 2]]
 
 
-def test_every_chart_of_the_layout_draws_tags_that_exist(info, clock):
+def test_layout_charts_match_existing_tags(info, clock):
     write(info, clock, []).close()
     (event,) = read(info.folder).Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
@@ -138,31 +138,35 @@ def test_every_chart_of_the_layout_draws_tags_that_exist(info, clock):
     assert not [pattern for pattern in patterns if re.match(pattern, "loss/training")]
 
 
-def test_every_statistic_that_is_measured_has_a_chart():
+def test_charts_cover_every_measured_statistic():
     patterns = [tag for charts in CHARTS.values() for tags in charts.values() for tag in tags]
     measured = FULL | {"probe_similarity"} | {f"probe_activation_{statistic}" for statistic in PROBE}
     assert not [name for name in measured if not any(re.fullmatch(pattern, f"{name}/head") for pattern in patterns)]
 
 
-ARM = HParamsRow("abc", {"norm": "batch", "trainer.compile": False, "optimizer.lr": 0.1}, frozenset({"optimizer.lr"}))
+ARM_ROW = HParamsRow("abc", {"norm": "batch", "trainer.compile": False, "optimizer.lr": 0.1}, frozenset({"optimizer.lr"}))
 
 
-def hparams_of(folder, part) -> Any:
+def hparams_part(folder, part) -> Any:
     content = read(folder).PluginTagToContent("hparams")[f"_hparams_/{part}"]
     return getattr(plugin_data.HParamsPluginData.FromString(content), part)
 
 
-def test_the_arm_is_a_typed_row(info, clock, outcome):
-    sink = TensorBoardSink(arm=ARM, clock=clock)
+def test_tensorboard_sink_writes_the_arm_as_a_typed_row(info, clock, summary):
+    sink = TensorBoardSink(arm=ARM_ROW, clock=clock)
     sink.start(info)
     clock.now += 60
-    sink.finish(outcome)
+    sink.finish(summary)
     sink.close()
-    row, table, end = (hparams_of(info.folder, part) for part in ("session_start_info", "experiment", "session_end_info"))
+    row, table, end = (hparams_part(info.folder, part) for part in ("session_start_info", "experiment", "session_end_info"))
     assert (row.group_name, row.start_time_secs) == ("abc", 1000.0)
     kinds = {name: (value.WhichOneof("kind"), getattr(value, value.WhichOneof("kind"))) for name, value in row.hparams.items()}
-    wanted = {"norm": ("string_value", "batch"), "trainer.compile": ("bool_value", False), "optimizer.lr": ("number_value", 0.1)}
-    assert kinds == wanted
+    expected = {
+        "norm": ("string_value", "batch"),
+        "trainer.compile": ("bool_value", False),
+        "optimizer.lr": ("number_value", 0.1),
+    }
+    assert kinds == expected
     types = {column.name: (api.DataType.Name(column.type), column.differs) for column in table.hparam_infos}
     assert types == {
         "norm": ("DATA_TYPE_STRING", False),
@@ -175,24 +179,24 @@ def test_the_arm_is_a_typed_row(info, clock, outcome):
 @pytest.mark.parametrize(
     ("status", "done", "diverged"), [("done", 1, 0), ("diverged", 0, 1), ("interrupted", 0, 0), ("failed", 0, 0), (None, 0, 0)]
 )
-def test_how_a_run_ended_is_a_status_and_two_numbers(info, clock, outcome, status, done, diverged):
-    sink = TensorBoardSink(arm=ARM, clock=clock)
+def test_tensorboard_sink_writes_outcome_as_status_and_numbers(info, clock, summary, status, done, diverged):
+    sink = TensorBoardSink(arm=ARM_ROW, clock=clock)
     sink.start(info)
     sink.record(Record(7, 0, 0, {"accuracy/val": 0.3}))
     if status is not None:
-        sink.finish(dataclasses.replace(outcome, status=status))
+        sink.finish(dataclasses.replace(summary, status=status))
     sink.close()
     events = read(info.folder)
     last = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"] if tag.startswith("final/")}
     accuracy = {"final/accuracy_val": pytest.approx(0.871)} if done else {}
     assert last == {"final/done": done, "final/diverged": diverged, **accuracy}
     assert events.Scalars("final/done")[0].step == (7 if status is None else 1000)
-    ended = hparams_of(info.folder, "session_end_info").status
+    ended = hparams_part(info.folder, "session_end_info").status
     assert api.Status.Name(ended) == ("STATUS_SUCCESS" if done else "STATUS_FAILURE")
 
 
-def test_without_an_arm_there_is_no_hparams_table(info, clock, outcome):
+def test_tensorboard_sink_without_arm_has_no_hparams_table(info, clock, summary):
     sink = write(info, clock, [])
-    sink.finish(outcome)
+    sink.finish(summary)
     sink.close()
     assert "hparams" not in str(read(info.folder).Tags())

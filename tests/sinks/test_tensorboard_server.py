@@ -1,4 +1,4 @@
-"""What a real TensorBoard says over HTTP about runs that the sink wrote."""
+"""Answers of a real TensorBoard server about runs that the sink wrote."""
 
 import base64
 import urllib.parse
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tensorboard_server import Ask, serving
+from tests.tensorboard_server import Query, serve_tensorboard
 from train.sinks.contracts import Record, RunInfo, Summary
 from train.sinks.hparams import hparams_row
 from train.sinks.tensorboard import TensorBoardSink
@@ -47,44 +47,44 @@ def write_run(folder, norm, seed, status):
 
 
 @pytest.fixture(scope="module", params=["auto", "false"])
-def ask(logdir, request) -> Iterator[Ask]:
-    """With the reader of event files that TensorBoard chooses and with its slow one."""
+def query(logdir, request) -> Iterator[Query]:
+    """Query with the event file reader that TensorBoard chooses and with its slow one."""
 
-    def loaded(ask: Ask) -> bool:
-        return sum("final/done" in tags for tags in ask("scalars/tags").values()) >= 6
+    def is_loaded(query: Query) -> bool:
+        return sum("final/done" in tags for tags in query("scalars/tags").values()) >= 6
 
-    with serving(logdir, loaded, f"--load_fast={request.param}") as ask:
-        yield ask
+    with serve_tensorboard(logdir, is_loaded, f"--load_fast={request.param}") as query:
+        yield query
 
 
-def test_a_server_lists_scalars_images_histograms_and_the_config(ask):
+def test_server_lists_scalars_images_histograms_and_config(query):
     runs = {f"{norm}{seed}" for norm in ("batch", "none") for seed in range(3)}
-    scalars = ask("scalars/tags")
+    scalars = query("scalars/tags")
     assert scalars.keys() == runs
     final = {"final/done", "final/diverged"}
     assert set(scalars["none2"]) == {"loss/train", "accuracy/val", "activation_std/head", *final}
     assert set(scalars["none1"]) == {*scalars["none2"], "accuracy/test", "loss/test", "final/accuracy_val"}
     for plugin, tag in [("images", "heatmap/activation_std"), ("histograms", "activation_histogram/head"), ("text", "config")]:
-        assert {run: list(tags) for run, tags in ask(f"{plugin}/tags").items()} == {run: [tag] for run in runs}, plugin
-    ((_, step, buckets),) = ask("histograms/histograms?run=none0&tag=activation_histogram/head")
+        assert {run: list(tags) for run, tags in query(f"{plugin}/tags").items()} == {run: [tag] for run in runs}, plugin
+    ((_, step, buckets),) = query("histograms/histograms?run=none0&tag=activation_histogram/head")
     assert step == 0
     assert sum(count for _, _, count in buckets) == 7
 
 
-def test_a_server_merges_the_layouts_and_finds_the_curves_of_a_chart(ask):
-    categories = {category["title"]: category["chart"] for category in ask("custom_scalars/layout")["category"]}
+def test_server_merges_layouts_and_finds_the_curves_of_a_chart(query):
+    categories = {category["title"]: category["chart"] for category in query("custom_scalars/layout")["category"]}
     assert list(categories) == list(CHARTS)
     assert [chart["title"] for chart in categories["activations"]] == list(CHARTS["activations"])
     (pattern,) = categories["activations"][0]["multiline"]["tag"]
-    found = ask(f"custom_scalars/scalars?run=none0&tag={urllib.parse.quote(pattern)}")
-    assert found["regex_valid"]
-    assert list(found["tag_to_events"]) == ["activation_std/head"]
+    curves = query(f"custom_scalars/scalars?run=none0&tag={urllib.parse.quote(pattern)}")
+    assert curves["regex_valid"]
+    assert list(curves["tag_to_events"]) == ["activation_std/head"]
 
 
-def test_a_server_shows_the_seeds_of_an_arm_as_one_averaged_row(ask):
+def test_server_shows_the_seeds_of_an_arm_as_one_row(query):
     statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     columns = [{"hparam": "norm"}, {"metric": {"tag": "accuracy/test"}}]
-    table = ask("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=columns)
+    table = query("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=columns)
     rows = {row["hparams"]["norm"]: row for row in table["sessionGroups"]}
     assert table["totalSize"] == 2
     assert rows["batch"]["hparams"] == {"norm": "batch", "optimizer.lr": 0.1, "arm": "norm=batch optimizer.lr=0.1"}
@@ -96,6 +96,6 @@ def test_a_server_shows_the_seeds_of_an_arm_as_one_averaged_row(ask):
         {"accuracy/test": 0.3125, "loss/test": 1.5, "final/accuracy_val": 0.15625, "final/done": 2 / 3, "final/diverged": 1 / 3}
     )
     assert [session["status"] for session in rows["none"]["sessions"]] == ["STATUS_SUCCESS", "STATUS_SUCCESS", "STATUS_FAILURE"]
-    experiment = ask("hparams/experiment", experimentName="")
+    experiment = query("hparams/experiment", experimentName="")
     assert [metric["name"]["tag"] for metric in experiment["metricInfos"]] == list(METRICS)
     assert {column["name"] for column in experiment["hparamInfos"]} == {"arm", "norm", "optimizer.lr"}

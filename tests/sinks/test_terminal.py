@@ -1,4 +1,4 @@
-"""The view in a real (pseudo) terminal, in a process of its own."""
+"""The live view in a real (pseudo) terminal, in its own process."""
 
 import fcntl
 import os
@@ -48,10 +48,10 @@ finally:
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def in_terminal(columns: int, folder: Path, how: str, **environment: str) -> str:
-    """All that the script wrote to a terminal of `columns`; unless `how` is "end", Ctrl-C is typed once the view stands."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+def run_in_terminal(columns: int, folder: Path, how: str, **environment: str) -> str:
+    """Return the output of the script in a terminal of `columns`; unless `how` is "end", type Ctrl-C once the view is drawn."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     unset = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
     variables = {name: value for name, value in os.environ.items() if name not in unset}
     variables |= {
@@ -61,33 +61,33 @@ def in_terminal(columns: int, folder: Path, how: str, **environment: str) -> str
         **environment,
     }
     command = [sys.executable, "-c", SCRIPT, str(folder), how]
-    child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=variables, start_new_session=True)
-    os.close(theirs)
+    child = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=variables, start_new_session=True)
+    os.close(terminal)
     output, typed, deadline = b"", how == "end", time.monotonic() + 20
     try:
         while time.monotonic() < deadline:
-            if not select.select([ours], [], [], 0.2)[0]:
+            if not select.select([controller], [], [], 0.2)[0]:
                 continue
             try:
-                piece = os.read(ours, 65536)
-            except OSError:  # the terminal's other end is gone
+                chunk = os.read(controller, 65536)
+            except OSError:  # the other end of the terminal is closed
                 break
-            output += piece
+            output += chunk
             if not typed and b"stray print" in output and output.count(b"loss 0.4321") > 3:
-                os.write(ours, b"\x03")
+                os.write(controller, b"\x03")
                 typed = True
         assert child.wait(timeout=5) == 0
     finally:
         child.kill()
         child.wait()
-        os.close(ours)
+        os.close(controller)
     return output.decode()
 
 
 @pytest.mark.parametrize("how", ["flag", "raise"])
 @pytest.mark.parametrize("columns", [40, 80, 140])
-def test_ctrl_c_leaves_the_terminal_and_the_last_lines_as_they_should_be(tmp_path, columns, how):
-    output = in_terminal(columns, tmp_path, how)
+def test_ctrl_c_leaves_cursor_and_last_lines_intact(tmp_path, columns, how):
+    output = run_in_terminal(columns, tmp_path, how)
     assert output.rfind("\x1b[?25h") > output.rfind("\x1b[?25l")
     lines = re.split(r"[\r\n]+", CONTROL.sub("", output))
     assert [line for line in lines if len(line) > columns and str(tmp_path.parent) not in line] == []
@@ -98,17 +98,17 @@ def test_ctrl_c_leaves_the_terminal_and_the_last_lines_as_they_should_be(tmp_pat
         assert re.fullmatch(r"(step .*)?loss 0\.4321 .*", lines[-2])
     else:
         assert "interrupted" in lines
-        assert lines[-2] == f"look at it: tensorboard --logdir {tmp_path.parent}"
+        assert lines[-2] == f"view: tensorboard --logdir {tmp_path.parent}"
 
 
-def test_no_color_in_a_terminal(tmp_path):
-    output = in_terminal(80, tmp_path, "end", NO_COLOR="1")
+def test_no_color_removes_colors_in_a_terminal(tmp_path):
+    output = run_in_terminal(80, tmp_path, "end", NO_COLOR="1")
     assert not re.search(r"\x1b\[[0-9;]*3[0-8]", output)
     assert "━" in output
 
 
-def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(tmp_path):
-    output = in_terminal(80, tmp_path, "end", TERM="dumb")
+def test_dumb_terminal_gets_plain_lines(tmp_path):
+    output = run_in_terminal(80, tmp_path, "end", TERM="dumb")
     assert "\x1b" not in output
     assert "step=35/700 epoch=0.50/10 " in output
     assert "validation accuracy: 87.00 +- 1.06 %" in output

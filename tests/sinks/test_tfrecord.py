@@ -14,16 +14,16 @@ CONTENTS = [b"", b"\0", b"123456789", bytes(range(256)) * 5, random.Random(3).ra
 
 
 @pytest.mark.parametrize("data", CONTENTS, ids=len)
-def test_a_record_is_that_of_tensorboards_writer(data: bytes) -> None:
+def test_tfrecord_equals_the_record_of_tensorboards_writer(data: bytes) -> None:
     file = io.BytesIO()
     RecordWriter(file).write(data)
     assert tfrecord(data) == file.getvalue()
 
 
-def test_records_are_whole_only_up_to_the_end_of_one() -> None:
+def test_is_whole_is_true_only_at_the_end_of_a_record() -> None:
     content = b"".join(map(tfrecord, CONTENTS))
     ends = {0}
     for data in CONTENTS:
         ends.add(max(ends) + len(tfrecord(data)))
-    places = {place + shift for place in ends for shift in range(-9, 10)} & set(range(len(content) + 1))
-    assert {place for place in places if is_whole(content[:place])} == ends
+    positions = {position + shift for position in ends for shift in range(-9, 10)} & set(range(len(content) + 1))
+    assert {position for position in positions if is_whole(content[:position])} == ends

@@ -1,4 +1,4 @@
-"""What is seen of a sweep while it runs."""
+"""Progress and display of a running sweep."""
 
 from __future__ import annotations
 
@@ -13,69 +13,69 @@ from train.sweep.display import LineDisplay, LiveDisplay, display_for, render_ta
 from train.sweep.progress import JobProgress, JobRow, job_labels, remaining_s, state_counts
 
 
-def rows(count: int) -> list[JobRow]:
-    """Two run, what came before is over, the rest waits."""
-    found = []
+def make_rows(count: int) -> list[JobRow]:
+    """Return `count` rows: two are running, those before have ended, those after are waiting."""
+    rows = []
     for number in range(1, count + 1):
         row = JobRow(number, f"norm=group init=gaussian model.activation=leaky_relu seed={number}", started_at=float(number))
         if number < count // 2:
-            row.state, row.ended_at, row.accuracy, row.accuracy_of = "done", number + 10.0, 0.5, "test"
+            row.state, row.ended_at, row.accuracy, row.accuracy_split = "done", number + 10.0, 0.5, "test"
         elif number < count // 2 + 2:
-            row.state, row.step, row.total, row.remaining_s, row.device = "running", 1200, 10_000, 3723.0, "cuda:1"
-        found.append(row)
-    found[2].state, found[2].reason = "failed", "killed by SIGSEGV (signal 11)"
-    return found
+            row.state, row.step, row.total_steps, row.remaining_s, row.device = "running", 1200, 10_000, 3723.0, "cuda:1"
+        rows.append(row)
+    rows[2].state, rows[2].reason = "failed", "killed by SIGSEGV (signal 11)"
+    return rows
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 140])
-def test_the_table_fits_the_terminal(width: int) -> None:
+def test_render_table_fits_terminal(width: int) -> None:
     stream = io.StringIO()
     Console(file=stream, width=width, force_terminal=True, no_color=True, color_system=None).print(
-        render_table(rows(200), 2, 150.0, width, 12)
+        render_table(make_rows(200), 2, 150.0, width, 12)
     )
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     assert max(map(len, lines)) <= width
     assert len(lines) <= 13
-    assert len([line for line in lines if "12 %" in line]) == 2, "what runs is seen"
+    assert len([line for line in lines if "12 %" in line]) == 2, "running jobs are visible"
     assert "98 done, 1 failed, 2 running, 99 waiting"[: width - 1] in lines[-1]
     assert ("1,200/10,000" in "\n".join(lines)) == (width >= 100)
 
 
-def test_a_terminal_gets_the_table_and_keeps_what_went_wrong() -> None:
+def test_live_display_prints_header_and_failures() -> None:
     stream = io.StringIO()
-    board = LiveDisplay(Console(file=stream, width=80, height=20, force_terminal=True, color_system=None))
-    all_rows = rows(8)
-    board.open(Path("outputs/a_sweep"), all_rows, "2 at a time on the CPU, 1 thread each")
-    board.update(all_rows, 2, 20.0)
-    board.job_ended(all_rows[2], 20.0)
-    board.close()
-    shown = stream.getvalue()
-    assert "8 runs, 2 at a time on the CPU" in shown
-    assert "3: failed norm=group" in shown
-    assert "SIGSEGV" in shown
+    display = LiveDisplay(Console(file=stream, width=80, height=20, force_terminal=True, color_system=None))
+    all_rows = make_rows(8)
+    display.open(Path("outputs/a_sweep"), all_rows, "2 at a time on the CPU, 1 thread each")
+    display.update(all_rows, 2, 20.0)
+    display.job_ended(all_rows[2], 20.0)
+    display.close()
+    text = stream.getvalue()
+    assert "8 runs, 2 at a time on the CPU" in text
+    assert "3: failed norm=group" in text
+    assert "SIGSEGV" in text
 
 
-def test_without_a_terminal_there_is_one_line_per_start_and_end() -> None:
+def test_line_display_writes_one_line_per_start_and_end() -> None:
     lines: list[str] = []
-    board = LineDisplay(lines.append)
-    all_rows = rows(8)
-    board.open(Path("outputs/a_sweep"), all_rows, "2 at a time on the CPU, 1 thread each")
+    display = LineDisplay(lines.append)
+    all_rows = make_rows(8)
+    display.open(Path("outputs/a_sweep"), all_rows, "2 at a time on the CPU, 1 thread each")
     del lines[:]
-    board.job_started(all_rows[3])
+    display.job_started(all_rows[3])
     for _ in range(5):
-        board.update(all_rows, 2, 20.0)
-    board.job_ended(all_rows[0], 20.0)
-    board.job_ended(all_rows[2], 20.0)
+        display.update(all_rows, 2, 20.0)
+    display.job_ended(all_rows[0], 20.0)
+    display.job_ended(all_rows[2], 20.0)
     assert [line.split(" ")[:2] for line in lines] == [["[4/8]", "running"], ["[1/8]", "done"], ["[3/8]", "failed"]]
     assert "test accuracy 50.0 %" in lines[1]
     assert lines[2].endswith("killed by SIGSEGV (signal 11)")
     assert isinstance(display_for(io.StringIO()), LineDisplay)
 
 
-def test_progress_is_read_from_files_that_others_write(tmp_path: Path) -> None:
+def test_job_progress_reads_files_while_they_are_written(tmp_path: Path) -> None:
     row, progress = JobRow(1, "a run", state="running"), JobProgress(tmp_path)
     progress.update(row)
-    assert (row.step, row.total, row.accuracy) == (0, None, None), "nothing is there yet"
+    assert (row.step, row.total_steps, row.accuracy) == (0, None, None), "no files yet"
     (tmp_path / "status.json").write_text(json.dumps({"total_steps": 100}))
     line = '{{"step":{step},"epoch":0.1,"time_s":{time},"values":{{"{tag}":{value}}}}}\n'
     with (tmp_path / "metrics.jsonl").open("w") as file:
@@ -83,14 +83,14 @@ def test_progress_is_read_from_files_that_others_write(tmp_path: Path) -> None:
         file.write(line.format(step=40, time=3.0, tag="accuracy/val", value=0.5) + '{"step":60,"ti')
         file.flush()
         progress.update(row)
-        assert (row.step, row.total, row.accuracy, row.accuracy_of) == (40, 100, 0.5, "val")
+        assert (row.step, row.total_steps, row.accuracy, row.accuracy_split) == (40, 100, 0.5, "val")
         assert row.remaining_s == pytest.approx(6.0)
         file.write('me_s":5.0,"epoch":1,"values":{"loss/train":"NaN","accuracy/val":"NaN"}}\nnonsense\n[1]\n')
     progress.update(row)
     assert (row.step, row.accuracy) == (60, 0.5)
 
 
-def test_time_left_of_the_sweep() -> None:
+def test_remaining_s_of_sweep() -> None:
     done = JobRow(1, "", state="done", started_at=0.0, ended_at=10.0)
     running = JobRow(2, "", state="running", started_at=10.0, remaining_s=4.0)
     waiting = [JobRow(number, "") for number in (3, 4, 5)]
@@ -100,7 +100,7 @@ def test_time_left_of_the_sweep() -> None:
     assert state_counts([done, running, *waiting]) == {"done": 1, "running": 1, "waiting": 3}
 
 
-def test_a_row_is_called_by_what_sets_it_apart() -> None:
+def test_job_labels_hold_distinct_overrides_only() -> None:
     assert job_labels([["trainer.epochs=1", "norm=none", "seed=0"], ["trainer.epochs=1", "norm=batch", "seed=0"]]) == [
         "norm=none",
         "norm=batch",

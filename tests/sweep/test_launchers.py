@@ -1,4 +1,4 @@
-"""Hydra's standard launchers: what one run does never ends the others, and the folders are those of the pool."""
+"""Hydra's standard launchers: a failed run never ends the others, and run folders equal those of the pool."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from train.store.run import find_runs, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "conf" / "hydra" / "launcher").glob("*.yaml"))
-NEEDS = re.compile(r"the extra `(?P<extra>\w+)`.*pip install (?P<package>\S+)$", re.DOTALL | re.MULTILINE)
-LAUNCHERS = [  # Hydra's own, `basic`, is that of tests/sweep/test_sweeper.py
+INSTALL_HINT = re.compile(r"the extra `(?P<extra>\w+)`.*pip install (?P<package>\S+)$", re.DOTALL | re.MULTILINE)
+LAUNCHERS = [  # tests/sweep/test_sweeper.py covers Hydra's own `basic`
     ("joblib_cores", "hydra_joblib_launcher"),
     ("slurm_local", "hydra_submitit_launcher"),
     ("ray_cluster", "hydra_ray_launcher"),
@@ -27,11 +27,11 @@ LAUNCHERS = [  # Hydra's own, `basic`, is that of tests/sweep/test_sweeper.py
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "package"), LAUNCHERS, ids=[name for name, _ in LAUNCHERS])
-def test_runs_end_as_they_do_in_the_pool(launcher: str, package: str, tmp_path: Path) -> None:
+def test_launcher_ends_runs_as_the_pool_does(launcher: str, package: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
         pytest.skip(f"{package} is not installed: pip install {package.replace('_', '-')}")
-    own = [override for override in SMALL if not override.startswith("hydra.launcher")]
-    command = [sys.executable, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), f"hydra/launcher={launcher}", *own]
+    overrides = [override for override in SMALL if not override.startswith("hydra.launcher")]
+    command = [sys.executable, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), f"hydra/launcher={launcher}", *overrides]
     result = subprocess.run(
         [*command, "model.how=fine,fails,diverges", f"hydra.sweep.dir={tmp_path}/sweep"],
         cwd=ROOT,
@@ -51,12 +51,12 @@ def test_runs_end_as_they_do_in_the_pool(launcher: str, package: str, tmp_path: 
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_says_how_to_install_what_it_needs(preset: Path) -> None:
+def test_launcher_preset_names_extra_to_install(preset: Path) -> None:
     text = preset.read_text()
     if "_target_: hydra_plugins.train." in text:
         return
     head = text.partition("\ndefaults:")[0].replace("\n# ", " ").splitlines()[0]
-    found = NEEDS.search(head.partition("  train -m")[0].strip())
-    assert found, f"{preset.name}: its comment ends with: Needs the extra `name`: pip install package"
+    match = INSTALL_HINT.search(head.partition("  train -m")[0].strip())
+    assert match, f"{preset.name}: its comment must end with: Needs the extra `name`: pip install package"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert any(requirement.startswith(found["package"]) for requirement in extras[found["extra"]])
+    assert any(requirement.startswith(match["package"]) for requirement in extras[match["extra"]])

@@ -1,4 +1,4 @@
-"""Jobs that end in every way there is, as `train -m` runs them: each is one row, and none harms another."""
+"""Jobs of `train -m` that end in every possible way: each is one row, and none affects another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 class Sweep:
-    """A sweep in a process of its own; `mark` is in the environment of all its processes."""
+    """A sweep in its own process; `mark` is in the environment of all its processes."""
 
     def __init__(self, folder: Path, *overrides: str) -> None:
         self.folder = folder / "sweep"
@@ -41,48 +41,48 @@ class Sweep:
         )
         self.output = ""
 
-    def end(self, timeout: float = 120) -> int:
+    def wait_for_exit(self, timeout: float = 120) -> int:
         self.output, _ = self.process.communicate(timeout=timeout)
         return self.process.returncode
 
     def runs(self) -> dict[str, Run]:
-        """model.how -> the run."""
+        """Return the runs by their `model.how`."""
         runs = map(read_run, find_runs([self.folder]))
         return {run.config["model"]["how"]: run for run in runs}
 
     def wait_for(self, condition: Callable[[], Any]) -> None:
         wait_until(condition, 60)
 
-    def training(self) -> int:
-        """How many jobs have got as far as their data."""
+    def training_count(self) -> int:
+        """Return how many running jobs have loaded their data."""
         statuses = [json.loads(path.read_text()) for path in self.folder.glob("*/status.json")]
         return sum("total_steps" in status and status["status"] == "running" for status in statuses)
 
     def processes(self) -> list[int]:
-        found = []
+        pids = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
                 if f"{MARK}={self.mark}".encode() in path.read_bytes():
-                    found.append(int(path.parent.name))
+                    pids.append(int(path.parent.name))
             except OSError:
                 continue
-        return found
+        return pids
 
 
 def wait_until(condition: Callable[[], Any], seconds: float) -> None:
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not come to that"
+        assert time.monotonic() < deadline, "timed out waiting for the condition"
         time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """One sweep of everything that can happen to a job."""
-    ways = "fine,fails,leaves,crashes,exhausts,sleeps,dies,dies_once,diverges"
+    """One sweep of jobs that end in every possible way."""
+    behaviours = "fine,fails,leaves,crashes,exhausts,sleeps,dies,dies_once,diverges"
     limits = ("hydra.launcher.timeout_minutes=0.1", "hydra.launcher.retries=1")
-    sweep = Sweep(tmp_path_factory.mktemp("pool"), f"model.how={ways}", *limits)
-    sweep.end()
+    sweep = Sweep(tmp_path_factory.mktemp("pool"), f"model.how={behaviours}", *limits)
+    sweep.wait_for_exit()
     return sweep
 
 
@@ -100,9 +100,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         ("dies_once", "done", "", 0),
     ],
 )
-def test_whatever_a_job_does_it_is_one_row_with_its_reason(
-    sweep: Sweep, how: str, state: str, reason: str, exit_code: int | None
-) -> None:
+def test_pool_records_every_job_with_its_reason(sweep: Sweep, how: str, state: str, reason: str, exit_code: int | None) -> None:
     run = sweep.runs()[how]
     assert run.state == state, sweep.output
     assert reason in run.reason
@@ -113,7 +111,7 @@ def test_whatever_a_job_does_it_is_one_row_with_its_reason(
     assert any(override.startswith("model.how=") for override in run.overrides)
 
 
-def test_a_sweep_with_failures_says_so(sweep: Sweep) -> None:
+def test_pool_reports_failures_on_terminal(sweep: Sweep) -> None:
     assert sweep.process.returncode == 1
     assert sweep.processes() == []
     lines = sweep.output.splitlines()
@@ -122,7 +120,7 @@ def test_a_sweep_with_failures_says_so(sweep: Sweep) -> None:
     assert any("failed model.how=crashes after" in line and "SIGSEGV" in line for line in lines)
 
 
-def test_the_traceback_is_in_the_logs_of_the_job(sweep: Sweep) -> None:
+def test_job_logs_hold_its_traceback(sweep: Sweep) -> None:
     folder = sweep.runs()["fails"].folder
     for log in ("train.log", "console.log"):
         text = (folder / log).read_text()
@@ -132,59 +130,59 @@ def test_the_traceback_is_in_the_logs_of_the_job(sweep: Sweep) -> None:
     assert "Traceback" not in sweep.output
 
 
-def test_what_was_killed_by_others_gets_another_attempt_and_the_first_is_put_aside(sweep: Sweep) -> None:
-    aside = sorted(path.name for path in (sweep.folder / "previous").iterdir())
-    assert len(aside) == 2, "the attempts of 'dies' and 'dies_once', of no other"
-    assert "trying again" in sweep.output
+def test_retries_repeat_killed_jobs_and_archive_first_attempts(sweep: Sweep) -> None:
+    archived = sorted(path.name for path in (sweep.folder / "previous").iterdir())
+    assert len(archived) == 2, "one attempt each of 'dies' and 'dies_once', of no other"
+    assert "; retrying" in sweep.output
 
 
-def test_a_job_that_never_came_to_its_run_folder_has_one_too(tmp_path: Path) -> None:
+def test_pool_writes_run_folder_of_job_that_crashed_early(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path, "model.how=early,fine", "hydra/sweeper=basic", "sweep.on_error=stop", "hydra.launcher.jobs_per_device=1"
     )
-    sweep.end()
+    sweep.wait_for_exit()
     (run,) = sweep.runs().values()
     assert run.state == "failed"
     assert "SIGSEGV" in run.reason
     assert run.config["trainer"]["batch_size"] == 8
     assert run.identity
-    assert "sweep.on_error=stop: 1 runs are not started" in sweep.output
+    assert "sweep.on_error=stop: not starting the remaining runs (1)" in sweep.output
 
 
-def test_one_signal_lets_running_jobs_save_and_end(tmp_path: Path) -> None:
+def test_first_signal_lets_running_jobs_save_and_exit(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=dawdles", "seed=0,1,2", "trainer.epochs=1000", "trainer.max_steps=null")
-    sweep.wait_for(lambda: sweep.training() == 2)
+    sweep.wait_for(lambda: sweep.training_count() == 2)
     sweep.process.send_signal(signal.SIGINT)
-    assert sweep.end(30) == 130, sweep.output
+    assert sweep.wait_for_exit(30) == 130, sweep.output
     runs = [read_run(path) for path in find_runs([sweep.folder])]
     assert [run.state for run in runs] == ["interrupted", "interrupted"]
     assert {run.status["exit_code"] for run in runs} == {130}
     assert sweep.processes() == []
 
 
-def test_two_signals_end_everything_now(tmp_path: Path) -> None:
+def test_second_signal_kills_all_jobs(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=sleeps", "seed=0,1")
-    sweep.wait_for(lambda: sweep.training() == 2)
+    sweep.wait_for(lambda: sweep.training_count() == 2)
     sweep.process.send_signal(signal.SIGTERM)
     time.sleep(1.0)
     assert sweep.process.poll() is None
     sweep.process.send_signal(signal.SIGTERM)
-    assert sweep.end(30) == 143, sweep.output
+    assert sweep.wait_for_exit(30) == 143, sweep.output
     runs = [read_run(path) for path in find_runs([sweep.folder])]
     assert [run.state for run in runs] == ["interrupted", "interrupted"]
     assert sweep.processes() == []
 
 
-def test_no_process_outlives_the_controller(tmp_path: Path) -> None:
+def test_killed_controller_leaves_no_process(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=sleeps", "seed=0,1")
-    sweep.wait_for(lambda: sweep.training() == 2)
+    sweep.wait_for(lambda: sweep.training_count() == 2)
     assert len(sweep.processes()) == 4
     sweep.process.kill()
-    sweep.end()
+    sweep.wait_for_exit()
     wait_until(lambda: not sweep.processes(), 2.0)
 
 
-def test_a_setting_that_makes_no_sense_is_refused_before_anything_starts(
+def test_invalid_launcher_setting_is_rejected_before_first_job(
     train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     result = train("-m", "hydra.launcher.devices=[99]", "seed=0,1")

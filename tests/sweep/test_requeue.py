@@ -1,4 +1,4 @@
-"""Jobs that a cluster takes the place of, or whose time is up: submitit queues them again, and they go on to the bit."""
+"""Jobs that are preempted or out of time: submitit queues them again, and they resume bit-exactly."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 AWKWARD = Path(__file__).with_name("awkward")
 SABOTAGED = ["norm=none", "norm._target_=tests.run.saboteur.norm"]
 RUN = [*SMALL, "trainer.epochs=3", "trainer.max_steps=null", "trainer.device=cpu", "observe=off", "regularization=dropout"]
-"""Of 12 steps, four to an epoch."""
+"""A run of 12 train steps, four per epoch."""
 
 with_submitit = pytest.mark.skipif(
     importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None,
@@ -44,18 +44,18 @@ with_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="rea
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Never interrupted."""
-    return run_here(tmp_path_factory.mktemp("whole") / "run", [*RUN, *SABOTAGED]).path
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never interrupted."""
+    return run_here(tmp_path_factory.mktemp("uninterrupted") / "run", [*RUN, *SABOTAGED]).path
 
 
 @contextmanager
-def sweep(place: Path, *overrides: str, sabotage: str = "") -> Iterator[subprocess.Popen[str]]:
-    """By submitit. `sabotage`: which signal its runs send themselves when, as tests/run/saboteur.py says."""
-    command = [str(COMMAND), "-m", *overrides, "hydra/launcher=slurm_local", f"hydra.sweep.dir={place}/sweep"]
-    environment = environment_of(sabotage) | {"OMP_NUM_THREADS": "1"}
+def sweep(folder: Path, *overrides: str, sabotage: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Start a sweep with submitit. `sabotage`: the signal that its runs send themselves, and when (tests/run/saboteur.py)."""
+    command = [str(COMMAND), "-m", *overrides, "hydra/launcher=slurm_local", f"hydra.sweep.dir={folder}/sweep"]
+    environment = make_environment(sabotage) | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
         try:
             yield process
@@ -64,99 +64,99 @@ def sweep(place: Path, *overrides: str, sabotage: str = "") -> Iterator[subproce
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def environment_of(sabotage: str) -> dict[str, str]:
+def make_environment(sabotage: str) -> dict[str, str]:
     paths = [str(ROOT), str(AWKWARD), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | ({"SABOTAGE": sabotage} if sabotage else {})
 
 
-def only_run(place: Path) -> Run:
-    (folder,) = find_runs([place / "sweep"])
-    return read_run(folder)
+def only_run(folder: Path) -> Run:
+    (run_folder,) = find_runs([folder / "sweep"])
+    return read_run(run_folder)
 
 
-def log_of(place: Path) -> str:
-    """What the job has printed in all its attempts."""
-    return "".join(path.read_text() for path in sorted(place.glob("sweep/.submitit/*/*_log.*")))
+def job_log(folder: Path) -> str:
+    """Return the output of the job in all its attempts."""
+    return "".join(path.read_text() for path in sorted(folder.glob("sweep/.submitit/*/*_log.*")))
 
 
-def children(process: int) -> list[int]:
+def child_pids(process: int) -> list[int]:
     try:
         return [int(child) for path in Path(f"/proc/{process}/task").glob("*/children") for child in path.read_text().split()]
     except OSError:
         return []
 
 
-def signal_while_it_starts(place: Path) -> None:
-    """To the job, once Hydra has made the folder of its run; torch is imported for some seconds then."""
+def signal_starting_job(folder: Path) -> None:
+    """Signal the job once Hydra has created its run folder; it then imports torch for some seconds."""
     deadline = time.monotonic() + 120
-    while not list(place.glob("sweep/data=noise*")):
-        assert time.monotonic() < deadline, "no job has begun"
+    while not list(folder.glob("sweep/data=noise*")):
+        assert time.monotonic() < deadline, "no job has started"
         time.sleep(0.01)
-    (submitted,) = place.glob("sweep/.submitit/[0-9]*")
-    (job,) = children(int(submitted.name))
+    (submission,) = folder.glob("sweep/.submitit/[0-9]*")
+    (job,) = child_pids(int(submission.name))
     os.kill(job, signal.SIGUSR2)
 
 
 @with_submitit
 @with_proc
 @pytest.mark.slow
-def test_a_preempted_job_is_queued_again_and_goes_on_to_the_bit(whole: Path, tmp_path: Path) -> None:
-    """Once before it trains, and once in the middle of an epoch."""
+def test_preempted_job_is_requeued_and_resumes_bit_exactly(uninterrupted: Path, tmp_path: Path) -> None:
+    """It is preempted once before it trains, and once in the middle of an epoch."""
     with sweep(tmp_path, *RUN, *SABOTAGED, "trust=tests", sabotage="train:7:SIGUSR2") as process:
-        signal_while_it_starts(tmp_path)
-        said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said + log_of(tmp_path)
-    assert "1 run: 1 done" in said
-    assert "report " in said
-    assert log_of(tmp_path).count("Requeued job") == 2
+        signal_starting_job(tmp_path)
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output + job_log(tmp_path)
+    assert "1 run: 1 done" in output
+    assert "report " in output
+    assert job_log(tmp_path).count("Requeued job") == 2
     run = only_run(tmp_path)
     assert run.state == "done"
     (resumed,) = run.status["resumed"]
     assert (resumed["step"], resumed["status"]) == (7, "interrupted")
-    assert resumed["reason"].startswith("SIGUSR2 after step 7; to go on: train resume=")
-    assert outcome(run.folder) == outcome(whole)
-    assert not [override for override in run.overrides if "resume" in override], "it is repeated as it was asked for"
+    assert resumed["reason"].startswith("SIGUSR2 after step 7; to resume: train resume=")
+    assert outcome(run.folder) == outcome(uninterrupted)
+    assert not [override for override in run.overrides if "resume" in override], "the recorded command stays that of the user"
 
 
 @with_submitit
 @pytest.mark.faults
-def test_a_job_that_slurm_ends_goes_on_when_slurm_begins_it_again(whole: Path, tmp_path: Path) -> None:
-    """SIGTERM is no request to submitit. Slurm then starts the job's own command once more, as is done here."""
+def test_terminated_job_resumes_when_slurm_restarts_it(uninterrupted: Path, tmp_path: Path) -> None:
+    """SIGTERM does not make submitit requeue the job. Slurm then starts the job's command again, as this test does."""
     with sweep(tmp_path, *RUN, *SABOTAGED, "trust=tests", sabotage="train:3:SIGTERM") as process:
-        said, _ = process.communicate(timeout=240)
-    assert process.returncode == 1, said
-    assert "1 run: 1 interrupted" in said
-    assert "train: The launcher broke off (UncompletedJobError" in said
-    assert "Traceback" not in said
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, output
+    assert "1 run: 1 interrupted" in output
+    assert "train: The launcher failed (UncompletedJobError" in output
+    assert "Traceback" not in output
     assert only_run(tmp_path).status["exit_code"] == 143
 
-    assert begin_again(tmp_path, "train:2:SIGTERM") == 143
+    assert restart_job(tmp_path, "train:2:SIGTERM") == 143
     assert only_run(tmp_path).reason.startswith("SIGTERM after step 5")
 
-    allow_no_more_time(tmp_path)
-    assert begin_again(tmp_path, "train:2:SIGUSR2") == 0, "there is nothing that another start would change"
+    exhaust_timeouts(tmp_path)
+    assert restart_job(tmp_path, "train:2:SIGUSR2") == 0, "the job ends without an error, as a restart would not help"
     assert only_run(tmp_path).reason.startswith("SIGUSR2 after step 7")
-    told = "train: SIGUSR2: the run is interrupted, and its job does not begin again: .*timed-out too many times"
-    assert re.search(told, log_of(tmp_path))
+    message = "train: SIGUSR2: the run is interrupted and its job is not requeued: .*timed-out too many times"
+    assert re.search(message, job_log(tmp_path))
 
-    assert begin_again(tmp_path, "") == 0, log_of(tmp_path)
+    assert restart_job(tmp_path, "") == 0, job_log(tmp_path)
     assert only_run(tmp_path).state == "done"
-    assert outcome(only_run(tmp_path).folder) == outcome(whole)
-    assert "Requeued job" not in log_of(tmp_path)
+    assert outcome(only_run(tmp_path).folder) == outcome(uninterrupted)
+    assert "Requeued job" not in job_log(tmp_path)
 
 
-def begin_again(place: Path, sabotage: str) -> int:
-    """The exit code of the job's next attempt."""
-    (folder,) = place.glob("sweep/.submitit/[0-9]*")
-    environment = environment_of(sabotage) | {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": folder.name}
-    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)]
-    with (folder / "again_log.out").open("ab") as log:
-        return subprocess.run(command, cwd=place, env=environment, stdout=log, stderr=log, timeout=240, check=False).returncode
+def restart_job(folder: Path, sabotage: str) -> int:
+    """Run the next attempt of the job; return its exit code."""
+    (submission,) = folder.glob("sweep/.submitit/[0-9]*")
+    environment = make_environment(sabotage) | {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": submission.name}
+    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(submission)]
+    with (submission / "restart_log.out").open("ab") as log:
+        return subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, timeout=240, check=False).returncode
 
 
-def allow_no_more_time(place: Path) -> None:
-    """As if the job had used up its time as often as it may."""
-    (path,) = place.glob("sweep/.submitit/*/*_submitted.pkl")
+def exhaust_timeouts(folder: Path) -> None:
+    """Make the job look as if it had reached its maximum number of timeouts."""
+    (path,) = folder.glob("sweep/.submitit/*/*_submitted.pkl")
     submission = pickle.loads(path.read_bytes())
     submission.set_timeout(0, 0)
     submission.dump(path)
@@ -164,37 +164,37 @@ def allow_no_more_time(place: Path) -> None:
 
 @with_submitit
 @pytest.mark.faults
-def test_a_job_whose_time_is_up_goes_on_in_the_next(tmp_path: Path) -> None:
-    """submitit itself sends the signal, half a minute before the one minute is over."""
+def test_timed_out_job_resumes_in_next_attempt(tmp_path: Path) -> None:
+    """submitit itself sends the signal, half a minute before the time limit of one minute."""
     dawdling = ["model=awkward", "model.how=dawdles", "trust=awkward_net", "norm=none", "init=pytorch", "augment=none"]
-    run = [*(override for override in RUN if not override.startswith("model.")), *dawdling, "trainer.epochs=80"]
-    with sweep(tmp_path, "--config-dir", str(AWKWARD), *run, "hydra.launcher.timeout_min=1") as process:
-        said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said + log_of(tmp_path)
-    assert re.search(r"Requeued job \d+ \(2 remaining timeouts\)", log_of(tmp_path))
-    made = only_run(tmp_path)
-    assert made.state == "done"
-    assert [attempt["status"] for attempt in made.status["resumed"]] == ["interrupted"]
+    overrides = [*(override for override in RUN if not override.startswith("model.")), *dawdling, "trainer.epochs=80"]
+    with sweep(tmp_path, "--config-dir", str(AWKWARD), *overrides, "hydra.launcher.timeout_min=1") as process:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output + job_log(tmp_path)
+    assert re.search(r"Requeued job \d+ \(2 remaining timeouts\)", job_log(tmp_path))
+    run = only_run(tmp_path)
+    assert run.state == "done"
+    assert [attempt["status"] for attempt in run.status["resumed"]] == ["interrupted"]
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Of which signals submitit's handler has been told; this process is one of its jobs."""
-    told: list[int] = []
+def submitit_signals(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The signals that submitit's handler has received; this process acts as one of its jobs."""
+    received: list[int] = []
 
-    def queue_again(number: int, _: object) -> None:
-        told.append(number)
+    def requeue(number: int, _: object) -> None:
+        received.append(number)
         sys.exit(144)
 
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
-    before = {number: signal.signal(number, queue_again) for number in (signal.SIGUSR1, signal.SIGUSR2)}
-    yield told
-    for number, handler in before.items():
+    previous = {number: signal.signal(number, requeue) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    yield received
+    for number, handler in previous.items():
         signal.signal(number, handler)
 
 
 def interrupt(*numbers: int) -> int:
-    """The exit code of a job that gets these signals and then ends as an interrupted run does."""
+    """Return the exit code of a job that gets these signals and then ends like an interrupted run."""
 
     def run() -> None:
         with handle_signals() as stop:
@@ -203,38 +203,38 @@ def interrupt(*numbers: int) -> int:
             assert stop.signal == numbers[0]
             raise Interrupted(numbers[0])
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         run()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    assert isinstance(exit_info.value.code, int)
+    return exit_info.value.code
 
 
 @pytest.mark.parametrize("first", [signal.SIGUSR2, signal.SIGTERM], ids=lambda number: number.name)
-def test_submitit_is_told_once_when_the_run_is_interrupted(heard: list[int], first: int) -> None:
-    """Also where SIGTERM announces it."""
+def test_handle_signals_requeues_interrupted_run_once(submitit_signals: list[int], first: int) -> None:
+    """This also holds if SIGTERM arrives first."""
     assert interrupt(first, signal.SIGUSR2, signal.SIGUSR2) == 144
     os.kill(os.getpid(), signal.SIGUSR2)
-    assert heard == [signal.SIGUSR2]
+    assert submitit_signals == [signal.SIGUSR2]
 
 
-def test_submitit_is_not_told_of_sigterm_and_may_hear_more_later(heard: list[int]) -> None:
+def test_handle_signals_does_not_requeue_after_sigterm_alone(submitit_signals: list[int]) -> None:
     assert interrupt(signal.SIGTERM) == 143
-    assert heard == []
+    assert submitit_signals == []
     with pytest.raises(SystemExit, match="144"):
         os.kill(os.getpid(), signal.SIGUSR2)
 
 
-def test_submitit_may_use_another_signal(heard: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_handle_signals_respects_submitit_preempt_signal(submitit_signals: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
     assert interrupt(signal.SIGUSR1) == 144
-    assert heard == [signal.SIGUSR1]
+    assert submitit_signals == [signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("failure", [None, RunError("it failed")], ids=["done", "failed"])
-def test_a_run_that_has_ended_is_not_queued_again(heard: list[int], failure: RunError | None) -> None:
+def test_handle_signals_does_not_requeue_ended_run(submitit_signals: list[int], failure: RunError | None) -> None:
     def run() -> None:
         with handle_signals():
-            os.kill(os.getpid(), signal.SIGUSR2)  # too late for the run to hear of it
+            os.kill(os.getpid(), signal.SIGUSR2)  # too late for the run to notice
             if failure is not None:
                 raise failure
 
@@ -244,17 +244,17 @@ def test_a_run_that_has_ended_is_not_queued_again(heard: list[int], failure: Run
         with pytest.raises(RunError, match="it failed"):
             run()
     os.kill(os.getpid(), signal.SIGUSR2)
-    assert heard == []
+    assert submitit_signals == []
 
 
-def test_a_job_is_called_by_what_was_asked_of_it() -> None:
+def test_job_labels_leave_out_resume() -> None:
     assert job_labels([["norm=batch", "resume=auto", "hydra.sweep.subdir='a'"]]) == ["norm=batch"]
 
 
 @with_proc
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
-def test_a_signal_to_all_processes_of_a_job_spares_those_that_decode(tmp_path: Path) -> None:
-    """As Slurm sends it."""
+def test_folder_reader_workers_survive_signal_to_all_processes(tmp_path: Path) -> None:
+    """Slurm signals all processes of a job."""
     path = tmp_path / "image.png"
     Image.new("RGB", (24, 24)).save(path)
     files, batching = Files((path,) * 6, torch.zeros(6, dtype=torch.int64)), Batching(1, torch.device("cpu"), 0, 0)
@@ -262,10 +262,10 @@ def test_a_signal_to_all_processes_of_a_job_spares_those_that_decode(tmp_path: P
     reader = FolderReader(files, Pipeline([]), raw, batching, framing=CentreFraming(20, 16), workers=1)
     batches = reader.epoch(0)
     next(batches)
-    helpers = children(os.getpid())
-    helpers += [grandchild for child in helpers for grandchild in children(child)]
-    assert len(helpers) >= 2
-    for process in helpers:
+    workers = child_pids(os.getpid())
+    workers += [grandchild for child in workers for grandchild in child_pids(child)]
+    assert len(workers) >= 2
+    for process in workers:
         os.kill(process, signal.SIGUSR2)
     assert len(list(batches)) == 5
     reader.close()

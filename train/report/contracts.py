@@ -1,7 +1,7 @@
-"""What the statistics take and what they give back: plain values, no files and no pages.
+"""Inputs and results of the statistics: plain values, independent of files and pages.
 
-Accuracies and differences of them are fractions in here; percentage points exist only in sentences. `None` stands for what
-the runs cannot tell, such as an interval from one run; `note` then says why.
+Accuracies and their differences are fractions; percentage points appear only in sentences. `None` means that the runs do not
+determine the value, such as an interval from one run; `note` then gives the reason.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Literal, Protocol, TypeAlias
 Verdict: TypeAlias = Literal["supported", "no_effect_larger_than", "underpowered", "not_comparable"]
 Severity: TypeAlias = Literal["note", "caution", "serious"]
 Method: TypeAlias = Literal["welch", "pooled", "none"]
-"""How the spread of a difference is estimated: `welch` from the groups that it is made of, `pooled` from all groups together."""
+"""Estimator of a difference's spread: `welch` uses the groups being compared, `pooled` uses all groups together."""
 
 
 class MetricInfo(Protocol):
-    """What the values are. `is_share`: a fraction, which sentences show in percentage points; anything else is shown as it is."""
+    """The metric that the values belong to. `is_share`: a fraction, which sentences give in percentage points; other metrics keep
+    their unit."""
 
     @property
     def name(self) -> str: ...
@@ -29,10 +30,10 @@ class MetricInfo(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One arm: `values`, the metric of every run that came to its end, and `seeds`, those of the same runs in the same order.
+    """The results of one arm: `values`, the metric of every completed run, and `seeds`, those of the same runs in the same order.
 
-    The other counts are runs without a value: `diverged` is an outcome, `failed` one that raised, was killed or ran out of
-    memory, `missing` one that was planned and is queued, running, interrupted or was never made.
+    The other fields count runs without a value: `diverged` is an outcome; `failed` runs raised, were killed or ran out of memory;
+    `missing` runs were planned and are queued, running, interrupted or were never started.
     """
 
     arm: str
@@ -48,17 +49,17 @@ class Sample:
 
     @property
     def ended(self) -> int:
-        """Runs that are a result: with a value, or diverged."""
+        """Return the number of runs with a result: a value, or divergence."""
         return len(self.values) + self.diverged
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference of means with its interval: all intervals of a family hold together with the confidence asked for.
+    """A difference of means with its simultaneous interval: all intervals of a family cover together at the given confidence.
 
-    `p` is of this difference alone; `p_adjusted` is adjusted for the family and belongs to the interval: it is below
+    `p` is for this difference alone. `p_adjusted` is adjusted for the family and matches the interval: it is below
     1 - confidence exactly where the interval excludes 0. `critical`: half the interval's width in standard errors.
-    `detectable`: the smallest true difference that this design would have shown with 80 % probability at this spread.
+    `detectable`: the minimum detectable effect of this design at this spread, with 80 % power.
     """
 
     difference: float
@@ -79,13 +80,13 @@ class Effect:
 
     @property
     def bound(self) -> float | None:
-        """The end of the interval that is farther from 0: no effect larger than this."""
+        """Return the end of the interval that is farther from 0, an upper bound on the size of the effect."""
         return None if self.low is None or self.high is None else max(abs(self.low), abs(self.high))
 
 
 @dataclass(frozen=True)
 class Probability:
-    """That one new run of an arm is better than one new run of the baseline; its interval is of this number alone."""
+    """The probability that a new run of an arm is better than a new run of the baseline, with its own, unadjusted interval."""
 
     value: float
     low: float
@@ -94,8 +95,11 @@ class Probability:
 
 @dataclass(frozen=True)
 class Comparison(Effect):
-    """An arm against the baseline, `n` runs against `n_baseline`. `p_holm`: Holm's step-down adjustment of `p`, which can be
-    below `p_adjusted` but has no interval (None where the spread is pooled)."""
+    """The comparison of an arm (`n` runs) with the baseline (`n_baseline` runs).
+
+    `p_holm`: Holm's step-down adjustment of `p`. It can be below `p_adjusted` but has no interval; None where the spread is
+    pooled.
+    """
 
     arm: str = ""
     baseline: str = ""
@@ -107,7 +111,7 @@ class Comparison(Effect):
 
 @dataclass(frozen=True)
 class Rate:
-    """`count` of `total` with Wilson's interval, which is (0, 1) where there is nothing to count."""
+    """The share `count` / `total` with Wilson's interval, which is (0, 1) when `total` is 0."""
 
     count: int
     total: int
@@ -117,7 +121,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Cell:
-    """The arm of a factorial grid at `levels` (factor -> level)."""
+    """One arm of a factorial grid, at `levels` (factor -> level)."""
 
     levels: Mapping[str, str]
     sample: Sample
@@ -125,8 +129,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class MainEffect(Effect):
-    """`level` against `baseline` of one factor, averaged with equal weights over the combinations of the other factors in which
-    both have runs; `combinations` of `of_combinations`. `n` runs at the level, `n_baseline` at the baseline."""
+    """The effect of one factor's `level` against its `baseline`, averaged over the levels of the other factors.
+
+    The average has equal weights over the `combinations` of the other factors (out of `of_combinations`) in which both levels
+    have runs: `n` at the level, `n_baseline` at the baseline.
+    """
 
     factor: str = ""
     level: str = ""
@@ -139,7 +146,7 @@ class MainEffect(Effect):
 
 @dataclass(frozen=True)
 class Interaction(Effect):
-    """How much the effect of `first` (level against its baseline) differs at the level and at the baseline of `second`."""
+    """The difference between the effects of `first` (level against its baseline) at the level and at the baseline of `second`."""
 
     first: str = ""
     first_level: str = ""
@@ -151,7 +158,8 @@ class Interaction(Effect):
 
 @dataclass(frozen=True)
 class FTest:
-    """All contrasts of a term at once, type III. `term`: one factor, or two for their interaction. None where a cell is empty."""
+    """The type III F test of a term. `term`: one factor, or two for their interaction. `statistic` and `p` are None where a cell
+    is empty."""
 
     term: tuple[str, ...]
     statistic: float | None
@@ -162,8 +170,10 @@ class FTest:
 
 @dataclass(frozen=True)
 class MarginalMean:
-    """Of one level of one factor, or of one level of each of two: for tables and interaction plots. The interval is of this
-    mean alone; cells count equally, and `n` is the number of runs in them."""
+    """The mean at one level of one factor, or at one level of each of two, for tables and interaction plots.
+
+    The interval is for this mean alone. Cells count equally; `n` is the number of runs in them.
+    """
 
     levels: Mapping[str, str]
     mean: float
@@ -174,7 +184,7 @@ class MarginalMean:
 
 @dataclass(frozen=True)
 class Grid:
-    """A factorial analysis. The intervals of `main` are a family, those of `interactions` another. `notes`: what was left out."""
+    """A factorial analysis. The intervals of `main` are one family, those of `interactions` another. `notes`: excluded cells."""
 
     main: tuple[MainEffect, ...]
     interactions: tuple[Interaction, ...]
@@ -185,7 +195,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Pairwise(Effect):
-    """`first` minus `second`, one of all pairs of arms or levels (Games-Howell; Tukey-Kramer where pooled)."""
+    """The difference `first` minus `second`, one of all pairs of arms or levels (Games-Howell; Tukey-Kramer where pooled)."""
 
     first: str = ""
     second: str = ""
@@ -193,9 +203,9 @@ class Pairwise(Effect):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the runs of one arm were made under, as plain values; more than one value per field means that they differ.
+    """The conditions under which the runs of one arm were trained; more than one value in a field means that the runs differ.
 
-    `budgets`: examples or steps that they were to train on, of diverged runs too; `learning_rates`: their peak.
+    `budgets`: planned examples or steps, diverged runs included; `learning_rates`: peak values.
     """
 
     arm: str
@@ -208,10 +218,13 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known beyond the values. `test_size`: images that the metric was counted on; `tuned_over`: the learning rates tried
-    for every arm, empty where it was fixed; `tuned`: whether arms stand at levels, of a rate or else, that were chosen for them;
-    `never_ended`: arms of which every run was lost at every level; `budget_factors`: factors that are the budget itself, such as
-    `trainer.epochs`, and `rate_factors`: those that are the learning rate."""
+    """Facts about the study beyond the values.
+
+    `test_size`: images that the metric was evaluated on. `tuned_over`: learning rates tried for every arm, empty where the rate
+    was fixed. `tuned`: whether a level (of the learning rate or another key) was selected for each arm. `never_ended`: arms whose
+    runs were all lost at every level. `budget_factors`: factors that set the training budget, such as `trainer.epochs`;
+    `rate_factors`: factors that set the learning rate.
+    """
 
     conditions: tuple[Conditions, ...] = ()
     test_size: int | None = None
@@ -224,7 +237,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Threat:
-    """A reason to trust the conclusions less. `kind` is a stable name, such as `shared_seeds`."""
+    """A threat to the validity of the conclusions. `kind` is a stable name, such as `shared_seeds`."""
 
     kind: str
     sentence: str
@@ -233,7 +246,7 @@ class Threat:
 
 @dataclass(frozen=True)
 class LevelClaim:
-    """What can be said of one level (or arm) against its baseline."""
+    """The claim about one level (or arm) against its baseline."""
 
     level: str
     verdict: Verdict
@@ -243,8 +256,8 @@ class LevelClaim:
 
 @dataclass(frozen=True)
 class Claim:
-    """One factor. Its verdict is the first of supported, not_comparable, underpowered, no_effect_larger_than that a level has;
-    `sentence` says all of them, level by level."""
+    """The claim about one factor. Its verdict is the first of supported, not_comparable, underpowered, no_effect_larger_than that
+    any level has; `sentence` covers every level."""
 
     factor: str
     verdict: Verdict

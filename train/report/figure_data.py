@@ -1,4 +1,4 @@
-"""Which figures a study gets, and what is in them. Importing it imports matplotlib."""
+"""Selects the figures of a study and prepares their data. Importing this module imports matplotlib."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CURVES = (
 )
 
 FIGURES = frozenset({"differences", "interactions", "curves", "cost", *STATISTICS, *(f"curves_{name}" for _, _, name in CURVES)})
-"""All names of figures that a report can have: those of an earlier one that it has no more are taken away."""
+"""All figure names that a report can have. A new report deletes the figures of an earlier one that it no longer has."""
 
 
 def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
-    """In the order of the page; a figure that would be empty is not there."""
-    found = arm_styles([(arm.id, arm.label, arm.is_baseline) for arm in analysis.ranked])
-    makers: list[Callable[[Analysis, Mapping[str, ArmStyle]], Iterator[ReportFigure]]] = [
+    """Draw all figures in the order of the page; figures without data are omitted."""
+    styles = arm_styles([(arm.id, arm.label, arm.is_baseline) for arm in analysis.ranked])
+    drawers: list[Callable[[Analysis, Mapping[str, ArmStyle]], Iterator[ReportFigure]]] = [
         _differences,
         _crossings,
         _curves,
@@ -43,44 +43,47 @@ def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
         _costs,
     ]
     with style():
-        return tuple(drawing for make in makers for drawing in make(analysis, found))
+        return tuple(figure for draw in drawers for figure in draw(analysis, styles))
 
 
 def extremes(arms: Sequence[Arm], most: int) -> tuple[list[Arm], str]:
-    """Of many arms the baseline, the best and the worst, in their order, and a sentence that says so."""
+    """Return at most `most` arms (the baseline, the best and the worst, in order), and a sentence for the caption.
+
+    The sentence is empty if all arms fit.
+    """
     if len(arms) <= most:
         return list(arms), ""
     others = [arm for arm in arms if not arm.is_baseline]
     half = (most - 1) // 2
-    kept = {arm.id for arm in [*others[:half], *others[-half:], *(arm for arm in arms if arm.is_baseline)]}
-    chosen = [arm for arm in arms if arm.id in kept]
-    return chosen, f" Of {len(arms)} arms the baseline, the {half} best and the {half} worst are drawn; the table has all."
+    chosen_ids = {arm.id for arm in [*others[:half], *others[-half:], *(arm for arm in arms if arm.is_baseline)]}
+    chosen = [arm for arm in arms if arm.id in chosen_ids]
+    return chosen, f" Of {len(arms)} arms the baseline, the {half} best and the {half} worst are drawn; the table lists all."
 
 
-def _differences(analysis: Analysis, found: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
+def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
     compared = [arm for arm in analysis.ranked if arm.id in analysis.comparisons]
-    arms, said = extremes(compared, MOST_ROWS)
+    arms, selection = extremes(compared, MOST_ROWS)
     if not arms:
         return
     metric = analysis.metric
     scale = 100 if metric.is_share else 1
     rows = []
     for arm in arms:
-        made = analysis.comparisons[arm.id]
-        low, high = (math.nan if end is None else scale * end for end in (made.low, made.high))
-        detail = f"{table_text.difference(metric, made.difference)}   n = {made.n}"
-        rows.append(ForestRow(found[arm.id], scale * made.difference, low, high, detail))
+        comparison = analysis.comparisons[arm.id]
+        low, high = (math.nan if end is None else scale * end for end in (comparison.low, comparison.high))
+        detail = f"{table_text.difference(metric, comparison.difference)}   n = {comparison.n}"
+        rows.append(ForestRow(styles[arm.id], scale * comparison.difference, low, high, detail))
     axis = f"difference to the baseline in {metric.name}" + (" (percentage points)" if metric.is_share else "")
     smallest = analysis.smallest_effect
     caption = (
-        "Means of runs that ended, minus the baseline's, with simultaneous 95 % intervals: all of them hold together. A filled "
-        "marker is an interval that excludes zero."
+        "Mean of the completed runs minus the baseline's mean, with simultaneous 95 % intervals: all hold jointly. "
+        "A filled marker means that the interval excludes zero."
         + (" Shaded: smaller than the smallest effect that matters." if smallest else "")
-        + said
+        + selection
     )
-    listed = "; ".join(f"{row.look.label}: {row.detail.split('   ')[0]}" for row in rows[:12])
+    summary = "; ".join(f"{row.style.label}: {row.detail.split('   ')[0]}" for row in rows[:12])
     svg = draw_forest(rows, axis, scale * smallest if smallest else None)
-    yield ReportFigure("differences", "Differences to the baseline", caption, f"Differences with intervals. {listed}", svg)
+    yield ReportFigure("differences", "Differences to the baseline", caption, f"Differences with intervals. {summary}", svg)
 
 
 def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
@@ -101,20 +104,20 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
     if not crossings:
         return
     metric = analysis.metric
-    said = f" {MOST_PAIRS} of {len(crossings)} pairs of factors are drawn." if len(crossings) > MOST_PAIRS else ""
+    selection = f" {MOST_PAIRS} of {len(crossings)} pairs of factors are drawn." if len(crossings) > MOST_PAIRS else ""
     caption = (
-        "Means of every combination of levels, with the 95 % interval of each mean alone. Where lines run parallel, the effect "
-        "of one factor does not depend on the other." + said
+        "Mean of every combination of levels, with the individual 95 % interval of each mean. Parallel lines mean that the "
+        "effect of one factor does not depend on the other." + selection
     )
     svg = draw_interactions(crossings, metric.name, metric.is_share)
     yield ReportFigure("interactions", "Interactions", caption, f"Interaction plots of {', '.join(varied)}", svg)
 
 
-def _curves(analysis: Analysis, found: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
-    charts = [chart for tag, title, _ in CURVES if (chart := _chart(analysis, found, tag, title)) is not None]
+def _curves(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
+    charts = [chart for tag, title, _ in CURVES if (chart := _chart(analysis, styles, tag, title)) is not None]
     if not charts:
         return
-    caption = "Every run thin, the mean of the runs that ended strong. A cross is where a run broke off."
+    caption = "Thin lines: single runs. Thick lines: mean of the completed runs. A cross marks where a run ended early."
     if len(analysis.study.arms) <= curve_figure.TOGETHER:
         names = " and ".join(chart.title for chart in charts)
         svg = curve_figure.draw_together(charts)
@@ -122,68 +125,68 @@ def _curves(analysis: Analysis, found: Mapping[str, ArmStyle]) -> Iterator[Repor
         return
     files = {title: name for _, title, name in CURVES}
     for chart in charts:
-        _, said = extremes(analysis.ranked, curve_figure.MOST_PANELS)
-        dashed = f"{caption} Dashed: the baseline's mean.{said}"
+        _, selection = extremes(analysis.ranked, curve_figure.MOST_PANELS)
+        panel_caption = f"{caption} Dashed: the baseline's mean.{selection}"
         title = f"Learning curves: {chart.title}"
         yield ReportFigure(
             f"curves_{files[chart.title]}",
             title,
-            dashed,
-            f"{chart.title} over epochs, a panel per arm",
-            curve_figure.draw_apart(chart),
+            panel_caption,
+            f"{chart.title} over epochs, one panel per arm",
+            curve_figure.draw_panels(chart),
         )
 
 
-def _chart(analysis: Analysis, found: Mapping[str, ArmStyle], tag: str, title: str) -> curve_figure.Chart | None:
+def _chart(analysis: Analysis, styles: Mapping[str, ArmStyle], tag: str, title: str) -> curve_figure.Chart | None:
     arms, _ = extremes(analysis.ranked, curve_figure.MOST_PANELS)
-    drawn = []
+    arm_curves = []
     for arm in arms:
         curves = [(run, analysis.history(run).curves.get(tag)) for run in arm.runs]
-        known = [(run, curve) for run, curve in curves if curve is not None]
-        lines = [curve_figure.CurveLine(curve.epochs, curve.values, run.state == "done") for run, curve in known]
-        together = mean_curve([curve for run, curve in known if run.state == "done"])
-        mean = [(epoch, sum(values) / len(values)) for _, epoch, values in together]
-        drawn.append(curve_figure.ArmCurves(found[arm.id], lines, mean))
-    if not any(arm.lines for arm in drawn):
+        recorded = [(run, curve) for run, curve in curves if curve is not None]
+        lines = [curve_figure.CurveLine(curve.epochs, curve.values, run.state == "done") for run, curve in recorded]
+        shared = mean_curve([curve for run, curve in recorded if run.state == "done"])
+        mean = [(epoch, sum(values) / len(values)) for _, epoch, values in shared]
+        arm_curves.append(curve_figure.ArmCurves(styles[arm.id], lines, mean))
+    if not any(arm.lines for arm in arm_curves):
         return None
-    return curve_figure.Chart(title, tag.startswith("accuracy/"), drawn)
+    return curve_figure.Chart(title, tag.startswith("accuracy/"), arm_curves)
 
 
-def _signals(analysis: Analysis, found: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
-    arms, said = extremes([arm for arm in analysis.ranked if arm.runs], MOST_COLUMNS)
+def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
+    arms, selection = extremes([arm for arm in analysis.ranked if arm.runs], MOST_COLUMNS)
     for statistic, title in STATISTICS.items():
         signal = arm_signals(analysis, arms, statistic)
         if signal is None:
             continue
-        first, last = (np.array([side[arm.id] for arm in arms]).T for side in (signal.first, signal.last))
+        first, last = (np.array([values[arm.id] for arm in arms]).T for values in (signal.first, signal.last))
         table = HeatTable(
             f"std of the {'activations' if 'activation' in statistic else 'gradients'}",
             signal.layers,
-            [found[arm.id] for arm in arms],
+            [styles[arm.id] for arm in arms],
             first,
             last,
         )
         caption = (
-            "Layers from the input (top) to the output, arms side by side, one logarithmic scale for both maps: before the first "
-            f"update, and at the last look, of runs that ended.{said}"
+            "Rows: layers from input (top) to output. Columns: arms. Both maps share one logarithmic scale. Left: before the "
+            f"first update. Right: last observation of the completed runs.{selection}"
         )
         alt = f"Heat maps of the {title}, {len(signal.layers)} layers by {len(arms)} arms, at initialisation and at the end"
         yield ReportFigure(statistic, f"Signal: {title}", caption, alt, draw_heat(table))
 
 
-def _costs(analysis: Analysis, found: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
-    arms, said = extremes([arm for arm in analysis.ranked if analysis.valued(arm)], MOST_POINTS)
+def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
+    arms, selection = extremes([arm for arm in analysis.ranked if analysis.valued(arm)], MOST_POINTS)
     costs = []
     for arm in arms:
         pairs = [(number(run.summary.get("time_s")), analysis.value(run)) for run in analysis.valued(arm)]
         pairs = [(time, value) for time, value in pairs if math.isfinite(time)]
         if pairs:
-            costs.append(ArmCost(found[arm.id], [time for time, _ in pairs], [value for _, value in pairs]))
+            costs.append(ArmCost(styles[arm.id], [time for time, _ in pairs], [value for _, value in pairs]))
     if not costs:
         return
     caption = (
-        "Every run that ended small, the mean of an arm large, with its number in the table. Times are comparable as far as runs "
-        f"had the same machine to themselves.{said}"
+        "Small markers: completed runs. Large markers: mean of an arm, with its number in the table. Times are comparable only "
+        f"where each run had the same machine to itself.{selection}"
     )
     svg = draw_cost(costs, analysis.metric.name, analysis.metric.is_share)
     yield ReportFigure(

@@ -1,4 +1,4 @@
-"""results.csv: one row a run, for whoever wants to compute something else."""
+"""results.csv: one row per run, for further analysis."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ _NUMBERS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", 
 
 
 def csv_text(analysis: Analysis, out: Path) -> str:
-    """Columns: what a run is, every factor and every configuration key in which runs differ, what it gave, and how it was made.
-    Accuracies are fractions. What is not known is empty. `compared` is false at levels of tuned keys that were not chosen."""
+    """Return the text of results.csv; `out` is the report's folder, to which run folders are relative.
+
+    Columns: identity of the run, every factor and every configuration key in which runs differ, results, and provenance.
+    Accuracies are fractions. Unknown values are empty. `compared` is false at levels of tuned keys that were not selected.
+    """
     runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.set_aside)]
     settings = {id(run): setting_of(run) for _, run in runs}
     columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(settings.values()))]))
@@ -49,20 +52,26 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     for arm, run in runs:
         setting = settings[id(run)]
         levels = [arm.levels.get(factor) or setting.level(factor) for factor in columns]
-        known = [_cell(run.summary.get(key)) for key in IN_SUMMARY.values()] + [_cell(analysis.value(run)) for _ in metric]
+        results = [_cell(run.summary.get(key)) for key in IN_SUMMARY.values()] + [_cell(analysis.value(run)) for _ in metric]
         writer.writerow(
-            [*_who(analysis, arm, run, out), *(run.seeds.get(role, "") for role in roles), *levels, *known, *_made(run)]
+            [
+                *_identity(analysis, arm, run, out),
+                *(run.seeds.get(role, "") for role in roles),
+                *levels,
+                *results,
+                *_provenance(run),
+            ]
         )
     return buffer.getvalue()
 
 
-def _who(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
+def _identity(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
     label, is_compared = analysis.samples[arm.id].arm, not arm.choice or run in arm.runs
-    said = (str(arm.is_baseline).lower(), str(is_compared).lower())
-    return relative_path(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *said, run.seed
+    flags = (str(arm.is_baseline).lower(), str(is_compared).lower())
+    return relative_path(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *flags, run.seed
 
 
-def _made(run: Run) -> Iterable[Any]:
+def _provenance(run: Run) -> Iterable[Any]:
     status = run.status
     numbers = [_cell(run.summary.get(key)) for key in _NUMBERS]
     return (
@@ -76,5 +85,5 @@ def _made(run: Run) -> Iterable[Any]:
 
 
 def _cell(value: Any) -> Any:
-    """A number to the bit, or nothing."""
-    return value if isinstance(value, int) else "" if math.isnan(found := number(value)) else repr(found)
+    """Return a number bit-exact, or an empty string."""
+    return value if isinstance(value, int) else "" if math.isnan(exact := number(value)) else repr(exact)

@@ -1,4 +1,4 @@
-"""How large activations and gradients are in every layer of every arm, at initialisation and at the end."""
+"""The size of activations and gradients in every layer of every arm, at initialisation and at the end of training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ NOT_MEASURED = -math.inf
 
 @dataclass(frozen=True)
 class ArmSignals:
-    """`first` and `last`: arm's id -> a value for every layer. NaN where a run's signal was infinite or no number, `NOT_MEASURED`
-    where no run has the layer or none was looked at."""
+    """One statistic in every layer of every arm.
+
+    `first` and `last`: arm id -> one value per layer. NaN where the signal of any run was infinite or NaN; `NOT_MEASURED` where
+    no run has the layer or none was observed.
+    """
 
     statistic: str
     layers: tuple[str, ...]
@@ -28,24 +31,26 @@ class ArmSignals:
 
 
 def arm_signals(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> ArmSignals | None:
-    """Means over the runs of an arm: of all of them at initialisation; at the end of those that reached it, or, where all
-    diverged, of these. None where nothing was measured."""
+    """Average a statistic over the runs of each arm, layer by layer; None where nothing was measured.
+
+    At initialisation all runs count. At the end the done runs count, or the diverged ones where no run is done.
+    """
     first = {arm.id: [analysis.history(run).first_signal for run in arm.runs] for arm in arms}
     last = {arm.id: [analysis.history(run).last_signal for run in arm.having("done") or arm.having("diverged")] for arm in arms}
     prefix = f"{statistic}/"
-    looks = [look for found in (first, last) for records in found.values() for look in records]
-    layers = tuple(dict.fromkeys(tag.removeprefix(prefix) for look in looks for tag in look if tag.startswith(prefix)))
+    signals = [signal for by_arm in (first, last) for arm_runs in by_arm.values() for signal in arm_runs]
+    layers = tuple(dict.fromkeys(tag.removeprefix(prefix) for signal in signals for tag in signal if tag.startswith(prefix)))
     if not layers:
         return None
     return ArmSignals(statistic, layers, _means(first, prefix, layers), _means(last, prefix, layers))
 
 
 def _means(
-    looks: Mapping[str, Sequence[Mapping[str, float]]], prefix: str, layers: Sequence[str]
+    signals: Mapping[str, Sequence[Mapping[str, float]]], prefix: str, layers: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
     return {
-        arm: tuple(_mean([look[prefix + layer] for look in records if prefix + layer in look]) for layer in layers)
-        for arm, records in looks.items()
+        arm: tuple(_mean([signal[prefix + layer] for signal in runs if prefix + layer in signal]) for layer in layers)
+        for arm, runs in signals.items()
     }
 
 

@@ -1,1 +1,1 @@
-"""Where records go. A training hands everything to one `contracts.Sink` and knows no more than that."""
+"""Sinks receive the records of a run. A run writes to one `contracts.Sink` and knows no other."""

@@ -1,4 +1,4 @@
-"""Several sinks as one."""
+"""A sink that forwards to several sinks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _log = logging.getLogger(__name__)
 
 
 class BroadcastSink(Sink):
-    """Passes everything on to each of `sinks`, in their order; without any it is the sink that does nothing.
+    """Forwards every call to each of `sinks`, in their order; without sinks it does nothing.
 
-    A view that raises is closed and left out from there on, with one warning to the others; the exception of an essential
-    sink goes to the caller.
+    A view that raises is closed and dropped, with one warning to the others. The exception of an essential sink propagates to the
+    caller.
     """
 
     essential = True
@@ -44,15 +44,15 @@ class BroadcastSink(Sink):
         self._each(lambda sink: sink.replay(record))
 
     def sync(self) -> Mapping[str, int]:
-        marks: dict[str, int] = {}
-        self._each(lambda sink: marks.update(sink.sync()))
-        return marks
+        offsets: dict[str, int] = {}
+        self._each(lambda sink: offsets.update(sink.sync()))
+        return offsets
 
     def finish(self, summary: Summary) -> None:
         self._each(lambda sink: sink.finish(summary))
 
     def close(self) -> None:
-        """Closes every sink, also when one of them fails; then raises the first essential failure."""
+        """Close every sink, even if one of them fails, then raise the first failure of an essential sink."""
         failures: list[Exception] = []
         for sink in self._sinks:
             try:
@@ -64,23 +64,25 @@ class BroadcastSink(Sink):
         if failures:
             raise failures[0]
 
-    def _each(self, act: Callable[[Sink], None]) -> None:
+    def _each(self, call: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
-                act(sink)
+                call(sink)
             except Exception as error:
                 if sink.essential:
                     raise
                 self._drop(sink, error)
 
     def _drop(self, sink: Sink, error: Exception) -> None:
-        # A message about one failing view may meet another one, which was dropped while this one was being told.
+        # The warning about one failing view may have made another one fail, which was dropped meanwhile.
         if sink not in self._sinks:
             return
         self._sinks.remove(sink)
         _log.info("%s failed", sink.name, exc_info=error)
         try:
             sink.close()
-        except Exception as again:
-            _log.info("closing %s failed too", sink.name, exc_info=again)
-        self.message(f"{sink.name} is off from here on ({type(error).__name__}: {error}); the run goes on without it.", "warning")
+        except Exception as close_error:
+            _log.info("closing %s failed too", sink.name, exc_info=close_error)
+        self.message(
+            f"{sink.name}: disabled after an error ({type(error).__name__}: {error}). The run continues without it.", "warning"
+        )

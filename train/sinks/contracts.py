@@ -1,4 +1,4 @@
-"""What a run tells the outside, and what a sink does with it. Starts without torch, rich and TensorBoard."""
+"""The data that a run emits and the protocol of its sinks. Does not import torch, rich or TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Status: TypeAlias = Literal["done", "diverged", "interrupted", "failed"]
 class Record:
     """One row of the run's history, on the host.
 
-    `step`: updates done; `epoch`: passes over the training images, with their fraction; `time_s`: since the run began.
+    `step`: completed updates; `epoch`: passes over the training images, fractional; `time_s`: seconds since the run started.
     `values`: TensorBoard tag -> number: `loss/train`, `accuracy/val` (a fraction), `lr`, `activation_std/<layer>`, ...
-    NaN and infinities are values like any other.
+    NaN and infinities are valid values.
     """
 
     step: int
@@ -28,7 +28,7 @@ class Record:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known before the first step. `name` says in words what was chosen, such as `init=xavier norm=batch`."""
+    """Facts known before the first step. `name` lists what was chosen, such as `init=xavier norm=batch`."""
 
     folder: Path
     name: str
@@ -45,12 +45,12 @@ class RunInfo:
     val_size: int
     test_size: int
     offsets: Mapping[str, int] | None = None
-    """Of a run that is gone on with: file name -> how many of its bytes are of the time before. None for a new run."""
+    """For a resumed run: file name -> bytes written before the checkpoint. None for a new run."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What came out. Accuracies are fractions; None is what was not measured. `reason` is empty when `status` says all."""
+    """The results of a run. Accuracies are fractions; None means not measured. `reason` is empty if `status` says all."""
 
     status: Status
     reason: str
@@ -67,53 +67,55 @@ class Summary:
     val_loss: float | None = None
     test_loss: float | None = None
     images_per_s: float | None = None
-    """Training images per second, evaluation not counted."""
+    """Training images per second, without the time of evaluation."""
     peak_memory_bytes: int | None = None
     memory_of: Literal["host", "device"] = "host"
 
 
 class Sink(Protocol):
-    """Receives a run: `start`, then any of the others in any order, then `finish` where the run came that far, then `close`.
+    """Receives the calls of a run: `start`, then other methods in any order, then `finish` if the run gets there, then `close`.
 
-    The methods here do nothing; a sink derives from this class and overrides what concerns it.
+    The methods here do nothing; a sink derives from this class and overrides those that it needs.
     """
 
     name: str = "sink"
-    """What a message calls it."""
+    """The name of the sink in messages."""
     essential: bool = False
-    """True: its failure ends the run. False: it is a view, and the run goes on without it."""
+    """True: a failure of the sink ends the run. False: the sink is a view, and the run continues without it."""
 
     def start(self, info: RunInfo) -> None:
-        """The run is about to begin; `info.folder` exists."""
+        """Prepare for a run that is about to start; `info.folder` exists."""
 
     def progress(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """A sign of life for who is watching; kept by nobody. Cheap enough for every step: the sink limits its own rate.
+        """Receive live progress for displays; it is never stored. It may be called every step, so the sink limits its own rate.
 
-        `values` holds what is at hand on the host, and may be empty.
+        `values`: what is available on the host, possibly empty.
         """
 
     def record(self, record: Record) -> None:
-        """A row that is to be kept."""
+        """Store a row."""
 
     def image(self, tag: str, step: int, png: bytes) -> None:
-        """A picture, PNG-encoded."""
+        """Store a PNG image."""
 
     def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
-        """How values are distributed: `counts[i]` of them lie between `edges[i]` and `edges[i + 1]`."""
+        """Store a histogram: `counts[i]` values lie between `edges[i]` and `edges[i + 1]`."""
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Something that the user should read now."""
+        """Show a message to the user now."""
 
     def replay(self, record: Record) -> None:
-        """A row of the time before the run was interrupted, for what the sink must know of it; after `start`, not shown."""
+        """Restore state from a row written before the run was resumed, without displaying it. Called after `start`."""
 
     def sync(self) -> Mapping[str, int]:
-        """How far its files in the run folder are: name -> bytes, all of them on the disk. A later `start` may be told these
-        numbers as `info.kept`, and forgets what lies beyond them."""
+        """Flush the sink's files in the run folder to disk and return their sizes, file name -> bytes.
+
+        When the run is resumed, `start` receives these sizes as `info.offsets` and discards what was written beyond them.
+        """
         return {}
 
     def finish(self, summary: Summary) -> None:
-        """The run ended in an orderly way, well or badly."""
+        """Store the results of a run that ended in an orderly way, with any status."""
 
     def close(self) -> None:
-        """Give everything back (files, the cursor). May be called at any time, more than once."""
+        """Release all resources (files, the cursor). May be called at any time, more than once."""

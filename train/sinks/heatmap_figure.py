@@ -1,4 +1,4 @@
-"""Draws a heat map. Importing it imports matplotlib, which takes about as long as drawing a few maps."""
+"""Drawing of heat maps. Importing this module imports matplotlib, which takes about as long as drawing a few maps."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from numpy.typing import NDArray
 
 from train.sinks.heatmap import HEAT_MAPS, SHARES, Columns, LearningRate
 
-# Viridis reads the same with and without full colour vision and gets lighter evenly. Cells without a colour of its own are
-# told apart by pattern and lightness.
+# Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
+# it by pattern and lightness.
 _COLORS = "viridis"
 _BROKEN, _BROKEN_TOO, _ZERO, _MISSING = (0.80, 0.05, 0.10), (1.0, 0.80, 0.80), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
 _WIDTH_IN, _DPI = 9.5, 100
 _ROW_IN, _MIN_ROW_IN, _MAX_LABELS = 0.17, 0.06, 70
 _SPREAD = (0.02, 0.95)
-"""Quantiles of the columns' minima and maxima between which the colours change: one exploding column must not take them all."""
+"""Quantiles of the columns' minima and maxima that bound the colour scale, so that one exploding column does not fill it."""
 
 
 def draw(statistic: str, columns: Columns, lr: LearningRate, broken_step: int | None, title: str) -> bytes:
-    """A PNG of layers (rows, the first on top) by recorded steps (columns of the same width), under the learning rate where it
-    changed, with a line at `broken_step`. Cells that are zero on a log scale, not finite or not measured look like no value."""
+    """Return a PNG of layers (rows, the first on top) by recorded steps (columns of equal width).
+
+    The learning rate is drawn above if it changed, and a line marks `broken_step`. Cells that are zero on a log scale, not finite
+    or not measured have colours outside the scale.
+    """
     table = as_table(columns)
     norm = scale(table, statistic in SHARES)
     with_lr = len(set(lr.values)) > 1
-    notes = _notes(table, norm, broken_step)
+    entries = _legend_entries(table, norm, broken_step)
     rows = len(columns.layers)
-    head, body, foot = 0.9 if with_lr else 0.52, max(1.4, rows * row_height(rows)), 0.72 if notes else 0.48
+    head, body, foot = 0.9 if with_lr else 0.52, max(1.4, rows * row_height(rows)), 0.72 if entries else 0.48
     height, left = head + body + foot, min(0.078 * max(map(len, columns.layers)) + 0.3, 3.2)
     box = (left / _WIDTH_IN, foot / height, (_WIDTH_IN - left - 1.05) / _WIDTH_IN, body / height)
     figure = Figure(figsize=(_WIDTH_IN, height), dpi=_DPI)
@@ -50,20 +53,20 @@ def draw(statistic: str, columns: Columns, lr: LearningRate, broken_step: int | 
     if with_lr:
         _learning_rate(figure.add_axes((box[0], (foot + body + 0.05) / height, box[2], 0.24 / height)), columns, lr)
     _marks(axes, columns, lr, broken_step)
-    if notes:
-        figure.legend(handles=notes, loc="lower left", ncols=3, fontsize=8, frameon=False, borderaxespad=0.3, handlelength=1.2)
+    if entries:
+        figure.legend(handles=entries, loc="lower left", ncols=3, fontsize=8, frameon=False, borderaxespad=0.3, handlelength=1.2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def row_height(rows: int) -> float:
-    """In inches: less the more rows there are, as long as a row can be seen."""
+    """Return the height of a row in inches: smaller with more rows, but always visible."""
     return max(_ROW_IN * min(1.0, _MAX_LABELS / rows), _MIN_ROW_IN)
 
 
 def as_table(columns: Columns) -> NDArray[np.float64]:
-    """Layers x steps; a negative infinity, which no statistic is, where nothing was measured."""
+    """Return layers x steps; minus infinity marks cells that were not measured, as no statistic takes that value."""
     table = np.full((len(columns.layers), len(columns.steps)), -np.inf)
     for i, column in enumerate(columns.values):
         table[: len(column), i] = [-math.inf if value is None else math.inf if value == -math.inf else value for value in column]
@@ -71,8 +74,11 @@ def as_table(columns: Columns) -> NDArray[np.float64]:
 
 
 def scale(table: NDArray[np.float64], share: bool) -> Normalize:
-    """From 0 to 1 for a share, with more room for small ones; else logarithmic over the positive finite values of nearly all
-    columns, and at least a factor of 2 wide."""
+    """Return the colour scale of a map.
+
+    For a share it runs from 0 to 1 as a square root, which widens small values. Otherwise it is logarithmic over the positive
+    finite values of nearly all columns, and spans at least a factor of 2.
+    """
     if share:
         return PowerNorm(0.5, 0, 1)
     columns = [column[np.isfinite(column) & (column > 0)] for column in table.T]
@@ -87,7 +93,7 @@ def scale(table: NDArray[np.float64], share: bool) -> Normalize:
 
 
 def colors(table: NDArray[np.float64], norm: Normalize) -> NDArray[np.float64]:
-    """The RGB of each cell, each from 0 to 1."""
+    """Return the RGB colour of each cell, components from 0 to 1."""
     low, high = limits(norm)
     zero = (table == 0) & isinstance(norm, LogNorm)
     drawable = np.isfinite(table) & ~zero
@@ -107,7 +113,7 @@ def limits(norm: Normalize) -> tuple[float, float]:
 
 
 def column_of(step: float, steps: Sequence[int]) -> float:
-    """Where a step lies between the columns of the recorded steps: 0 is the middle of the first."""
+    """Return the position of a step between the columns of the recorded steps; 0 is the middle of the first column."""
     right = bisect.bisect_left(steps, step)
     if right == 0:
         return 0.0
@@ -118,7 +124,7 @@ def column_of(step: float, steps: Sequence[int]) -> float:
 
 
 def numbers_between(low: float, high: float) -> list[float]:
-    """Round numbers for a log scale: powers of ten where there are many, more in between where the scale is short."""
+    """Return round tick values for a log scale: powers of ten on a long scale, more values in between on a short one."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, math.ceil((last - first) / 8))
     for factors in ([1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], [1, 1.2, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9]):
@@ -130,7 +136,7 @@ def numbers_between(low: float, high: float) -> list[float]:
 
 
 def tick_text(number: float) -> str:
-    """0, 0.02, 500, 1e4, 2e-5."""
+    """Format a tick: 0, 0.02, 500, 1e4, 2e-5."""
     if number == 0 or 1e-3 <= number < 1e4:
         return f"{number:g}"
     return f"{number:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
@@ -141,8 +147,12 @@ def _label(axes: Axes, columns: Columns) -> None:
     every = math.ceil(count / _MAX_LABELS)
     axes.set_yticks(range(0, count, every), names[::every], fontsize=8 if count > 12 else 9)
     steps = columns.steps
-    room = 10 if steps[-1] < 100_000 else 7
-    ticks = sorted({round(i * (len(steps) - 1) / (room - 1)) for i in range(room)}) if len(steps) > room else range(len(steps))
+    max_ticks = 10 if steps[-1] < 100_000 else 7
+    ticks = (
+        sorted({round(i * (len(steps) - 1) / (max_ticks - 1)) for i in range(max_ticks)})
+        if len(steps) > max_ticks
+        else range(len(steps))
+    )
     axes.set_xticks(list(ticks), [f"{steps[i]:,}" for i in ticks], fontsize=8)
     axes.set_xlabel("step (updates done)", fontsize=8, labelpad=3)
     axes.tick_params(length=2.5, pad=2)
@@ -160,14 +170,14 @@ def _color_bar(figure: Figure, box: tuple[float, float, float, float], norm: Nor
     bar.ax.tick_params(labelsize=8, length=2.5, pad=2)
 
 
-def _heading(figure: Figure, what: str, title: str, height: float) -> None:
-    figure.text(0.012, 1 - 0.08 / height, f"{what}, by layer and step", fontsize=11, weight="bold", va="top")
+def _heading(figure: Figure, heading: str, title: str, height: float) -> None:
+    figure.text(0.012, 1 - 0.08 / height, f"{heading}, by layer and step", fontsize=11, weight="bold", va="top")
     fitting = textwrap.shorten(title, 150, placeholder=" ...")
     figure.text(0.012, 1 - 0.30 / height, fitting, fontsize=7.5, color="0.35", va="top")
 
 
 def _learning_rate(axes: Axes, columns: Columns, lr: LearningRate) -> None:
-    """A line of its own; on a log scale, with numbers, where the schedule is one of steps."""
+    """Draw the learning rate in its own axes, on a log scale with values at the jumps of a step schedule."""
     positions = [column_of(step, columns.steps) for step in lr.steps]
     axes.plot(positions, lr.values, color="0.15", linewidth=1, drawstyle="steps-post" if lr.stands_out else "default")
     if lr.stands_out and min(lr.values) > 0:
@@ -175,15 +185,15 @@ def _learning_rate(axes: Axes, columns: Columns, lr: LearningRate) -> None:
         axes.set_ylim(min(lr.values) / 1.5, max(lr.values) * 1.5)
         for step in lr.jumps:
             value = lr.values[min(bisect.bisect_left(lr.steps, step), len(lr.values) - 1)]
-            place = column_of(step, columns.steps)
-            axes.annotate(f"{value:.3g}", (place, value), (4, 1), textcoords="offset points", fontsize=7, va="bottom")
+            position = column_of(step, columns.steps)
+            axes.annotate(f"{value:.3g}", (position, value), (4, 1), textcoords="offset points", fontsize=7, va="bottom")
     else:
         axes.set_ylim(0, 1.15 * max(lr.values))
     axes.set_xlim(-0.5, len(columns.steps) - 0.5)
     axes.xaxis.set_major_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
-    named = lr.values[0] if lr.stands_out else max(lr.values)
-    axes.set_yticks([named], [f"lr {named:.3g}"], fontsize=8)
+    labelled = lr.values[0] if lr.stands_out else max(lr.values)
+    axes.set_yticks([labelled], [f"lr {labelled:.3g}"], fontsize=8)
     axes.tick_params(length=2.5, pad=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -198,15 +208,15 @@ def _marks(axes: Axes, columns: Columns, lr: LearningRate, broken_step: int | No
         axes.axvline(column_of(broken_step, columns.steps) + (0.5 if beyond else -0.5), color=_BROKEN, linewidth=3)
 
 
-def _notes(table: NDArray[np.float64], norm: Normalize, broken_step: int | None) -> list[Patch]:
-    """What the colour bar does not explain."""
-    notes: list[Patch] = []
+def _legend_entries(table: NDArray[np.float64], norm: Normalize, broken_step: int | None) -> list[Patch]:
+    """Return legend entries for what the colour bar does not show."""
+    entries: list[Patch] = []
     if broken_step is not None:
-        notes.append(Patch(color=_BROKEN, label=f"NaN or infinite, from step {broken_step:,}"))
+        entries.append(Patch(color=_BROKEN, label=f"NaN or infinite, from step {broken_step:,}"))
     elif bool((~np.isfinite(table) & (table != -np.inf)).any()):
-        notes.append(Patch(color=_BROKEN, label="NaN or infinite"))
+        entries.append(Patch(color=_BROKEN, label="NaN or infinite"))
     if isinstance(norm, LogNorm) and bool((table == 0).any()):
-        notes.append(Patch(color=_ZERO, label="exactly zero"))
+        entries.append(Patch(color=_ZERO, label="exactly zero"))
     if bool((table == -np.inf).any()):
-        notes.append(Patch(color=_MISSING, label="not measured"))
-    return notes
+        entries.append(Patch(color=_MISSING, label="not measured"))
+    return entries

@@ -1,4 +1,4 @@
-"""Which row of TensorBoard's HParams table a run belongs to, and what stands in it. Starts without TensorBoard."""
+"""The row of a run in TensorBoard's HParams table. Does not import TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from train.store.overrides import key_of
 Value: TypeAlias = bool | float | str
 
 GROUPS_LAST = ("data", "trainer", "observe")
-"""What is set in these is seldom the question."""
+"""Groups whose settings are rarely the subject of a study; their columns come last."""
 
 
 @dataclass(frozen=True)
 class HParamsRow:
-    """All runs of one configuration, whatever their seeds.
+    """The row of one arm: all runs of one configuration, with any seeds.
 
-    `id`: the same for two runs exactly when they are of one arm; `values`: column -> value; `first`: the columns that the table
-    shows before the others. It shows five, and the others on request.
+    `id`: equal for two runs exactly if they belong to the same arm; `values`: column -> value; `first`: the columns shown first.
+    The table shows five columns by default.
     """
 
     id: str
@@ -30,18 +30,18 @@ class HParamsRow:
 
 
 def hparams_row(config: Mapping[str, Any], choices: Mapping[str, str | None], overrides: Iterable[str]) -> HParamsRow:
-    """The arm of a run.
+    """Return the HParams row of a run.
 
-    `config`: resolved; `choices`: option group -> chosen option, None where none is; `overrides`: as typed, such as
-    `norm=batch` or `+trainer.max_steps=5`. The columns are the groups, every other key that was set, typed as in `config`, and
-    `arm`, all that was set in one string: TensorBoard takes its list of columns from the first run of a folder, and hides those
-    that only a later run has. Seeds are in none of them.
+    `config`: resolved; `choices`: config group -> chosen option, None without one; `overrides`: as typed, such as `norm=batch` or
+    `+trainer.max_steps=5`. The columns are the groups, every other overridden key with its type in `config`, and `arm`, all
+    overrides in one string: TensorBoard takes its columns from the first run of a folder and hides those that only a later run
+    has. Seeds are in no column.
     """
     typed = {key: value for key, value in map(_split, overrides) if key.partition(".")[0] not in SEEDS}
     ranked = sorted(typed, key=lambda key: (key.partition(".")[0] in GROUPS_LAST, "." in key, key))
     values: dict[str, Value] = {"arm": " ".join(f"{key}={typed[key]}" for key in ranked) or "defaults"}
     values |= {group: option for group, option in choices.items() if option is not None}
-    values |= {key: _plain(_look_up(config, key, value)) for key, value in typed.items() if key not in values}
+    values |= {key: _column_value(_value_at(config, key, value)) for key, value in typed.items() if key not in values}
     return HParamsRow(arm_id(config), values, frozenset(["arm", *ranked[:4]]))
 
 
@@ -49,18 +49,18 @@ def _split(override: str) -> tuple[str, str]:
     return key_of(override), override.partition("=")[2]
 
 
-def _look_up(config: Mapping[str, Any], key: str, typed: str) -> Any:
-    """The value at a dotted key; what was typed where the configuration has no such key, as for one that was taken away."""
-    found: Any = config
+def _value_at(config: Mapping[str, Any], key: str, typed: str) -> Any:
+    """Return the value at a dotted key, or `typed` if the configuration has no such key, for example a deleted one."""
+    value: Any = config
     for part in key.split("."):
-        if not isinstance(found, Mapping) or part not in found:
+        if not isinstance(value, Mapping) or part not in value:
             return typed
-        found = found[part]
-    return found
+        value = value[part]
+    return value
 
 
-def _plain(value: Any) -> Value:
-    """A value that a column can hold: numbers are floats, null and lists are written out."""
+def _column_value(value: Any) -> Value:
+    """Convert a value for a column: numbers become floats, null and lists become JSON text."""
     if isinstance(value, bool | str):
         return value
     return float(value) if isinstance(value, int | float) else json.dumps(value, default=str)

@@ -1,7 +1,7 @@
-"""metrics.jsonl: the record of a run that everything else is a view of.
+"""metrics.jsonl: the primary record of a run; everything else is a view of it.
 
-One JSON object a line: {"step": 20, "epoch": 0.5, "time_s": 1.25, "values": {"loss/train": 0.7, ...}}. JSON has no NaN and
-no infinity, so these are written as the strings "NaN", "Infinity" and "-Infinity"; every finite float comes back to the bit.
+One JSON object per line: {"step": 20, "epoch": 0.5, "time_s": 1.25, "values": {"loss/train": 0.7, ...}}. JSON has no NaN and
+no infinity, so these are written as the strings "NaN", "Infinity" and "-Infinity"; every finite float is restored bit-exact.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode_float(value: float) -> float | str:
-    """A float as standard JSON can hold it."""
+    """Return a float in a form that standard JSON can hold."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def decode_float(value: float | str) -> float:
-    """The inverse of `encode_float`. ValueError for any other string."""
+    """Invert `encode_float`. ValueError for any other string."""
     if not isinstance(value, str):
         return float(value)
     if value not in _NON_FINITE:
@@ -38,9 +38,11 @@ def decode_float(value: float | str) -> float:
 
 
 class JsonlSink(Sink):
-    """Appends each record to `metrics.jsonl` in the run folder, as one write of one line, so that a killed process leaves
-    whole lines and at most one torn one. Goes on with a file that is there, after cutting off its torn end, or whatever was
-    written after the checkpoint at which the run goes on. OSError when the disk does not take it."""
+    """Appends each record to `metrics.jsonl` in the run folder. OSError when writing fails.
+
+    Each record is one write of one line, so a killed process leaves at most one torn line. An existing file is continued, after
+    truncating its torn end, or everything written after the checkpoint from which the run resumes.
+    """
 
     name = FILE_NAME
     essential = True
@@ -50,16 +52,16 @@ class JsonlSink(Sink):
 
     def start(self, info: RunInfo) -> None:
         path = info.folder / FILE_NAME
-        kept = (info.offsets or {}).get(FILE_NAME)
-        if kept is not None and path.exists() and path.stat().st_size > kept:
-            os.truncate(path, kept)
-        _cut_torn_line(path)
+        offset = (info.offsets or {}).get(FILE_NAME)
+        if offset is not None and path.exists() and path.stat().st_size > offset:
+            os.truncate(path, offset)
+        _truncate_torn_line(path)
         self._file = FileIO(path, "ab")
 
     def record(self, record: Record) -> None:
         if self._file is None:
             raise RuntimeError("a record before start() or after close()")
-        line = memoryview(_line(record))
+        line = memoryview(_encode_line(record))
         while line:
             line = line[self._file.write(line) :]
 
@@ -76,8 +78,11 @@ class JsonlSink(Sink):
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of one `metrics.jsonl`, in the order of writing; what a killed process left after the last whole line is
-    skipped, so a file that is still being written can be read. RunError, naming the line, where it holds something else."""
+    """Yield the records of one `metrics.jsonl` in the order of writing.
+
+    A torn last line is skipped, so a file that is still being written can be read. RunError, with the line number, for any other
+    invalid line.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
@@ -85,21 +90,21 @@ def read_records(path: Path) -> Iterator[Record]:
             try:
                 yield parse_record(line)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise RunError(f"{path}, line {number}: not a record of a run ({type(error).__name__}: {error}).") from error
+                raise RunError(f"{path}, line {number}: not a valid record ({type(error).__name__}: {error}).") from error
 
 
-def _line(record: Record) -> bytes:
+def _encode_line(record: Record) -> bytes:
     row: dict[str, object] = {"step": record.step, "epoch": record.epoch, "time_s": record.time_s, "values": dict(record.values)}
     try:
         text = json.dumps(row, allow_nan=False, separators=(",", ":"))
-    except ValueError:  # rare: the C encoder is several times faster than looking at each value first
+    except ValueError:  # rare: the C encoder is several times faster than checking every value first
         row["values"] = {tag: encode_float(value) for tag, value in record.values.items()}
         text = json.dumps(row, allow_nan=False, separators=(",", ":"))
     return text.encode() + b"\n"
 
 
 def parse_record(line: bytes) -> Record:
-    """One line of the file. ValueError, KeyError, TypeError or AttributeError for anything else."""
+    """Parse one line of the file. ValueError, KeyError, TypeError or AttributeError if it is invalid."""
     row = json.loads(line)
     values = cast(Mapping[str, float], row["values"])
     if b'"NaN"' in line or b'Infinity"' in line:
@@ -107,9 +112,9 @@ def parse_record(line: bytes) -> Record:
     return Record(int(row["step"]), float(row["epoch"]), float(row["time_s"]), values)
 
 
-def _cut_torn_line(path: Path) -> None:
+def _truncate_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        whole = sum(len(line) for line in file if line.endswith(b"\n"))
-        file.truncate(whole)
+        complete_bytes = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(complete_bytes)

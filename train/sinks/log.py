@@ -1,4 +1,4 @@
-"""train.log: what Python's `logging` says during a run."""
+"""train.log: the messages of Python's `logging` during a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FILE_NAME = "train.log"
 
 
 class LogFile(logging.FileHandler):
-    """A view: when the disk does not take it, it says so once on standard error and is silent from there on."""
+    """A log file that is only a view: on a disk error it warns once on standard error and then stays silent."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
@@ -21,7 +21,7 @@ class LogFile(logging.FileHandler):
             return
         try:
             super().emit(record)
-        except OSError:  # of opening the file; others reach `handleError`
+        except OSError:  # raised by opening the file; other errors reach `handleError`
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -30,7 +30,9 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
         elif not self._off:
             self._off = True
-            print(f"train: {FILE_NAME} is off from here on ({error.strerror}); the run goes on without it.", file=sys.stderr)
+            print(
+                f"train: {FILE_NAME}: disabled after an error ({error.strerror}). The run continues without it.", file=sys.stderr
+            )
 
     def close(self) -> None:
         try:
@@ -40,7 +42,7 @@ class LogFile(logging.FileHandler):
 
 
 def log_file(folder: Path) -> logging.Handler:
-    """A handler that appends to `train.log` in the run folder. Whoever adds it to a logger removes and closes it."""
+    """Return a handler that appends to `train.log` in the run folder. The caller must remove it from its logger and close it."""
     handler = LogFile(folder / FILE_NAME)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

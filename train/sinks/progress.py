@@ -1,4 +1,4 @@
-"""How far a run is, how fast it goes and what it last measured: the state behind every live view."""
+"""Position, speed and latest values of a run: the state behind every live view."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 from train.sinks.contracts import RunInfo
 
-SHOWN = ("loss/train", "accuracy/train", "accuracy/val")
+DISPLAYED_TAGS = ("loss/train", "accuracy/train", "accuracy/val")
 _WINDOW_S = 20.0
 _SAMPLE_S = 0.5
 
 
 class RunProgress:
-    """Fed with every step; `step`, `epoch`, `values` (of the tags in SHOWN) are the latest.
+    """Tracks the progress of a run; `step`, `epoch` and `values` (of the tags in DISPLAYED_TAGS) are the latest.
 
-    Speed is taken over the last 20 s, evaluation included, so that the time left follows a change of pace and is right
-    after a resume; the first step, which may compile, counts for nothing.
+    Speed is measured over the last 20 s, evaluation included, so that the remaining time follows a change of speed and is right
+    after a resume. The first step, which may compile, is not counted.
     """
 
     def __init__(self, info: RunInfo) -> None:
@@ -27,8 +27,11 @@ class RunProgress:
         self._samples: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, step: int, epoch: float, values: Mapping[str, float]) -> None:
-        """`now`: seconds on any steady clock. A step before the latest, of which a record came late, says nothing of the pace."""
-        for tag in SHOWN:
+        """Update the state; `now`: seconds of any monotonic clock.
+
+        A late record of an earlier step updates the values but not the speed.
+        """
+        for tag in DISPLAYED_TAGS:
             if tag in values:
                 self.values[tag] = values[tag]
         if step < self.step:
@@ -46,12 +49,12 @@ class RunProgress:
 
     @property
     def images_per_s(self) -> float | None:
-        """None while it is not known."""
+        """Training images per second; None while unknown."""
         (since, first), (until, last) = (self._samples[0], self._samples[-1]) if self._samples else ((0.0, 0), (0.0, 0))
         return (last - first) * self.info.batch_size / (until - since) if last > first else None
 
     @property
     def remaining_s(self) -> float | None:
-        """None while it is not known."""
+        """Estimated seconds to the end of training; None while unknown."""
         speed = self.images_per_s
         return (self.info.total_steps - self.step) * self.info.batch_size / speed if speed else None

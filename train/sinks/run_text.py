@@ -1,4 +1,4 @@
-"""The words and numbers of a run's beginning and end, for every sink that shows them."""
+"""Texts for the start and the end of a run, shared by the sinks that display them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.sinks.number_text import binomial_standard_error, duration, number, p
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One line of the summary; `detail` is what a narrow terminal can do without."""
+    """One line of the summary; a narrow terminal omits `detail`."""
 
     label: str
     value: str
@@ -19,7 +19,7 @@ class SummaryRow:
 
 
 def header_lines(info: RunInfo) -> list[str]:
-    """What is about to be trained, on what and where; the last line is the folder."""
+    """Return the lines that describe a run before it starts: model, data, device; the last line is the folder."""
     images = [("train", info.train_size), ("validation", info.val_size), ("test", info.test_size)]
     sizes = ", ".join(f"{count:,} {split}" for split, count in images if count)
     return [
@@ -32,7 +32,7 @@ def header_lines(info: RunInfo) -> list[str]:
 
 
 def summary_rows(summary: Summary, total_steps: int, plus_minus: str = "±") -> list[SummaryRow]:
-    """The table of the end; what was not measured has no row."""
+    """Return the rows of the summary; values that were not measured have no row."""
     steps = f"{summary.steps:,} of {total_steps:,} steps" if summary.steps < total_steps else f"{summary.steps:,} steps"
     losses = (("train loss", summary.train_loss), ("validation loss", summary.val_loss), ("test loss", summary.test_loss))
     table = [
@@ -51,12 +51,12 @@ def summary_rows(summary: Summary, total_steps: int, plus_minus: str = "±") -> 
 
 
 def outcome_line(summary: Summary) -> str:
-    """How it ended, in one sentence."""
+    """Return the outcome of the run in one sentence."""
     return f"{summary.status}: {summary.reason}" if summary.reason else summary.status
 
 
 def tensorboard_command(summary: Summary) -> str:
-    """Shows this run beside the others of its folder; ready to paste into a POSIX shell."""
+    """Return the POSIX shell command that opens TensorBoard on the folder that contains this run."""
     return f"tensorboard --logdir {shlex.quote(str(summary.folder.parent))}"
 
 

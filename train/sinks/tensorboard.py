@@ -1,8 +1,8 @@
 """One TensorBoard event file in the run folder: a view of the records.
 
-Written with TensorBoard's own protocol buffers and in its record format, without `torch.utils.tensorboard` and without the writer
-thread of its `EventFileWriter`: that one competes with the training for the interpreter, imports TensorFlow where it is
-installed, and reports a full disk from another thread. All values of a record make one event.
+It uses TensorBoard's protocol buffers and record format, but not `torch.utils.tensorboard`: the writer thread of its
+`EventFileWriter` competes with the training for the interpreter, imports TensorFlow where it is installed, and reports a full
+disk from another thread. All values of a record form one event.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from train.sinks import tensorboard_protos as values
 from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
 from train.sinks.hparams import HParamsRow
-from train.sinks.tfrecord import is_whole
-from train.sinks.tfrecord import tfrecord as in_record
+from train.sinks.tfrecord import is_whole, tfrecord
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2
@@ -29,15 +28,17 @@ _summary: Any = summary_pb2
 
 PREFIX = "events.out.tfevents"
 _START = _event.SessionLog(status=_event.SessionLog.START)
-"""Readers drop what they have read of the run's earlier files."""
+"""Makes readers drop what they have read from the run's earlier files."""
 
 
 class TensorBoardSink(Sink):
-    """`config`: the run's resolved config as YAML, shown under Text; `arm`: the run's row in the HParams table, None for none;
-    `flush_s`: how long a value may wait to be seen; `clock`: seconds since 1970.
+    """Writes a run to a TensorBoard event file.
 
-    A run that is closed without `finish` has failed. One that is gone on with gets a new file, which begins with what the old one
-    held up to the checkpoint. Its first events make a TensorBoard that is looking forget what it has read of the old one.
+    `config`: the run's resolved config as YAML, shown under Text; `arm`: the run's row in the HParams table, None for none;
+    `flush_s`: maximum delay in seconds until a value is visible; `clock`: seconds since 1970.
+
+    Closing without `finish` marks the run as failed. A resumed run writes a new file that starts with the old one's content up to
+    the checkpoint; its SessionLog.START makes a running TensorBoard drop what it had read.
     """
 
     name = "TensorBoard"
@@ -53,23 +54,23 @@ class TensorBoardSink(Sink):
         self._step = 0
         self._ended = False
         self._file: BufferedWriter | None = None
-        self._continued = False
+        self._is_continued = False
 
     def start(self, info: RunInfo) -> None:
         now = self._clock()
-        before = [] if info.offsets is None else sorted(info.folder.glob(f"{PREFIX}.*"))
-        kept = _kept(info, before)
-        self._file = _new_path(info.folder, int(now), before).open("xb")
-        self._continued = kept is not None
-        if kept is not None:
-            self._file.write(kept)
+        previous = [] if info.offsets is None else sorted(info.folder.glob(f"{PREFIX}.*"))
+        content = _content_before_checkpoint(info, previous)
+        self._file = _new_path(info.folder, int(now), previous).open("xb")
+        self._is_continued = content is not None
+        if content is not None:
+            self._file.write(content)
         else:
-            self._introduce(now, with_table=not (info.folder.parent / values.SHARED_TABLE).exists())
+            self._write_header(now, with_table=not (info.folder.parent / values.SHARED_TABLE).exists())
         self._flush()
-        for path in before:
+        for path in previous:
             path.unlink()
 
-    def _introduce(self, now: float, *, with_table: bool) -> None:
+    def _write_header(self, now: float, *, with_table: bool) -> None:
         self._append(_event.Event(wall_time=now, file_version="brain.Event:2"))
         self._append(_event.Event(wall_time=now, session_log=_START))
         self._write(0, [values.layout()])
@@ -80,8 +81,8 @@ class TensorBoardSink(Sink):
             self._write(0, [values.text("config", self._config)])
 
     def replay(self, record: Record) -> None:
-        """Only where the file of the time before could not be gone on with."""
-        if not self._continued:
+        """Rewrite an earlier record, needed only if the previous event file could not be continued."""
+        if not self._is_continued:
             self.record(record)
 
     def sync(self) -> Mapping[str, int]:
@@ -96,11 +97,11 @@ class TensorBoardSink(Sink):
         self._write(record.step, [values.scalar(tag, value) for tag, value in record.values.items()])
 
     def image(self, tag: str, step: int, png: bytes) -> None:
-        """ValueError when `png` is something else."""
+        """Write an image. ValueError when `png` is not a PNG."""
         self._write(step, [values.image(tag, png)])
 
     def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
-        """ValueError when there is not one edge more than counts."""
+        """Write a histogram. ValueError unless there is one edge more than counts."""
         self._write(step, [values.histogram(tag, edges, counts)])
 
     def finish(self, summary: Summary) -> None:
@@ -130,8 +131,8 @@ class TensorBoardSink(Sink):
 
     def _append(self, event: Any) -> None:
         if self._file is None:
-            raise RuntimeError("a value before start() or after close()")
-        self._file.write(in_record(event.SerializeToString()))
+            raise RuntimeError("a value was written before start() or after close()")
+        self._file.write(tfrecord(event.SerializeToString()))
 
     def _flush(self) -> None:
         if self._file is not None:
@@ -139,11 +140,13 @@ class TensorBoardSink(Sink):
             self._flushed_at = self._clock()
 
 
-def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
-    """The content of the earlier file up to the checkpoint; None where that is not to be had. There are several files where a
-    process was killed as it began the last."""
+def _content_before_checkpoint(info: RunInfo, previous: Sequence[Path]) -> bytes | None:
+    """Return the content of the previous event file up to the checkpoint, None if it is not available.
+
+    There are several files if a process was killed just after it had created the last one.
+    """
     size = (info.offsets or {}).get(PREFIX)
-    for path in reversed(before) if size is not None else ():
+    for path in reversed(previous) if size is not None else ():
         with path.open("rb") as file:
             content = file.read(size)
         if len(content) == size and is_whole(content):
@@ -151,7 +154,7 @@ def _kept(info: RunInfo, before: Sequence[Path]) -> bytes | None:
     return None
 
 
-def _new_path(folder: Path, now: int, before: Sequence[Path]) -> Path:
-    """Its name sorts behind all those of `before`, as TensorBoard reads them in this order."""
-    times = [int(found) for path in before if (found := path.name.split(".")[3]).isdigit()]
+def _new_path(folder: Path, now: int, previous: Sequence[Path]) -> Path:
+    """Return a path that sorts after all of `previous`, because TensorBoard reads event files in this order."""
+    times = [int(timestamp) for path in previous if (timestamp := path.name.split(".")[3]).isdigit()]
     return folder / f"{PREFIX}.{max([now, *(time + 1 for time in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

@@ -1,6 +1,6 @@
-"""What TensorBoard's plugins expect to find in an event file, as its own protocol buffers.
+"""Contents of event files for TensorBoard's plugins, as protocol buffers.
 
-The functions return `Summary.Value` messages. They are made here, without the plugins' own writers, where those need TensorFlow.
+The functions return `Summary.Value` messages. They replace those writers of the plugins that need TensorFlow.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CHARTS = {
         "mean cosine between inputs": ["probe_similarity/.*"],
     },
 }
-"""Category -> chart -> the tags whose curves it draws together, as regular expressions that match from the start."""
+"""Category -> chart -> the tags whose curves it draws, as regular expressions that match from the start."""
 
 METRICS = {
     "accuracy/test": "accuracy on the test split",
@@ -74,11 +74,13 @@ METRICS = {
     "final/done": "share of runs that reached the end",
     "final/diverged": "share of runs whose loss became infinite or NaN",
 }
-"""Columns of the HParams table; it shows the first five. Means over the runs of an arm: a run that diverged has none of the first
-three, so that it is counted in the last two and averaged into nothing."""
+"""Metric columns of the HParams table, which shows the first five. TensorBoard averages them over the runs of an arm.
+
+A diverged run has none of the first three, so it counts in the last two and enters no other mean.
+"""
 
 SHARED_TABLE = "events.out.tfevents.0000000000.train-report"
-"""The event file beside the runs of a sweep that holds the HParams table of all of them, so that they need none of their own."""
+"""Event file in the folder of a sweep with the HParams table of all its runs, which then write no table of their own."""
 
 
 def scalar(tag: str, value: float) -> Any:
@@ -86,13 +88,13 @@ def scalar(tag: str, value: float) -> Any:
 
 
 def text(tag: str, content: str) -> Any:
-    # TensorBoard renders Markdown: four spaces keep any text as it is, where a fence would end at the first ``` within.
+    # TensorBoard renders Markdown. Four spaces keep any text literal, while a fence would end at the first ``` in it.
     code = "\n".join("    " + line for line in content.splitlines())
     return _string(tag, code.encode(), _plugin("text"))
 
 
 def image(tag: str, png: bytes) -> Any:
-    """ValueError when `png` is something else."""
+    """Return an image. ValueError when `png` is not a PNG."""
     if not png.startswith(_PNG_START):
         raise ValueError(f"image {tag}: not a PNG")
     width, height = struct.unpack(">II", png[16:24])
@@ -101,7 +103,8 @@ def image(tag: str, png: bytes) -> Any:
 
 
 def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Any:
-    """n buckets between n + 1 ascending edges, as an n x 3 tensor (left, right, count). ValueError for other numbers of edges."""
+    """Return n buckets between n + 1 ascending edges, as an n x 3 tensor (left, right, count). ValueError for another number of
+    edges."""
     if len(edges) != len(counts) + 1:
         raise ValueError(f"histogram {tag}: {len(edges)} edges for {len(counts)} counts")
     rows = [number for row in zip(edges, edges[1:], counts, strict=False) for number in row]
@@ -111,7 +114,7 @@ def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Any:
 
 
 def layout() -> Any:
-    """The charts of the Custom Scalars page. The same in every run: TensorBoard merges what it finds."""
+    """Return the charts of the Custom Scalars page, the same in every run: TensorBoard merges the layouts of all runs."""
     page = _layout.Layout()
     for category, charts in CHARTS.items():
         section = page.category.add(title=category)
@@ -122,7 +125,7 @@ def layout() -> Any:
 
 
 def margin_layout(category: str, charts: Mapping[str, tuple[str, str, str]]) -> Any:
-    """Charts of lines with a band around them: title -> the tags of the line, of the band's lower and of its upper edge."""
+    """Return charts of lines with a band. `charts`: title -> tags of the line and of the lower and upper edge of the band."""
     page = _layout.Layout()
     section = page.category.add(title=category)
     for title, (line, low, high) in charts.items():
@@ -136,29 +139,31 @@ def _page(page: Any) -> Any:
 
 
 def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
-    """The columns of the HParams table, by a value of each; `first`: those that it shows before the others. Of several such
-    tables TensorBoard takes any one, and hides the columns that it lacks."""
+    """Return the HParams table. `columns`: name -> an example value; `first`: the columns shown before the others.
+
+    If there are several tables, TensorBoard takes an arbitrary one and hides the columns that it lacks.
+    """
     infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in columns.items()]
-    metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=said) for tag, said in METRICS.items()]
+    metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=description) for tag, description in METRICS.items()]
     experiment = _api.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time_s)
     return _hparams(hparams_tags.EXPERIMENT_TAG, experiment=experiment)
 
 
 def session_start(arm: HParamsRow, time_s: float) -> list[Any]:
-    """The row of the HParams table that the run belongs to. `time_s`: since 1970."""
+    """Return the run's row of the HParams table. `time_s`: seconds since 1970."""
     row: Any = hparams_pb(dict(arm.values), trial_id=arm.id, start_time_secs=time_s)
     return list(row.value)
 
 
 def session_end(status: Status, time_s: float) -> Any:
-    """How the run ended: success is to have reached the end."""
+    """Return how the run ended: only a done run is a success."""
     ended = _api.STATUS_SUCCESS if status == "done" else _api.STATUS_FAILURE
     end = _plugin_data.SessionEndInfo(status=ended, end_time_secs=time_s)
     return _hparams(hparams_tags.SESSION_END_INFO_TAG, session_end_info=end)
 
 
 def outcome(status: Status, summary: Summary | None = None) -> list[Any]:
-    """The metrics that no record holds."""
+    """Return the metrics that are in no record."""
     values = {"final/done": float(status == "done"), "final/diverged": float(status == "diverged")}
     if summary is not None and status == "done" and summary.val_accuracy is not None:
         values["final/accuracy_val"] = summary.val_accuracy

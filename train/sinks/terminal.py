@@ -1,4 +1,4 @@
-"""Chooses how a run shows itself on an output stream."""
+"""Choice of the sink that displays a run on an output stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from train.sinks.lines import LineSink, line_writer
 
 
 def stream_sink(stream: TextIO) -> Sink:
-    """The live view where `stream` is a terminal that can move its cursor, plain lines elsewhere."""
+    """Return the live view if `stream` is a terminal that can move its cursor, plain lines otherwise."""
     if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
         return LineSink(line_writer(stream))
     from rich.console import Console

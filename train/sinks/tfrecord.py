@@ -1,6 +1,6 @@
 """The records of a TensorBoard event file: length (8 bytes), its checksum (4), the data, their checksum (4), all little-endian.
 
-TensorBoard's own writer computes the checksums in Python, a third of a microsecond per byte: more than all else that writing a
+TensorBoard's own writer computes the checksums in Python, a third of a microsecond per byte: more than the rest of writing a
 value costs.
 """
 
@@ -10,13 +10,13 @@ import struct
 
 import google_crc32c
 
-_AROUND = 16
+_OVERHEAD_BYTES = 16
 _MASK = 0xA282EAD8
-"""TensorFlow's: a checksum over data that hold their own checksum would be a weak one."""
+"""TensorFlow's mask: a checksum over data that contain their own checksum would be weak."""
 
 
 def tfrecord(data: bytes) -> bytes:
-    """The record that holds `data`."""
+    """Return the record that holds `data`."""
     length = struct.pack("<Q", len(data))
     return length + _checksum(length) + data + _checksum(data)
 
@@ -27,8 +27,8 @@ def _checksum(data: bytes) -> bytes:
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether `content` ends where a record ends. The checksums are not read."""
-    place = 0
-    while place < len(content):
-        place += _AROUND + int.from_bytes(content[place : place + 8], "little")
-    return place == len(content)
+    """Return whether `content` ends at the end of a record. Checksums are not verified."""
+    position = 0
+    while position < len(content):
+        position += _OVERHEAD_BYTES + int.from_bytes(content[position : position + 8], "little")
+    return position == len(content)

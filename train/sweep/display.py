@@ -1,7 +1,7 @@
-"""How a sweep shows itself: a live table in a terminal, one line per start and end elsewhere.
+"""The display of a running sweep: a live table in a terminal, one line per start and end elsewhere.
 
-The table fits every terminal: running jobs first, then as many of those that ended last as there is room for, and the counts of
-all. What went wrong is also said in a line of its own, which stays.
+The table fits every terminal: running jobs, as many of the last ended ones as there is space for, and the counts of all jobs.
+Every job that did not end as `done` also gets a line of its own, which stays.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ STYLES: dict[State, str] = {
     "interrupted": "yellow",
     "not started": "dim",
 }
-TABLE_LINES = 24
-"""Most rows of the table: a list of hundreds tells less than its counts."""
-WIDE = 100
-"""From this many columns on there is room for steps and devices."""
+MAX_TABLE_LINES = 24
+"""Largest height of the table: hundreds of rows are less readable than their counts."""
+WIDE_COLUMNS = 100
+"""Terminal width in columns from which the table shows steps and devices."""
 
 
 class Display(Protocol):
-    """Told of everything; `update` is called several times a second."""
+    """The interface that the pool reports to; it calls `update` several times a second."""
 
-    def open(self, folder: Path, rows: Sequence[JobRow], places: str) -> None: ...
+    def open(self, folder: Path, rows: Sequence[JobRow], allocation: str) -> None: ...
 
     def job_started(self, row: JobRow) -> None: ...
 
@@ -54,27 +54,27 @@ class Display(Protocol):
 
 
 def display_for(stream: TextIO) -> Display:
-    """The live table where `stream` is a terminal that can move its cursor."""
+    """Return a live table if `stream` is a terminal that can move its cursor, else one line per event."""
     if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
         return LineDisplay(line_writer(stream))
     return LiveDisplay(Console(file=stream, highlight=False, markup=False))
 
 
 class LineDisplay(Display):
-    """One line when a job starts, and one when it ends."""
+    """A display that writes one line when a job starts and one when it ends."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._count = 0
 
-    def open(self, folder: Path, rows: Sequence[JobRow], places: str) -> None:
+    def open(self, folder: Path, rows: Sequence[JobRow], allocation: str) -> None:
         self._count = len(rows)
-        self._write(header_line(rows, places))
+        self._write(header_line(rows, allocation))
         self._write(f"folder: {folder}")
 
     def job_started(self, row: JobRow) -> None:
-        again = f", attempt {row.attempt}" if row.attempt > 1 else ""
-        self._write(f"[{row.number}/{self._count}] running {row.label} ({row.device}{again})")
+        attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""
+        self._write(f"[{row.number}/{self._count}] running {row.label} ({row.device}{attempt})")
 
     def job_ended(self, row: JobRow, now: float) -> None:
         self._write(f"[{row.number}/{self._count}] {job_line(row, now)}")
@@ -88,14 +88,14 @@ class LineDisplay(Display):
 
 
 class LiveDisplay(Display):
-    """A table that is drawn again at every update. The cursor stays visible, so that even a killed sweep leaves it so."""
+    """A table that is redrawn at every update. The cursor stays visible, so that a killed sweep does not leave it hidden."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
-    def open(self, folder: Path, rows: Sequence[JobRow], places: str) -> None:
-        self._console.print(Text(header_line(rows, places), "bold"))
+    def open(self, folder: Path, rows: Sequence[JobRow], allocation: str) -> None:
+        self._console.print(Text(header_line(rows, allocation), "bold"))
         self._console.print(Text(f"folder: {folder}", "dim"), soft_wrap=True)
         self._live.start()
         self._console.show_cursor(True)
@@ -111,65 +111,65 @@ class LiveDisplay(Display):
 
     def update(self, rows: Sequence[JobRow], slots: int, now: float) -> None:
         width, height = self._console.size
-        self._live.update(render_table(rows, slots, now, width, min(TABLE_LINES, height - 4)), refresh=True)
+        self._live.update(render_table(rows, slots, now, width, min(MAX_TABLE_LINES, height - 4)), refresh=True)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # the terminal may be gone
+        with contextlib.suppress(OSError):  # the terminal may be closed
             self._live.stop()
 
 
-def header_line(rows: Sequence[JobRow], places: str) -> str:
-    jobs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    return f"{jobs}, {places}"
+def header_line(rows: Sequence[JobRow], allocation: str) -> str:
+    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    return f"{runs}, {allocation}"
 
 
 def job_line(row: JobRow, now: float) -> str:
-    """What became of a job."""
-    measured = f", {row.accuracy_of} accuracy {percent(row.accuracy)}" if row.accuracy is not None else ""
-    reason = f": {row.reason.partition('; to go on')[0]}" if row.reason else ""  # how to go on is the sweep's to say
-    after = f" after {row.seconds(now):.1f} s{measured}" if row.started else ""
+    """Return one line on how a job ended: state, label, duration, accuracy, reason."""
+    accuracy = f", {row.accuracy_split} accuracy {percent(row.accuracy)}" if row.accuracy is not None else ""
+    reason = f": {row.reason.partition('; to resume')[0]}" if row.reason else ""  # the sweep prints its own command to resume
+    after = f" after {row.seconds(now):.1f} s{accuracy}" if row.has_started else ""
     return f"{row.state} {row.label}{after}{reason}"
 
 
 def render_table(rows: Sequence[JobRow], slots: int, now: float, width: int, height: int) -> RenderableType:
-    """The table in at most `height` lines and, below it, the counts."""
+    """Return the table in at most `height` lines and, below it, the counts."""
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False, expand=False)
-    wide = width >= WIDE
-    heads = ["", "run", "state", *(["step", "device"] if wide else []), "accuracy", "time", "left"]
-    for head in heads:
-        right = head in ("", "step", "accuracy", "time", "left")
-        room = max(8, width - (74 if wide else 44)) if head == "run" else None
-        table.add_column(justify="right" if right else "left", no_wrap=True, overflow="ellipsis", max_width=room)
-    table.add_row(*(Text(head, "dim") for head in heads))
+    wide = width >= WIDE_COLUMNS
+    headers = ["", "run", "state", *(["step", "device"] if wide else []), "accuracy", "time", "left"]
+    for header in headers:
+        right = header in ("", "step", "accuracy", "time", "left")
+        max_width = max(8, width - (74 if wide else 44)) if header == "run" else None
+        table.add_column(justify="right" if right else "left", no_wrap=True, overflow="ellipsis", max_width=max_width)
+    table.add_row(*(Text(header, "dim") for header in headers))
     for row in visible_rows(rows, max(1, height - 1)):
-        table.add_row(*(Text(cell, STYLES[row.state]) for cell in cells(row, now, wide)))
+        table.add_row(*(Text(cell, STYLES[row.state]) for cell in row_cells(row, now, wide)))
     return Group(table, Text(footer_line(rows, slots, now), "bold", no_wrap=True, overflow="ellipsis"))
 
 
-def visible_rows(rows: Sequence[JobRow], most: int) -> list[JobRow]:
-    """All where there is room; else those that run, those that ended last and those that come next, in the order of the sweep."""
-    if len(rows) <= most:
+def visible_rows(rows: Sequence[JobRow], limit: int) -> list[JobRow]:
+    """Return all rows if they fit into `limit`; else the running, the next and the last ended ones, in the order of the sweep."""
+    if len(rows) <= limit:
         return list(rows)
-    running = [row for row in rows if row.state == "running"][:most]
-    coming = [row for row in rows if row.state == "waiting"][: min(2, most - len(running))]
+    running = [row for row in rows if row.state == "running"][:limit]
+    upcoming = [row for row in rows if row.state == "waiting"][: min(2, limit - len(running))]
     ended = sorted((row for row in rows if row.has_ended), key=lambda row: row.ended_at)
-    kept = running + coming
-    kept += ended[len(ended) - min(len(ended), most - len(kept)) :]
-    return sorted(kept, key=lambda row: row.number)
+    visible = running + upcoming
+    visible += ended[len(ended) - min(len(ended), limit - len(visible)) :]
+    return sorted(visible, key=lambda row: row.number)
 
 
-def cells(row: JobRow, now: float, wide: bool) -> list[str]:
+def row_cells(row: JobRow, now: float, wide: bool) -> list[str]:
     fraction = row.fraction if row.state == "running" else None
     state = f"{100 * fraction:.0f} %" if fraction is not None else "starting" if row.state == "running" else row.state
-    steps = f"{row.step:,}/{row.total:,}" if row.total is not None else ""
+    steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps is not None else ""
     accuracy = percent(row.accuracy) if row.accuracy is not None else ""
-    time = duration(row.seconds(now)) if row.started else ""
+    time = duration(row.seconds(now)) if row.has_started else ""
     left = duration(row.remaining_s) if row.remaining_s is not None and row.state == "running" else ""
     return [str(row.number), row.label, state, *([steps, row.device] if wide else []), accuracy, time, left]
 
 
 def footer_line(rows: Sequence[JobRow], slots: int, now: float) -> str:
-    """`12 done, 1 failed, 2 running, 185 waiting; 0:42:10 left`."""
+    """Return the counts and the time left, as in `12 done, 1 failed, 2 running, 185 waiting; 0:42:10 left`."""
     text = ", ".join(f"{count} {state}" for state, count in state_counts(rows).items())
     left = remaining_s(rows, slots, now) if any(row.state in ("running", "waiting") for row in rows) else None
     return f"{text}; {duration(left)} left" if left is not None else text

@@ -1,9 +1,9 @@
-"""The process behind `train.sweep.fork_server.Nursery`: imports, then forks on request. One thread, no tensor, no CUDA.
+"""The server process of `train.sweep.fork_server.ForkServer`: imports, then forks on request. One thread, no tensors, no CUDA.
 
-No process outlives the one that asked for it:
-- the controller's death closes the connection; the children are asked to end, killed a second later, and this process ends;
-- this process's death ends each child: the kernel sends SIGKILL (Linux), and a pipe that closes tells it everywhere;
-- a child's death is followed by SIGKILL to its process group, which holds whatever it started.
+No process outlives its parent:
+- the controller's death closes the connection: the server sends SIGTERM to its workers, SIGKILL a second later, and exits;
+- the server's death ends each worker: the kernel sends SIGKILL (Linux), and on every system a pipe closes;
+- a worker's death is followed by SIGKILL to its process group, which holds the processes it started.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PRELOADED = (
     "train.parts",
     "train.observe",
     "train.sinks",
-    "torch._inductor",  # by `torch.use_deterministic_algorithms`, and with it dynamo and sympy: two seconds
+    "torch._inductor",  # `torch.use_deterministic_algorithms` imports it, with dynamo and sympy: two seconds
     "matplotlib.backends.backend_agg",
     "PIL.PngImagePlugin",
     "PIL.JpegImagePlugin",
@@ -53,25 +53,25 @@ PRELOADED = (
     "omegaconf._impl",
     "torch.utils.serialization",
 )
-"""What every run imports, with all that these import. Of a package of ours, every module."""
+"""The modules that every run imports, directly or not. For a package of this project, all its modules."""
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+PR_SET_PDEATHSIG = 1  # see prctl(2)
 ORPHAN_GRACE_S = 1.0
-"""How long children may take to save and end once the controller is gone."""
+"""Time that workers get to save and exit after the controller is gone."""
 
 
 def main(descriptor: int) -> None:
-    """descriptor: of this end of the connection."""
+    """Import, then serve requests. `descriptor`: the file descriptor of this end of the connection."""
     parent = os.getppid()
-    die_with_parent(signal.SIGKILL)  # while importing, nobody looks at the connection
+    die_with_parent(signal.SIGKILL)  # while importing, the server does not read the connection
     for module in PRELOADED:
         import_package(module)
-    code_id()  # reads the sources that are loaded now, once for all children
+    code_id()  # hash the sources that are loaded now, once for all workers
     die_with_parent(0)
     if os.getppid() != parent:
         sys.exit(1)
     gc.collect()
-    gc.freeze()  # else the first collection in each child would copy every page that holds an object
+    gc.freeze()  # else the first collection in each worker would copy every page that holds an object
     connection = Connection(descriptor)
     with contextlib.suppress(OSError):
         connection.send(ReadyNotice())
@@ -79,26 +79,26 @@ def main(descriptor: int) -> None:
 
 
 def import_package(name: str) -> None:
-    """Import a module; of a package of ours, all that lies below it."""
+    """Import a module; for a package of this project, also all its submodules."""
     module = importlib.import_module(name)
     if name.startswith("train.") and hasattr(module, "__path__"):
-        for _, below, _ in pkgutil.iter_modules(module.__path__, f"{name}."):
-            import_package(below)
+        for _, submodule, _ in pkgutil.iter_modules(module.__path__, f"{name}."):
+            import_package(submodule)
 
 
 class Server:
-    """`children`: pid -> its order and the file that takes the value it returns."""
+    """The loop that forks, signals and reaps workers. `workers`: pid -> its request and the file for its return value."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.workers: dict[int, tuple[StartRequest, IO[bytes]]] = {}
-        self.life = os.pipe()  # nobody ever writes: a child that reads it learns of this process's end
+        self.server_alive = os.pipe()  # nothing is ever written: a worker's read returns when the server has ended
         self.wake = os.pipe()
-        for end in self.wake:
-            os.set_blocking(end, False)
+        for descriptor in self.wake:
+            os.set_blocking(descriptor, False)
 
     def serve(self) -> None:
-        """Until the controller closes the connection or dies."""
+        """Handle requests and exits until the controller closes the connection or dies."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wake[1], warn_on_full_buffer=False)
         while True:
@@ -106,68 +106,68 @@ class Server:
             if self.wake[0] in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.wake[0], 4096)
-                for note in self.reap():
-                    with contextlib.suppress(OSError):  # the controller is gone: the next turn notices
-                        self.connection.send(note)
+                for notice in self.reap():
+                    with contextlib.suppress(OSError):  # the controller is gone: the next iteration ends the loop
+                        self.connection.send(notice)
             if self.connection in ready:
                 try:
                     self.handle(self.connection.recv())
                 except (EOFError, OSError):
-                    return self.end()
+                    return self.shut_down()
 
-    def handle(self, order: ServerRequest) -> None:
-        if isinstance(order, StartRequest):
-            self.fork(order)
+    def handle(self, request: ServerRequest) -> None:
+        if isinstance(request, StartRequest):
+            self.fork(request)
             return
-        if isinstance(order, PreloadRequest):
-            for module in order.modules:
+        if isinstance(request, PreloadRequest):
+            for module in request.modules:
                 with contextlib.suppress(ImportError):
                     import_package(module)
             return
         for pid, (start, _) in self.workers.items():
-            if start.id == order.id:
-                send_signal(pid, order.number)
+            if start.id == request.id:
+                send_signal(pid, request.number)
 
-    def fork(self, order: StartRequest) -> None:
-        result = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the child is reaped)
+    def fork(self, request: StartRequest) -> None:
+        result = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the worker is reaped)
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            run_worker(order, result, lambda: self.detach(parent))
-        self.workers[pid] = (order, result)
+            run_worker(request, result, lambda: self.detach(parent))
+        self.workers[pid] = (request, result)
 
     def detach(self, parent: int) -> None:
-        """In the child: give back what belongs to the server, and tie this life to the server's."""
+        """In the worker: restore signal handlers, close the server's descriptors, and die with the server."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         self.connection.close()
-        for descriptor in (self.life[1], *self.wake):
+        for descriptor in (self.server_alive[1], *self.wake):
             os.close(descriptor)
         die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        threading.Thread(target=exit_when_closed, args=(self.life[0],), daemon=True).start()
+        threading.Thread(target=exit_when_closed, args=(self.server_alive[0],), daemon=True).start()
 
     def reap(self) -> list[ExitNotice]:
-        """Those that ended."""
-        notes = []
+        """Return a notice for each worker that has exited."""
+        notices = []
         while self.workers:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            order, result = self.workers.pop(pid)
+            request, result = self.workers.pop(pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
             with result:
                 result.seek(0)
-                notes.append(ExitNotice(order.id, os.waitstatus_to_exitcode(status), result.read() or None))
-        return notes
+                notices.append(ExitNotice(request.id, os.waitstatus_to_exitcode(status), result.read() or None))
+        return notices
 
-    def end(self) -> None:
-        """The controller has closed the connection, or died."""
+    def shut_down(self) -> None:
+        """Terminate all workers, as the controller has closed the connection or died."""
         for pid in self.workers:
             send_signal(pid, signal.SIGTERM)
         deadline = time.monotonic() + ORPHAN_GRACE_S
@@ -179,23 +179,23 @@ class Server:
 
 
 def send_signal(pid: int, number: int) -> None:
-    """A signal to a child that has not been reaped; SIGKILL to all that it started, too."""
+    """Send a signal to a worker that has not been reaped, SIGKILL also to the processes it started."""
     if number == signal.SIGKILL:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, number)
     os.kill(pid, number)
 
 
-def run_worker(order: StartRequest, result: IO[bytes], leave: Callable[[], None]) -> NoReturn:
-    """The whole life of a child, from the fork to its exit code."""
+def run_worker(request: StartRequest, result: IO[bytes], detach: Callable[[], None]) -> NoReturn:
+    """Run the requested call in a freshly forked worker, and exit with its exit code."""
     code = 1
     try:
-        leave()
+        detach()
         clear_exit_functions()
-        redirect(order.log)
-        os.environ.update({"OMP_NUM_THREADS": str(order.threads)} | dict(order.environment))
-        torch.set_num_threads(order.threads)  # OpenMP has read the variable already, and not begun
-        value = import_function(order.call)(pickle.loads(order.argument))
+        redirect(request.log)
+        os.environ.update({"OMP_NUM_THREADS": str(request.threads)} | dict(request.environment))
+        torch.set_num_threads(request.threads)  # OpenMP has already read the variable, but started no threads
+        value = import_function(request.call)(pickle.loads(request.argument))
         result.write(pickle.dumps(value))
         result.flush()
         code = 0
@@ -209,15 +209,17 @@ def run_worker(order: StartRequest, result: IO[bytes], leave: Callable[[], None]
         traceback.print_exc()
     finally:
         with contextlib.suppress(BaseException):
-            atexit._run_exitfuncs()  # as the interpreter would
+            atexit._run_exitfuncs()  # as the interpreter does at exit
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code & 0xFF)
 
 
 def clear_exit_functions() -> None:
-    """What the imports wanted done at the server's exit is not for a child to do (remove a folder, say; and to take apart torch's
-    operator libraries takes longer than the fork). Left are those that act on what this process itself will create."""
+    """Drop the exit functions that the server's imports registered; keep those for what the worker itself will create.
+
+    The server's are not for a worker to run: they may remove a folder, and tearing down torch's operator libraries takes longer
+    than the fork."""
     atexit._clear()
     for finalizer in list(weakref.finalize._registry):  # pyright: ignore[reportAttributeAccessIssue]
         finalizer.atexit = False
@@ -226,7 +228,7 @@ def clear_exit_functions() -> None:
 
 
 def redirect(log: str | None) -> None:
-    """Standard streams: nothing to read, and everything that is written goes to the log, line by line."""
+    """Append stdout and stderr to the log, line by line; None discards them. The server's stdin is empty already."""
     target = os.open(log or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for descriptor in (1, 2):
         os.dup2(target, descriptor)
@@ -242,12 +244,12 @@ def import_function(call: str) -> Callable[[Any], Any]:
 
 
 def die_with_parent(number: int) -> None:
-    """Have the kernel send this process a signal when its parent dies; 0 for none. Linux only, elsewhere nothing happens."""
+    """Have the kernel send this process a signal when its parent dies; 0 for none. Linux only; does nothing elsewhere."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def exit_when_closed(descriptor: int) -> None:
-    """In a thread of a child: end it, with all it started, as the pipe's other end closes."""
+    """In a thread of a worker: kill it and the processes it started when the pipe's other end closes."""
     os.read(descriptor, 1)
     os.killpg(0, signal.SIGKILL)

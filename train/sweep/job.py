@@ -1,4 +1,4 @@
-"""One job of a sweep, in the child that was forked for it: what Hydra's launchers do around the task."""
+"""One job of a sweep in its worker process: calls the task as Hydra's own launchers do."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ CALL = f"{__name__}:run"
 
 @dataclass(frozen=True)
 class JobRequest:
-    """`config`: composed, with literal sweep folders; `task`: the task function as `module:function`; `name`: of the program;
-    `version_base`: the Hydra version whose behaviour the program asked for."""
+    """What a worker needs to run one job.
+
+    `config`: composed, with literal sweep folders; `task`: the task function as `module:function`; `name`: the program's name;
+    `version_base`: the Hydra version whose behaviour the program requested."""
 
     config: DictConfig
     task: str
@@ -28,22 +30,22 @@ class JobRequest:
     version_base: str | None = None
 
 
-def run(order: JobRequest) -> float:
-    """What the task returned, NaN where there is nothing to return. What became of the run is said in its folder."""
+def run(request: JobRequest) -> float:
+    """Run the job; return the value of its task, NaN when it has none. The state of the run is in its folder."""
     setup_globals()
-    if order.version_base is not None:
-        version.setbase(order.version_base)
-    JobRuntime.instance().set("name", order.name)
-    module, _, name = order.task.partition(":")
+    if request.version_base is not None:
+        version.setbase(request.version_base)
+    JobRuntime.instance().set("name", request.name)
+    module, _, name = request.task.partition(":")
     task = getattr(importlib.import_module(module), name)
-    context = HydraContext(config_loader=None, callbacks=Callbacks(order.config))  # pyright: ignore[reportArgumentType]
+    context = HydraContext(config_loader=None, callbacks=Callbacks(request.config))  # pyright: ignore[reportArgumentType]
     try:
-        ended = run_job(task, order.config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+        job_return = run_job(task, request.config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     except KeyboardInterrupt:
-        return math.nan  # a signal, which the controller has sent or hears of from the run folder
-    if ended.status is JobStatus.FAILED:
-        error = ended._return_value
+        return math.nan  # the controller sent the signal, or reads it from the run folder
+    if job_return.status is JobStatus.FAILED:
+        error = job_return._return_value
         traceback.print_exception(error) if isinstance(error, BaseException) else print(error, file=sys.stderr)
         return math.nan
-    value = ended.return_value
+    value = job_return.return_value
     return float(value) if isinstance(value, int | float) else math.nan

@@ -1,4 +1,4 @@
-"""The jobs of one launch: composed when their turn comes near, and what Hydra is told of each in the end."""
+"""The jobs of one launch: composed shortly before they start, and reported to Hydra at the end."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from train.sweep.fork_server import Worker
 from train.sweep.progress import JobProgress, JobRow
 
 CONSOLE_LOG = "console.log"
-"""In the run folder: what the job printed, and its traceback."""
+"""The file in the run folder that holds the job's output and traceback."""
 
 
 @dataclass
 class Job:
-    """`config` and `folder`: from its composition on; the rest: while it runs."""
+    """One run as the launcher starts it. `config` and `folder` are set by `compose_job`, the fields below when it starts."""
 
     index: int
     overrides: Sequence[str]
     row: JobRow
     config: DictConfig | None = None
     folder: Path | None = None
-    child: Worker | None = None
+    worker: Worker | None = None
     slot: Slot | None = None
     progress: JobProgress | None = None
     deadline: float = math.inf
-    killed_at: float = math.inf
-    sent: set[int] = field(default_factory=set)
-    """Signals that came from here."""
+    kill_at: float = math.inf
+    sent_signals: set[int] = field(default_factory=set)
+    """Signals that the pool sent to the job."""
     timed_out: bool = False
     value: float = math.nan
 
@@ -47,50 +47,53 @@ class Job:
     def run_request(self) -> RunRequest:
         assert self.config is not None
         choices = chosen_options(self.config.hydra.runtime.choices)
-        return RunRequest(requested_experiment(_task(self.config)), user_overrides(self.config.hydra.overrides.task), choices)
+        return RunRequest(
+            requested_experiment(_task_config(self.config)), user_overrides(self.config.hydra.overrides.task), choices
+        )
 
     def as_job_return(self) -> JobReturn:
-        """What a launcher returns. A failed job is no exception: its folder says what happened, and others went on."""
+        """Return the job's result for Hydra. A failed job counts as completed: its folder holds the error."""
         result = JobReturn(overrides=list(self.overrides), status=JobStatus.COMPLETED, working_dir=str(Path.cwd()))
         result.return_value = self.value
         if self.config is not None:
-            result.cfg = _task(self.config)
+            result.cfg = _task_config(self.config)
             result.hydra_cfg = OmegaConf.masked_copy(self.config, ["hydra"])
             result.task_name = self.config.hydra.job.name
         return result
 
 
 def compose_job(job: Job, loader: ConfigLoader, master: DictConfig) -> None:
-    """Give the job its configuration and folder, as Hydra's launchers do; its place in the sweep is then a literal path, so that
-    resolvers which draw a name are asked once."""
+    """Compose the job's configuration and set its folder, as Hydra's launchers do.
+
+    The sweep folders become literal paths, so that a resolver which draws a random name is called only once."""
     config = loader.load_sweep_config(master, list(job.overrides))
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = job.index
     hydra = HydraConfig.instance()
-    before, top = hydra.cfg, Path(str(master.hydra.sweep.dir)).absolute()
+    previous, sweep_dir = hydra.cfg, Path(str(master.hydra.sweep.dir)).absolute()
     try:
-        hydra.set_config(config)  # what `${hydra:...}` reads
+        hydra.set_config(config)  # `${hydra:...}` reads it
         subdir = str(config.hydra.sweep.subdir)
     finally:
-        hydra.cfg = before
+        hydra.cfg = previous
     with read_write(config.hydra.sweep):
-        config.hydra.sweep.dir, config.hydra.sweep.subdir = str(top), subdir
-    job.config, job.folder = config, top / subdir
+        config.hydra.sweep.dir, config.hydra.sweep.subdir = str(sweep_dir), subdir
+    job.config, job.folder = config, sweep_dir / subdir
     job.row.folder = job.folder
 
 
 def needs_torchvision(config: DictConfig) -> bool:
-    """Whether its parts come from there; the import is worth being made once for all jobs."""
+    """Return whether a part comes from torchvision: the fork server then imports it once for all jobs."""
     return any("torchvision" in target for target in _targets(OmegaConf.to_container(config)))
 
 
-def _task(config: DictConfig) -> DictConfig:
-    """Without Hydra's own part."""
+def _task_config(config: DictConfig) -> DictConfig:
+    """Return the configuration without the `hydra` node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _targets(content: Any) -> list[str]:
     if isinstance(content, dict):
-        own = [str(content["_target_"])] if "_target_" in content else []
-        return own + [target for value in content.values() for target in _targets(value)]
+        own_target = [str(content["_target_"])] if "_target_" in content else []
+        return own_target + [target for value in content.values() for target in _targets(value)]
     return []

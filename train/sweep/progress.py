@@ -1,4 +1,4 @@
-"""What became of each job so far: read from the run folders while others write them, and shown by `train.sweep.display`."""
+"""The progress of each job, read from run folders while their runs write them, for `train.sweep.display`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from statistics import mean
 from typing import Any, Literal, TypeAlias
 
 State: TypeAlias = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "not started"]
-ENDED: tuple[State, ...] = ("done", "diverged", "failed", "interrupted")
+END_STATES: tuple[State, ...] = ("done", "diverged", "failed", "interrupted")
 ACCURACIES = ("accuracy/test", "accuracy/val", "accuracy/train")
-"""Which accuracy is shown: the first of these that was measured."""
+"""The display uses the first of these that was measured."""
 
 
 @dataclass
 class JobRow:
-    """One job. Times are seconds on one steady clock; `accuracy` is a fraction, `accuracy_of` its split."""
+    """The state of one job. Times are seconds on one monotonic clock; `accuracy` is a fraction, `accuracy_split` its split."""
 
     number: int
     label: str
@@ -30,53 +30,53 @@ class JobRow:
     started_at: float = 0.0
     ended_at: float = 0.0
     step: int = 0
-    total: int | None = None
+    total_steps: int | None = None
     accuracy: float | None = None
-    accuracy_of: str = ""
+    accuracy_split: str = ""
     remaining_s: float | None = None
 
     @property
     def has_ended(self) -> bool:
-        return self.state in ENDED
+        return self.state in END_STATES
 
     @property
-    def started(self) -> bool:
+    def has_started(self) -> bool:
         return self.state not in ("waiting", "not started")
 
     @property
     def fraction(self) -> float | None:
-        """Of the steps; None until their number is known."""
-        return None if self.total is None else min(1.0, self.step / self.total) if self.total else 1.0
+        """The completed fraction of the train steps; None until their number is known."""
+        return None if self.total_steps is None else min(1.0, self.step / self.total_steps) if self.total_steps else 1.0
 
     def seconds(self, now: float) -> float:
-        return (self.ended_at if self.has_ended else now) - self.started_at if self.started else 0.0
+        return (self.ended_at if self.has_ended else now) - self.started_at if self.has_started else 0.0
 
 
 @dataclass
 class JobProgress:
-    """Follows the files of one running job; each look reads what is new."""
+    """A reader of the files of one running job; each `update` reads only what is new."""
 
     folder: Path
     _offset: int = 0
-    _first: tuple[int, float] | None = None
-    _found: dict[str, float] = field(default_factory=dict)
+    _first_record: tuple[int, float] | None = None
+    _accuracies: dict[str, float] = field(default_factory=dict)
 
     def update(self, row: JobRow) -> None:
-        """Bring the row up to date."""
-        if row.total is None:
-            row.total = read_status(self.folder).get("total_steps")
+        """Read new records and update the row."""
+        if row.total_steps is None:
+            row.total_steps = read_status(self.folder).get("total_steps")
         for record in self._new_records():
             step, time_s = int(record["step"]), float(record["time_s"])
-            self._first = self._first or (step, time_s)
+            self._first_record = self._first_record or (step, time_s)
             row.step = step
             for tag in ACCURACIES:
                 if isinstance(value := record["values"].get(tag), float):
-                    self._found[tag] = value
-            if row.total is not None and step > self._first[0]:
-                row.remaining_s = (row.total - step) * (time_s - self._first[1]) / (step - self._first[0])
+                    self._accuracies[tag] = value
+            if row.total_steps is not None and step > self._first_record[0]:
+                row.remaining_s = (row.total_steps - step) * (time_s - self._first_record[1]) / (step - self._first_record[0])
         for tag in ACCURACIES:
-            if tag in self._found:
-                row.accuracy, row.accuracy_of = self._found[tag], tag.partition("/")[2]
+            if tag in self._accuracies:
+                row.accuracy, row.accuracy_split = self._accuracies[tag], tag.partition("/")[2]
                 break
 
     def _new_records(self) -> Iterable[dict[str, Any]]:
@@ -86,17 +86,17 @@ class JobProgress:
                 text = file.read()
         except OSError:
             return
-        whole = text.rfind(b"\n") + 1
-        self._offset += whole
-        for line in text[:whole].splitlines():
-            with contextlib.suppress(ValueError):  # a view goes on where a report would stop
+        complete = text.rfind(b"\n") + 1
+        self._offset += complete
+        for line in text[:complete].splitlines():
+            with contextlib.suppress(ValueError):  # the display skips a damaged line, where a report would stop
                 record = json.loads(line)
                 if isinstance(record, dict) and isinstance(record.get("values"), dict):
                     yield record
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """status.json; empty while there is none."""
+    """Return the content of status.json, empty if there is none."""
     try:
         content = json.loads((folder / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -104,27 +104,27 @@ def read_status(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def remaining_s(rows: Sequence[JobRow], places: int, now: float) -> float | None:
-    """Until the whole sweep is over, if jobs go on as those so far; None before anything is known."""
+def remaining_s(rows: Sequence[JobRow], slots: int, now: float) -> float | None:
+    """Return the estimated seconds until the sweep ends, from its jobs so far; None without any estimate."""
     running = [row for row in rows if row.state == "running"]
     expected = [row.seconds(now) for row in rows if row.state == "done"]
     expected = expected or [row.seconds(now) + row.remaining_s for row in running if row.remaining_s is not None]
     if not expected:
         return None
-    each = mean(expected)
-    remains = [row.remaining_s if row.remaining_s is not None else max(0.0, each - row.seconds(now)) for row in running]
+    job_s = mean(expected)
+    remaining = [row.remaining_s if row.remaining_s is not None else max(0.0, job_s - row.seconds(now)) for row in running]
     waiting = sum(row.state == "waiting" for row in rows)
-    return max([(sum(remains) + waiting * each) / places, *remains])
+    return max([(sum(remaining) + waiting * job_s) / slots, *remaining])
 
 
 def state_counts(rows: Sequence[JobRow]) -> dict[State, int]:
-    """Of the states that occur, in the order of a job's life."""
-    order: tuple[State, ...] = (*ENDED, "running", "waiting", "not started")
+    """Return how many jobs are in each state that occurs: ended ones first, then running and waiting."""
+    order: tuple[State, ...] = (*END_STATES, "running", "waiting", "not started")
     return {state: count for state in order if (count := sum(row.state == state for row in rows))}
 
 
 def job_labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """What tells each job from the others: its overrides that not all of them have; all of its own when there is only one."""
+    """Return a label per job: its overrides that not all jobs share, all if there is one job; without `hydra.*` and `resume`."""
     common = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set[str]()
-    shown = ([o for o in job if o not in common and not o.startswith(("hydra.", "resume="))] for job in jobs)
-    return [" ".join(overrides) or "the defaults" for overrides in shown]
+    distinct = ([o for o in job if o not in common and not o.startswith(("hydra.", "resume="))] for job in jobs)
+    return [" ".join(overrides) or "the defaults" for overrides in distinct]

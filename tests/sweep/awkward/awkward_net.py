@@ -1,4 +1,4 @@
-"""Models that end their run in every way there is; the sweeps of the tests train them, in processes of their own."""
+"""Models that end their run in every possible way. The sweeps of the tests train them in processes of their own."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def die_once() -> None:
         die()
 
 
-WAYS: dict[str, Callable[[], None]] = {
+BEHAVIOURS: dict[str, Callable[[], None]] = {
     "fails": fail,
     "leaves": leave,
     "crashes": crash,
@@ -63,7 +63,7 @@ WAYS: dict[str, Callable[[], None]] = {
 
 
 class Awkward(nn.Module):
-    """Logits of a linear net, after `how` was done, when it is being trained."""
+    """A linear net that first does what `how` names in each train step."""
 
     def __init__(self, pixels: int, classes: int, how: str) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class Awkward(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training and torch.is_grad_enabled() and not images.is_meta:
-            WAYS.get(self.how, lambda: None)()
+            BEHAVIOURS.get(self.how, lambda: None)()
         return self.head(images.flatten(1)) * (math.nan if self.how == "diverges" else 1.0)
 
 
 def awkward(*, input_shape, classes, norm, activation, dropout, how: str) -> nn.Module:  # noqa: ARG001
-    """`early` crashes where the model is made, before the run has its folder."""
+    """Build the model. `how=early` crashes here, before the run has created its folder."""
     if how == "early":
         crash()
     return Awkward(math.prod(input_shape), classes, how)

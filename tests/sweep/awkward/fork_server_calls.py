@@ -1,4 +1,4 @@
-"""What the tests of the fork_server call, in a child of it."""
+"""Functions that the tests of the fork server call in a worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
-def look(argument: object) -> dict[str, Any]:
+def process_state(argument: object) -> dict[str, Any]:
     had_torch = "torch" in sys.modules
     import torch
 
@@ -61,10 +61,10 @@ def sleeps(_: object) -> None:
     time.sleep(600)
 
 
-def leaves_one_behind(_: object) -> int:
+def starts_grandchild(_: object) -> int:
     return subprocess.Popen(["sleep", "600"]).pid
 
 
-def tells_and_sleeps(path: str) -> None:
+def writes_pids_and_sleeps(path: str) -> None:
     Path(path).write_text(f"{os.getppid()} {os.getpid()}\n")
     sleeps(None)

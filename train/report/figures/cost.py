@@ -1,4 +1,4 @@
-"""What a result cost: time against the metric."""
+"""The cost figure: time of a run against its metric."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ CLOCK_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 360
 
 @dataclass(frozen=True)
 class ArmCost:
-    """The runs of one arm that ended: seconds and metric, in the same order."""
+    """Seconds and metric of the completed runs of one arm, in the same order."""
 
-    look: ArmStyle
+    style: ArmStyle
     times_s: Sequence[float]
     values: Sequence[float]
 
 
 def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
-    """Every run small, the mean of an arm large with its number; the legend gives the names."""
+    """Draw every run as a small marker and the mean of each arm as a large one with its number; the legend gives the names."""
     columns = 1 if len(arms) <= 24 else 2
     height = max(3.6, 0.6 + 0.178 * math.ceil(len(arms) / columns))
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     axes = figure.add_subplot()
     handles = []
     for arm in arms:
-        marks: dict[str, Any] = {"color": arm.look.color, "marker": arm.look.marker, "linestyle": "none"}
+        marks: dict[str, Any] = {"color": arm.style.color, "marker": arm.style.marker, "linestyle": "none"}
         axes.plot(arm.times_s, arm.values, markersize=3, alpha=0.5, **marks)
-        place = (sum(arm.times_s) / len(arm.times_s), sum(arm.values) / len(arm.values))
-        (mean,) = axes.plot(*place, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
-        mean.set_label(f"{arm.look.number}  {shortened(arm.look.label, 34)}")
-        axes.annotate(str(arm.look.number), place, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
+        position = (sum(arm.times_s) / len(arm.times_s), sum(arm.values) / len(arm.values))
+        (mean,) = axes.plot(*position, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
+        mean.set_label(f"{arm.style.number}  {shortened(arm.style.label, 34)}")
+        axes.annotate(str(arm.style.number), position, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
         handles.append(mean)
     times = [time for arm in arms for time in arm.times_s]
     if min(times) > 0 and max(times) > 4 * min(times):
@@ -47,7 +47,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
         axes.xaxis.set_major_locator(FixedLocator(CLOCK_S))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        # Around times that are all the same, matplotlib shows a tenth of them.
+        # When all times are equal, matplotlib shows a range of a tenth of them.
         axes.xaxis.set_major_locator(MultipleLocator(spacing(max(times) - min(times) or 0.1 * max(times))))
     axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
     if share:
@@ -61,7 +61,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
 
 
 def spacing(range_s: float) -> float:
-    """Seconds between two ticks that a clock would have, too, for at most `MAX_TICKS` of them over `range_s`."""
+    """Return the tick distance in seconds, one of the round values in `CLOCK_S`, for at most `MAX_TICKS` ticks over `range_s`."""
     return next((step for step in CLOCK_S if range_s <= MAX_TICKS * step), max(CLOCK_S[-1], range_s / MAX_TICKS))
 
 

@@ -1,4 +1,4 @@
-"""Learning curves: every run thin, the mean of an arm strong."""
+"""Learning curves: thin lines for single runs, thick lines for the mean of an arm."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from train.report.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, percent, shortened, tidy, to_svg, wrapped
 
 TOGETHER = 6
-"""Up to as many arms share one chart; more have a small one each."""
+"""Up to this many arms share one chart; with more, each arm has its own small panel."""
 MOST_PANELS = 24
 _COLUMNS = 4
 
 
 @dataclass(frozen=True)
 class CurveLine:
-    """One run; `ended`: whether it came to its end, so that it counts in the mean."""
+    """The curve of one run. `ended`: whether the run completed, so that it counts in the mean."""
 
     epochs: Sequence[float]
     values: Sequence[float]
@@ -31,16 +31,16 @@ class CurveLine:
 
 @dataclass(frozen=True)
 class ArmCurves:
-    """`mean`: (epoch, mean) where all runs that ended have a value."""
+    """The curves of one arm. `mean`: (epoch, mean) where all completed runs have a value."""
 
-    look: ArmStyle
+    style: ArmStyle
     lines: Sequence[CurveLine]
     mean: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One tag. `share`: a fraction, shown in percent."""
+    """The curves of one tag. `share`: the value is a fraction, labelled in percent."""
 
     title: str
     share: bool
@@ -48,53 +48,55 @@ class Chart:
 
 
 def draw_together(charts: Sequence[Chart]) -> bytes:
-    """One axes a chart, all arms in it."""
+    """Draw the charts side by side, each with all arms."""
     figure = Figure(figsize=(WIDTH_IN, 3.9), layout="constrained")
     for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
         limits, log = scale_of(chart)
-        for arm in sorted(chart.arms, key=lambda arm: arm.look.is_baseline):
-            _draw(axes, arm, limits, strong=2.0)
+        for arm in sorted(chart.arms, key=lambda arm: arm.style.is_baseline):
+            _draw(axes, arm, limits, linewidth=2.0)
         _finish(axes, chart, limits, log)
         axes.set_title(chart.title, loc="left")
         axes.set_xlabel("epoch")
-    handles = {arm.look.number: arm.look for arm in charts[0].arms}
+    handles = {arm.style.number: arm.style for arm in charts[0].arms}
     drawn = [_handle(handles[number]) for number in sorted(handles)]
-    columns = 2 if any(len(look.label) > 26 for look in handles.values()) else 3
+    columns = 2 if any(len(style.label) > 26 for style in handles.values()) else 3
     figure.legend(handles=drawn, loc="outside lower left", ncols=columns, handlelength=3)
     return to_svg(figure)
 
 
-def draw_apart(chart: Chart) -> bytes:
-    """A small axes for each arm, with the baseline's mean in each of them."""
+def draw_panels(chart: Chart) -> bytes:
+    """Draw a small panel for each arm, with the baseline's mean in every panel."""
     arms = chart.arms[:MOST_PANELS]
     rows = -(-len(arms) // _COLUMNS)
     height = 0.75 + 1.75 * rows
-    figure = Figure(figsize=(WIDTH_IN, height))  # laid out by hand: measuring so many axes takes seconds
+    figure = Figure(figsize=(WIDTH_IN, height))  # fixed layout: constrained layout takes seconds for so many axes
     grid = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     figure.subplots_adjust(0.055, 0.42 / height, 0.99, 1 - 0.36 / height, wspace=0.1, hspace=0.42)
     limits, log = scale_of(chart)
-    reference = next((arm.mean for arm in chart.arms if arm.look.is_baseline), ())
-    for place, axes in enumerate(grid.flat):
-        if place >= len(arms):
+    reference = next((arm.mean for arm in chart.arms if arm.style.is_baseline), ())
+    for index, axes in enumerate(grid.flat):
+        if index >= len(arms):
             axes.set_visible(False)
             continue
-        arm = arms[place]
-        if reference and not arm.look.is_baseline:
+        arm = arms[index]
+        if reference and not arm.style.is_baseline:
             axes.plot(*zip(*reference, strict=True), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)))
-        _draw(axes, arm, limits, strong=1.8, plain=True)
+        _draw(axes, arm, limits, linewidth=1.8, plain=True)
         _finish(axes, chart, limits, log)
-        axes.set_title(wrapped(f"{arm.look.number}  {arm.look.label}", 30), loc="left", fontsize=7.5)
+        axes.set_title(wrapped(f"{arm.style.number}  {arm.style.label}", 30), loc="left", fontsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        if place + _COLUMNS >= len(arms):
+        if index + _COLUMNS >= len(arms):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch", fontsize=8)
     return to_svg(figure)
 
 
 def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
-    """Limits of the value axis and whether it is logarithmic: set by the runs that ended, so that one that explodes does not
-    hide all others."""
+    """Return the limits of the value axis and whether it is logarithmic.
+
+    The completed runs set the limits, so that an exploding run does not hide the others.
+    """
     ended = finite([value for arm in chart.arms for line in arm.lines if line.ended for value in line.values])
     values = ended or finite([value for arm in chart.arms for line in arm.lines for value in line.values])
     if not values:
@@ -107,21 +109,21 @@ def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
     return padded(low, high, 0.04), False
 
 
-def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], strong: float, plain: bool = False) -> None:
+def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], linewidth: float, plain: bool = False) -> None:
     for line in arm.lines:
         pairs = [(x, y) for x, y in zip(line.epochs, line.values, strict=True) if math.isfinite(y)]
         if not pairs:
             continue
-        axes.plot(*zip(*pairs, strict=True), color=arm.look.color, linewidth=0.6, alpha=0.45, rasterized=len(pairs) > 200)
+        axes.plot(*zip(*pairs, strict=True), color=arm.style.color, linewidth=0.6, alpha=0.45, rasterized=len(pairs) > 200)
         if not line.ended:
-            x, y = pairs[-1]  # at the edge where it left the chart: what lies outside would take the room of the axes
+            x, y = pairs[-1]  # clipped to the edge: a marker outside would enlarge the layout and shrink the axes
             inside = min(max(y, limits[0]), limits[1])
-            axes.plot(x, inside, marker="x", color=arm.look.color, markersize=6, clip_on=False)
+            axes.plot(x, inside, marker="x", color=arm.style.color, markersize=6, clip_on=False)
     if arm.mean:
         every = max(1, len(arm.mean) // 6)
-        dashes = "-" if plain else arm.look.dashes
-        marker = "" if plain else arm.look.marker
-        axes.plot(*zip(*arm.mean, strict=True), color=arm.look.color, linewidth=strong, linestyle=dashes, marker=marker)
+        dashes = "-" if plain else arm.style.dashes
+        marker = "" if plain else arm.style.marker
+        axes.plot(*zip(*arm.mean, strict=True), color=arm.style.color, linewidth=linewidth, linestyle=dashes, marker=marker)
         axes.lines[-1].set(markersize=4.5, markevery=every)
 
 
@@ -149,6 +151,8 @@ def _one_two_five(value: float, _: int) -> str:
     return f"{value:g}" if round(digit) in (2, 5) else ""
 
 
-def _handle(look: ArmStyle) -> Line2D:
-    label = f"{look.number}  {shortened(look.label, 52)}"
-    return Line2D([], [], color=look.color, linestyle=look.dashes, marker=look.marker, markersize=4.5, linewidth=2, label=label)
+def _handle(style: ArmStyle) -> Line2D:
+    label = f"{style.number}  {shortened(style.label, 52)}"
+    return Line2D(
+        [], [], color=style.color, linestyle=style.dashes, marker=style.marker, markersize=4.5, linewidth=2, label=label
+    )

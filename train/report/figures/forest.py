@@ -1,4 +1,4 @@
-"""Differences to the baseline with their intervals, one row an arm."""
+"""The forest plot: differences to the baseline with their intervals, one row per arm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from train.report.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, 
 
 @dataclass(frozen=True)
 class ForestRow:
-    """`difference` and the ends of its interval in the unit of the axis; NaN where not known. `detail`: at the right."""
+    """One arm. `difference` and the ends of its interval are in the unit of the axis, NaN if unknown; `detail`: right label."""
 
-    look: ArmStyle
+    style: ArmStyle
     difference: float
     low: float
     high: float
@@ -23,25 +23,28 @@ class ForestRow:
 
 
 def draw_forest(rows: Sequence[ForestRow], axis: str, smallest_effect: float | None) -> bytes:
-    """Rows from top to bottom. An interval that excludes zero has a filled marker; `smallest_effect` is shaded."""
+    """Draw the rows from top to bottom.
+
+    A filled marker means that the interval excludes zero. The range within `smallest_effect` of zero is shaded.
+    """
     height = 0.85 + 0.27 * len(rows)
     figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     axes = figure.add_subplot()
     if smallest_effect:
         axes.axvspan(-smallest_effect, smallest_effect, color="0.93", zorder=0)
     axes.axvline(0, color=GREY, linewidth=1)
-    for place, row in enumerate(rows):
-        known = math.isfinite(row.low) and math.isfinite(row.high)
-        if known:
-            axes.plot([row.low, row.high], [place, place], color=row.look.color, linewidth=1.8, solid_capstyle="butt")
-            axes.plot([row.low, row.high], [place, place], "|", color=row.look.color, markersize=7)
-        clear = known and (row.low > 0 or row.high < 0)
-        fill = row.look.color if clear else "white"
-        axes.plot([row.difference], [place], row.look.marker, color=row.look.color, markerfacecolor=fill, markersize=6.5)
+    for index, row in enumerate(rows):
+        has_interval = math.isfinite(row.low) and math.isfinite(row.high)
+        if has_interval:
+            axes.plot([row.low, row.high], [index, index], color=row.style.color, linewidth=1.8, solid_capstyle="butt")
+            axes.plot([row.low, row.high], [index, index], "|", color=row.style.color, markersize=7)
+        excludes_zero = has_interval and (row.low > 0 or row.high < 0)
+        fill = row.style.color if excludes_zero else "white"
+        axes.plot([row.difference], [index], row.style.marker, color=row.style.color, markerfacecolor=fill, markersize=6.5)
     ends = [0.0, *finite([end for row in rows for end in (row.low, row.high, row.difference)])]
     axes.set_xlim(*padded(min(ends), max(ends)))
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [row.look.named(46) for row in rows])
+    axes.set_yticks(range(len(rows)), [row.style.named(46) for row in rows])
     details = axes.secondary_yaxis("right")
     details.set_yticks(range(len(rows)), [row.detail for row in rows])
     details.tick_params(length=0, labelsize=8, labelcolor=GREY)

@@ -1,4 +1,4 @@
-"""The signal in every arm: layers x arms, at initialisation and at the end."""
+"""Heat maps of the signal, layers x arms, at initialisation and at the end of training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from train.sinks.heatmap_figure import tick_text as short_number
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
 _BROKEN, _ZERO, _MISSING = (0.80, 0.05, 0.10), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
-"""As `train.sinks.heatmap_figure` paints these cells."""
+"""The same colours as in `train.sinks.heatmap_figure`."""
 
 
 @dataclass(frozen=True)
 class HeatTable:
-    """`first` and `last`: layers x arms; NaN or infinite where the signal broke, minus infinity where nothing was measured."""
+    """The data of one figure. `first` and `last`: layers x arms; NaN or infinity where the signal is not finite in a run, minus
+    infinity where nothing was measured."""
 
     statistic: str
     layers: Sequence[str]
@@ -36,10 +37,10 @@ class HeatTable:
 
 
 def draw_heat(table: HeatTable) -> bytes:
-    """Two maps under one colour scale: before the first update, and at the last look."""
+    """Draw two maps with one colour scale: before the first update, and at the last observation."""
     rows = len(table.layers)
     body = max(1.5, min(0.17 * rows, 6.0))
-    foot = 0.3 + 0.052 * max(len(look.named(_ARM_CHARACTERS)) for look in table.arms)
+    foot = 0.3 + 0.052 * max(len(style.named(_ARM_CHARACTERS)) for style in table.arms)
     figure = Figure(figsize=(WIDTH_IN, body + foot + 0.75), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     both = np.concatenate([table.first, table.last], axis=1)
@@ -57,7 +58,7 @@ def draw_heat(table: HeatTable) -> bytes:
 def _label(axes: Axes, table: HeatTable) -> None:
     every = math.ceil(len(table.layers) / _MAX_LAYER_LABELS)
     axes.set_yticks(range(0, len(table.layers), every), [shortened(layer, 24) for layer in table.layers[::every]], fontsize=7.5)
-    axes.set_xticks(range(len(table.arms)), [look.named(_ARM_CHARACTERS) for look in table.arms], rotation=90, fontsize=7.5)
+    axes.set_xticks(range(len(table.arms)), [style.named(_ARM_CHARACTERS) for style in table.arms], rotation=90, fontsize=7.5)
     axes.tick_params(length=2, pad=2)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -83,5 +84,5 @@ def _notes(values: NDArray[np.float64]) -> list[Patch]:
     if bool((values == 0).any()):
         notes.append(Patch(color=_ZERO, label="exactly zero"))
     if bool((values == -np.inf).any()):
-        notes.append(Patch(color=_MISSING, label="no such layer, or no run that ended"))
+        notes.append(Patch(color=_MISSING, label="no such layer, or no completed run"))
     return notes

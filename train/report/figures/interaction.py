@@ -1,4 +1,4 @@
-"""Does the effect of one factor depend on the level of another? Parallel lines say no."""
+"""Interaction plots: does the effect of one factor depend on the level of another? Parallel lines mean no."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_PAIRS = 6
 
 @dataclass(frozen=True)
 class Mean:
-    """Of one combination of levels; `low` and `high` None where there is no interval."""
+    """The mean of one combination of levels; `low` and `high` are None without an interval."""
 
     mean: float
     low: float | None
@@ -36,7 +36,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Levels of `first` along the axis, one line for each level of `second`, its baseline's first."""
+    """One chart: the levels of `first` along the axis, one line for each level of `second`, the baseline level first."""
 
     first: str
     second: str
@@ -46,20 +46,20 @@ class Crossing:
 
 
 def draw_interactions(crossings: Sequence[Crossing], metric: str, share: bool) -> bytes:
-    """A chart for each pair of factors, at most `MOST_PAIRS`."""
-    shown = crossings[:MOST_PAIRS]
-    columns = min(2, len(shown))
-    rows = -(-len(shown) // columns)
+    """Draw a chart for each pair of factors, at most `MOST_PAIRS`."""
+    drawn = crossings[:MOST_PAIRS]
+    columns = min(2, len(drawn))
+    rows = -(-len(drawn) // columns)
     figure = Figure(figsize=(WIDTH_IN if columns > 1 else 6.2, 3.4 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(shown):
+    for index, axes in enumerate(grid.flat):
+        if index >= len(drawn):
             axes.set_visible(False)
             continue
-        _draw(axes, shown[place])
+        _draw(axes, drawn[index])
         if share:
             axes.yaxis.set_major_formatter(FuncFormatter(percent))
-        if place % columns == 0:
+        if index % columns == 0:
             axes.set_ylabel(metric)
     return to_svg(figure)
 
@@ -69,20 +69,20 @@ def _draw(axes: Axes, crossing: Crossing) -> None:
     for i, second in enumerate(crossing.second_levels):
         color = BASELINE_COLOR if i == 0 else COLORS[(i - 1) % len(COLORS)]
         shift = (i - (count - 1) / 2) * min(0.08, 0.5 / count)
-        known = [
+        points = [
             (x, crossing.means[first, second])
             for x, first in enumerate(crossing.first_levels)
             if (first, second) in crossing.means
         ]
-        xs, ys = [x + shift for x, _ in known], [mean.mean for _, mean in known]
+        xs, ys = [x + shift for x, _ in points], [mean.mean for _, mean in points]
         axes.plot(
             xs, ys, color=color, linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], label=shortened(second, 24)
         )
-        for x, (_, mean) in zip(xs, known, strict=True):
+        for x, (_, mean) in zip(xs, points, strict=True):
             if mean.low is not None and mean.high is not None:
                 axes.plot([x, x], [mean.low, mean.high], color=color, linewidth=1, alpha=0.8)
-    room = 14 if len(crossing.first_levels) <= 5 else 9
-    axes.set_xticks(range(len(crossing.first_levels)), [wrapped(level, room) for level in crossing.first_levels])
+    width = 14 if len(crossing.first_levels) <= 5 else 9
+    axes.set_xticks(range(len(crossing.first_levels)), [wrapped(level, width) for level in crossing.first_levels])
     axes.set_xlabel(shortened(crossing.first, 40))
     axes.set_xlim(-0.5, len(crossing.first_levels) - 0.5)
     axes.legend(title=shortened(crossing.second, 30), loc="best", title_fontsize=8, handlelength=3)

@@ -1,4 +1,4 @@
-"""How all figures of a report look. Importing it imports matplotlib, without a window system."""
+"""The style of all figures of a report. Importing this module imports matplotlib, without a window system."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from matplotlib.font_manager import findfont, get_font
 
 WIDTH_IN = 9.0
 FONT = "DejaVu Sans"
-"""Comes with matplotlib, so that the figure is the same on every machine."""
+"""Ships with matplotlib, so that figures are the same on every machine."""
 
 BASELINE_COLOR = "#000000"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, told apart with every kind of colour vision; without their yellow, which print loses."""
+"""The palette of Okabe and Ito, distinguishable with every kind of colour vision; without its yellow, which print loses."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 GREY, FAINT = "0.35", "0.75"
 
 _RC: Any = {
-    "svg.hashsalt": "train-report",  # else the names inside the file are drawn at random
+    "svg.hashsalt": "train-report",  # without it, ids inside the file are random
     "svg.fonttype": "path",
-    "text.parse_math": False,  # a name with a dollar sign is a name
+    "text.parse_math": False,  # keep dollar signs in names literal
     "font.family": FONT,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -48,7 +48,7 @@ _RC: Any = {
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """Of one arm, the same in all figures; `number` is its row in the table."""
+    """The appearance of one arm, the same in all figures; `number` is its row in the table."""
 
     number: int
     label: str
@@ -63,7 +63,7 @@ class ArmStyle:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A figure and its words. `name`: of the file, without its ending; `alt` says what the picture shows to who cannot see it."""
+    """A figure and its texts. `name`: file name without suffix; `alt`: text alternative for screen readers."""
 
     name: str
     title: str
@@ -74,33 +74,33 @@ class ReportFigure:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Inside, figures are made our way whatever the user's matplotlibrc says."""
+    """Apply the report's matplotlib settings inside the block, whatever the user's matplotlibrc says."""
     with rc_context(_RC):
         yield
 
 
 def arm_styles(arms: Sequence[tuple[str, str, bool]]) -> dict[str, ArmStyle]:
-    """Id -> look, for (id, label, is the baseline) in the order of the table."""
-    found, others = {}, 0
+    """Return id -> style for (id, label, is_baseline) in the order of the table."""
+    styles, others = {}, 0
     for number, (name, label, is_baseline) in enumerate(arms, start=1):
         if is_baseline:
-            found[name] = ArmStyle(number, label, BASELINE_COLOR, "o", "-", True)
+            styles[name] = ArmStyle(number, label, BASELINE_COLOR, "o", "-", True)
             continue
         color, marker = COLORS[others % len(COLORS)], MARKERS[(others + 1) % len(MARKERS)]
-        found[name] = ArmStyle(number, label, color, marker, DASHES[(others + others // len(COLORS)) % len(DASHES)], False)
+        styles[name] = ArmStyle(number, label, color, marker, DASHES[(others + others // len(COLORS)) % len(DASHES)], False)
         others += 1
-    return found
+    return styles
 
 
 def to_svg(figure: Figure) -> bytes:
-    """As SVG, the same bytes for the same figure. Call inside `style()`."""
+    """Return the figure as SVG, the same bytes for the same figure. Call inside `style()`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
     return buffer.getvalue()
 
 
 def shortened(label: str, width: int) -> str:
-    """At most `width` characters that the font has: the middle of a long name says least."""
+    """Shorten `label` to `width` characters by cutting the middle, its least telling part; replace missing glyphs by `?`."""
     drawn = "".join(character if ord(character) in _glyphs() else "?" for character in " ".join(label.split()))
     if len(drawn) <= width:
         return drawn
@@ -109,7 +109,7 @@ def shortened(label: str, width: int) -> str:
 
 
 def wrapped(label: str, width: int, lines: int = 2) -> str:
-    """On several lines, broken between settings where possible."""
+    """Break `label` into at most `lines` lines, between settings where possible."""
     parts = textwrap.wrap(shortened(label, width * lines), width, break_long_words=True, break_on_hyphens=False)
     return "\n".join(parts)
 
@@ -120,7 +120,7 @@ def _glyphs() -> Mapping[int, int]:
 
 
 def percent(fraction: float, _: int = 0) -> str:
-    """Of a tick."""
+    """Format the label of a tick."""
     return f"{100 * fraction:g} %".replace("-", "\u2212")
 
 
@@ -135,6 +135,6 @@ def finite(values: Sequence[float]) -> list[float]:
 
 
 def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
-    """Limits of an axis with some room; never of width zero."""
-    room = (high - low) * share or abs(high) * 0.05 or 0.5
-    return low - room, high + room
+    """Return the limits of an axis with a margin; never of width zero."""
+    margin = (high - low) * share or abs(high) * 0.05 or 0.5
+    return low - margin, high + margin

@@ -1,1 +1,1 @@
-"""Statistics of sweeps as functions of plain numbers. The dataclasses they share are in `train.report.contracts`."""
+"""Statistics of sweeps: functions of plain numbers. The shared dataclasses are in `train.report.contracts`."""

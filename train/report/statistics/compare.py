@@ -1,12 +1,11 @@
-"""Arms against their baseline, and all pairs of arms, with intervals that hold together.
+"""Comparisons of arms with their baseline, and of all pairs of arms, with simultaneous intervals.
 
-The default takes the spread of every difference from the two arms that it is made of (Welch 1938, "The significance of the
-difference between two means when the population variances are unequal", Biometrika 29) and holds the intervals together by
-Sidak's level. Dunnett's test, which pools the spread of all arms, is there for whoever knows that the arms vary alike
-(`variances="equal"`).
+The default estimates the spread of a difference from the two arms compared (Welch 1938, "The significance of the difference
+between two means when the population variances are unequal", Biometrika 29) and adjusts the intervals by Sidak's level.
+`variances="equal"` selects Dunnett's test, which pools the spread of all arms, for arms that are known to vary alike.
 
-Why the data do not choose between the two: with five seeds no test of variances reliably sees a factor of 3. In simulated sweeps
-of a baseline and five arms, five runs each, all five intervals cover the truth this often (1500 to 3500 sweeps, in percent):
+The data do not choose between the two, because with five seeds no test of variances reliably detects a factor of 3. In simulated
+sweeps of a baseline and five arms, five runs each, all five intervals cover the truth this often (1500 to 3500 sweeps, percent):
 
     standard deviations              Dunnett   Bartlett's test chooses   Welch and Sidak
     all equal                             95                        96                97
@@ -15,11 +14,12 @@ of a baseline and five arms, five runs each, all five intervals cover the truth 
     .25, .5, 1, 2, 4 times                88                        94                96
     the baseline's a fifth of the rest    98                        93                94
 
-The price is width, 29 % more than Dunnett's where the spreads are equal. The last row is as bad as it gets: Welch's degrees of
-freedom come from estimated variances. The multivariate t of Hasler & Hothorn (2008, Biometrical Journal 50) is 8 % narrower, but
-covers 92 % to 96 %.
+The price is width: 29 % more than Dunnett's where the spreads are equal. The last row is the worst case, because Welch's degrees
+of freedom come from estimated variances. The multivariate t of Hasler & Hothorn (2008, Biometrical Journal 50) is 8 % narrower,
+but covers 92 % to 96 %.
 
-Runs are taken as independent. A seed shared by two arms may pair their runs; `train.report.statistics.pairing` measures how far.
+Runs are treated as independent. A seed shared by two arms may correlate their runs; `train.report.statistics.pairing` measures
+how much.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from train.report.contracts import Comparison, Method, Pairwise, Probability, Sample
-from train.report.statistics.intervals import alone, effect_numbers, holm, sidak
+from train.report.statistics.intervals import effect_numbers, holm, sidak, unadjusted_p
 from train.report.statistics.max_t import largest_t_quantile, largest_t_tail, range_quantile, range_tail
 from train.report.statistics.moments import Contrast, SampleMoments, Variances, contrast, moments
 
@@ -48,10 +48,10 @@ def compare(
     variances: Variances = "unequal",
     higher_is_better: bool = True,
 ) -> tuple[Comparison, ...]:
-    """Every arm that has a value minus the baseline, in the order given; nothing where the baseline has no value. The family is
-    the comparisons that have an interval: two runs on both sides at least, and some spread.
+    """Compare every arm that has a value with the baseline, in the given order; return () if the baseline has no value.
 
-    An arm of which a run diverged or failed is compared by the runs that ended, and its `note` says so.
+    The family is the comparisons that have an interval: at least two runs on both sides, and some spread. An arm with diverged
+    or failed runs is compared by its completed runs, and its `note` says so.
     """
     if not baseline.values:
         return ()
@@ -64,17 +64,17 @@ def compare(
         for arm in arms
         if min(reference.n, len(arm.values)) > 1
     }
-    family = {name: made for name, made in contrasts.items() if made.known}
+    family = {name: difference for name, difference in contrasts.items() if difference.has_error}
     loadings = [_loading(reference, groups[name]) for name in family] if variances == "equal" else []
-    stepped = holm({name: alone(made) for name, made in family.items()}) if variances == "unequal" else {}
-    made = []
+    p_holm_of = holm({name: unadjusted_p(difference) for name, difference in family.items()}) if variances == "unequal" else {}
+    comparisons = []
     for arm in arms:
-        between = family.get(arm.arm)
-        if between is None:
+        difference = family.get(arm.arm)
+        if difference is None:
             numbers = {}
         else:
-            numbers = _dunnett(between, loadings, confidence) if loadings else sidak(between, len(family), confidence)
-        made.append(
+            numbers = _dunnett(difference, loadings, confidence) if loadings else sidak(difference, len(family), confidence)
+        comparisons.append(
             Comparison(
                 difference=groups[arm.arm].mean - reference.mean,
                 method=METHODS[variances] if arm.arm in family else "none",
@@ -83,59 +83,61 @@ def compare(
                 baseline=baseline.arm,
                 n=len(arm.values),
                 n_baseline=len(baseline.values),
-                p_holm=stepped.get(arm.arm),
+                p_holm=p_holm_of.get(arm.arm),
                 probability_better=probability_better(arm.values, baseline.values, higher_is_better=higher_is_better),
                 **numbers,
             )
         )
-    return tuple(made)
+    return tuple(comparisons)
 
 
 def _loading(reference: SampleMoments, group: SampleMoments) -> float:
     return sqrt(group.n / (group.n + reference.n))
 
 
-def _dunnett(made: Contrast, loadings: Sequence[float], confidence: float) -> dict[str, Any]:
-    critical = largest_t_quantile(confidence, loadings, made.df)
-    return effect_numbers(made, critical, largest_t_tail(made.estimate / made.standard_error, loadings, made.df))
+def _dunnett(difference: Contrast, loadings: Sequence[float], confidence: float) -> dict[str, Any]:
+    critical = largest_t_quantile(confidence, loadings, difference.df)
+    return effect_numbers(
+        difference, critical, largest_t_tail(difference.estimate / difference.standard_error, loadings, difference.df)
+    )
 
 
 def _note(baseline: Sample, arm: Sample, has_interval: bool) -> str:
-    said = []
+    notes = []
     for sample in (arm, baseline):
         if sample.diverged or sample.failed:
-            said.append(f"{sample.arm}: of the {len(sample.values)} runs that ended; {_lost(sample)}")
+            notes.append(f"{sample.arm}: mean of completed runs ({len(sample.values)}); {_lost(sample)}")
     if min(len(arm.values), len(baseline.values)) < 2:
-        said.append("no interval from one run per arm: nothing tells the spread between seeds")
+        notes.append("no interval: one run per arm gives no estimate of the spread between seeds")
     elif not has_interval:
-        said.append("no interval: all runs of both arms gave the same value, so nothing tells the spread between seeds")
-    return "; ".join(said)
+        notes.append("no interval: all runs of both arms gave the same value, so the spread between seeds is unknown")
+    return "; ".join(notes)
 
 
 def _lost(sample: Sample) -> str:
     counts = [(sample.diverged, "diverged"), (sample.failed, "failed")]
-    return ", ".join(f"{count} {what}" for count, what in counts if count)
+    return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
 def probability_better(
     arm: Sequence[float], baseline: Sequence[float], *, higher_is_better: bool = True, confidence: float = 0.95
 ) -> Probability:
-    """P(one new run of the arm is better than one new run of the baseline), a tie counting half, without assuming a distribution.
+    """Estimate P(a new run of the arm is better than a new run of the baseline); ties count half. No distribution is assumed.
 
-    The share of pairs that the arm wins, U / (m n) of Mann & Whitney, with the score-type interval of Newcombe (2006, "Confidence
-    intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics in Medicine 25, method 5),
-    which is neither empty nor degenerate where one arm wins every pair. ValueError without values.
+    The estimate is the share of pairs that the arm wins, U / (m n) of Mann & Whitney. The interval is the score-type one of
+    Newcombe (2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics in
+    Medicine 25, method 5), which does not degenerate to a point where one arm wins every pair. ValueError without values.
     """
-    ours, theirs = np.asarray(arm, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
-    if not (ours.size and theirs.size):
-        raise ValueError("the probability of being better needs a run on both sides")
-    sign = np.sign(ours[:, None] - theirs[None, :]) * (1 if higher_is_better else -1)
+    treatment, control = np.asarray(arm, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
+    if not (treatment.size and control.size):
+        raise ValueError("the probability of being better needs at least one run on both sides")
+    sign = np.sign(treatment[:, None] - control[None, :]) * (1 if higher_is_better else -1)
     share = float((sign + 1).mean() / 2)
     z2 = float(stats.norm.isf((1 - confidence) / 2)) ** 2
-    pairs, spare = ours.size * theirs.size, (ours.size + theirs.size) / 2 - 1
+    pairs, n_star = treatment.size * control.size, (treatment.size + control.size) / 2 - 1
 
     def outside(theta: float) -> float:
-        variance = theta * (1 - theta) * (1 + spare * (1 - theta) / (2 - theta) + spare * theta / (1 + theta)) / pairs
+        variance = theta * (1 - theta) * (1 + n_star * (1 - theta) / (2 - theta) + n_star * theta / (1 + theta)) / pairs
         return (share - theta) ** 2 - z2 * variance
 
     low = 0.0 if share == 0 else float(optimize.brentq(outside, 0.0, share * (1 - 1e-12)))  # type: ignore[arg-type]
@@ -144,31 +146,34 @@ def probability_better(
 
 
 def pairwise(samples: Sequence[Sample], *, confidence: float = 0.95, variances: Variances = "unequal") -> tuple[Pairwise, ...]:
-    """First minus second for all pairs, by the studentised range: Games & Howell (1976), or Tukey & Kramer where `variances` are
-    equal. Arms of one run, and pairs in which nothing varies, get their difference only."""
+    """Compare all pairs of arms, first minus second, by the studentised range.
+
+    The method is Games & Howell (1976), or Tukey & Kramer where `variances` are equal. Arms with one run and pairs without spread
+    get only their difference.
+    """
     kept = [sample for sample in samples if sample.values]
     groups = [moments(sample.values) for sample in kept]
     pool = [group for group in groups if group.n > 1]
     count = len(pool)
-    made = []
-    for one, other in combinations(range(len(kept)), 2):
-        first, second = groups[one], groups[other]
-        between = contrast([1.0, -1.0], [first, second], pool=pool, variances=variances)
-        known = between.known and min(first.n, second.n) > 1
-        made.append(
+    comparisons = []
+    for left, right in combinations(range(len(kept)), 2):
+        first, second = groups[left], groups[right]
+        difference = contrast([1.0, -1.0], [first, second], pool=pool, variances=variances)
+        has_interval = difference.has_error and min(first.n, second.n) > 1
+        comparisons.append(
             Pairwise(
-                difference=between.estimate,
-                method=METHODS[variances] if known else "none",
-                note="" if known else "no interval: nothing tells the spread between seeds",
-                first=kept[one].arm,
-                second=kept[other].arm,
-                **(_studentised(between, count, confidence) if known else {}),
+                difference=difference.estimate,
+                method=METHODS[variances] if has_interval else "none",
+                note="" if has_interval else "no interval: the spread between seeds is unknown",
+                first=kept[left].arm,
+                second=kept[right].arm,
+                **(_studentised(difference, count, confidence) if has_interval else {}),
             )
         )
-    return tuple(made)
+    return tuple(comparisons)
 
 
-def _studentised(made: Contrast, count: int, confidence: float) -> dict[str, Any]:
-    critical = range_quantile(confidence, count, made.df) / sqrt(2)
-    adjusted = range_tail(abs(made.estimate) / made.standard_error * sqrt(2), count, made.df)
-    return effect_numbers(made, critical, adjusted)
+def _studentised(difference: Contrast, count: int, confidence: float) -> dict[str, Any]:
+    critical = range_quantile(confidence, count, difference.df) / sqrt(2)
+    adjusted = range_tail(abs(difference.estimate) / difference.standard_error * sqrt(2), count, difference.df)
+    return effect_numbers(difference, critical, adjusted)

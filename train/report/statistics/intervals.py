@@ -1,4 +1,4 @@
-"""Simultaneous intervals: from a contrast with its error to the numbers of an `Effect`."""
+"""Simultaneous intervals: from a contrast and its standard error to the numbers of an `Effect`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from train.report.statistics.power import sidak_quantile, smallest_detectable
 from train.report.statistics.student import two_sided_p
 
 
-def alone(made: Contrast) -> float:
-    """The two-sided p value of this contrast, as if it were the only one."""
-    return two_sided_p(made.estimate / made.standard_error, made.df)
+def unadjusted_p(difference: Contrast) -> float:
+    """Return the unadjusted two-sided p value of the contrast."""
+    return two_sided_p(difference.estimate / difference.standard_error, difference.df)
 
 
-def sidak(made: Contrast, count: int, confidence: float) -> dict[str, Any]:
-    """As one of `count` contrasts that hold together by Sidak's inequality (1967, JASA 62), whatever their correlations."""
-    critical = sidak_quantile(made.df, count, confidence)
-    p = alone(made)
-    return effect_numbers(made, critical, 1.0 if p >= 1 else -expm1(count * log1p(-p)))
+def sidak(difference: Contrast, count: int, confidence: float) -> dict[str, Any]:
+    """Return the numbers of one of `count` simultaneous intervals by Sidak's inequality (1967, JASA 62).
+
+    The inequality holds for any correlation.
+    """
+    critical = sidak_quantile(difference.df, count, confidence)
+    p = unadjusted_p(difference)
+    return effect_numbers(difference, critical, 1.0 if p >= 1 else -expm1(count * log1p(-p)))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjustment (1979, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6)."""
+    """Adjust p values by Holm's step-down method.
+
+    Holm (1979, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6).
+    """
     largest, adjusted = 0.0, {}
     for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
@@ -32,16 +38,16 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def effect_numbers(made: Contrast, critical: float, p_adjusted: float) -> dict[str, Any]:
-    """The fields of an `Effect` for an interval of half width `critical` standard errors."""
-    half = critical * made.standard_error
+def effect_numbers(difference: Contrast, critical: float, p_adjusted: float) -> dict[str, Any]:
+    """Return the fields of an `Effect` for an interval of half width `critical` standard errors."""
+    half = critical * difference.standard_error
     return {
-        "low": made.estimate - half,
-        "high": made.estimate + half,
-        "p": alone(made),
+        "low": difference.estimate - half,
+        "high": difference.estimate + half,
+        "p": unadjusted_p(difference),
         "p_adjusted": p_adjusted,
-        "standard_error": made.standard_error,
-        "df": made.df,
+        "standard_error": difference.standard_error,
+        "df": difference.df,
         "critical": critical,
-        "detectable": smallest_detectable(made.standard_error, made.df, critical),
+        "detectable": smallest_detectable(difference.standard_error, difference.df, critical),
     }

@@ -1,8 +1,8 @@
-"""Distributions of the largest of several t statistics, by quadrature: exact, fast, and the same bits every time.
+"""Distributions of the largest of several t statistics, by quadrature: exact, fast and bit-exact on every call.
 
 Comparisons with one baseline: `scipy.stats.dunnett` integrates by quasi-Monte Carlo (errors near 1e-4, dependent on the
-generator) and finds its interval by a search over that noise, in 0.1 s. The correlations here are products, l_i l_j, so two
-nested integrals do (Dunnett 1955, "A multiple comparison procedure for comparing several treatments with a control", JASA 50):
+generator) and searches its interval over that noise, in 0.1 s. Here the correlations are products l_i l_j, so two nested
+integrals suffice (Dunnett 1955, "A multiple comparison procedure for comparing several treatments with a control", JASA 50):
 
     P(max |T_i| < c) = E_s E_z prod_i [Phi((c s + l_i z) / r_i) - Phi((-c s + l_i z) / r_i)],   r_i = sqrt(1 - l_i^2),
 
@@ -24,21 +24,21 @@ from scipy import optimize, special, stats
 
 SPARSE, DENSE = 61, 121
 MOST_LOADING = 0.995
-"""Loadings are taken as no larger: the integrand would have a jump. Less correlation only makes the result more cautious."""
+"""Upper limit of the loadings: beyond it the integrand has a jump. Less correlation only makes the result more conservative."""
 
 
 def largest_t_tail(statistic: float, loadings: Sequence[float], df: float) -> float:
-    """P(max |T_i| >= statistic): the p value of one comparison, adjusted for all of them."""
-    return _tail(abs(float(statistic)), _smooth(loadings), float(df))
+    """Return P(max |T_i| >= statistic): the p value of one comparison, adjusted for all of them."""
+    return _tail(abs(float(statistic)), _limited(loadings), float(df))
 
 
 def largest_t_quantile(confidence: float, loadings: Sequence[float], df: float) -> float:
-    """The c with P(max |T_i| < c) = confidence."""
-    return _quantile(float(confidence), _smooth(loadings), float(df))
+    """Return the c with P(max |T_i| < c) = confidence."""
+    return _quantile(float(confidence), _limited(loadings), float(df))
 
 
 def range_tail(statistic: float, groups: int, df: float) -> float:
-    """P(range / s >= statistic) of `groups` standard normal numbers."""
+    """Return P(range / s >= statistic) for `groups` standard normal numbers."""
     scale, scale_weight = _chi_nodes(float(df))
     normal, normal_weight = _normal_nodes(DENSE)
     between = special.ndtr(normal) - special.ndtr(normal - statistic * scale[:, None])  # (scales, normals)
@@ -48,26 +48,26 @@ def range_tail(statistic: float, groups: int, df: float) -> float:
 
 @lru_cache(maxsize=4096)
 def range_quantile(confidence: float, groups: int, df: float) -> float:
-    """The q with P(range / s < q) = confidence."""
+    """Return the q with P(range / s < q) = confidence."""
     pairs = groups * (groups - 1) / 2
-    alone = float(stats.t.isf((1 - confidence) / 2, df)) * np.sqrt(2)
-    each = float(stats.t.isf((1 - confidence) / 2 / pairs, df)) * np.sqrt(2)  # Bonferroni's: never too small
+    single = float(stats.t.isf((1 - confidence) / 2, df)) * np.sqrt(2)
+    bonferroni = float(stats.t.isf((1 - confidence) / 2 / pairs, df)) * np.sqrt(2)  # Bonferroni's: never too small
     miss = 1 - confidence
-    return float(optimize.brentq(lambda q: range_tail(q, groups, df) / miss - 1, alone * 0.999, each * 1.001, xtol=1e-9))  # type: ignore[arg-type]
+    return float(optimize.brentq(lambda q: range_tail(q, groups, df) / miss - 1, single * 0.999, bonferroni * 1.001, xtol=1e-9))  # type: ignore[arg-type]
 
 
-def _smooth(loadings: Sequence[float]) -> tuple[float, ...]:
+def _limited(loadings: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(min(float(loading), MOST_LOADING) for loading in loadings))
 
 
 @lru_cache(maxsize=4096)
 def _quantile(confidence: float, loadings: tuple[float, ...], df: float) -> float:
-    alone = float(stats.t.isf((1 - confidence) / 2, df))
+    single = float(stats.t.isf((1 - confidence) / 2, df))
     if len(loadings) == 1:
-        return alone
+        return single
     independent = float(stats.t.isf((1 - confidence ** (1 / len(loadings))) / 2, df))  # Sidak's: never too small
     miss = 1 - confidence
-    return float(optimize.brentq(lambda c: np.log(_tail(c, loadings, df) / miss), alone * 0.999, independent * 1.02, xtol=1e-9))  # type: ignore[arg-type]
+    return float(optimize.brentq(lambda c: np.log(_tail(c, loadings, df) / miss), single * 0.999, independent * 1.02, xtol=1e-9))  # type: ignore[arg-type]
 
 
 def _tail(statistic: float, loadings: tuple[float, ...], df: float) -> float:
@@ -85,7 +85,10 @@ def _tail(statistic: float, loadings: tuple[float, ...], df: float) -> float:
 
 @lru_cache
 def _normal_nodes(count: int, reach: float = 7.5) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The trapezium rule, which converges exponentially for smooth integrands that vanish at both ends."""
+    """Return nodes and weights of the trapezium rule.
+
+    It converges exponentially for smooth integrands that vanish at both ends.
+    """
     nodes = np.linspace(-reach, reach, count)
     weights = np.exp(-(nodes**2) / 2)
     return nodes, weights / weights.sum()
@@ -93,7 +96,7 @@ def _normal_nodes(count: int, reach: float = 7.5) -> tuple[NDArray[np.float64], 
 
 @lru_cache(maxsize=256)
 def _chi_nodes(df: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes and weights of s = sqrt(chi2_df / df), by the trapezium rule in log s."""
+    """Return nodes and weights of s = sqrt(chi2_df / df), by the trapezium rule in log s."""
     count = 24 if df >= 12 else 48 if df >= 3 else 240  # few degrees of freedom have a long tail towards 0
     low, high = np.log(stats.chi2.ppf([1e-13, 1 - 1e-13], df) / df) / 2
     nodes = np.linspace(low, high, count)

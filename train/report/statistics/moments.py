@@ -1,4 +1,4 @@
-"""Means and spreads of groups of runs, and contrasts of such means: what comparisons and factorial analyses are built of."""
+"""Means and variances of groups of runs, and contrasts of their means: the basis of comparisons and factorial analyses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Variances: TypeAlias = Literal["unequal", "equal"]
 
 @dataclass(frozen=True)
 class SampleMoments:
-    """`variance` is the unbiased one; 0 for one run, whose spread nobody knows."""
+    """Number, mean and unbiased variance of the values of a group. `variance` is 0 for one run, whose spread is unknown."""
 
     n: int
     mean: float
@@ -27,30 +27,33 @@ class SampleMoments:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of means. `df` is infinite where nothing varies: then there is no error to speak of, and no interval."""
+    """A weighted sum of means and its standard error. `df` is infinite where nothing varies: then there is no interval."""
 
     estimate: float
     standard_error: float
     df: float
 
     @property
-    def known(self) -> bool:
-        """Whether the runs tell its error."""
+    def has_error(self) -> bool:
+        """Whether the runs determine the standard error."""
         return self.standard_error > 1e-12 * max(1.0, abs(self.estimate)) and 0 < self.df < inf
 
 
 def moments(values: Sequence[float]) -> SampleMoments:
-    """ValueError without values, or with values that are no finite numbers: those are outcomes to count, never to average."""
+    """Return number, mean and variance of `values`.
+
+    ValueError without values or with values that are not finite: those are outcomes to count, never to average.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or not np.isfinite(array).all():
-        raise ValueError("means are taken over finite values of at least one run")
-    constant = bool((array == array[0]).all())  # exactly: the variance of equal numbers can come out as 1e-34
+        raise ValueError("a mean needs finite values of at least one run")
+    constant = bool((array == array[0]).all())  # exact test: the computed variance of equal numbers can be 1e-34
     mean = float(array[0]) if constant else float(array.mean())
     return SampleMoments(array.size, mean, 0.0 if constant else float(array.var(ddof=1)))
 
 
 def pooled_variance(groups: Sequence[SampleMoments]) -> tuple[float, int]:
-    """The common variance of all groups and its degrees of freedom; (0, 0) when every group is one run."""
+    """Return the common variance of all groups and its degrees of freedom; (0, 0) when every group has one run."""
     df = sum(group.n - 1 for group in groups)
     return (sum(group.variance * (group.n - 1) for group in groups) / df if df else 0.0), df
 
@@ -58,11 +61,11 @@ def pooled_variance(groups: Sequence[SampleMoments]) -> tuple[float, int]:
 def contrast(
     weights: Sequence[float], groups: Sequence[SampleMoments], *, pool: Sequence[SampleMoments], variances: Variances
 ) -> Contrast:
-    """sum of w_i mean_i over `groups`; its error from the common variance of `pool` (equal) or from each group's own.
+    """Return sum w_i mean_i over `groups`; its error uses the common variance of `pool` (equal) or each group's own (unequal).
 
-    With a variance of each group, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of
-    variance components", Biometrics Bulletin 2): V^2 / sum(V_i^2 / df_i) for V = sum V_i. A group of one run has no variance of
-    its own and takes the common one.
+    With separate variances, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of
+    variance components", Biometrics Bulletin 2): V^2 / sum(V_i^2 / df_i) for V = sum V_i. A group with one run has no
+    variance of its own and uses the common one.
     """
     common, common_df = pooled_variance(pool)
     estimate = sum(weight * group.mean for weight, group in zip(weights, groups, strict=True))

@@ -1,8 +1,8 @@
-"""How far a shared seed makes two arms' runs move together: the same order of the data, perhaps the same initial weights.
+"""Correlation between runs of different arms that share a seed: the same data order, perhaps the same initial weights.
 
-The comparisons of this package take runs as independent. That is the cautious choice where shared seeds correlate positively (the
-intervals are then wider than they need to be), and the only one that does not depend on how alike the arms' networks are. With
-a negative correlation the intervals would be too narrow.
+The comparisons of this package treat runs as independent. With positive correlation that is cautious (intervals are wider than
+necessary), and it is the only choice that does not depend on how similar the arms' networks are. With negative correlation the
+intervals would be too narrow.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Pairing:
-    """`correlation`: mean of Pearson's over all pairs of the `arms` arms, at the `seeds` seeds that all of them have; `p`: of a
-    permutation test, two-sided; `width`: what pairing by seed would multiply the width of a single interval by, at half the
-    degrees of freedom."""
+    """The correlation between arms at shared seeds.
+
+    `correlation`: mean Pearson correlation over all pairs of the `arms` arms, at the `seeds` seeds that all of them have. `p`:
+    two-sided, by a permutation test. `width`: factor by which pairing by seed would change the width of a single interval, at
+    half the degrees of freedom.
+    """
 
     correlation: float
     p: float
@@ -35,9 +38,9 @@ class Pairing:
 
 
 def pairing(samples: Sequence[Sample]) -> Pairing | None:
-    """None where fewer than two arms share three seeds, not counting arms in which nothing varies.
+    """Measure the correlation by seed; None if fewer than two arms share three seeds, not counting arms without spread.
 
-    The permutation test deals the seeds of every arm anew, which is exact for runs that are independent. Its generator is fixed.
+    The permutation test shuffles the seeds of every arm, which is exact for independent runs. Its generator is fixed.
     """
     tables = [
         dict(zip(sample.seeds, sample.values, strict=True)) for sample in samples if len(set(sample.values)) > 1 and sample.seeds
@@ -48,16 +51,19 @@ def pairing(samples: Sequence[Sample]) -> Pairing | None:
     if len(rows) < 2:
         return None
     scores = (rows - rows.mean(axis=1, keepdims=True)) / rows.std(axis=1, keepdims=True)
-    seen = float(_mean_correlation(scores[None])[0])
+    observed = float(_mean_correlation(scores[None])[0])
     generator = np.random.default_rng(0)
-    dealt = generator.permuted(np.broadcast_to(scores, (PERMUTATIONS, *scores.shape)), axis=2)
-    by_chance = _mean_correlation(dealt)
-    extreme = int((np.abs(by_chance) >= abs(seen) - 1e-12).sum())
-    return Pairing(seen, (extreme + 1) / (PERMUTATIONS + 1), len(rows), len(shared), _width(seen, len(shared)))
+    shuffled = generator.permuted(np.broadcast_to(scores, (PERMUTATIONS, *scores.shape)), axis=2)
+    null_correlations = _mean_correlation(shuffled)
+    extreme = int((np.abs(null_correlations) >= abs(observed) - 1e-12).sum())
+    return Pairing(observed, (extreme + 1) / (PERMUTATIONS + 1), len(rows), len(shared), _width(observed, len(shared)))
 
 
 def _mean_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of standard scores (tables, arms, seeds): the variance of the sum holds every pair twice."""
+    """Return the mean correlation over pairs of arms, from standard scores [tables, arms, seeds].
+
+    The variance of the sum counts every pair twice.
+    """
     arms, seeds = scores.shape[1:]
     return ((scores.sum(axis=1) ** 2).sum(axis=1) / seeds - arms) / (arms * (arms - 1))
 

@@ -1,4 +1,4 @@
-"""What a design can see: before a sweep, from an assumed spread; after it, from the spread measured."""
+"""Minimum detectable effect of a design: from an assumed spread before a sweep, from the measured spread after it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ MOST_RUNS = 4096
 
 @dataclass(frozen=True)
 class PowerPlan:
-    """With `n` runs per arm, a true difference of `detectable` is shown with the probability asked for."""
+    """The minimum detectable effect `detectable` with `n` runs per arm."""
 
     n: int
     detectable: float
 
 
 def sidak_quantile(df: float, count: int, confidence: float) -> float:
-    """Half the width, in standard errors, of one of `count` intervals that are to hold together (Sidak 1967, JASA 62)."""
+    """Return the half width, in standard errors, of one of `count` simultaneous intervals (Sidak 1967, JASA 62)."""
     return two_sided_quantile(-expm1(log1p(confidence - 1) / count), df)
 
 
 def smallest_detectable(standard_error: float, df: float, critical: float, power: float = POWER) -> float:
-    """The true difference whose interval, of half width `critical` standard errors, excludes 0 with probability `power`.
+    """Return the true difference whose interval (half width `critical` standard errors) excludes 0 with probability `power`.
 
-    From the noncentral t distribution. It depends on the spread of the runs, never on the difference that was seen: the power at
+    Computed from the noncentral t distribution. It depends on the spread of the runs, never on the observed difference: power at
     the observed effect only repeats the p value (Hoenig & Heisey 2001, "The abuse of power", The American Statistician 55).
-    Good to 1 %: the spread is known far worse, and rounded inputs are remembered.
+    Accurate to 1 %, as inputs are rounded for the cache; the spread is known far less precisely.
     """
     return standard_error * _noncentrality(round(df, 1), round(critical, 2), power)
 
@@ -50,19 +50,19 @@ def _noncentrality(df: float, critical: float, power: float) -> float:
 
 
 def detectable(sd: float, n: int, arms: int, *, confidence: float = 0.95, power: float = POWER) -> float:
-    """The smallest true difference to the baseline that `n` runs in each of `arms` arms and of the baseline show, Welch's way."""
+    """Return the minimum detectable difference to the baseline with `n` runs in each of `arms` arms and the baseline (Welch)."""
     df = 2.0 * (n - 1)
     critical = sidak_quantile(df, arms, confidence)
     return smallest_detectable(sd * sqrt(2 / n), df, critical, power)
 
 
 def plan(sd: float, arms: int, runs: Sequence[int] = (2, 3, 5, 8, 10, 20), *, confidence: float = 0.95) -> tuple[PowerPlan, ...]:
-    """A table for planning: what each number of runs per arm could see at the spread `sd` between seeds."""
+    """Return the minimum detectable effect for each number of runs per arm, at the spread `sd` between seeds."""
     return tuple(PowerPlan(n, detectable(sd, n, arms, confidence=confidence)) for n in runs)
 
 
 def runs_needed(difference: float, sd: float, arms: int, *, confidence: float = 0.95, power: float = POWER) -> int | None:
-    """Runs per arm that show a true `difference` with probability `power`; None above 4096."""
+    """Return the runs per arm needed to detect a true `difference` with probability `power`; None above 4096."""
 
     def enough(n: int) -> bool:
         return detectable(sd, n, arms, confidence=confidence, power=power) <= difference

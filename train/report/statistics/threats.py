@@ -1,4 +1,4 @@
-"""Reasons to trust the conclusions less that show in the numbers themselves."""
+"""Threats to validity that can be detected in the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ RANK: dict[Severity, int] = {"serious": 0, "caution": 1, "note": 2}
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Evidence:
+    """The data that the checks of threats examine."""
+
     samples: Sequence[Sample]
     facts: Facts
     metric: MetricInfo
@@ -30,7 +32,7 @@ class _Seen:
 
     @property
     def spread_out(self) -> list[Sample]:
-        """Arms of at least three runs that are not all the same."""
+        """Return the arms with at least three runs that are not all equal."""
         return [sample for sample in self.samples if len(sample.values) >= 3 and len(set(sample.values)) > 1]
 
     @property
@@ -39,179 +41,186 @@ class _Seen:
 
 
 def find_threats(samples: Sequence[Sample], facts: Facts, metric: MetricInfo, *, comparisons: int) -> tuple[Threat, ...]:
-    """Of all arms, the baseline among them; the worst first. `comparisons`: how many differences have intervals in the report."""
-    seen = _Seen(samples, facts, metric, comparisons)
-    found = [Threat(kind, sentence, severity) for look in _LOOKS for kind, sentence, severity in look(seen)]
-    return tuple(sorted(found, key=lambda threat: RANK[threat.severity]))
+    """Return the threats found in the samples of all arms (baseline included), the most serious first.
+
+    `comparisons`: number of differences with an interval in the report.
+    """
+    data = _Evidence(samples, facts, metric, comparisons)
+    threats = [Threat(kind, sentence, severity) for check in _CHECKS for kind, sentence, severity in check(data)]
+    return tuple(sorted(threats, key=lambda threat: RANK[threat.severity]))
 
 
-_Found = Iterator[tuple[str, str, Severity]]
+_Findings = Iterator[tuple[str, str, Severity]]
 
 
-def _lost_runs(seen: _Seen) -> _Found:
+def _lost_runs(data: _Evidence) -> _Findings:
     outcomes: tuple[tuple[str, Severity, str], ...] = (
-        ("diverged", "serious", "means are of the runs that did not, which are a selection"),
-        ("failed", "serious", "if what failed them has to do with the arm, the others are a selection"),
-        ("missing", "caution", "the numbers will change when they end"),
+        ("diverged", "serious", "the means cover only the other runs, which are a selection"),
+        ("failed", "serious", "if the failures depend on the arm, the remaining runs are a selection"),
+        ("missing", "caution", "the numbers will change when these runs finish"),
     )
     for name, severity, meaning in outcomes:
-        counts = [(getattr(sample, name), sample.arm) for sample in seen.samples if getattr(sample, name)]
+        counts = [(getattr(sample, name), sample.arm) for sample in data.samples if getattr(sample, name)]
         if counts:
             verb = "are missing" if name == "missing" else name
             where = listed([f"{count} of {arm}" for count, arm in counts])
             yield f"{name}_runs", f"{runs(sum(c for c, _ in counts))} {verb} ({where}): {meaning}.", severity
 
 
-def _few_runs(seen: _Seen) -> _Found:
-    few = [f"{sample.arm} ({len(sample.values)})" for sample in seen.samples if 0 < len(sample.values) < FEW_RUNS]
+def _few_runs(data: _Evidence) -> _Findings:
+    few = [f"{sample.arm} ({len(sample.values)})" for sample in data.samples if 0 < len(sample.values) < FEW_RUNS]
     if few:
-        yield "few_runs", f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}. Their spread is hardly known.", "serious"
+        yield "few_runs", f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}. Their spread is poorly known.", "serious"
 
 
-def _constant(seen: _Seen) -> _Found:
-    same = [sample.arm for sample in seen.samples if len(sample.values) > 1 and len(set(sample.values)) == 1]
-    if same:
-        said = f"All runs of {listed(same)} gave exactly the same {seen.metric.name}"
-        yield "constant_arm", f"{said}: either nothing was learned, or the seeds change nothing.", "caution"
+def _constant(data: _Evidence) -> _Findings:
+    constant = [sample.arm for sample in data.samples if len(sample.values) > 1 and len(set(sample.values)) == 1]
+    if constant:
+        text = f"All runs of {listed(constant)} gave exactly the same {data.metric.name}"
+        yield "constant_arm", f"{text}: either nothing was learned, or the seeds change nothing.", "caution"
 
 
-def _conditions(seen: _Seen) -> _Found:
+def _conditions(data: _Evidence) -> _Findings:
     fields: tuple[tuple[str, str, Severity], ...] = (
         ("versions", "versions of the code", "serious"),
         ("devices", "devices", "caution"),
         ("precisions", "precisions", "caution"),
     )
     for name, what, severity in fields:
-        values = [tuple(getattr(made, name)) for made in seen.facts.conditions]
-        every = sorted({value for some in values for value in some})
+        values = [tuple(getattr(conditions, name)) for conditions in data.facts.conditions]
+        every = sorted({value for arm_values in values for value in arm_values})
         if len(every) > 1:
-            apart = len({tuple(sorted(set(some))) for some in values if some}) > 1
-            how = "not alike in all arms, so a difference between arms may come from it" if apart else "mixed alike in every arm"
-            yield name, f"Runs differ in {what} ({', '.join(every)}), {how}.", severity if apart else "note"
+            is_unequal = len({tuple(sorted(set(arm_values))) for arm_values in values if arm_values}) > 1
+            consequence = (
+                "not equally in all arms, so it may cause differences between arms" if is_unequal else "equally in every arm"
+            )
+            yield name, f"Runs differ in {what} ({', '.join(every)}), {consequence}.", severity if is_unequal else "note"
 
 
-def _budgets(seen: _Seen) -> _Found:
-    every = _union(seen.facts.conditions, "budgets")
-    if len(every) > 1:
-        said = f"Runs were trained for different budgets ({numbers(every)})."
-        yield "budgets", said, "note" if seen.facts.budget_factors else "serious"
+def _budgets(data: _Evidence) -> _Findings:
+    budgets = _union(data.facts.conditions, "budgets")
+    if len(budgets) > 1:
+        text = f"Runs have different training budgets ({numbers(budgets)})."
+        yield "budgets", text, "note" if data.facts.budget_factors else "serious"
 
 
-def _learning_rate(seen: _Seen) -> _Found:
-    rates = _union(seen.facts.conditions, "learning_rates")
-    if seen.facts.rate_factors or seen.facts.tuned_over or not rates:
+def _learning_rate(data: _Evidence) -> _Findings:
+    rates = _union(data.facts.conditions, "learning_rates")
+    if data.facts.rate_factors or data.facts.tuned_over or not rates:
         return
     many = "the rate" if len(rates) == 1 else "rates"
-    said = f"No arm had its learning rate tuned; {many} {numbers(rates)} may suit some arms better than others"
-    remedy = "Rates tried as levels of optimizer.lr, with sweep.tune=optimizer.lr, are tuned for every arm"
-    yield "learning_rate", f"{said}, and another rate may order them differently. {remedy}.", "caution"
+    text = f"The learning rate was not tuned per arm; {many} {numbers(rates)} may suit some arms better than others"
+    remedy = "To tune it for every arm, sweep levels of optimizer.lr with sweep.tune=optimizer.lr"
+    yield "learning_rate", f"{text}, and another rate may rank them differently. {remedy}.", "caution"
 
 
 def _union(conditions: Sequence[Conditions], name: str) -> list[float]:
-    return sorted({value for made in conditions for value in getattr(made, name)})
+    return sorted({value for each in conditions for value in getattr(each, name)})
 
 
-def _shared_seeds(seen: _Seen) -> _Found:
-    found = pairing(seen.samples)
-    if found is None:
+def _shared_seeds(data: _Evidence) -> _Findings:
+    pairs = pairing(data.samples)
+    if pairs is None:
         return
-    size = f"{found.correlation:+.2f}".replace("-", MINUS)
-    said = (
-        f"Runs of different arms with the same seed correlate by {size} (p {found.p:.2g}, {found.arms} arms, {found.seeds} seeds"
+    size = f"{pairs.correlation:+.2f}".replace("-", MINUS)
+    text = (
+        f"Runs of different arms with the same seed correlate by {size} (p {pairs.p:.2g}, {pairs.arms} arms, {pairs.seeds} seeds"
     )
-    said += "); the intervals take all runs as independent"
-    if found.p >= ALPHA:
-        yield "shared_seeds", f"{said}, which these runs do not contradict.", "note"
-    elif found.correlation > 0:
-        said += f", so they are cautious: pairing by seed would multiply their widths by about {found.width:.2f}."
-        yield "shared_seeds", said, "note"
+    text += "); the intervals treat all runs as independent"
+    if pairs.p >= ALPHA:
+        yield "shared_seeds", f"{text}, which these runs do not contradict.", "note"
+    elif pairs.correlation > 0:
+        text += f", so they are conservative: pairing by seed would multiply their widths by about {pairs.width:.2f}."
+        yield "shared_seeds", text, "note"
     else:
-        yield "shared_seeds", f"{said}, so they are too narrow.", "caution"
+        yield "shared_seeds", f"{text}, so they are too narrow.", "caution"
 
 
-def _outliers(seen: _Seen) -> _Found:
-    """Grubbs' test (1969, Technometrics 11) as a t test of the farthest run against the others of its arm, by Bonferroni over all
-    runs: in one of twenty sweeps of normal values it names a run."""
-    total = sum(len(sample.values) for sample in seen.spread_out)
-    for sample in seen.spread_out:
+def _outliers(data: _Evidence) -> _Findings:
+    """Grubbs' test (1969, Technometrics 11): a t test of the farthest run against the others of its arm.
+
+    With Bonferroni's correction over all runs, it reports a run in one of twenty sweeps of normal values.
+    """
+    total = sum(len(sample.values) for sample in data.spread_out)
+    for sample in data.spread_out:
         values = np.asarray(sample.values)
-        place = int(np.argmax(np.abs(values - values.mean())))
-        others = np.delete(values, place)
+        index = int(np.argmax(np.abs(values - values.mean())))
+        others = np.delete(values, index)
         n, spread = others.size, float(others.std(ddof=1))
         if spread <= 1e-12 or n < 3:
             continue
-        distance = abs(values[place] - others.mean()) / (spread * sqrt(1 + 1 / n))
+        distance = abs(values[index] - others.mean()) / (spread * sqrt(1 + 1 / n))
         if 2 * stats.t.sf(distance, n - 1) * total >= ALPHA:
             continue
-        seed = f"seed {sample.seeds[place]}" if sample.seeds else f"run {place + 1}"
-        unit, metric = points(seen.metric).replace("percentage points", "%"), seen.metric
-        low, high, odd, mean = (plain(float(v), metric, 2) for v in (others.min(), others.max(), values[place], others.mean()))
-        said = f"{sample.arm}, {seed}: {odd}{unit} lies far from the arm's other runs ({low} to {high}{unit})"
-        yield "outlier_seed", f"{said}; without it the arm's mean is {mean}{unit}.", "caution"
+        seed = f"seed {sample.seeds[index]}" if sample.seeds else f"run {index + 1}"
+        unit, metric = points(data.metric).replace("percentage points", "%"), data.metric
+        low, high, outlier, mean = (
+            plain(float(v), metric, 2) for v in (others.min(), others.max(), values[index], others.mean())
+        )
+        text = f"{sample.arm}, {seed}: {outlier}{unit} lies far from the other runs of the arm ({low} to {high}{unit})"
+        yield "outlier_seed", f"{text}; without it the mean of the arm is {mean}{unit}.", "caution"
 
 
-def _non_normality(seen: _Seen) -> _Found:
-    """Shapiro & Wilk's test (1965, Biometrika 52) in every arm, put together by Fisher's method."""
-    if not seen.spread_out:
+def _non_normality(data: _Evidence) -> _Findings:
+    """Shapiro & Wilk's test (1965, Biometrika 52) in every arm, combined by Fisher's method."""
+    if not data.spread_out:
         return
-    p = [float(np.asarray(stats.shapiro(sample.values))[1]) for sample in seen.spread_out]
-    together = float(np.asarray(stats.combine_pvalues(p, method="fisher"))[1])
-    fewest = min(len(sample.values) for sample in seen.spread_out)
-    weak = f"With {fewest} runs in an arm, such a test sees only gross departures."
-    if together < ALPHA:
+    p = [float(np.asarray(stats.shapiro(sample.values))[1]) for sample in data.spread_out]
+    combined = float(np.asarray(stats.combine_pvalues(p, method="fisher"))[1])
+    fewest = min(len(sample.values) for sample in data.spread_out)
+    weak = f"With {fewest} runs in an arm, the test detects only gross departures."
+    if combined < ALPHA:
         yield (
             "non_normality",
-            f"The runs of an arm do not look normally distributed (p {together:.2g}); the intervals take them so.",
+            f"The runs of the arms deviate from a normal distribution (p {combined:.2g}), which the intervals assume.",
             "caution",
         )
     else:
-        yield "non_normality", f"Nothing speaks against normally distributed runs (p {together:.2g}). {weak}", "note"
+        yield "non_normality", f"No deviation from normally distributed runs was detected (p {combined:.2g}). {weak}", "note"
 
 
-def _unequal_spread(seen: _Seen) -> _Found:
-    spread = {sample.arm: moments(sample.values).variance for sample in seen.spread_out}
+def _unequal_spread(data: _Evidence) -> _Findings:
+    spread = {sample.arm: moments(sample.values).variance for sample in data.spread_out}
     if len(spread) < 2:
         return
     least, most = min(spread, key=lambda arm: spread[arm]), max(spread, key=lambda arm: spread[arm])
     ratio = sqrt(spread[most] / spread[least])
     if ratio >= SPREAD_RATIO:
-        said = f"Seeds matter {ratio:.1f} times as much in {most} as in {least} (standard deviations)"
-        yield "unequal_spread", f"{said}; intervals that pool the spread would mislead.", "note"
+        text = f"The standard deviation between seeds is {ratio:.1f} times as large in {most} as in {least}"
+        yield "unequal_spread", f"{text}; intervals with a pooled spread would be misleading.", "note"
 
 
-def _test_set(seen: _Seen) -> _Found:
-    """The binomial standard error of one accuracy, beside the spread between seeds."""
-    means = [float(np.mean(sample.values)) for sample in seen.samples if sample.values]
-    if not (seen.metric.is_share and seen.facts.test_size and means):
+def _test_set(data: _Evidence) -> _Findings:
+    """Compare the binomial standard error of one accuracy with the spread between seeds."""
+    means = [float(np.mean(sample.values)) for sample in data.samples if sample.values]
+    if not (data.metric.is_share and data.facts.test_size and means):
         return
-    middle = min(max(float(np.median(means)), 0.0), 1.0)
-    floor, between = sqrt(middle * (1 - middle) / seen.facts.test_size), seen.seed_sd
-    ours, seeds = (plain(value, seen.metric, 2) + points(seen.metric) for value in (floor, between))
-    said = (
-        f"The {seen.metric.name} is counted on {seen.facts.test_size:,} images: their choice alone moves it by {ours} "
-        f"(one standard error), seeds by {seeds}. All arms share these images, so the intervals speak of them, not of new ones."
+    median = min(max(float(np.median(means)), 0.0), 1.0)
+    sampling_sd, seed_sd = sqrt(median * (1 - median) / data.facts.test_size), data.seed_sd
+    sampling, seeds = (plain(value, data.metric, 2) + points(data.metric) for value in (sampling_sd, seed_sd))
+    text = (
+        f"The {data.metric.name} is measured on {data.facts.test_size:,} images: their choice alone moves it by {sampling} "
+        f"(one standard error), seeds by {seeds}. All arms share these images, so the intervals hold for these images only."
     )
-    yield "test_set", said, "caution" if floor > between else "note"
+    yield "test_set", text, "caution" if sampling_sd > seed_sd else "note"
 
 
-def _ceiling(seen: _Seen) -> _Found:
-    if not seen.metric.is_share:
+def _ceiling(data: _Evidence) -> _Findings:
+    if not data.metric.is_share:
         return
-    high = [sample.arm for sample in seen.samples if sample.values and float(np.mean(sample.values)) >= CEILING]
+    high = [sample.arm for sample in data.samples if sample.values and float(np.mean(sample.values)) >= CEILING]
     if high:
-        yield "ceiling", f"{listed(high)}: above {percent(CEILING)}, where little is left to differ in.", "caution"
+        yield "ceiling", f"{listed(high)}: above {percent(CEILING)}, which leaves little headroom for differences.", "caution"
 
 
-def _many_comparisons(seen: _Seen) -> _Found:
-    if seen.comparisons > 1:
-        chance = 1 - 0.95**seen.comparisons
-        said = (
-            f"{seen.comparisons} differences are judged: at 5 % each, chance would show one in up to {percent(chance)} of sweeps"
-        )
-        yield "comparisons", f"{said}. The intervals and adjusted p values allow for it, within this report only.", "note"
+def _many_comparisons(data: _Evidence) -> _Findings:
+    if data.comparisons > 1:
+        chance = 1 - 0.95**data.comparisons
+        text = f"{data.comparisons} differences are tested; at 5 % each, chance gives one in up to {percent(chance)} of sweeps"
+        yield "comparisons", f"{text}. The intervals and adjusted p values correct for this, within this report only.", "note"
 
 
-_LOOKS: tuple[Callable[[_Seen], _Found], ...] = (
+_CHECKS: tuple[Callable[[_Evidence], _Findings], ...] = (
     _lost_runs,
     _few_runs,
     _conditions,
