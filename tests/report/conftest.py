@@ -1,4 +1,4 @@
-"""The command `train-report` as tests start it."""
+"""The fixture that runs `train-report`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ REPORT = COMMAND.with_name("train-report")
 
 @pytest.fixture(scope="session")
 def train_report() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command in a process of its own."""
+    """Return a function that runs the command in its own process."""
 
-    def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [str(REPORT), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
-    return start
+    return run

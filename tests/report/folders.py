@@ -1,4 +1,4 @@
-"""Run folders as a training would have left them, written in milliseconds."""
+"""Write run folders like those of real trainings, in milliseconds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ GROUPS = ("data", "augment", "init", "norm", "regularization", "model", "optimiz
 DEFAULTS = {"data": "fashion_mini", "augment": "flip_crop", "init": "kaiming", "norm": "batch", "regularization": "weight_decay"}
 DEFAULTS |= {"model": "convnet", "optimizer": "sgd", "schedule": "one_cycle", "observe": "basic"}
 STATISTICS = ("activation_mean", "activation_std", "activation_zero", "gradient_std", "weight_std", "update_ratio")
-BEGAN = 1_750_000_000
+START_TIME_S = 1_750_000_000
 
 
-def seedless(overrides: Sequence[str]) -> list[str]:
+def without_seed(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if not override.startswith("seed=")]
 
 
@@ -36,8 +36,8 @@ def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 def config_for(overrides: Sequence[str]) -> dict[str, Any]:
-    """What the command would resolve; the seed is put in by hand, since composing takes longer than everything else here."""
-    config = deepcopy(_composed(tuple(seedless(overrides))))
+    """Return the configuration that the command would resolve. The seed is set by hand, because composing is slow."""
+    config = deepcopy(_composed(tuple(without_seed(overrides))))
     seed = next((int(override.partition("=")[2]) for override in overrides if override.startswith("seed=")), 0)
     return config | {"seed": seed, "seeds": dict.fromkeys(config["seeds"], seed)}
 
@@ -56,25 +56,25 @@ def write_run(
     status: Mapping[str, Any] | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A run that ended with `accuracy` on the test split, or as `state` says. `status` and `summary` replace entries."""
+    """Write a run folder in `state`, with `accuracy` on the test split if done. `status` and `summary` replace entries."""
     folder.mkdir(parents=True)
     config = config_for(overrides)
-    typed = dict(override.split("=", 1) for override in overrides if "=" in override)
-    chosen = DEFAULTS | {group: typed[group] for group in GROUPS if group in typed} | dict(choices or {})
-    end = {"device": "cpu, 1 threads", "precision": "float32", "wall_s": 12.5, "peak_memory_bytes": 500_000_000}
+    levels = dict(override.split("=", 1) for override in overrides if "=" in override)
+    options = DEFAULTS | {group: levels[group] for group in GROUPS if group in levels} | dict(choices or {})
+    resources = {"device": "cpu, 1 threads", "precision": "float32", "wall_s": 12.5, "peak_memory_bytes": 500_000_000}
     content = {
         "status": state,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(BEGAN + started)),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S+0000", time.gmtime(START_TIME_S + started)),
         "pid": 1,
         "host": "elsewhere",
         "identity": identity(config),
         "arm": arm_id(config),
-        "choices": chosen,
+        "choices": options,
         "versions": {"train": "0.1.0", "python": "3.11.7", "torch": "2.14.1"},
         "git": {"commit": "0123456789abcdef", "dirty": False},
         "reason": reason,
     }
-    (folder / "status.json").write_text(json.dumps(content | end | dict(status or {})))
+    (folder / "status.json").write_text(json.dumps(content | resources | dict(status or {})))
     dump = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     (folder / "config.yaml").write_text(yaml.dump(config, Dumper=dump, sort_keys=False))
     (folder / "overrides.yaml").write_text(yaml.dump(list(overrides), Dumper=dump))
@@ -106,20 +106,22 @@ def write_summary(folder: Path, accuracy: float | None, state: str, extra: Mappi
 
 
 def write_records(path: Path, accuracy: float | None, records: int, layers: int, name: str, state: str) -> None:
-    """`records` of each kind: loss, a look at the layers, and the validation split; then the test split, if reached."""
-    draw = random.Random(name)
-    reached = accuracy if accuracy is not None else 0.1
+    """Write `records` of each kind: layer statistics, training loss and validation split; then the test split, if reached."""
+    generator = random.Random(name)
+    final = accuracy if accuracy is not None else 0.1
     with path.open("w") as file:
         for i in range(records):
             step, share = 10 * i, i / max(records - 1, 1)
             values = {
-                f"{kind}/stage{n // 4}.conv{n}": 2.0 ** (-n * draw.random() / 4) for kind in STATISTICS for n in range(layers)
+                f"{kind}/stage{n // 4}.conv{n}": 2.0 ** (-n * generator.random() / 4)
+                for kind in STATISTICS
+                for n in range(layers)
             }
             _line(file, step, values)
-            broken = state == "diverged" and i == records - 1
-            loss = math.nan if broken else 2.3 - 2.3 * reached * share + 0.05 * draw.random()
-            _line(file, step, {"loss/train": loss, "accuracy/train": reached * share, "lr": 0.1})
-            _line(file, step, {"loss/val": loss, "accuracy/val": reached * share + 0.01 * draw.random()})
+            is_last_of_diverged = state == "diverged" and i == records - 1
+            loss = math.nan if is_last_of_diverged else 2.3 - 2.3 * final * share + 0.05 * generator.random()
+            _line(file, step, {"loss/train": loss, "accuracy/train": final * share, "lr": 0.1})
+            _line(file, step, {"loss/val": loss, "accuracy/val": final * share + 0.01 * generator.random()})
         if state in ("done", "failed") and accuracy is not None:
             _line(file, 10 * records, {"loss/test": 1.2 - accuracy, "accuracy/test": accuracy})
 
@@ -138,8 +140,11 @@ def write_sweep(
     dropped: Sequence[Dropped] = (),
     **run: Any,
 ) -> Path:
-    """A sweep with its plan: overrides of an arm, the first being the baseline -> the accuracy of each seed. `without`: so many
-    runs of the last arm were planned and not made."""
+    """Write a sweep with its manifest.
+
+    `arms`: overrides of an arm, the baseline first -> the accuracy of each seed; `without`: how many planned runs of the last arm
+    are missing.
+    """
     axes: dict[str, list[str]] = {}
     planned_arms, planned_runs = [], []
     for arm in arms:

@@ -1,4 +1,4 @@
-"""What the sentences say, and what they must not say."""
+"""Claims and threats: verdicts, and the sentences that state them."""
 
 from __future__ import annotations
 
@@ -22,68 +22,68 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Shown:
+class StubMetric:
     name: str = "test accuracy"
     is_share: bool = True
     higher_is_better: bool = True
 
 
-WORDING = Wording(Shown())
+WORDING = Wording(StubMetric())
 PATTERN = np.array([-1.2, -0.5, 0.1, 0.4, 1.2])
 
 
 def arm(name: str, mean: float, sd: float = 0.002, **counts: int) -> Sample:
-    """Five runs of exactly this mean and standard deviation."""
+    """Return five runs with exactly this mean and standard deviation."""
     return Sample(name, tuple(mean + sd * (PATTERN - PATTERN.mean()) / PATTERN.std(ddof=1)), (0, 1, 2, 3, 4), **counts)
 
 
 BASE = arm("norm=none", 0.80)
 
 
-def claim_of(*others: Sample, base: Sample = BASE, facts: Facts | None = None, wording: Wording = WORDING) -> Claim:
+def claim_of(*treatments: Sample, base: Sample = BASE, facts: Facts | None = None, wording: Wording = WORDING) -> Claim:
     (claim,) = claims_of_arms(
-        {"norm": [one.arm for one in others]}, compare(base, others), [base, *others], base.arm, wording, facts
+        {"norm": [sample.arm for sample in treatments]}, compare(base, treatments), [base, *treatments], base.arm, wording, facts
     )
     return claim
 
 
-def test_supported() -> None:
+def test_claim_is_supported_when_interval_excludes_zero() -> None:
     claim = claim_of(arm("norm=batch", 0.85))
     assert claim.verdict == "supported"
     # Welch by hand: the standard error is .2 * sqrt(2/5) = .1265 points, t at 8 degrees of freedom 2.306: +-.29
     assert claim.sentence == (
         "norm=batch has a test accuracy 5.00 percentage points higher than norm=none "
-        "(95 % interval +4.71 to +5.29, 5 against 5 runs, Welch)."
+        "(95 % CI +4.71 to +5.29, 5 against 5 runs, Welch)."
     )
     assert "lower than norm=none" in claim_of(arm("norm=batch", 0.75)).sentence
 
 
-def test_no_effect_larger_than() -> None:
+def test_claim_bounds_the_effect_when_interval_is_narrow() -> None:
     claim = claim_of(arm("norm=batch", 0.801))
     assert claim.verdict == "no_effect_larger_than"
     assert claim.sentence.startswith(
         "norm=batch against norm=none: no effect on test accuracy larger than 0.40 percentage points"
     )
-    assert f"measured +0.10, 95 % interval {MINUS}0.19 to +0.39" in claim.sentence  # the bound is .39168: rounded up, never down
+    assert f"measured +0.10, 95 % CI {MINUS}0.19 to +0.39" in claim.sentence  # the bound is .39168: rounded up, never down
 
 
-def test_underpowered_says_what_could_have_been_seen() -> None:
+def test_underpowered_claim_gives_minimum_detectable_effect() -> None:
     claim = claim_of(arm("norm=batch", 0.81, 0.02), base=arm("norm=none", 0.80, 0.02))
     assert claim.verdict == "underpowered"
     (level,) = claim.levels
     # two groups of 5 at 80 % power: 2.02 standard deviations, by any power calculator
     assert level.effect.detectable == pytest.approx(2.02 * 0.02, rel=0.01)
-    assert "undecided" in claim.sentence
-    assert "could only have seen 4.1 percentage points or more (with 80 % probability)" in claim.sentence
+    assert "inconclusive" in claim.sentence
+    assert "the minimum detectable effect is 4.1 percentage points (80 % power)" in claim.sentence
 
 
-def test_the_smallest_effect_decides_between_no_effect_and_underpowered() -> None:
-    other = arm("norm=batch", 0.801)
-    assert claim_of(other, wording=Wording(Shown(), smallest_effect=0.003)).verdict == "underpowered"
-    assert claim_of(other, wording=Wording(Shown(), smallest_effect=0.005)).verdict == "no_effect_larger_than"
+def test_smallest_effect_separates_no_effect_from_underpowered() -> None:
+    batch = arm("norm=batch", 0.801)
+    assert claim_of(batch, wording=Wording(StubMetric(), smallest_effect=0.003)).verdict == "underpowered"
+    assert claim_of(batch, wording=Wording(StubMetric(), smallest_effect=0.005)).verdict == "no_effect_larger_than"
     tiny = claim_of(arm("norm=batch", 0.802, 0.0005), base=arm("norm=none", 0.80, 0.0005))
     assert tiny.verdict == "supported"
-    assert "less than the 0.50 percentage points taken to matter" in tiny.sentence
+    assert "below the smallest effect of interest (0.50 percentage points)" in tiny.sentence
 
 
 @pytest.mark.parametrize(("side", "rates"), [("arm", ("2 of 7", "0 of 5")), ("base", ("0 of 5", "2 of 7"))])
@@ -93,84 +93,84 @@ def test_divergence_on_either_side_is_not_comparable(side: str, rates: tuple[str
     assert claim.verdict == "not_comparable"
     assert f"{rates[0]} runs" in claim.sentence
     assert f"{rates[1]} runs" in claim.sentence
-    assert "2 of 7 runs (28.6 %, 95 % interval 8 to 64)" in claim.sentence
-    assert "which is no claim" in claim.sentence
+    assert "2 of 7 runs (28.6 %, 95 % CI 8 to 64)" in claim.sentence
+    assert "which supports no claim" in claim.sentence
 
 
-def test_an_arm_of_which_every_run_diverged() -> None:
+def test_claim_of_an_arm_whose_runs_all_diverged() -> None:
     claim = claim_of(Sample("norm=batch", (), diverged=5))
     assert claim.verdict == "not_comparable"
     assert "5 of 5 runs (100 %" in claim.sentence
     assert "nan" not in claim.sentence
 
 
-def test_that_one_side_diverges_more_often_is_a_claim_of_its_own() -> None:
-    never = claim_of(Sample("norm=batch", (), diverged=5))
+def test_claim_tests_difference_of_divergence_rates() -> None:
+    all_diverged = claim_of(Sample("norm=batch", (), diverged=5))
     # Fisher's exact test by hand: one of the C(10, 5) = 252 ways, and its mirror image
-    assert never.sentence.endswith("norm=batch diverges more often than norm=none (exact test, p 0.0079).")
+    assert all_diverged.sentence.endswith("norm=batch diverges more often than norm=none (exact test, p = 0.0079).")
     few = claim_of(arm("norm=batch", 0.85, diverged=2))
-    assert "could be chance (exact test, p 0.47)" in few.sentence
-    other_way = claim_of(arm("norm=batch", 0.85), base=Sample("norm=none", (), diverged=5))
-    assert "norm=none diverges more often than norm=batch" in other_way.sentence
+    assert "The divergence rates do not differ significantly (exact test, p = 0.47)." in few.sentence
+    baseline_diverged = claim_of(arm("norm=batch", 0.85), base=Sample("norm=none", (), diverged=5))
+    assert "norm=none diverges more often than norm=batch" in baseline_diverged.sentence
     several = claim_of(Sample("norm=batch", (), diverged=5), arm("norm=group", 0.80))
-    assert "p 0.016, adjusted for 2 comparisons" in several.sentence
+    assert "p = 0.016, adjusted for 2 comparisons" in several.sentence
     chosen = claim_of(Sample("norm=batch", (), diverged=5), facts=Facts(tuned=True))
-    assert "exact test" not in chosen.sentence, "levels were chosen for losing least"
+    assert "exact test" not in chosen.sentence, "chosen levels lost the fewest runs"
     assert "the level chosen for each arm" in chosen.sentence
     both = claim_of(arm("norm=batch", 0.85, diverged=2), base=arm("norm=none", 0.80, diverged=2))
     assert "exact test" not in both.sentence
 
 
 def test_failed_runs_and_unequal_budgets_are_not_comparable() -> None:
-    other = arm("norm=batch", 0.85)
+    batch = arm("norm=batch", 0.85)
     assert "1 run with norm=batch failed" in claim_of(arm("norm=batch", 0.85, failed=1)).sentence
     unequal = Facts((Conditions("norm=none", budgets=(1000.0,)), Conditions("norm=batch", budgets=(2000.0,))))
-    claim = claim_of(other, facts=unequal)
+    claim = claim_of(batch, facts=unequal)
     assert claim.verdict == "not_comparable"
     assert "the budgets differ (2,000 against 1,000)" in claim.sentence
-    meant = Facts(unequal.conditions, budget_factors=("norm",))
-    assert claim_of(other, facts=meant).verdict == "supported"
+    intended = Facts(unequal.conditions, budget_factors=("norm",))
+    assert claim_of(batch, facts=intended).verdict == "supported"
 
 
-def test_missing_runs_alone_are_comparable() -> None:
+def test_missing_runs_do_not_prevent_a_claim() -> None:
     assert claim_of(arm("norm=batch", 0.85, missing=3)).verdict == "supported"
 
 
 @pytest.mark.parametrize(
-    ("rates", "tuned", "said"),
+    ("rates", "tuned", "text"),
     [
         (((0.2,), (0.2,)), (), "at the learning rate 0.2, not tuned per arm"),
-        (((0.2,), (0.1,)), (), "the learning rate changed along with it (0.1 against 0.2)"),
-        (((0.2,), (0.1,)), (0.1, 0.2), "the learning rate tuned for every arm over 0.1 and 0.2"),
+        (((0.2,), (0.1,)), (), "with the learning rate changed as well (0.1 against 0.2)"),
+        (((0.2,), (0.1,)), (0.1, 0.2), "with the learning rate tuned for every arm over 0.1 and 0.2"),
     ],
 )
-def test_the_learning_rate_qualifies(rates: Sequence[tuple[float, ...]], tuned: tuple[float, ...], said: str) -> None:
+def test_claim_states_the_learning_rate(rates: Sequence[tuple[float, ...]], tuned: tuple[float, ...], text: str) -> None:
     conditions = tuple(
-        Conditions(name, learning_rates=some) for name, some in zip(("norm=none", "norm=batch"), rates, strict=True)
+        Conditions(name, learning_rates=values) for name, values in zip(("norm=none", "norm=batch"), rates, strict=True)
     )
     claim = claim_of(arm("norm=batch", 0.85), facts=Facts(conditions, tuned_over=tuned))
     assert claim.verdict == "supported"
-    assert said in claim.sentence
+    assert text in claim.sentence
 
 
-def test_one_run_per_arm_claims_nothing() -> None:
+def test_claim_needs_more_than_one_run_per_arm() -> None:
     claim = claim_of(Sample("norm=batch", (0.9,)), base=Sample("norm=none", (0.5,)))
     assert claim.verdict == "underpowered"
-    assert "nothing can be said of test accuracy from 1 against 1 run" in claim.sentence
+    assert "no conclusion about test accuracy from 1 against 1 run" in claim.sentence
 
 
-def test_a_factor_of_several_levels_says_all_of_them() -> None:
+def test_claim_has_a_sentence_for_every_level() -> None:
     claim = claim_of(arm("norm=batch", 0.85), arm("norm=layer", 0.80), Sample("norm=group", (), diverged=5))
     assert claim.verdict == "supported"
     assert [level.verdict for level in claim.levels] == ["supported", "no_effect_larger_than", "not_comparable"]
     assert all(level.sentence in claim.sentence for level in claim.levels)
 
 
-def test_other_metrics_are_shown_as_they_are() -> None:
-    loss = Wording(Shown("test loss", is_share=False, higher_is_better=False))
+def test_claim_keeps_the_unit_of_other_metrics() -> None:
+    loss = Wording(StubMetric("test loss", is_share=False, higher_is_better=False))
     claim = claim_of(arm("norm=batch", 0.5), wording=loss)
     assert claim.sentence.startswith(
-        f"norm=batch has a test loss 0.3000 lower than norm=none (95 % interval {MINUS}0.3029 to {MINUS}0.2971"
+        f"norm=batch has a test loss 0.3000 lower than norm=none (95 % CI {MINUS}0.3029 to {MINUS}0.2971"
     )
 
 
@@ -183,17 +183,19 @@ def grid(no_norm_gaussian: Sample) -> list[Cell]:
 FACTORS = {"init": ("gaussian", "xavier"), "norm": ("none", "batch")}
 
 
-def test_a_grid_claims_by_factor_and_names_what_the_effect_depends_on() -> None:
+def test_claims_of_grid_are_by_factor_and_name_interactions() -> None:
     cells = grid(arm("init=gaussian norm=none", 0.60))
     init, norm = claims_of_grid(factorial(cells, FACTORS), cells, WORDING)
     assert (init.factor, init.verdict, norm.verdict) == ("init", "supported", "supported")
     assert init.sentence.startswith("init=xavier has a test accuracy 10.00 percentage points higher than init=gaussian")
     assert "10 against 10 runs, Welch, over 2 combinations of the other factors" in init.sentence
-    assert "It depends on norm: what init=xavier adds to init=gaussian is 20.00 percentage points lower" in init.sentence
-    assert "It depends on init" in norm.sentence
+    assert (
+        "Interaction with norm: the effect of init=xavier against init=gaussian is 20.00 percentage points lower" in init.sentence
+    )
+    assert "Interaction with init" in norm.sentence
 
 
-def test_a_grid_in_which_a_cell_diverged_is_not_comparable_where_it_counts() -> None:
+def test_claims_of_grid_with_diverged_cell_are_not_comparable() -> None:
     cells = grid(Sample("init=gaussian norm=none", (), diverged=5))
     for claim in claims_of_grid(factorial(cells, FACTORS), cells, WORDING):
         assert claim.verdict == "not_comparable"
@@ -201,8 +203,8 @@ def test_a_grid_in_which_a_cell_diverged_is_not_comparable_where_it_counts() -> 
         assert "over 1 of the 2 combinations" in claim.sentence
 
 
-def test_divergence_in_a_grid_is_held_against_the_same_combination_of_the_others() -> None:
-    """Which init it is explains most of it; a test of the sums alone (6 of 15 against 0 of 15) gives p 0.051."""
+def test_grid_compares_divergence_within_combinations() -> None:
+    """The init explains most of the divergence; a test of the sums alone (6 of 15 against 0 of 15) gives p = 0.051."""
     counts = {("gaussian", "none"): 0, ("xavier", "none"): 1, ("kaiming", "none"): 5}
     cells = [
         Cell({"init": init, "norm": norm}, arm(f"init={init} norm={norm}", 0.8))
@@ -214,14 +216,14 @@ def test_divergence_in_a_grid_is_held_against_the_same_combination_of_the_others
     factors = {"init": ("gaussian", "xavier", "kaiming"), "norm": ("none", "batch")}
     init, norm = claims_of_grid(factorial(cells, factors), cells, WORDING)
     # By hand: 1 / 2 in xavier times 1 / 252 in kaiming, on both sides, for three comparisons
-    assert f"p {3 * 2 / 2 / 252:.2g}, adjusted for 3 comparisons" in norm.sentence
+    assert f"p = {3 * 2 / 2 / 252:.2g}, adjusted for 3 comparisons" in norm.sentence
     assert "norm=none diverges more often than norm=batch (exact test within the combinations" in norm.sentence
     assert "init=kaiming diverges more often than init=gaussian" in init.sentence
     assert norm.verdict == "not_comparable"
 
 
-def test_the_side_that_diverges_more_often_is_the_one_within_the_combinations() -> None:
-    """Of all runs 28 of 50 diverged with batch, 26 of 50 with none; but in either combination more of those with none."""
+def test_grid_names_side_diverging_more_within_combinations() -> None:
+    """Overall, 28 of 50 runs diverged with batch and 26 of 50 with none, but in either combination none diverges more often."""
     counts = {("xavier", "none"): (10, 10), ("xavier", "batch"): (28, 40)}
     counts |= {("kaiming", "none"): (16, 40), ("kaiming", "batch"): (0, 10)}
     cells = [
@@ -233,20 +235,22 @@ def test_the_side_that_diverges_more_often_is_the_one_within_the_combinations() 
     assert "norm=none diverges more often than norm=batch" in norm.sentence
 
 
-def test_arms_that_the_axes_do_not_tell_apart_all_count() -> None:
+def test_claims_of_grid_count_all_arms_of_a_cell() -> None:
     levels = [{"init": init, "norm": norm} for init in ("xavier", "kaiming") for norm in ("none", "batch")]
-    cells = [Cell(at, arm(" ".join(at.values()), 0.8)) for at in levels]
-    lost = Cell(levels[-1], Sample("with other constants", (), diverged=5))
-    for found in ([lost, *cells], [*cells, lost]):
-        claims = claims_of_grid(factorial(found, {"init": ("xavier", "kaiming"), "norm": ("none", "batch")}), found, WORDING)
+    cells = [Cell(cell_levels, arm(" ".join(cell_levels.values()), 0.8)) for cell_levels in levels]
+    diverged = Cell(levels[-1], Sample("with other constants", (), diverged=5))
+    for grid_cells in ([diverged, *cells], [*cells, diverged]):
+        claims = claims_of_grid(
+            factorial(grid_cells, {"init": ("xavier", "kaiming"), "norm": ("none", "batch")}), grid_cells, WORDING
+        )
         assert [claim.verdict for claim in claims] == ["not_comparable"] * 2
 
 
 def threats(samples: Sequence[Sample], facts: Facts | None = None, comparisons: int = 1) -> dict[str, Threat]:
-    return {threat.kind: threat for threat in find_threats(samples, facts or Facts(), Shown(), comparisons=comparisons)}
+    return {threat.kind: threat for threat in find_threats(samples, facts or Facts(), StubMetric(), comparisons=comparisons)}
 
 
-def test_an_ordinary_sweep_has_no_serious_threat() -> None:
+def test_find_threats_of_a_typical_sweep_are_notes() -> None:
     generator = np.random.default_rng(0)
     samples = [Sample(str(k), tuple(generator.normal(0.8, 0.002, 5)), (0, 1, 2, 3, 4)) for k in range(4)]
     assert set(threats(samples)) <= {"non_normality", "shared_seeds", "comparisons"}
@@ -254,7 +258,7 @@ def test_an_ordinary_sweep_has_no_serious_threat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "samples", "said"),
+    ("kind", "samples", "text"),
     [
         ("diverged_runs", [arm("a", 0.8, diverged=2)], "2 runs diverged (2 of a)"),
         ("failed_runs", [arm("a", 0.8, failed=1)], "1 run failed (1 of a)"),
@@ -262,21 +266,21 @@ def test_an_ordinary_sweep_has_no_serious_threat() -> None:
         ("few_runs", [Sample("a", (0.5, 0.6))], "a (2)"),
         ("constant_arm", [Sample("a", (0.1, 0.1, 0.1))], "exactly the same test accuracy"),
         ("ceiling", [arm("a", 0.995, 0.001)], "above 99 %"),
-        ("unequal_spread", [arm("a", 0.8, 0.001), arm("b", 0.8, 0.01)], "10.0 times as much in b as in a"),
+        ("unequal_spread", [arm("a", 0.8, 0.001), arm("b", 0.8, 0.01)], "10.0 times as large in b as in a"),
         ("outlier_seed", [Sample("a", (0.8, 0.801, 0.799, 0.8, 0.6), (0, 1, 2, 3, 7))], "a, seed 7: 60.00 % lies far"),
         ("shared_seeds", [arm("a", 0.8), arm("b", 0.7), arm("c", 0.6)], "correlate by +1.00"),
     ],
 )
-def test_threats_of_the_values(kind: str, samples: list[Sample], said: str) -> None:
-    assert said in threats(samples)[kind].sentence
+def test_find_threats_in_values(kind: str, samples: list[Sample], text: str) -> None:
+    assert text in threats(samples)[kind].sentence
 
 
-def test_non_normal_runs_are_a_caution() -> None:
+def test_find_threats_cautions_about_non_normal_runs() -> None:
     skewed = [Sample(str(k), tuple(0.9 - 0.01 * 4.0 ** np.arange(-4, 3))) for k in range(4)]
     assert threats(skewed)["non_normality"].severity == "caution"
 
 
-def test_threats_of_the_conditions() -> None:
+def test_find_threats_in_conditions() -> None:
     samples = [arm("a", 0.9), arm("b", 0.9)]
     facts = Facts(
         (
@@ -285,22 +289,22 @@ def test_threats_of_the_conditions() -> None:
         ),
         test_size=900,
     )
-    found = threats(samples, facts, comparisons=3)
-    assert {kind: found[kind].severity for kind in ("versions", "devices", "budgets", "learning_rate")} == {
+    by_kind = threats(samples, facts, comparisons=3)
+    assert {kind: by_kind[kind].severity for kind in ("versions", "devices", "budgets", "learning_rate")} == {
         "versions": "serious",
         "devices": "caution",
         "budgets": "serious",
         "learning_rate": "caution",
     }
-    assert "precisions" not in found
-    assert "by 1.00 percentage points (one standard error), seeds by 0.20" in found["test_set"].sentence  # sqrt(.9 * .1 / 900)
-    assert "14.3 %" in found["comparisons"].sentence  # 1 - .95^3
-    severities = [threat.severity for threat in find_threats(samples, facts, Shown(), comparisons=3)]
+    assert "precisions" not in by_kind
+    assert "by 1.00 percentage points (one standard error), seeds by 0.20" in by_kind["test_set"].sentence  # sqrt(.9 * .1 / 900)
+    assert "14.3 %" in by_kind["comparisons"].sentence  # 1 - .95^3
+    severities = [threat.severity for threat in find_threats(samples, facts, StubMetric(), comparisons=3)]
     assert severities == sorted(severities, key=["serious", "caution", "note"].index)
 
 
 @pytest.mark.parametrize("module", ["train.report.contracts", "train.report.claims", "train.report.statistics.threats"])
-def test_conclusions_need_no_torch(module: str) -> None:
+def test_import_does_not_load_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.strip() == "False"

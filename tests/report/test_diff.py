@@ -1,17 +1,17 @@
-"""`train-report diff A B`: how two runs differ, key by key."""
+"""`train-report diff A B` compares two runs key by key."""
 
 import re
 
 from tests.report.folders import write_run
 
 
-def test_two_arms_differ_in_choices_keys_code_and_results(tmp_path, train_report):
-    one = write_run(tmp_path / "one", ["norm=batch", "optimizer.lr=0.1"], 0.8)
+def test_diff_lists_choices_keys_code_and_results(tmp_path, train_report):
+    first = write_run(tmp_path / "first", ["norm=batch", "optimizer.lr=0.1"], 0.8)
     changed = {"git": {"commit": "fedcba", "dirty": True}, "device": "cuda:0, some GPU"}
-    other = write_run(
-        tmp_path / "other", ["norm=group", "norm.groups=4", "seed=3"], None, "failed", reason="no memory", status=changed
+    second = write_run(
+        tmp_path / "second", ["norm=group", "norm.groups=4", "seed=3"], None, "failed", reason="no memory", status=changed
     )
-    result = train_report("diff", one, other)
+    result = train_report("diff", first, second)
     assert (result.returncode, result.stderr) == (0, "")
     lines = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
     for expected in (
@@ -26,21 +26,21 @@ def test_two_arms_differ_in_choices_keys_code_and_results(tmp_path, train_report
         ["test_accuracy", "80.00 %", "-"],
     ):
         assert expected in lines, expected
-    assert "Runs of two arms." in result.stdout
+    assert "Runs of different arms." in result.stdout
     assert "trainer.epochs" not in result.stdout
 
 
-def test_runs_of_one_arm_differ_in_seeds_and_results_only(tmp_path, train_report):
-    one = write_run(tmp_path / "one", ["seed=0"], 0.80)
-    other = write_run(tmp_path / "other", ["seed=1"], 0.75)
-    result = train_report("diff", one, other)
-    assert "they differ in their seeds only" in result.stdout
+def test_diff_of_one_arm_lists_seeds_and_results_only(tmp_path, train_report):
+    first = write_run(tmp_path / "first", ["seed=0"], 0.80)
+    second = write_run(tmp_path / "second", ["seed=1"], 0.75)
+    result = train_report("diff", first, second)
+    assert "they differ only in their seeds" in result.stdout
     assert "choices: no difference" in result.stdout
     assert re.search(r"test_accuracy +80\.00 % +75\.00 % +\(-5\.00 points\)", result.stdout)
 
 
-def test_what_is_no_run_is_refused(tmp_path, train_report):
-    result = train_report("diff", write_run(tmp_path / "one"), tmp_path)
+def test_diff_rejects_a_folder_without_a_run(tmp_path, train_report):
+    result = train_report("diff", write_run(tmp_path / "first"), tmp_path)
     assert result.returncode == 2
-    assert "no run folder" in result.stderr
+    assert "not a run folder" in result.stderr
     assert "Traceback" not in result.stderr

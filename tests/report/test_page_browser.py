@@ -1,4 +1,4 @@
-"""The page in a real browser: it is shown whole, asks nothing of the network and complains of nothing."""
+"""The page in a real browser: it fits the window, sends no request and logs no error."""
 
 import base64
 import re
@@ -11,12 +11,12 @@ import pytest
 from tests.report.folders import write_sweep
 from train.report.make import ReportOptions, make_report
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        BROWSER is None, reason="no chromium or google-chrome on this machine: the page was not looked at in a browser"
+        BROWSER is None, reason="no chromium or google-chrome on this machine: the page was not tested in a browser"
     ),
 ]
 
@@ -25,16 +25,16 @@ FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "
 MEASURE = """<script>
 addEventListener("load", () => {
   const figures = [...document.images];
-  document.body.dataset.seen = JSON.stringify({
+  document.body.dataset.measured = JSON.stringify({
     broken: figures.filter((image) => !(image.complete && image.naturalWidth > 300)).length,
     figures: figures.length,
     wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-    requests: performance.getEntriesByType("resource").filter((one) => !one.name.startsWith("data:")).length,
+    requests: performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length,
     font: getComputedStyle(document.querySelector("h1")).fontSize,
   }).replaceAll('"', "'");
 });
 </script>"""
-"""Put into a copy of the page, without its ban on scripts."""
+"""Script inserted into a copy of the page whose content security policy is removed."""
 
 
 @pytest.fixture(scope="module")
@@ -51,33 +51,33 @@ def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("width", [480, 1280])
-def test_the_page_fits_its_window_with_all_figures_and_no_request(page, tmp_path, width):
+def test_page_fits_window_with_all_figures_and_no_request(page, tmp_path, width):
     copy = tmp_path / "copy.html"
     copy.write_text(re.sub(r"<meta http-equiv[^>]+>", "", page.read_text()).replace("</head>", f"{MEASURE}</head>"))
-    shown = browse(copy, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
-    seen = re.search(
-        rb"data-seen=\"\{'broken':(\d+),'figures':(\d+),'wider':(-?\d+),'requests':(\d+),'font':'([\d.]+)px'\}", shown.stdout
+    result = browse(copy, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
+    measured = re.search(
+        rb"data-measured=\"\{'broken':(\d+),'figures':(\d+),'wider':(-?\d+),'requests':(\d+),'font':'([\d.]+)px'\}", result.stdout
     )
-    assert seen, shown.stdout[-2000:]
-    broken, figures, wider, requests = map(int, seen.groups()[:4])
+    assert measured, result.stdout[-2000:]
+    broken, figures, wider, requests = map(int, measured.groups()[:4])
     assert (broken, figures, requests) == (0, 6, 0)
     assert wider <= 0, f"{wider} pixels wider than the window"
-    assert float(seen[5]) > 20, "the style sheet was not applied"
+    assert float(measured[5]) > 20, "the style sheet was not applied"
 
 
-def test_the_console_stays_empty_and_the_picture_does_not(page, tmp_path):
-    picture = tmp_path / "page.png"
-    shown = browse(page, tmp_path / "profile", "--window-size=1280,2000", f"--screenshot={picture}")
-    assert b"CONSOLE" not in shown.stderr, shown.stderr.decode()
-    assert picture.stat().st_size > 50_000
+def test_page_renders_without_console_messages(page, tmp_path):
+    screenshot = tmp_path / "page.png"
+    result = browse(page, tmp_path / "profile", "--window-size=1280,2000", f"--screenshot={screenshot}")
+    assert b"CONSOLE" not in result.stderr, result.stderr.decode()
+    assert screenshot.stat().st_size > 50_000
 
 
-def test_no_text_of_a_figure_lies_outside_of_it(page):
-    """Text is drawn as glyphs, whose places say whether some of it was cut off."""
+def test_figures_contain_all_their_text(page):
+    """Text is drawn as glyphs, whose positions show whether any is cut off."""
     for encoded in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page.read_text()):
         svg = base64.b64decode(encoded).decode()
-        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-        assert found
-        places = re.findall(r'<g transform="translate\(([-\d.]+) ([-\d.]+)\)', svg)
-        assert places
-        assert all(0 <= float(x) <= float(found[1]) and 0 <= float(y) <= float(found[2]) + 1 for x, y in places)
+        size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+        assert size
+        positions = re.findall(r'<g transform="translate\(([-\d.]+) ([-\d.]+)\)', svg)
+        assert positions
+        assert all(0 <= float(x) <= float(size[1]) and 0 <= float(y) <= float(size[2]) + 1 for x, y in positions)

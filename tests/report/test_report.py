@@ -1,4 +1,4 @@
-"""From a sweep to its report, through the command and the files it leaves."""
+"""The report of a sweep, made by the command: the files it writes and their content."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ ARMS = {
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """A finished grid of which one run was planned and not made, and one combination dropped."""
+    """A completed grid with one planned run missing and one combination dropped from the plan."""
     dropped = [Dropped(("init=lsuv", "norm=none"), "lsuv needs <a norm>")]
     return write_sweep(tmp_path_factory.mktemp("report") / "sweep", ARMS, without=1, dropped=dropped)
 
 
 @pytest.fixture(scope="module")
-def said(sweep, train_report) -> str:
+def output(sweep, train_report) -> str:
     result = train_report(sweep)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
@@ -39,8 +39,8 @@ def said(sweep, train_report) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(sweep, said) -> str:
-    assert said
+def page(sweep, output) -> str:
+    assert output
     return (sweep / "report.html").read_text()
 
 
@@ -49,20 +49,20 @@ def results(folder: Path) -> list[dict[str, str]]:
 
 
 def table_rows(page: str) -> dict[str, list[str]]:
-    """Label -> the cells of its row, as text."""
+    """Return label -> the cells of its row as text."""
     body = page.split('<table class="arms">')[1].split("</tbody>")[0].split("<tbody>")[1]
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>") if "<td" in row]
     plain = [[" ".join(re.sub(r"<[^>]+>", " ", cell).split()) for cell in row] for row in rows]
     return {"baseline" if row[1].startswith("baseline ") else row[1]: row for row in plain}
 
 
-def test_the_terminal_says_the_claims_and_where_the_page_is(said, sweep):
-    assert re.search(r"^norm: supported$", said, re.MULTILINE)
-    assert said.rstrip().endswith(str(sweep / "report.html"))
+def test_terminal_prints_claims_and_path_of_page(output, sweep):
+    assert re.search(r"^norm: supported$", output, re.MULTILINE)
+    assert output.rstrip().endswith(str(sweep / "report.html"))
 
 
 @pytest.mark.usefixtures("page")
-def test_everything_is_written_and_nothing_is_taken_for_a_run(sweep):
+def test_report_writes_all_figures_and_adds_no_run_folder(sweep):
     figures = {path.name for path in (sweep / "figures").iterdir()}
     assert figures == {
         f"{name}.svg" for name in ("differences", "interactions", "curves", "activation_std", "gradient_std", "cost")
@@ -72,20 +72,20 @@ def test_everything_is_written_and_nothing_is_taken_for_a_run(sweep):
     assert len(list(find_runs([sweep]))) == 11
 
 
-def test_the_page_needs_nothing_else(page):
+def test_page_is_self_contained(page):
     assert not re.search(r"<script|<link[^>]+stylesheet|https?://(?!www\.w3\.org)", page)
     assert page.count('src="data:image/svg+xml;base64,') == 6
 
 
-def test_sections_stand_in_the_order_of_what_matters(page):
+def test_page_orders_its_sections(page):
     ids = re.findall(r'<section id="(\w+)">', page)
-    assert ids == ["claims", "arms", "factors", "figures", "threats", "missing", "repeat", "versions"]
+    assert ids == ["claims", "arms", "factors", "figures", "threats", "excluded", "commands", "versions"]
     assert page.index("train -m init=kaiming,gaussian") < page.index('id="claims"')
     assert "accuracy/test) after the last step" in page
     assert "chosen in advance" in page
 
 
-def test_rows_are_sorted_by_effect_and_hold_means_of_what_ended(page):
+def test_table_sorts_by_effect_and_averages_completed_runs(page):
     rows = table_rows(page)
     assert list(rows) == ["baseline", "init=gaussian", "norm=none", "init=gaussian norm=none"]
     for arm, accuracies in zip(("baseline", "norm=none"), (ARMS[BASE], ARMS["init=kaiming", "norm=none"]), strict=True):
@@ -93,33 +93,33 @@ def test_rows_are_sorted_by_effect_and_hold_means_of_what_ended(page):
         assert rows[arm][3] == f"{mean:.2f} ± {sd / 3**0.5:.2f}"
         assert rows[arm][4] == f"{sd:.2f}"
     assert rows["norm=none"][6].startswith(f"{MINUS}19.67 [")
-    assert rows["init=gaussian norm=none"][2] == "2 / 0 / 0 1 not ended"
+    assert rows["init=gaussian norm=none"][2] == "2 / 0 / 0 1 incomplete"
     assert rows["baseline"][9] == "0/3 [0, 56] %"
 
 
-def test_every_run_is_a_dot(page):
+def test_table_draws_a_dot_per_run(page):
     strips = page.split('<table class="arms">')[1].split("</table>")[0]
     assert strips.count("<circle") == 11
     assert "seed 1: 61.00 %" in strips
 
 
-def test_what_was_not_run_is_said(page):
-    missing = page.split('id="missing"')[1].split("</section>")[0]
-    assert "train init=gaussian norm=none seed=2" in missing
-    assert "lsuv needs &lt;a norm&gt;" in missing
+def test_page_lists_missing_runs_and_dropped_combinations(page):
+    excluded = page.split('id="excluded"')[1].split("</section>")[0]
+    assert "train init=gaussian norm=none seed=2" in excluded
+    assert "lsuv needs &lt;a norm&gt;" in excluded
 
 
-def test_every_row_has_the_command_that_repeats_it(page):
-    repeat = page.split('id="repeat"')[1].split("</section>")[0]
-    assert len(re.findall(r"^(?:.*<pre>)?train init=\w+ norm=\w+ seed=\d", repeat, re.MULTILINE)) == 11
+def test_page_lists_the_command_of_every_run(page):
+    commands = page.split('id="commands"')[1].split("</section>")[0]
+    assert len(re.findall(r"^(?:.*<pre>)?train init=\w+ norm=\w+ seed=\d", commands, re.MULTILINE)) == 11
 
 
 @pytest.mark.usefixtures("page")
-def test_the_csv_has_a_row_for_each_run(sweep):
+def test_results_csv_has_a_row_per_run(sweep):
     rows = results(sweep)
     assert len(rows) == 11
-    found = {(row["init"], row["norm"], row["seed"]): float(row["test_accuracy"]) for row in rows}
-    assert found == {
+    accuracy_of = {(row["init"], row["norm"], row["seed"]): float(row["test_accuracy"]) for row in rows}
+    assert accuracy_of == {
         (arm[0][5:], arm[1][5:], str(seed)): accuracy
         for arm, accuracies in ARMS.items()
         for seed, accuracy in enumerate(accuracies)
@@ -130,7 +130,7 @@ def test_the_csv_has_a_row_for_each_run(sweep):
 
 
 @pytest.mark.usefixtures("page")
-def test_a_report_made_again_is_the_same_to_the_byte(sweep):
+def test_rerun_report_is_byte_identical(sweep):
     def content() -> dict[Path, bytes]:
         files = [*sweep.glob("*.*"), *sweep.glob("figures/*"), *sweep.glob("summary/**/*")]
         return {path: path.read_bytes() for path in files if path.is_file()}
@@ -140,17 +140,17 @@ def test_a_report_made_again_is_the_same_to_the_byte(sweep):
     assert content() == before
 
 
-def test_another_baseline_another_metric_and_all_pairs(sweep, train_report, tmp_path):
+def test_report_with_other_baseline_metric_and_pairs(sweep, train_report, tmp_path):
     result = train_report(sweep, "--out", tmp_path, "--baseline", "norm=none init=gaussian", "--metric", "loss/train", "--pairs")
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "report.html").read_text()
-    assert "init=gaussian norm=none: as asked for." in page
+    assert "init=gaussian norm=none: as requested." in page
     assert "Lower is better" in page
     assert page.split('id="pairs"')[1].split("</section>")[0].count(" minus ") == 6
     assert next(iter(table_rows(page))) == "init=kaiming norm=batch"
 
 
-def test_a_metric_that_only_the_records_have(sweep, tmp_path):
+def test_metric_can_come_from_records_alone(sweep, tmp_path):
     make_report([sweep], tmp_path, ReportOptions(metric="activation_std/stage0.conv3", tensorboard=False))
     assert all(0 < float(row["activation_std/stage0.conv3"]) <= 1 for row in results(tmp_path))
 
@@ -159,19 +159,19 @@ def test_a_metric_that_only_the_records_have(sweep, tmp_path):
     ("arguments", "message"),
     [
         (["--metric", "acuracy/test"], r"--metric acuracy/test: .* Did you mean 'accuracy/test'\?.* loss/train"),
-        (["--baseline", "init=lsuv"], r"--baseline 'init=lsuv' fits no arm.*init=gaussian norm=none"),
-        (["--baseline", "init=kaiming"], r"fits several arms"),
+        (["--baseline", "init=lsuv"], r"--baseline 'init=lsuv' matches no arm.*init=gaussian norm=none"),
+        (["--baseline", "init=kaiming"], r"matches several arms"),
         (["--smallest-effect", "-1"], r"-1 is not a positive number"),
     ],
 )
-def test_what_the_user_can_put_right_is_one_message(sweep, train_report, arguments, message):
+def test_bad_option_exits_with_one_message(sweep, train_report, arguments, message):
     result = train_report(sweep, *arguments)
     assert result.returncode == 2
     assert re.search(message, result.stderr, re.DOTALL)
     assert "Traceback" not in result.stderr
 
 
-def test_folders_without_runs_are_refused(train_report, tmp_path):
+def test_report_rejects_folders_without_runs(train_report, tmp_path):
     for folder, message in ((tmp_path, "no run found"), (tmp_path / "nowhere", "no such folder")):
         result = train_report(folder)
         assert (result.returncode, result.stdout) == (2, "")
@@ -179,7 +179,7 @@ def test_folders_without_runs_are_refused(train_report, tmp_path):
         assert "Traceback" not in result.stderr
 
 
-def test_an_out_that_cannot_be_written_is_refused(sweep, train_report, tmp_path):
+def test_report_rejects_unwritable_out(sweep, train_report, tmp_path):
     (tmp_path / "file").write_text("")
     result = train_report(sweep, "--out", tmp_path / "file" / "deeper")
     assert result.returncode == 2
@@ -188,10 +188,10 @@ def test_an_out_that_cannot_be_written_is_refused(sweep, train_report, tmp_path)
 
 
 @pytest.mark.slow
-def test_many_arms_with_long_names_are_drawn_without_a_warning(tmp_path):
+def test_many_arms_with_long_names_are_drawn(tmp_path):
     for i in range(20):
         for seed in range(1 + i % 2):
-            typed = [
+            overrides = [
                 "augment=none",
                 "init=gaussian",
                 f"init.std={i + 1}e-3",
@@ -199,7 +199,7 @@ def test_many_arms_with_long_names_are_drawn_without_a_warning(tmp_path):
                 f"trainer.grad_clip={i + 1}",
                 f"seed={seed}",
             ]
-            write_run(tmp_path / f"{i}-{seed}", typed, 0.5 + i / 50 + seed / 100, started=i, records=2)
+            write_run(tmp_path / f"{i}-{seed}", overrides, 0.5 + i / 50 + seed / 100, started=i, records=2)
     make_report([tmp_path], tmp_path / "out", ReportOptions(tensorboard=False))
     names = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
     assert names == {"curves_accuracy_val", "curves_loss_train", "differences", "activation_std", "gradient_std", "cost"}

@@ -88,7 +88,7 @@ def test_report_counts_a_stored_sweep(tmp_path: Path) -> None:
     assert len({row["arm_id"] for row in rows}) == 4
     assert sum(row["is_baseline"] == "true" for row in rows) == 2
     page = (folder / "report.md").read_text()
-    assert "1 not made" in page
+    assert "1 not started" in page
     assert "as planned in the sweep" in page
 
 

@@ -1,1 +1,1 @@
-"""From run folders to an answer: statistics, claims, figures and the page that shows them. Starts without torch."""
+"""Reports on run folders: statistics, claims, figures and the HTML page that shows them. Starts without torch."""

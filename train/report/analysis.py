@@ -1,4 +1,4 @@
-"""What the statistics say of a study: samples out of runs, and every result under the id of its arm."""
+"""Apply the statistics to a study: build samples from runs and collect all results by the id of the arm."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from train.store.run import Run
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
-"""Factors that set how long a run trains and how fast: that is the question then, no accident."""
-RATE = "optimizer.lr"
+"""Factors that set the budget or the learning rate: varying them is then the question, not a confounder."""
+LEARNING_RATE = "optimizer.lr"
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """`samples`, `rates` and `comparisons` by the arm's id; an arm without values, and the baseline, have no comparison. In the
-    statistics' own results arms go by their label, as in sentences."""
+    """All results for a study.
+
+    `samples`, `rates` and `comparisons` are keyed by the arm's id; the baseline and arms without values have no comparison.
+    Results of the statistics themselves name arms by their label, as sentences do.
+    """
 
     study: Study
     metric: Metric
@@ -52,38 +55,39 @@ class Analysis:
 
     @property
     def chosen(self) -> tuple[Chosen, ...]:
-        """The arms with their choices, in the order of the table; empty where nothing is tuned."""
+        """Labels and choices of the arms, in the order of the table; empty without tuned keys."""
         return tuple((self.samples[arm.id].arm, arm.choice) for arm in self.ranked if arm.choice)
 
     def value(self, run: Run) -> float:
-        """The metric of a run that came to its end, NaN of any other."""
+        """Return the metric of a completed run; NaN for any other."""
         return self.metric.value(run, self.history(run)) if run.state == "done" else math.nan
 
     def valued(self, arm: Arm) -> tuple[Run, ...]:
+        """Return the runs that have a value of the metric."""
         return tuple(run for run in arm.runs if math.isfinite(self.value(run)))
 
     def effect(self, arm: Arm) -> float:
-        """By which the table is sorted: how much better than the baseline; NaN where there is no value."""
+        """Return how much better than the baseline the arm is, the sort key of the table; NaN without a value."""
         if arm.is_baseline:
             return 0.0
-        found = self.comparisons.get(arm.id)
-        if found is None:
+        comparison = self.comparisons.get(arm.id)
+        if comparison is None:
             mean = self.mean(arm)
             return mean if self.metric.higher_is_better else -mean
-        return found.difference if self.metric.higher_is_better else -found.difference
+        return comparison.difference if self.metric.higher_is_better else -comparison.difference
 
     def mean(self, arm: Arm) -> float:
         values = self.samples[arm.id].values
         return sum(values) / len(values) if values else math.nan
 
     def sd(self, arm: Arm) -> float:
-        """Between runs; NaN of fewer than two."""
+        """Return the standard deviation between runs; NaN for fewer than two."""
         values = self.samples[arm.id].values
         return statistics.stdev(values) if len(values) > 1 else math.nan
 
     @cached_property
     def ranked(self) -> tuple[Arm, ...]:
-        """Best first; arms without a value last."""
+        """The arms, best first; arms without a value last."""
         effects = {arm.id: self.effect(arm) for arm in self.study.arms}
         return tuple(sorted(self.study.arms, key=lambda arm: (math.isnan(effects[arm.id]), -_or_zero(effects[arm.id]))))
 
@@ -91,11 +95,13 @@ class Analysis:
 def analyse(
     study: Study, metric: Metric, histories: Mapping[Path, History], *, pairs: bool, smallest_effect: float | None
 ) -> Analysis:
+    """Run all statistics on a study. `histories`: by run folder; `pairs`: also compare all pairs of arms; `smallest_effect`: in
+    units of the metric, None for the default."""
     names = arm_labels(study.arms)
     samples = {arm.id: build_sample(arm, names[arm.id], metric, histories) for arm in study.arms}
-    baseline, others = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
-    compared = compare(baseline, others, higher_is_better=metric.higher_is_better)
-    found = {made.arm: made for made in compared}
+    baseline, treatments = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
+    compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better)
+    by_label = {comparison.arm: comparison for comparison in compared}
     has_values = any(sample.values for sample in samples.values())
     grid = factorial(cells_of(study, samples), varied_factors(study)) if study.is_grid and has_values else None
     facts = collect_facts(study, names, metric)
@@ -112,7 +118,7 @@ def analyse(
         metric=metric,
         histories=histories,
         samples=samples,
-        comparisons={arm.id: found[names[arm.id]] for arm in study.arms if names[arm.id] in found},
+        comparisons={arm.id: by_label[names[arm.id]] for arm in study.arms if names[arm.id] in by_label},
         rates={name: divergence([sample]) for name, sample in samples.items()},
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else (),
@@ -123,12 +129,13 @@ def analyse(
 
 
 def arm_labels(arms: Sequence[Arm]) -> dict[str, str]:
-    """Id -> label, made unique: two arms can differ in what no factor of the plan says."""
+    """Return id -> unique label. Two arms can have the same label when they differ in something that is no factor of the plan."""
     plain = [arm.label for arm in arms]
     return {arm.id: f"{arm.label} ({arm.id[:6]})" if plain.count(arm.label) > 1 else arm.label for arm in arms}
 
 
 def build_sample(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, History]) -> Sample:
+    """Return the values and run counts of an arm. Runs that are pending or have no value count as missing."""
     done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.having("done")]
     valued = [(value, seed) for value, seed in done if math.isfinite(value)]
     diverged, failed = len(arm.having("diverged")), len(arm.having(*FAILED))
@@ -143,21 +150,22 @@ def build_sample(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, H
 
 
 def collect_facts(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
+    """Return what claims and threats need to know about a study besides its values."""
     sizes = {size for run in study.runs if (size := metric.examples(run)) is not None}
-    typed = {factor: factor.lstrip("+~") for factor in study.factors}
+    keys = {factor: factor.lstrip("+~") for factor in study.factors}
     return Facts(
         conditions=tuple(_conditions(arm, names[arm.id]) for arm in study.arms),
         test_size=max(sizes, default=None),
-        tuned_over=tried_of_all(study, RATE),
+        tuned_over=values_tried_for_all(study, LEARNING_RATE),
         tuned=any(arm.choice for arm in study.arms),
         never_ended=tuple(names[arm.id] for arm in study.arms if arm.choice and arm.choice.lost_all),
-        budget_factors=tuple(factor for factor, key in typed.items() if key in BUDGET_KEYS),
-        rate_factors=tuple(factor for factor, key in typed.items() if key in RATE_KEYS),
+        budget_factors=tuple(factor for factor, key in keys.items() if key in BUDGET_KEYS),
+        rate_factors=tuple(factor for factor, key in keys.items() if key in RATE_KEYS),
     )
 
 
-def tried_of_all(study: Study, key: str) -> tuple[float, ...]:
-    """The numbers that were tried of a tuned key for every arm; fewer than two are no tuning, and give nothing."""
+def values_tried_for_all(study: Study, key: str) -> tuple[float, ...]:
+    """Return the values of a tuned key that were tried for every arm; empty for fewer than two, which is no tuning."""
     if key not in study.tune:
         return ()
     tried = [{_number(level.setting[key]) for level in arm.choice.levels if level.was_tried} for arm in study.arms if arm.choice]
@@ -173,13 +181,13 @@ def _number(level: str) -> float:
 
 
 def scope_of(study: Study) -> str:
-    """For the claims: the tuned keys of which they do not speak anyway."""
-    others = [key for key in study.tune if key != RATE and all(_had_a_choice(arm, key) for arm in study.arms)]
-    return f"{listed(others)} tuned for every arm" if others else ""
+    """Return the scope of the claims: the tuned keys other than the learning rate, which claims state by themselves."""
+    others = [key for key in study.tune if key != LEARNING_RATE and all(_has_choice(arm, key) for arm in study.arms)]
+    return f"with {listed(others)} tuned for every arm" if others else ""
 
 
-def _had_a_choice(arm: Arm, key: str) -> bool:
-    """Whether several levels of `key` were tried for it, and there was something to choose by."""
+def _has_choice(arm: Arm, key: str) -> bool:
+    """Return whether several levels of `key` were tried for the arm and their results allowed a choice."""
     if arm.choice is None or not (arm.choice.was_measured or arm.choice.lost_all):
         return False
     return len({level.setting[key] for level in arm.choice.levels if level.was_tried}) > 1
@@ -190,8 +198,8 @@ def _conditions(arm: Arm, name: str) -> Conditions:
     done = [run for run in ended if run.state == "done"]
     return Conditions(
         arm=name,
-        budgets=_distinct(number(run.summary.get("steps")) * number(_at(run, "trainer", "batch_size")) for run in done),
-        learning_rates=_distinct(number(_at(run, "optimizer", "lr")) for run in ended),
+        budgets=_distinct(number(run.summary.get("steps")) * number(_config_value(run, "trainer", "batch_size")) for run in done),
+        learning_rates=_distinct(number(_config_value(run, "optimizer", "lr")) for run in ended),
         versions=tuple(sorted({code_version(run) for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
@@ -199,7 +207,7 @@ def _conditions(arm: Arm, name: str) -> Conditions:
 
 
 def code_version(run: Run) -> str:
-    """Of the program and of torch, and the commit where it ran from a checkout."""
+    """Return the versions of train and torch, and the commit for a run from a git checkout."""
     versions, git = run.status.get("versions"), run.status.get("git")
     parts = [f"{name} {versions[name]}" for name in ("train", "torch") if name in versions] if isinstance(versions, dict) else []
     if isinstance(git, dict):
@@ -207,11 +215,11 @@ def code_version(run: Run) -> str:
     return ", ".join(parts)
 
 
-def _at(run: Run, *keys: str) -> Any:
-    found: Any = run.config
+def _config_value(run: Run, *keys: str) -> Any:
+    value: Any = run.config
     for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _distinct(values: Iterable[float]) -> tuple[float, ...]:
@@ -226,12 +234,12 @@ def make_claims(
     study: Study,
     names: Mapping[str, str],
     samples: Mapping[str, Sample],
-    found: Sequence[Comparison],
+    compared: Sequence[Comparison],
     grid: Grid | None,
     facts: Facts,
     wording: Wording,
 ) -> tuple[Claim, ...]:
-    """Of a grid by its main effects, else by the arms that differ from the baseline in one factor, then in several together."""
+    """Return the claims: for a grid from its main effects, otherwise from the arms, grouped by the factors that differ."""
     if len(study.arms) < 2:
         return ()
     if grid is not None:
@@ -239,14 +247,15 @@ def make_claims(
     arms: dict[str, list[str]] = {factor: [] for factor in study.factors}
     for arm in study.arms[1:]:
         arms.setdefault(" and ".join(arm.differences) or "other settings", []).append(names[arm.id])
-    by_factor = {factor: changed for factor, changed in arms.items() if changed}
-    return claims_of_arms(by_factor, found, list(samples.values()), names[study.baseline.id], wording, facts)
+    by_factor = {factor: labels for factor, labels in arms.items() if labels}
+    return claims_of_arms(by_factor, compared, list(samples.values()), names[study.baseline.id], wording, facts)
 
 
 def varied_factors(study: Study) -> dict[str, tuple[str, ...]]:
-    """Factor -> levels, the baseline's first, of what really varies."""
+    """Return factor -> levels, the baseline's first, of the factors with more than one level."""
     return {factor: levels for factor, levels in study.factors.items() if len(levels) > 1}
 
 
 def cells_of(study: Study, samples: Mapping[str, Sample]) -> list[Cell]:
+    """Return the cells of the grid, one per arm."""
     return [Cell(arm.levels, samples[arm.id]) for arm in study.arms]

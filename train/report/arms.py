@@ -1,7 +1,7 @@
-"""Runs sorted into arms, what the arms differ in, and which of them is the baseline.
+"""Group runs into arms, find the factors in which the arms differ, and choose the baseline.
 
-Where keys are tuned, the configurations that differ in those alone are one arm, which holds the runs at its chosen level; those
-at the other levels lie beside it (`train.report.tuning`), so that what is computed of arms is computed of what is compared.
+With tuned keys, configurations that differ in these keys alone form one arm. `Arm.runs` are the runs at its chosen level; runs at
+the other levels are in `Arm.choice` (`train.report.tuning`). Statistics of arms therefore use only the runs that are compared.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from train.store.run import Run, State
 
 @dataclass(frozen=True)
 class Arm:
-    """All runs of one configuration, whatever their seeds. `levels`: factor -> level, for all factors of the study;
-    `differences`: those in which it is not at the baseline's level; `planned`: runs, 0 where no plan says; `choice`: where keys
-    are tuned, the levels tried and the one at which these runs are."""
+    """All runs of one configuration, whatever their seeds.
+
+    `levels`: factor -> level, for all factors of the study; `differences`: the factors whose level is not the baseline's;
+    `planned`: number of planned runs, 0 without a plan; `choice`: with tuned keys, the levels tried and the chosen one, at which
+    these runs are.
+    """
 
     id: str
     levels: Mapping[str, str]
@@ -39,40 +42,44 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """What it differs in; of the baseline, that it is."""
+        """`baseline`, or the factors in which the arm differs from it."""
         if self.is_baseline:
             return "baseline"
         return " ".join(f"{factor}={level}" for factor, level in self.differences.items()) or f"like the baseline ({self.id[:6]})"
 
     @property
     def full_label(self) -> str:
-        """All its levels."""
+        """All levels of the arm."""
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items() if level != ABSENT) or "defaults"
 
     @property
     def set_aside(self) -> tuple[Run, ...]:
-        """Its runs at levels that were not chosen."""
+        """The runs at levels that were not chosen."""
         return tuple(run for level in self.choice.others for run in level.runs) if self.choice else ()
 
     def having(self, *states: State) -> tuple[Run, ...]:
+        """Return the runs in any of `states`."""
         return tuple(run for run in self.runs if run.state in states)
 
     @cached_property
     def missing(self) -> int:
-        """Planned and not even begun."""
+        """The number of planned runs that have not started."""
         return max(self.planned - len(self.runs), 0)
 
 
 @dataclass(frozen=True)
 class Study:
-    """`arms`: the baseline first, then as planned or found; `factors`: factor -> its levels, the baseline's first;
-    `baseline_because`: one sentence; `tune`: keys of which a level was chosen for every arm; `design`: of the sweep, None for a
-    collection of runs."""
+    """The arms that a report compares.
+
+    `arms`: the baseline first, then in the order of the plan, or of their first start; `factors`: factor -> its levels, the
+    baseline's first; `baseline_reason`: why it is the baseline, in one sentence; `manifest`: None for runs without one plan that
+    covers them all; `tune`: the tuned keys, of which one level was chosen per arm.
+    """
 
     collection: Collection
     arms: tuple[Arm, ...]
     factors: Mapping[str, tuple[str, ...]]
-    baseline_because: str
+    baseline_reason: str
     manifest: Manifest | None = None
     tune: tuple[str, ...] = ()
 
@@ -82,29 +89,30 @@ class Study:
 
     @property
     def design(self) -> Design | None:
+        """The design of the sweep; None without a manifest."""
         return self.manifest.design if self.manifest else None
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """Those that are compared."""
+        """The runs that are compared."""
         return tuple(run for arm in self.arms for run in arm.runs)
 
     @property
     def set_aside(self) -> tuple[Run, ...]:
-        """Those that only served to choose a level."""
+        """The runs that only served to choose a level."""
         return tuple(run for arm in self.arms for run in arm.set_aside)
 
     @property
     def is_grid(self) -> bool:
-        """Whether two factors or more were crossed, so that each has an effect at every level of the others."""
+        """Whether at least two factors were crossed, so that each has an effect at every level of the others."""
         crossed = [len(levels) for levels in self.factors.values() if len(levels) > 1]
-        together = any(len(arm.differences) > 1 for arm in self.arms)
-        return len(crossed) > 1 and together and self.design in (None, "grid") and 2 * len(self.arms) > math.prod(crossed)
+        combined = any(len(arm.differences) > 1 for arm in self.arms)
+        return len(crossed) > 1 and combined and self.design in (None, "grid") and 2 * len(self.arms) > math.prod(crossed)
 
 
 @dataclass(frozen=True)
 class _ArmDraft:
-    """An arm before it is known what it is compared with."""
+    """An arm before the baseline is known."""
 
     id: str
     setting: Setting
@@ -117,24 +125,27 @@ class _ArmDraft:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Of all configurations that it stands for."""
+        """The ids of all configurations that the arm includes."""
         return tuple(level.arm for level in self.choice.levels) if self.choice else (self.id,)
 
 
 def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] = ()) -> Study:
-    """`baseline`: the id of an arm or overrides (`init=kaiming norm=none`); empty for the plan's, or a choice that is explained.
-    `tune`: keys of which every arm's best level counts; empty for the plan's. UsageError, with what there is, where `baseline`
-    names no arm or several, or `tune` nothing that runs have."""
+    """Group the runs of `collection` into arms.
+
+    `baseline`: an arm's id or overrides (`init=kaiming norm=none`); empty for the plan's, or else a choice that
+    `Study.baseline_reason` explains. `tune`: keys of which the best level per arm is compared; empty for the plan's. UsageError,
+    listing what is available, when `baseline` matches no arm or several, or when no run has a key of `tune`.
+    """
     manifest = _only_manifest(collection)
-    found = _find_arms(collection, manifest)
-    keys = _tuned_keys(collection, found, tune)
-    found = _at_their_best(found, keys, as_planned=not tune) if keys else found
-    axes = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in found])
-    factors = tuple(factor for factor in axes if not _concerns(factor, keys))
-    levels = {arm.id: _levels(arm, factors) for arm in found}
-    chosen, because = _choose(found, levels, baseline, collection)
-    ordered = sorted(found, key=lambda arm: arm.id != chosen)
-    reference = levels[chosen]
+    drafts = _draft_arms(collection, manifest)
+    keys = _tuned_keys(collection, drafts, tune)
+    drafts = _choose_levels(drafts, keys, as_planned=not tune) if keys else drafts
+    axes = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in drafts])
+    factors = tuple(factor for factor in axes if not _is_below(factor, keys))
+    levels = {arm.id: _levels(arm, factors) for arm in drafts}
+    baseline_id, reason = _choose_baseline(drafts, levels, baseline, collection)
+    ordered = sorted(drafts, key=lambda arm: arm.id != baseline_id)
+    reference = levels[baseline_id]
     arms = [
         Arm(
             id=arm.id,
@@ -143,23 +154,23 @@ def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] 
             overrides=arm.overrides,
             runs=arm.runs,
             planned=arm.planned,
-            is_baseline=arm.id == chosen,
+            is_baseline=arm.id == baseline_id,
             choice=arm.choice,
         )
         for arm in ordered
     ]
-    spread = {factor: _baseline_first(reference[factor], [levels[arm.id][factor] for arm in ordered]) for factor in factors}
-    return Study(collection, tuple(arms), spread, because, manifest, keys)
+    varied = {factor: _baseline_first(reference[factor], [levels[arm.id][factor] for arm in ordered]) for factor in factors}
+    return Study(collection, tuple(arms), varied, reason, manifest, keys)
 
 
 def _differences(levels: Mapping[str, str], reference: Mapping[str, str]) -> dict[str, str]:
-    """Keys that the arm lacks say nothing beside the choice that brought them to the baseline."""
+    """Return the levels that differ from `reference`. Absent keys are dropped when another factor explains their absence."""
     differing = {factor: level for factor, level in levels.items() if level != reference[factor]}
     return {factor: level for factor, level in differing.items() if level != ABSENT} or differing
 
 
 def _only_manifest(collection: Collection) -> Manifest | None:
-    """The plan, where there is one and it speaks of every run."""
+    """Return the manifest if there is exactly one and it includes every run."""
     if len(collection.plans) != 1:
         return None
     manifest = collection.plans[0].manifest
@@ -167,65 +178,65 @@ def _only_manifest(collection: Collection) -> Manifest | None:
     return manifest if all(run.arm in planned for run in collection.runs) else None
 
 
-def _find_arms(collection: Collection, manifest: Manifest | None) -> list[_ArmDraft]:
-    """As planned, or in the order of their first run's start."""
+def _draft_arms(collection: Collection, manifest: Manifest | None) -> list[_ArmDraft]:
+    """Return the arms in the order of the plan, or else of their first start."""
     by_arm: dict[str, list[Run]] = {}
     for run in sorted(collection.runs, key=lambda run: str(run.status.get("started", ""))):
         by_arm.setdefault(run.arm or run.identity or str(run.folder), []).append(run)
-    planned = Counter(run.arm for run in manifest.runs) if manifest else Counter()
+    run_counts = Counter(run.arm for run in manifest.runs) if manifest else Counter()
     ids = [arm.id for arm in manifest.arms] if manifest else list(by_arm)
-    typed = {arm.id: arm for arm in manifest.arms} if manifest else {}
-    found = []
+    planned = {arm.id: arm for arm in manifest.arms} if manifest else {}
+    drafts = []
     for name in ids:
         runs = sorted(by_arm.get(name, []), key=lambda run: (run.seed, str(run.folder)))
-        overrides = typed[name].overrides if name in typed else runs[0].arm_overrides
-        setting = setting_of(runs[0]) if runs else _typed_setting(overrides)
-        levels = typed[name].levels if name in typed else {}
-        tuned = typed[name].tuned if name in typed else ""
-        found.append(_ArmDraft(name, setting, tuple(overrides), tuple(runs), planned[name], levels, tuned))
-    return found
+        overrides = planned[name].overrides if name in planned else runs[0].arm_overrides
+        setting = setting_of(runs[0]) if runs else _setting_from_overrides(overrides)
+        levels = planned[name].levels if name in planned else {}
+        tuned = planned[name].tuned if name in planned else ""
+        drafts.append(_ArmDraft(name, setting, tuple(overrides), tuple(runs), run_counts[name], levels, tuned))
+    return drafts
 
 
-def _tuned_keys(collection: Collection, found: Sequence[_ArmDraft], asked: Sequence[str]) -> tuple[str, ...]:
-    """As dotted keys. Sweeps that do not agree about it tune nothing."""
-    if not asked:
+def _tuned_keys(collection: Collection, drafts: Sequence[_ArmDraft], requested: Sequence[str]) -> tuple[str, ...]:
+    """Return the tuned keys as dotted keys: the requested ones, or those on which all plans agree. UsageError for a bad key."""
+    if not requested:
         planned = {plan.manifest.tune for plan in collection.plans}
         return tuple(map(dotted_key, planned.pop())) if len(planned) == 1 else ()
-    known = {name for arm in found for name in (*arm.setting.choices, *arm.setting.values)}
-    for key in (keys := tuple(dict.fromkeys(map(dotted_key, asked)))):
+    available = {name for arm in drafts for name in (*arm.setting.choices, *arm.setting.values)}
+    for key in (keys := tuple(dict.fromkeys(map(dotted_key, requested)))):
         if key.partition(".")[0] in SEEDS:
-            raise UsageError(f"--tune {key}: seeds are what a level is averaged over; choosing the best of them proves nothing.")
-        if not any(_concerns(name, [key]) for name in known):
-            varied = factors_of([arm.setting for arm in found])
-            hint = did_you_mean(key, varied) if varied else "They differ in nothing but their seeds."
-            raise UsageError(f"--tune {key}: no run has such a key. Name one in which the runs differ. {hint}")
+            raise UsageError(f"--tune {key}: levels are averaged over seeds, so choosing the best seed proves nothing.")
+        if not any(_is_below(name, [key]) for name in available):
+            varied = factors_of([arm.setting for arm in drafts])
+            hint = did_you_mean(key, varied) if varied else "The runs differ only in their seeds."
+            raise UsageError(f"--tune {key}: no run has this key. Name a key in which the runs differ. {hint}")
     return keys
 
 
-def _concerns(factor: str, keys: Sequence[str]) -> bool:
-    """Whether it is one of `keys`, or lies below one."""
+def _is_below(factor: str, keys: Sequence[str]) -> bool:
+    """Return whether `factor` is one of `keys` or nested in one."""
     return any(f"{dotted_key(factor)}.".startswith(f"{key}.") for key in keys)
 
 
-def _at_their_best(found: Sequence[_ArmDraft], keys: Sequence[str], *, as_planned: bool) -> list[_ArmDraft]:
-    """Of configurations that differ in `keys` alone the one that is compared, with its choice."""
+def _choose_levels(drafts: Sequence[_ArmDraft], keys: Sequence[str], *, as_planned: bool) -> list[_ArmDraft]:
+    """Merge configurations that differ in `keys` alone into one arm at its chosen level."""
     groups: dict[str, list[_ArmDraft]] = {}
-    typed: dict[tuple[str, ...], str] = {}
-    for arm in sorted(found, key=lambda arm: not arm.runs):  # of one without a run, only what was typed is known
-        rest = tuple(sorted(line for line in arm.overrides if not _concerns(line, keys)))
-        name = (arm.tuned if as_planned else "") or (arm_id(arm.runs[0].config, keys) if arm.runs else typed.get(rest, arm.id))
-        typed.setdefault(rest, name)
+    names: dict[tuple[str, ...], str] = {}
+    for arm in sorted(drafts, key=lambda arm: not arm.runs):  # an arm without runs has no configuration, only overrides
+        rest = tuple(sorted(override for override in arm.overrides if not _is_below(override, keys)))
+        name = (arm.tuned if as_planned else "") or (arm_id(arm.runs[0].config, keys) if arm.runs else names.get(rest, arm.id))
+        names.setdefault(rest, name)
         groups.setdefault(name, []).append(arm)
-    best = []
+    merged = []
     for arms in groups.values():
         choice = choose([Level(arm.id, _levels(arm, keys), arm.runs, arm.planned) for arm in arms])
-        best.append(replace(next(arm for arm in arms if arm.id == choice.chosen.arm), choice=choice))
-    place = {arm.id: i for i, arm in enumerate(found)}
-    return sorted(best, key=lambda arm: min(place[name] for name in arm.ids))
+        merged.append(replace(next(arm for arm in arms if arm.id == choice.chosen.arm), choice=choice))
+    position = {arm.id: i for i, arm in enumerate(drafts)}
+    return sorted(merged, key=lambda arm: min(position[name] for name in arm.ids))
 
 
-def _typed_setting(overrides: Sequence[str]) -> Setting:
-    """All that is known of an arm without a run."""
+def _setting_from_overrides(overrides: Sequence[str]) -> Setting:
+    """Return what is known of an arm without a run."""
     return Setting({}, {key_of(override): override.partition("=")[2] for override in overrides})
 
 
@@ -233,44 +244,50 @@ def _levels(arm: _ArmDraft, factors: Sequence[str]) -> dict[str, str]:
     return {factor: arm.planned_levels.get(factor) or arm.setting.level(factor) for factor in factors}
 
 
-def _baseline_first(level: str, levels: Sequence[str]) -> tuple[str, ...]:
-    return (level, *(other for other in levels_in_order(levels) if other != level))
+def _baseline_first(baseline_level: str, levels: Sequence[str]) -> tuple[str, ...]:
+    return (baseline_level, *(level for level in levels_in_order(levels) if level != baseline_level))
 
 
-def _choose(
-    found: Sequence[_ArmDraft], levels: Mapping[str, Mapping[str, str]], asked: str, collection: Collection
+def _choose_baseline(
+    drafts: Sequence[_ArmDraft], levels: Mapping[str, Mapping[str, str]], requested: str, collection: Collection
 ) -> tuple[str, str]:
-    """The baseline's id and why it is the baseline."""
-    if asked:
-        return _named(found, levels, asked), "as asked for."
-    owner = {name: arm.id for arm in found for name in arm.ids}
-    planned = [owner[plan.manifest.baseline] for plan in collection.plans if plan.manifest.baseline in owner]
+    """Return the baseline's id and why it is the baseline."""
+    if requested:
+        return _find_baseline(drafts, levels, requested), "as requested."
+    arm_of = {name: arm.id for arm in drafts for name in arm.ids}
+    planned = [arm_of[plan.manifest.baseline] for plan in collection.plans if plan.manifest.baseline in arm_of]
     if len(set(planned)) == 1:
         return planned[0], "as planned in the sweep."
-    with_runs = [arm for arm in found if arm.runs] or list(found)
-    common = {factor: Counter(levels[arm.id][factor] for arm in found).most_common(1)[0][0] for factor in levels[found[0].id]}
+    with_runs = [arm for arm in drafts if arm.runs] or list(drafts)
+    common = {factor: Counter(levels[arm.id][factor] for arm in drafts).most_common(1)[0][0] for factor in levels[drafts[0].id]}
     scores = [sum(levels[arm.id][factor] == level for factor, level in common.items()) for arm in with_runs]
     best = [arm for arm, score in zip(with_runs, scores, strict=True) if score == max(scores)]
     fewest = min(len(arm.overrides) for arm in best)
-    chosen = next(arm for arm in best if len(arm.overrides) == fewest)  # the first of them to start
-    if len(found) == 1:
-        return chosen.id, "the only arm."
-    return chosen.id, (
-        "no plan names one, so it was taken to be the arm that shares most settings with the others, then the one with the "
-        "fewest overrides, then the one that started first. --baseline chooses otherwise."
+    baseline = next(arm for arm in best if len(arm.overrides) == fewest)  # the first to start
+    if len(drafts) == 1:
+        return baseline.id, "the only arm."
+    return baseline.id, (
+        "no plan names a baseline, so this is the arm that shares most settings with the others. Ties go to the arm with the "
+        "fewest overrides, then to the one that started first. Choose another with --baseline."
     )
 
 
-def _named(found: Sequence[_ArmDraft], levels: Mapping[str, Mapping[str, str]], asked: str) -> str:
-    by_id = [arm.id for arm in found if any(name == asked or (len(asked) >= 4 and name.startswith(asked)) for name in arm.ids)]
-    pairs = [part.lstrip("+").partition("=") for part in asked.split() if "=" in part]
+def _find_baseline(drafts: Sequence[_ArmDraft], levels: Mapping[str, Mapping[str, str]], requested: str) -> str:
+    """Return the id of the arm that `requested` (an id, its first 4 characters or more, or overrides) matches. UsageError when
+    there is none or several."""
+    by_id = [
+        arm.id
+        for arm in drafts
+        if any(name == requested or (len(requested) >= 4 and name.startswith(requested)) for name in arm.ids)
+    ]
+    pairs = [part.lstrip("+").partition("=") for part in requested.split() if "=" in part]
     wanted = {key: level for key, _, level in pairs}
-    by_levels = [arm.id for arm in found if wanted and all(arm.setting.level(key) == level for key, level in wanted.items())]
+    by_levels = [arm.id for arm in drafts if wanted and all(arm.setting.level(key) == level for key, level in wanted.items())]
     matching = by_id or by_levels
     if len(matching) == 1:
         return matching[0]
     arms = "\n".join(
-        f"  {arm.id}  {' '.join(f'{key}={level}' for key, level in levels[arm.id].items()) or 'defaults'}" for arm in found
+        f"  {arm.id}  {' '.join(f'{key}={level}' for key, level in levels[arm.id].items()) or 'defaults'}" for arm in drafts
     )
-    problem = "fits several arms; name more of its settings" if matching else "fits no arm"
-    raise UsageError(f"--baseline '{asked}' {problem}. There are:\n{arms}")
+    problem = "matches several arms; name more of its settings" if matching else "matches no arm"
+    raise UsageError(f"--baseline '{requested}' {problem}. The arms are:\n{arms}")

@@ -1,4 +1,4 @@
-"""Everything that lies in the given folders: the runs that count, what was planned, and what could not be read."""
+"""Collect the runs and plans in the given folders, and note what is excluded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAILED: tuple[State, ...] = ("failed", "lost")
 
 @dataclass(frozen=True)
 class ExcludedRun:
-    """A folder whose run is not counted, and why."""
+    """A folder whose run is not counted, and the reason."""
 
     folder: Path
     reason: str
@@ -23,7 +23,7 @@ class ExcludedRun:
 
 @dataclass(frozen=True)
 class PlannedSweep:
-    """A sweep's `sweep.json` and the folder that it lies in."""
+    """A sweep's manifest (`sweep.json`) and its folder."""
 
     folder: Path
     manifest: Manifest
@@ -31,29 +31,30 @@ class PlannedSweep:
 
 @dataclass(frozen=True)
 class Collection:
-    """`runs`: each experiment once, in the order of their folders; `unreadable` and `repeated`: what was left aside."""
+    """The content of `folders`.
+
+    `runs`: each experiment once, in the order of their folders; `unreadable` and `duplicates`: folders that are excluded.
+    """
 
     folders: tuple[Path, ...]
     runs: tuple[Run, ...]
     plans: tuple[PlannedSweep, ...]
     unreadable: tuple[ExcludedRun, ...]
-    repeated: tuple[ExcludedRun, ...]
+    duplicates: tuple[ExcludedRun, ...]
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:
-        """What was planned and is nowhere in the folders."""
-        found = {run.identity for run in self.runs}
+        """Planned runs that have no folder."""
+        present = {run.identity for run in self.runs}
         planned = {run.identity: run for plan in self.plans for run in plan.manifest.runs}
-        return tuple(run for identity, run in planned.items() if identity not in found)
+        return tuple(run for identity, run in planned.items() if identity not in present)
 
 
 def collect(folders: Sequence[Path]) -> Collection:
-    """UsageError when a folder does not exist, or none of them holds a run or the plan of one."""
+    """Read the runs and plans in `folders`. UsageError when a folder does not exist or none has a run or plan."""
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(
-                f"{folder}: there is no such folder. Name folders of runs or of sweeps, such as outputs/2026-01-31_sweep."
-            )
+            raise UsageError(f"{folder}: no such folder. Name folders of runs or of sweeps, such as outputs/2026-01-31_sweep.")
     unreadable: list[ExcludedRun] = []
     runs: list[Run] = []
     for path in find_runs(folders):
@@ -63,26 +64,26 @@ def collect(folders: Sequence[Path]) -> Collection:
             unreadable.append(ExcludedRun(path, str(error).removeprefix(f"{path}: ")))
     plans = tuple(_plans(folders, runs, unreadable))
     if not runs and not plans:
-        raise UsageError(_nothing(folders, unreadable))
-    counted, repeated = _once_each(runs)
-    return Collection(tuple(folders), counted, plans, tuple(unreadable), repeated)
+        raise UsageError(_nothing_found(folders, unreadable))
+    counted, duplicates = _deduplicate(runs)
+    return Collection(tuple(folders), counted, plans, tuple(unreadable), duplicates)
 
 
-def _nothing(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -> str:
-    said = f"{', '.join(map(str, folders))}: no run found here or below. A run folder holds status.json and config.yaml."
+def _nothing_found(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -> str:
+    message = f"{', '.join(map(str, folders))}: no run found here or below. A run folder holds status.json and config.yaml."
     if unreadable:
-        said += f" Of {len(unreadable)} that cannot be read, the first is {unreadable[0].folder}: {unreadable[0].reason}"
-    return said
+        message += f" {len(unreadable)} cannot be read, the first is {unreadable[0].folder}: {unreadable[0].reason}"
+    return message
 
 
 def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[ExcludedRun]) -> Iterator[PlannedSweep]:
-    """Of the sweeps in `folders` or right below them: a folder of sweeps is as good as a sweep."""
-    seen: set[Path] = set()
+    """Read the manifests in `folders` and one level below, so that a folder of sweeps works like a sweep."""
+    visited: set[Path] = set()
     for top in folders:
         for folder in [top, *(path.parent for path in sorted(top.glob(f"*/{FILE_NAME}")))]:
-            if folder.resolve() in seen:
+            if folder.resolve() in visited:
                 continue
-            seen.add(folder.resolve())
+            visited.add(folder.resolve())
             try:
                 manifest = read_manifest(folder)
             except (UsageError, OSError) as error:
@@ -92,22 +93,24 @@ def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[Exclud
                 yield PlannedSweep(folder, upgraded_manifest(manifest, runs))
 
 
-def _once_each(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[ExcludedRun, ...]]:
-    """Of the attempts at one experiment the best: two copies of a run are not two observations."""
+def _deduplicate(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[ExcludedRun, ...]]:
+    """Keep the best attempt at each experiment: two copies of a run are not two observations."""
     by_identity: dict[str, list[Run]] = {}
     for run in runs:
         by_identity.setdefault(run.identity or str(run.folder), []).append(run)
-    chosen: list[Run] = []
-    repeated: list[ExcludedRun] = []
+    counted: list[Run] = []
+    duplicates: list[ExcludedRun] = []
     for attempts in by_identity.values():
-        best = max(attempts, key=_worth)
-        chosen.append(best)
+        best = max(attempts, key=_priority)
+        counted.append(best)
         others = [run for run in attempts if run is not best]
-        repeated += [ExcludedRun(run.folder, f"{run.state}; the same experiment is counted from {best.folder}") for run in others]
-    place = {id(run): i for i, run in enumerate(runs)}
-    return tuple(sorted(chosen, key=lambda run: place[id(run)])), tuple(repeated)
+        duplicates += [
+            ExcludedRun(run.folder, f"{run.state}; the same experiment is counted from {best.folder}") for run in others
+        ]
+    position = {id(run): i for i, run in enumerate(runs)}
+    return tuple(sorted(counted, key=lambda run: position[id(run)])), tuple(duplicates)
 
 
-def _worth(run: Run) -> tuple[bool, bool, str]:
-    """Ended before going on before the rest; of equals the one that started last."""
+def _priority(run: Run) -> tuple[bool, bool, str]:
+    """Return a sort key: finished runs rank above running ones, these above all others; ties go to the latest start."""
     return run.state in FINISHED, run.state == "running", str(run.status.get("started", ""))

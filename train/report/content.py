@@ -1,4 +1,4 @@
-"""What stands on the page, in its order, before anything is laid out."""
+"""The content of a report in the order of the page, before layout."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ VERDICTS = {
 }
 DESIGNS = {
     "grid": "grid: all combinations of the levels",
-    "one_at_a_time": "one at a time: the baseline, and each single change of it",
-    "leave_one_out": "leave one out: the full recipe, and each single ingredient of it replaced",
+    "one_at_a_time": "one at a time: the baseline, and variants with a single change",
+    "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
 _STATES = ("done", "diverged", "failed", "lost", "interrupted", "running", "queued")
 
 
 @dataclass(frozen=True)
 class ArmCommands:
-    """The commands that give one arm's runs again."""
+    """The commands that reproduce the runs of one arm."""
 
     label: str
     commands: tuple[str, ...]
@@ -44,10 +44,10 @@ class ArmCommands:
 
 @dataclass(frozen=True)
 class Content:
-    """`asked`: (what, answer) of the top of the page; `scale`: the ends of the strip of dots."""
+    """All content of a report. `header`: (name, value) of the fields at the top; `scale`: the ends of the strip of dots."""
 
     title: str
-    asked: tuple[tuple[str, str], ...]
+    header: tuple[tuple[str, str], ...]
     metric: str
     higher_is_better: bool
     value_unit: str
@@ -70,26 +70,27 @@ class Content:
     missing: tuple[PlannedRun, ...]
     dropped: tuple[Dropped, ...]
     unreadable: tuple[ExcludedRun, ...]
-    repeated: tuple[ExcludedRun, ...]
+    duplicates: tuple[ExcludedRun, ...]
     notes: tuple[str, ...]
-    repeats: tuple[ArmCommands, ...]
+    arm_commands: tuple[ArmCommands, ...]
     versions: tuple[tuple[str, str], ...]
 
-    def drawing(self, *names: str) -> tuple[ReportFigure, ...]:
-        return tuple(drawing for drawing in self.figures if drawing.name in names)
+    def figures_named(self, *names: str) -> tuple[ReportFigure, ...]:
+        return tuple(figure for figure in self.figures if figure.name in names)
 
-    def drawings_but(self, *names: str) -> tuple[ReportFigure, ...]:
-        return tuple(drawing for drawing in self.figures if drawing.name not in names)
+    def figures_except(self, *names: str) -> tuple[ReportFigure, ...]:
+        return tuple(figure for figure in self.figures if figure.name not in names)
 
 
-def build_content(analysis: Analysis, drawings: Sequence[ReportFigure]) -> Content:
+def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Content:
+    """Return the content of the report on `analysis`."""
     study, metric = analysis.study, analysis.metric
     values = [value for sample in analysis.samples.values() for value in sample.values]
     scale = (table_text.value(metric, min(values)), table_text.value(metric, max(values))) if values else ("", "")
     plans = [plan.manifest for plan in study.collection.plans]
     return Content(
         title=title_of(analysis),
-        asked=tuple(header_fields(analysis)),
+        header=tuple(header_fields(analysis)),
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
         value_unit="%" if metric.is_share else "",
@@ -104,7 +105,7 @@ def build_content(analysis: Analysis, drawings: Sequence[ReportFigure]) -> Conte
         interactions=table.interactions(analysis),
         grid_notes=analysis.grid.notes if analysis.grid else (),
         pairs=table.pairs(analysis),
-        figures=tuple(drawings),
+        figures=tuple(figures),
         threats=analysis.threats,
         running=table.listed_runs(analysis, "running", "queued"),
         failed=table.listed_runs(analysis, *FAILED, "interrupted"),
@@ -112,14 +113,15 @@ def build_content(analysis: Analysis, drawings: Sequence[ReportFigure]) -> Conte
         missing=study.collection.missing,
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
         unreadable=study.collection.unreadable,
-        repeated=study.collection.repeated,
+        duplicates=study.collection.duplicates,
         notes=tuple(_notes(analysis)),
-        repeats=tuple(ArmCommands(analysis.samples[arm.id].arm, table.commands(arm)) for arm in analysis.ranked),
+        arm_commands=tuple(ArmCommands(analysis.samples[arm.id].arm, table.commands(arm)) for arm in analysis.ranked),
         versions=tuple(_versions(study.runs)),
     )
 
 
 def title_of(analysis: Analysis) -> str:
+    """Return the title of the report."""
     factors = [factor for factor, levels in analysis.study.factors.items() if len(levels) > 1]
     if not 1 <= len(factors) <= 4:
         return (
@@ -127,36 +129,36 @@ def title_of(analysis: Analysis) -> str:
             if factors
             else "One arm, without a comparison"
         )
-    named = factors[0] if len(factors) == 1 else f"{', '.join(factors[:-1])} and {factors[-1]}"
-    return f"What {named} {'does' if len(factors) == 1 else 'do'} to {analysis.metric.name}"
+    names = factors[0] if len(factors) == 1 else f"{', '.join(factors[:-1])} and {factors[-1]}"
+    return f"{'Effect' if len(factors) == 1 else 'Effects'} of {names} on {analysis.metric.name}"
 
 
 def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
-    """What was run, on what, and how it is judged."""
+    """Yield the (name, value) fields at the top: what was run, on what data and device, and how it is compared."""
     study, metric, runs = analysis.study, analysis.metric, analysis.study.runs
     commands = [shlex.join(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
-    yield "Command", "; ".join(commands) or "runs collected from folders; no plan of a sweep among them"
+    yield "Command", "; ".join(commands) or "runs collected from folders, without a sweep manifest"
     if study.manifest and study.manifest.study:
         yield "Study", study.manifest.study
     if study.design:
         yield "Design", DESIGNS[study.design]
     yield "Runs", _counts(analysis)
     if study.tune:
-        yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy: {cost(analysis.chosen)}"
-    yield "Baseline", f"{study.baseline.full_label}: {study.baseline_because}"
+        yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy ({cost(analysis.chosen)})"
+    yield "Baseline", f"{study.baseline.full_label}: {study.baseline_reason}"
     yield (
         "Metric",
         (
-            f"{metric.name} ({metric.tag}) after the last step of a run, never that of the best epoch; chosen in advance. "
+            f"{metric.name} ({metric.tag}) after the last step, not at the best epoch; chosen in advance. "
             f"{'Higher' if metric.higher_is_better else 'Lower'} is better."
         ),
     )
     examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})
-    counted = f"; the metric is counted on {' or '.join(f'{count:,}' for count in examples)} images" if examples else ""
-    yield "Data", _varied(runs, lambda run: run.choices.get("data") or _value(run, "data", "_target_")) + counted
+    evaluated = f"; the metric is evaluated on {' or '.join(f'{count:,}' for count in examples)} images" if examples else ""
+    yield "Data", _varied(runs, lambda run: run.choices.get("data") or _value(run, "data", "_target_")) + evaluated
     yield (
         "Training",
-        f"{_varied(runs, _budget)}, batches of {_varied(runs, lambda run: _value(run, 'trainer', 'batch_size'))} images",
+        f"{_varied(runs, _budget)}, batch size {_varied(runs, lambda run: _value(run, 'trainer', 'batch_size'))}",
     )
     yield (
         "Device",
@@ -170,12 +172,12 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
 def _counts(analysis: Analysis) -> str:
     study = analysis.study
     states = Counter(run.state for run in study.runs)
-    said = [f"{states[state]} {state}" for state in _STATES if states[state]]
+    counts = [f"{states[state]} {state}" for state in _STATES if states[state]]
     missing = len(study.collection.missing)
     arms = number_text.plural(len(study.arms), "arm")
     return ", ".join(
-        [f"{number_text.plural(len(study.runs), 'run')} of {arms}: {', '.join(said) or 'none yet'}"]
-        + ([f"{missing} not made"] if missing else [])
+        [f"{number_text.plural(len(study.runs), 'run')} of {arms}: {', '.join(counts) or 'none yet'}"]
+        + ([f"{missing} not started"] if missing else [])
     )
 
 
@@ -186,30 +188,30 @@ def _budget(run: Run) -> str:
 
 
 def _value(run: Run, *keys: str) -> str:
-    found: Any = run.config
+    value: Any = run.config
     for key in keys:
-        found = found.get(key, "") if isinstance(found, Mapping) else ""
-    return text(found)
+        value = value.get(key, "") if isinstance(value, Mapping) else ""
+    return text(value)
 
 
 def _varied(runs: Sequence[Run], read: Callable[[Run], str]) -> str:
-    """The different answers, the most frequent first."""
-    found = [value for value, _ in Counter(filter(None, map(read, runs))).most_common()]
-    return " or ".join(found[:4]) + (f" or {len(found) - 4} others" if len(found) > 4 else "") or table_text.UNKNOWN
+    """Return the distinct values of `read` over the runs, the most frequent first."""
+    values = [value for value, _ in Counter(filter(None, map(read, runs))).most_common()]
+    return " or ".join(values[:4]) + (f" or {len(values) - 4} others" if len(values) > 4 else "") or table_text.UNKNOWN
 
 
 def _notes(analysis: Analysis) -> Iterable[str]:
-    """What else a reader has to know of the material."""
+    """Yield what else affects the interpretation of the runs."""
     for plan in analysis.study.collection.plans:
         yield from plan.manifest.notes
     if len({plan.manifest.tune for plan in analysis.study.collection.plans}) > 1 and not analysis.study.tune:
-        yield "the sweeps tuned different keys (sweep.tune), so every level is an arm here; --tune KEY says what was tuned"
+        yield "the sweeps tuned different keys (sweep.tune), so every level is an arm here; name the tuned keys with --tune KEY"
     for arm in analysis.study.arms:
         for run in arm.runs:
             if problem := analysis.history(run).problem:
                 yield f"{run.folder}: {problem}"
             if run.state == "done" and run not in analysis.valued(arm):
-                yield f"{run.folder}: it ended, but has no {analysis.metric.name} that is a number; it is counted as missing"
+                yield f"{run.folder}: the run completed without a numeric {analysis.metric.name}; it is counted as missing"
 
 
 def _versions(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
@@ -220,12 +222,12 @@ def _versions(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 
 def _versions_of(run: Run) -> Mapping[str, Any]:
-    found = run.status.get("versions")
-    return found if isinstance(found, dict) else {}
+    versions = run.status.get("versions")
+    return versions if isinstance(versions, dict) else {}
 
 
 def relative_path(path: Path | str, out: Path) -> str:
-    """Relative to the report where it lies below it."""
+    """Return `path` relative to the report's folder if it is below it, else unchanged."""
     try:
         return str(Path(path).resolve().relative_to(out.resolve()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""How two runs differ, key by key."""
+"""Compare two runs key by key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RESULTS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", 
 
 @dataclass(frozen=True)
 class Difference:
-    """`key` has one value here and another there."""
+    """A key and its two different values."""
 
     key: str
     first: str
@@ -28,7 +28,7 @@ class Difference:
 
 
 def difference(first: Path, second: Path) -> str:
-    """As text. UsageError when one of them is no run folder."""
+    """Return the differences of two run folders as text. UsageError when one of them is no run folder."""
     a, b = read_run(first), read_run(second)
     sections = [
         ("choices", differing(a.choices, b.choices)),
@@ -36,18 +36,18 @@ def difference(first: Path, second: Path) -> str:
         ("code and machine", differing(_machine(a), _machine(b))),
         ("results", list(_results(a, b))),
     ]
-    lines = [f"A  {first}", f"B  {second}", "", _same(a, b)]
-    for title, found in sections:
-        lines += ["", f"{title}:" if found else f"{title}: no difference"]
-        lines += _columns(found)
+    lines = [f"A  {first}", f"B  {second}", "", _relation(a, b)]
+    for title, differences in sections:
+        lines += ["", f"{title}:" if differences else f"{title}: no difference"]
+        lines += _columns(differences)
     return "\n".join(lines)
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
-    """In the order of the keys of both."""
+    """Return the keys with different values, in the order of the keys of `first`, then of `second`."""
     keys = dict.fromkeys([*first, *second])
-    told = [(key, *(text(side[key]) if key in side else ABSENT for side in (first, second))) for key in keys]
-    return [Difference(key, one, other) for key, one, other in told if one != other]
+    rows = [(key, *(text(side[key]) if key in side else ABSENT for side in (first, second))) for key in keys]
+    return [Difference(key, left, right) for key, left, right in rows if left != right]
 
 
 def _config(run: Run) -> dict[str, Any]:
@@ -60,19 +60,19 @@ def _machine(run: Run) -> dict[str, Any]:
 
 
 def _results(a: Run, b: Run) -> Iterator[Difference]:
-    """Those of both, and by how much they differ."""
+    """Yield the results that differ, with the change from `a` to `b`."""
     if a.state != b.state or a.reason != b.reason:
         yield Difference("state", *(f"{run.state}: {run.reason}" if run.reason else run.state for run in (a, b)))
     for key in (*IN_SUMMARY.values(), *_RESULTS):
-        one, other = (number(run.summary.get(key)) for run in (a, b))
-        if one != other and not (math.isnan(one) and math.isnan(other)):
-            yield Difference(key, _number(key, one), _number(key, other) + _change(key, other - one))
+        left, right = (number(run.summary.get(key)) for run in (a, b))
+        if left != right and not (math.isnan(left) and math.isnan(right)):
+            yield Difference(key, _number(key, left), _number(key, right) + _change(key, right - left))
 
 
-def _change(key: str, by: float) -> str:
-    if not math.isfinite(by):
+def _change(key: str, change: float) -> str:
+    if not math.isfinite(change):
         return ""
-    return f"  ({100 * by:+.2f} points)" if key.endswith("_accuracy") else f"  ({by:+.4g})"
+    return f"  ({100 * change:+.2f} points)" if key.endswith("_accuracy") else f"  ({change:+.4g})"
 
 
 def _number(key: str, value: float) -> str:
@@ -83,16 +83,16 @@ def _number(key: str, value: float) -> str:
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else number_text.number(value)
 
 
-def _same(a: Run, b: Run) -> str:
+def _relation(a: Run, b: Run) -> str:
     if a.identity and a.identity == b.identity:
         return "The same experiment: same configuration, same seeds."
     if a.arm and a.arm == b.arm:
-        return "Runs of one arm: they differ in their seeds only."
-    return "Runs of two arms."
+        return "Runs of one arm: they differ only in their seeds."
+    return "Runs of different arms."
 
 
-def _columns(found: Iterable[Difference]) -> list[str]:
-    rows = [(one.key, one.first, one.second) for one in found]
+def _columns(differences: Iterable[Difference]) -> list[str]:
+    rows = [(item.key, item.first, item.second) for item in differences]
     if not rows:
         return []
     widths = [min(max(len(row[i]) for row in rows), 48) for i in (0, 1)]

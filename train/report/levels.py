@@ -1,4 +1,4 @@
-"""In what arms differ: which option groups and which configuration keys. Standard library only."""
+"""Find the factors in which arms differ: option groups and configuration keys. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from train.store.overrides import flatten
 from train.store.run import Run
 
 ABSENT = "-"
-"""The level of an arm whose configuration has no such key."""
+"""The level of an arm whose configuration lacks the key."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was chosen. `choices`: option group -> option; `values`: dotted key -> value; seeds and bookkeeping in neither."""
+    """The configuration of an arm.
+
+    `choices`: option group -> option; `values`: dotted key -> value. Neither includes seeds or bookkeeping.
+    """
 
     choices: Mapping[str, str]
     values: Mapping[str, Any]
 
     def level(self, factor: str) -> str:
-        """Of an option group, a dotted key, or an axis as it was typed (`+trainer.max_steps`)."""
+        """Return the level of an option group, a dotted key or an axis as typed (`+trainer.max_steps`); ABSENT without one."""
         key = re.sub(r"^[+~]+|@.*$", "", factor)
         if key in self.choices:
             return self.choices[key]
@@ -35,27 +38,29 @@ class Setting:
 
 
 def setting_of(run: Run) -> Setting:
+    """Return the setting of the arm to which `run` belongs."""
     kept = {key: value for key, value in experiment_of(run.config).items() if key not in SEEDS}
     return Setting({str(group): str(option) for group, option in run.choices.items()}, flatten(kept))
 
 
 def text(value: Any) -> str:
-    """A value as one would type it."""
+    """Format a configuration value as it would be typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
 
 
 def factors_of(settings: Sequence[Setting]) -> tuple[str, ...]:
-    """The option groups that differ between `settings`, then the keys that differ otherwise than by the choice of their group.
+    """Return the option groups that differ between `settings`, then the keys whose difference no group's choice explains.
 
-    `norm=group` brings a `norm.groups` that `norm=batch` has not: the factor is `norm` alone, unless two arms with `norm=group`
-    have different ones.
+    `norm=group` has a key `norm.groups` and `norm=batch` has none: the factor is `norm` alone, unless two arms with `norm=group`
+    differ in `norm.groups`.
     """
     groups = [group for group in _union(setting.choices for setting in settings) if _differ([s.level(group) for s in settings])]
     keys = _union(setting.values for setting in settings)
-    return (*groups, *(key for key in keys if _differs_of_itself(key, settings, groups)))
+    return (*groups, *(key for key in keys if _differs_within_option(key, settings, groups)))
 
 
-def _differs_of_itself(key: str, settings: Sequence[Setting], groups: Sequence[str]) -> bool:
+def _differs_within_option(key: str, settings: Sequence[Setting], groups: Sequence[str]) -> bool:
+    """Return whether `key` differs between settings that have the same option of its group."""
     group = key.partition(".")[0]
     if group not in groups:
         return _differ([text(setting.values.get(key, ABSENT)) for setting in settings])
@@ -66,7 +71,7 @@ def _differs_of_itself(key: str, settings: Sequence[Setting], groups: Sequence[s
 
 
 def levels_in_order(levels: Sequence[str]) -> tuple[str, ...]:
-    """Each once: numbers by size, all others in the order of their first appearance."""
+    """Return each level once: numbers sorted, anything else in the order of first appearance."""
     unique = tuple(dict.fromkeys(levels))
     try:
         return tuple(sorted(unique, key=float))

@@ -1,4 +1,4 @@
-"""The one number by which runs are compared: the final one, named before anybody looks."""
+"""The metric by which runs are compared: one final value per run, to be chosen before seeing results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IN_SUMMARY = {
     "loss/val": "val_loss",
     "loss/train": "train_loss",
 }
-"""Tag -> the key of summary.json that holds its final value. Of any other tag it is that of the last record."""
+"""Tag -> the key of summary.json that holds its final value. Any other tag takes its last record as the final value."""
 
 _EXAMPLES = {"test": "test_examples", "val": "val_examples"}
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -30,7 +30,7 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Metric:
-    """`tag` as in metrics.jsonl. Accuracies are fractions and shown in percent; of anything else the number itself is shown."""
+    """A metric by its `tag` in metrics.jsonl. Accuracies are fractions, displayed in percent; others are displayed unscaled."""
 
     tag: str
 
@@ -44,25 +44,25 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """`test accuracy`; a tag that is not of the usual ones is its own name."""
-        what, _, split = self.tag.partition("/")
-        return f"{_SPLITS[split]} {what}" if what in ("accuracy", "loss") and split in _SPLITS else self.tag
+        """A readable name such as `test accuracy`; the tag itself for other tags."""
+        quantity, _, split = self.tag.partition("/")
+        return f"{_SPLITS[split]} {quantity}" if quantity in ("accuracy", "loss") and split in _SPLITS else self.tag
 
     def value(self, run: Run, history: History) -> float:
-        """After the last step of the run; NaN where there is none."""
+        """Return the value after the last step of the run; NaN without one."""
         key = IN_SUMMARY.get(self.tag)
         if key is not None and run.summary.get(key) is not None:
             return number(run.summary[key])
         return history.last(self.tag)
 
     def examples(self, run: Run) -> int | None:
-        """How many images it was counted on."""
+        """Return the number of images that the metric was evaluated on; None when unknown."""
         count = run.summary.get(_EXAMPLES.get(self.tag.partition("/")[2], ""))
         return count if isinstance(count, int) and count > 0 else None
 
 
 def number(value: Any) -> float:
-    """A float of summary.json or status.json; NaN for anything that is none."""
+    """Convert a value of summary.json or status.json to a float; NaN for anything that is no number."""
     try:
         return decode_float(value)
     except (TypeError, ValueError):
@@ -70,12 +70,14 @@ def number(value: Any) -> float:
 
 
 def check_metric(metric: Metric, runs: Sequence[Run], histories: Mapping[Path, History]) -> None:
-    """UsageError, with what there is, when runs ended and none of them has it."""
-    ended = [run for run in runs if run.state == "done"]
-    if not ended or any(math.isfinite(metric.value(run, histories[run.folder])) for run in ended):
+    """Raise UsageError, listing the recorded metrics, when runs completed but none of them has `metric`."""
+    completed = [run for run in runs if run.state == "done"]
+    if not completed or any(math.isfinite(metric.value(run, histories[run.folder])) for run in completed):
         return
-    known = sorted(recorded_tags(ended[0]) | {tag for tag, key in IN_SUMMARY.items() if ended[0].summary.get(key) is not None})
-    listed = f"Recorded were: {', '.join(known)}." if known else "Nothing was recorded."
-    near = did_you_mean(metric.tag, known) if known else ""
-    hint = f" {near}" if near.startswith("Did") else ""
-    raise UsageError(f"--metric {metric.tag}: no run that ended has it.{hint} {listed}")
+    available = sorted(
+        recorded_tags(completed[0]) | {tag for tag, key in IN_SUMMARY.items() if completed[0].summary.get(key) is not None}
+    )
+    recorded = f"Recorded metrics: {', '.join(available)}." if available else "No metrics were recorded."
+    suggestion = did_you_mean(metric.tag, available) if available else ""
+    hint = f" {suggestion}" if suggestion.startswith("Did") else ""
+    raise UsageError(f"--metric {metric.tag}: no completed run has this metric.{hint} {recorded}")

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, neither network nor scripts."""
+"""Render the report as one self-contained HTML file, without scripts or network requests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
 
 
 def html(content: Content, out: Path) -> str:
-    """`out`: the folder of the page, to which paths are relative. Whatever comes from a run folder is escaped."""
+    """Render `content`. `out`: the folder of the page, to which paths are relative. All text from run folders is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.globals |= {"verdicts": VERDICTS, "base64": _base64, "at": _at, "command": command}
-    return environment.get_template("report.html.j2").render(c=content, shown=lambda path: relative_path(path, out))
+    environment.globals |= {"verdicts": VERDICTS, "base64": _base64, "strip_x": _strip_x, "command": command}
+    return environment.get_template("report.html.j2").render(c=content, relative=lambda path: relative_path(path, out))
 
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _at(place: float) -> str:
-    """A place on the strip of dots, in its own units."""
-    return f"{_STRIP_LEFT + _STRIP_WIDTH * place:.1f}"
+def _strip_x(position: float) -> str:
+    """Return the x coordinate of `position` (0 to 1) on the strip of dots."""
+    return f"{_STRIP_LEFT + _STRIP_WIDTH * position:.1f}"

@@ -1,4 +1,4 @@
-"""Numbers as sentences carry them: percentage points where the values are shares, no more digits than the interval bears."""
+"""Format numbers for sentences: percentage points for shares, and no more digits than the interval supports."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ MOST_DECIMALS = 5
 
 
 def points(metric: MetricInfo) -> str:
+    """Return the unit of differences, with a leading space; empty unless the metric is a share."""
     return " percentage points" if metric.is_share else ""
 
 
 def decimals_for(effect: Effect, metric: MetricInfo) -> int:
-    """Two digits of the interval's half width, and as many as it takes that an end beside 0 does not look like 0."""
+    """Return the decimals for two digits of the interval's half width, and more where an end near 0 would print as 0."""
     scale = 100 if metric.is_share else 1
     if effect.low is None or effect.high is None:
         return 2 if metric.is_share else 4
     half = (effect.high - effect.low) / 2 * scale
     nearest = min(abs(effect.low), abs(effect.high)) * scale
-    enough = _first_digit(half) + 1
-    return min(MOST_DECIMALS, max(0, enough, _first_digit(nearest) if nearest > 0 else 0))
+    needed = _first_digit(half) + 1
+    return min(MOST_DECIMALS, max(0, needed, _first_digit(nearest) if nearest > 0 else 0))
 
 
 def _first_digit(value: float) -> int:
-    """Decimals at which the first digit of `value` shows: 0.034 -> 2, 12 -> -1."""
+    """Return the decimal position of the first digit of `value`: 0.034 -> 2, 12 -> -1."""
     return -floor(log10(value)) if value > 0 else 0
 
 
 def signed(value: float, metric: MetricInfo, decimals: int) -> str:
+    """Format with a sign; 0 has none."""
     text = plain(abs(value), metric, decimals)
     sign = "" if float(text) == 0 else "+" if value > 0 else MINUS
     return sign + text
@@ -42,24 +44,25 @@ def plain(value: float, metric: MetricInfo, decimals: int) -> str:
 
 
 def at_least(value: float, metric: MetricInfo, decimals: int) -> str:
-    """Rounded up: bounds are never made tighter by printing them."""
+    """Format `value` rounded up, so that printing never tightens a bound."""
     scaled = value * (100 if metric.is_share else 1) * 10**decimals
     return f"{ceil(scaled - 1e-9) / 10**decimals:.{decimals}f}"
 
 
 def interval(effect: Effect, metric: MetricInfo, decimals: int, confidence: float) -> str:
+    """Return the interval, such as `95 % CI +1.1 to +5.3`."""
     if effect.low is None or effect.high is None:
         return "no interval"
     low, high = signed(effect.low, metric, decimals), signed(effect.high, metric, decimals)
-    return f"{percent(confidence)} interval {low} to {high}"
+    return f"{percent(confidence)} CI {low} to {high}"
 
 
 def rate(rate: Rate) -> str:
-    """3 of 5 runs (60 %, 95 % interval 23 to 88)"""
+    """Format a rate: `3 of 5 runs (60 %, 95 % CI 23 to 88)`."""
     if rate.total == 0:
         return "0 of 0 runs"
-    within = f"95 % interval {100 * rate.low:.0f} to {100 * rate.high:.0f}"
-    return f"{rate.count} of {runs(rate.total)} ({percent(rate.count / rate.total)}, {within})"
+    interval_text = f"95 % CI {100 * rate.low:.0f} to {100 * rate.high:.0f}"
+    return f"{rate.count} of {runs(rate.total)} ({percent(rate.count / rate.total)}, {interval_text})"
 
 
 def percent(share: float) -> str:
@@ -71,6 +74,7 @@ def runs(count: int) -> str:
 
 
 def number(value: float) -> str:
+    """Format a setting such as a learning rate or a budget; whole numbers from 1,000 get separators."""
     return f"{value:,.0f}" if isfinite(value) and value == round(value) and abs(value) >= 1000 else f"{value:g}"
 
 
@@ -79,5 +83,5 @@ def numbers(values: Iterable[float]) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c"""
+    """Join words: `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""

@@ -1,4 +1,4 @@
-"""Numbers and times of a report as people read them. `None` and NaN are an en dash: not known, not zero."""
+"""Format the numbers and times of a report. `None` and NaN become an en dash: unknown, not zero."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MINUS = "\u2212"
 
 
 def value(metric: Metric, number: float | None, digits: int = 2) -> str:
-    """Of the metric itself: `71.65 %`, or the number."""
+    """Format a value of the metric: `71.65 %` for a share, otherwise the number."""
     if number is None or not math.isfinite(number):
         return UNKNOWN
     return number_text.percent(number, digits) if metric.is_share else number_text.number(number).replace("-", MINUS)
 
 
 def bare(metric: Metric, number: float | None, digits: int = 2) -> str:
-    """As `value`, without its unit: a column says it once."""
+    """Format like `value`, without the unit, for columns whose heading has it."""
     return value(metric, number, digits).removesuffix(" %")
 
 
 def difference(metric: Metric, number: float | None) -> str:
-    """With its sign; of a share in percentage points, without a unit."""
+    """Format a difference with its sign and without a unit; for a share in percentage points."""
     if number is None or not math.isfinite(number):
         return UNKNOWN
     text = f"{100 * number:+.2f}" if metric.is_share else f"{number:+.4g}"
@@ -33,13 +33,14 @@ def difference(metric: Metric, number: float | None) -> str:
 
 
 def interval(metric: Metric, effect: Effect) -> str:
+    """Format an interval: `[+0.35, +1.20]`; empty without one."""
     if effect.low is None or effect.high is None:
         return ""
     return f"[{difference(metric, effect.low)}, {difference(metric, effect.high)}]"
 
 
 def unit(metric: Metric) -> str:
-    """Of differences."""
+    """Return the unit of differences."""
     return "percentage points" if metric.is_share else metric.name
 
 
@@ -51,17 +52,17 @@ def p_value(p: float | None) -> str:
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
-def rate(found: Rate) -> str:
-    """`1/5`; where nothing came to a result there is no rate."""
-    return f"{found.count}/{found.total}" if found.total else UNKNOWN
+def rate(rate: Rate) -> str:
+    """Format a rate: `1/5`; unknown without any result."""
+    return f"{rate.count}/{rate.total}" if rate.total else UNKNOWN
 
 
-def rate_interval(found: Rate) -> str:
-    return f"[{100 * found.low:.0f}, {100 * found.high:.0f}] %" if found.total else ""
+def rate_interval(rate: Rate) -> str:
+    return f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}] %" if rate.total else ""
 
 
 def duration(seconds: float) -> str:
-    """Below two minutes with a digit after the point."""
+    """Format a duration; below two minutes in seconds with one decimal."""
     if not math.isfinite(seconds):
         return UNKNOWN
     return f"{seconds:.1f} s" if seconds < 120 else number_text.duration(seconds)

@@ -1,9 +1,9 @@
-"""Keys that are tuned: of the levels tried for an arm, the one at which it is compared.
+"""Choose, for every arm, the level of the tuned keys at which it is compared.
 
-It is the level with the best mean validation accuracy after the last step, over the arm's runs. What the runs are compared by,
-the test split above all, has no part in it. A level that lost a run (diverged, failed) comes after all that lost none, since the
-mean of those that are left is of a selection: among such, the one that lost the smallest share. A level that still waits for runs
-comes after those that have all. Of levels that are equally good, the first.
+The chosen level has the best mean validation accuracy after the last step, over the arm's runs. The metric by which arms are
+compared, above all on the test split, plays no part in the choice. A level that lost a run (diverged, failed) ranks below all
+levels that lost none, because the mean of the remaining runs is that of a selection; among such levels the one that lost the
+smallest share comes first. A level with pending runs ranks below complete ones. Ties go to the first level.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from train.report.collect import FAILED
 from train.report.metric import number
 from train.store.run import Run
 
-SAME = 1e-12
+TIE_TOLERANCE = 1e-12
 """Means that differ by less are equal: they are sums of the same fractions in another order."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One combination of levels of the tuned keys in one arm. `arm`: the id of its configuration; `setting`: key -> level;
-    `planned`: runs, 0 where no plan says."""
+    """One combination of levels of the tuned keys in one arm.
+
+    `arm`: the id of its configuration; `setting`: key -> level; `planned`: number of planned runs, 0 without a plan.
+    """
 
     arm: str
     setting: Mapping[str, str]
@@ -38,17 +40,18 @@ class Level:
 
     @cached_property
     def values(self) -> tuple[float, ...]:
-        """The final validation accuracy of every run that came to its end and has one."""
-        found = [number(run.summary.get("val_accuracy")) for run in self.runs if run.state == "done"]
-        return tuple(value for value in found if math.isfinite(value))
+        """The final validation accuracies of the completed runs that have one."""
+        accuracies = [number(run.summary.get("val_accuracy")) for run in self.runs if run.state == "done"]
+        return tuple(value for value in accuracies if math.isfinite(value))
 
     @property
     def mean(self) -> float:
+        """The mean of `values`; NaN without any."""
         return statistics.fmean(self.values) if self.values else math.nan
 
     @property
     def standard_error(self) -> float:
-        """Of the mean; NaN of fewer than two runs."""
+        """The standard error of the mean; NaN for fewer than two runs."""
         return statistics.stdev(self.values) / math.sqrt(len(self.values)) if len(self.values) > 1 else math.nan
 
     @property
@@ -61,98 +64,102 @@ class Level:
 
     @property
     def lost(self) -> int:
+        """The number of diverged and failed runs."""
         return self.diverged + self.failed
 
     @property
     def size(self) -> int:
-        """Its runs, made or planned."""
+        """The number of runs, started or planned."""
         return max(self.planned, len(self.runs))
 
     @property
-    def waiting(self) -> int:
-        """Runs that have no result yet, and those that ended without a validation accuracy."""
+    def pending(self) -> int:
+        """The number of runs without a result, including completed ones without a validation accuracy."""
         return self.size - len(self.values) - self.lost
 
     @property
     def was_tried(self) -> bool:
+        """Whether at least one run has a result."""
         return bool(self.values) or self.lost > 0
 
     @property
     def rank(self) -> tuple[float, ...]:
-        """Smaller is better."""
+        """A sort key; smaller is better."""
         if not self.values:
             return (1,)
-        return 0, self.lost > 0, self.waiting > 0, self.lost / (self.lost + len(self.values)), -self.mean
+        return 0, self.lost > 0, self.pending > 0, self.lost / (self.lost + len(self.values)), -self.mean
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Of one arm. `levels`: all that were tried or planned, in their order; `chosen` is one of them."""
+    """The chosen level of one arm. `levels`: all levels tried or planned, in order; `chosen` is one of them."""
 
     levels: tuple[Level, ...]
     chosen: Level
 
     @property
     def others(self) -> tuple[Level, ...]:
+        """The levels that were not chosen."""
         return tuple(level for level in self.levels if level is not self.chosen)
 
     @property
     def was_measured(self) -> bool:
-        """Whether it is a choice at all: else no level has a validation accuracy, and the first stands for all."""
+        """Whether the choice rests on a validation accuracy; otherwise no level has one and the first represents the arm."""
         return bool(self.chosen.values)
 
     @property
     def lost_all(self) -> bool:
-        """Whether runs diverged or failed at every level and none came to its end."""
-        return not self.was_measured and all(level.lost and not level.waiting for level in self.levels)
+        """Whether every run at every level diverged or failed."""
+        return not self.was_measured and all(level.lost and not level.pending for level in self.levels)
 
     @property
     def is_provisional(self) -> bool:
-        return any(level.waiting for level in self.levels)
+        """Whether runs are pending."""
+        return any(level.pending for level in self.levels)
 
     @property
     def tied(self) -> tuple[Level, ...]:
-        """Those that are as good as the chosen one."""
+        """The other levels that rank equal to the chosen one."""
         if not self.was_measured:
             return ()
-        return tuple(level for level in self.others if _as_good(level.rank, self.chosen.rank))
+        return tuple(level for level in self.others if _is_tie(level.rank, self.chosen.rank))
 
     @property
     def edges(self) -> Mapping[str, str]:
-        """Key -> "smallest" or "largest", for keys with numbers of which the chosen level is at an end of those tried."""
+        """Key -> "smallest" or "largest", for numeric keys whose chosen level is at an end of the range tried."""
         if not self.was_measured:
             return {}
-        found = {}
+        edges = {}
         for key, level in self.chosen.setting.items():
-            tried = _numbers([one.setting[key] for one in self.levels if one.was_tried])
+            tried = _numbers([candidate.setting[key] for candidate in self.levels if candidate.was_tried])
             if tried and len(set(tried)) > 1 and float(level) in (min(tried), max(tried)):
-                found[key] = "smallest" if float(level) == min(tried) else "largest"
-        return found
+                edges[key] = "smallest" if float(level) == min(tried) else "largest"
+        return edges
 
 
 def choose(levels: Sequence[Level]) -> Choice:
-    """`levels`: of one arm, at least one, in the order in which they were found; numbers are put in order by size."""
-    ordered = tuple(sorted(levels, key=_place(levels)))
+    """Choose the best of the `levels` of one arm, at least one. Numbers are sorted; other levels keep their order."""
+    ordered = tuple(sorted(levels, key=_sort_key(levels)))
     best = min(level.rank for level in ordered)
-    return Choice(ordered, next(level for level in ordered if _as_good(level.rank, best)))
+    return Choice(ordered, next(level for level in ordered if _is_tie(level.rank, best)))
 
 
-def _as_good(rank: Sequence[float], best: Sequence[float]) -> bool:
-    return len(rank) == len(best) and [*rank[:-1]] == [*best[:-1]] and abs(rank[-1] - best[-1]) < SAME
+def _is_tie(rank: Sequence[float], best: Sequence[float]) -> bool:
+    return len(rank) == len(best) and [*rank[:-1]] == [*best[:-1]] and abs(rank[-1] - best[-1]) < TIE_TOLERANCE
 
 
-def _place(levels: Sequence[Level]) -> Callable[[Level], tuple[float, ...]]:
-    """A key to sort by: for each tuned key the number itself, or the place of the word."""
+def _sort_key(levels: Sequence[Level]) -> Callable[[Level], tuple[float, ...]]:
+    """Return a sort key for levels: for each tuned key the number itself, or the position of a word."""
     orders = {}
     for key in levels[0].setting:
-        found = list(dict.fromkeys(level.setting[key] for level in levels))
-        known = _numbers(found)
-        orders[key] = dict(zip(found, known or range(len(found)), strict=True))
+        names = list(dict.fromkeys(level.setting[key] for level in levels))
+        values = _numbers(names)
+        orders[key] = dict(zip(names, values or range(len(names)), strict=True))
     return lambda level: tuple(orders[key][name] for key, name in level.setting.items())
 
 
 def _numbers(levels: Sequence[str]) -> list[float]:
-    """Empty where one of them is none."""
+    """Return the levels as numbers; empty when one of them is no number."""
     try:
         return [float(level) for level in levels]
     except ValueError:
