@@ -105,8 +105,16 @@ def cases(conf: Path, images: Path) -> list[Case]:
     """
     names = choices(conf)
     studies = [_study(choice) for choice in names if choice.startswith(OF_SWEEPS)]
-    return [*_sweeps(), *studies, *_single_runs(images), *(_choice(name, images) for name in names if not name.startswith(OF_SWEEPS))]
+    return [
+        *_sweeps(),
+        *studies,
+        *_single_runs(images),
+        *(_choice(name, images) for name in names if not name.startswith(OF_SWEEPS)),
+    ]
 
+
+ACROSS = "resumed across revisions"
+"""The case whose run is begun at one revision and gone on with at another."""
 
 ON_CPU = ("trainer.device=cpu",)
 SMALL_SWEEP = ("-m", *SMALL, *ON_CPU, "report.tensorboard=false", "hydra.sweep.dir=sweep")
@@ -128,12 +136,14 @@ def _study(choice: str) -> Case:
 def _single_runs(images: Path) -> list[Case]:
     watched = ["observe=full", "observe.every=2", "observe.histogram_every=2"]
     begun = _run(_longer(4), "schedule=constant", "augment=lecture", "regularization=dropout", *watched)
-    diverging = _run(_longer(20), "schedule=constant", "norm=none", "optimizer.lr=100", "observe.every=8")
+    diverging = _run(_longer(40), "schedule=constant", "norm=none", "optimizer.lr=1000", "observe.every=8")
     float32 = ("trainer.precision=float32", "trainer.memory_format=contiguous", "trainer.grad_clip=0.5")
     workers = ["data.workers=2" if item.startswith("data.workers=") else item for item in overrides_of(IMAGE_FOLDER)]
+    resumed = (begun, ("resume=run", "trainer.max_steps=8"))
     return [
         Case("image folder with workers", (_run(workers, f"data.root={images}", "augment=[multi_scale,flip]"),)),
-        Case("resumed", (begun, ("resume=run", "trainer.max_steps=8"))),
+        Case("resumed", resumed),
+        Case(ACROSS, resumed),
         Case("diverged", (diverging,), exit_code=3),
         Case("float32", (_run(_longer(8), *float32),)),
     ]

@@ -1,9 +1,9 @@
-"""The half of scripts/same_bits.py that runs inside one revision: it imports that revision's `train` once and forks a child a case.
+"""How scripts/same_bits.py runs one revision: it exports the revision and starts this file again as a process of that revision.
 
     python -P scripts/same_bits_driver.py ORDER.json     with PYTHONPATH=FOLDER_OF_THE_REVISION
 
-Importing is all that this process does: it runs no tensor operation, so that every child begins like a fresh process. Of `train` it
-uses the command alone, which every revision has.
+That process imports the revision's `train` once and forks a child per case. Importing is all that it does itself: it runs no
+tensor operation, so that every child begins like a fresh process. Of `train` it uses the command alone, which every revision has.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import pkgutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -24,11 +25,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 300.0
+"""Longest time for one command of a case."""
+
 PRELOADED = ("torch", "torch._inductor", "torchvision", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin")
 """What runs import late: once here instead of in every child."""
 
 MAKES_THE_ID = ("train.store.code", "train.ledger.code")
 POLL_S = 0.02
+
+
+class CommandError(Exception):
+    """What the user typed cannot be done; the message says why."""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What the user called a revision, its commit, and the folder of all that is made of it."""
+
+    name: str
+    commit: str
+    folder: Path
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    def case(self, name: str) -> Path:
+        return self.folder / "cases" / name
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,40 @@ class Task:
     commands: Sequence[Sequence[str]]
 
 
+def commit_of(revision: str) -> str:
+    """Return the full id of a commit. CommandError for a revision that does not exist."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise CommandError(f"{revision!r} is no revision of {ROOT}.")
+    return found.stdout.strip()
+
+
+def export(revision: Revision) -> None:
+    """Write the files of a revision below its `source`."""
+    revision.source.mkdir(parents=True)
+    with subprocess.Popen(["git", "-C", str(ROOT), "archive", revision.commit], stdout=subprocess.PIPE) as archive:
+        subprocess.run(["tar", "-x", "-C", str(revision.source)], stdin=archive.stdout, check=True)
+    if archive.returncode:
+        raise CommandError(f"git archive {revision.commit} failed.")
+
+
+def drive(revision: Revision, tasks: Sequence[Task], jobs: int) -> str | None:
+    """Run tasks with the revision's own `train`; returns the id of its code. CommandError when it cannot be imported."""
+    from train.cli import ENVIRONMENT
+
+    path, report = revision.folder / "order.json", revision.folder / "report.json"
+    order = {"source": str(revision.source), "label": revision.name, "jobs": jobs, "report": str(report)}
+    order["tasks"] = [{"name": task.name, "folder": str(task.folder), "commands": task.commands} for task in tasks]
+    path.write_text(json.dumps(order), encoding="utf-8")
+    own = {"PYTHONPATH": str(revision.source), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), str(path)]
+    code = subprocess.run(command, env=os.environ | ENVIRONMENT | own, cwd=revision.folder, check=False).returncode
+    if code:
+        raise CommandError(f"{revision.name} could not be run (exit code {code}), see above.")
+    return json.loads(report.read_text(encoding="utf-8"))["code"]
+
+
 def main() -> None:
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     import_program(Path(order["source"]))
@@ -47,7 +106,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # else the first collection in each child would copy every page that holds an object
     tasks = [Task(task["name"], Path(task["folder"]), task["commands"]) for task in order["tasks"]]
-    run_all(tasks, order["label"], order["jobs"], order["timeout_s"])
+    run_all(tasks, order["label"], order["jobs"])
     Path(order["report"]).write_text(json.dumps({"code": code}), encoding="utf-8")
 
 
@@ -77,14 +136,14 @@ def code_id() -> str | None:
     return None
 
 
-def run_all(tasks: Sequence[Task], label: str, jobs: int, timeout_s: float) -> None:
+def run_all(tasks: Sequence[Task], label: str, jobs: int) -> None:
     """Run every task in a process of its own, `jobs` at a time, in order."""
     waiting, running = deque(tasks), dict[int, tuple[Task, float]]()
     done = 0
     while waiting or running:
         while waiting and len(running) < jobs:
             task = waiting.popleft()
-            running[fork_task(task, timeout_s)] = task, time.monotonic()
+            running[fork_task(task)] = task, time.monotonic()
         pid, _ = os.wait()
         task, began = running.pop(pid)
         done += 1
@@ -92,7 +151,7 @@ def run_all(tasks: Sequence[Task], label: str, jobs: int, timeout_s: float) -> N
         print(f"{label}  {done}/{len(tasks)}  {task.name}  {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
-def fork_task(task: Task, timeout_s: float) -> int:
+def fork_task(task: Task) -> int:
     """Start the process of a task; returns its id."""
     pid = os.fork()
     if pid:
@@ -102,7 +161,7 @@ def fork_task(task: Task, timeout_s: float) -> int:
         task.folder.mkdir(parents=True, exist_ok=True)
         os.chdir(task.folder)
         redirect(Path("log.txt"))
-        outcome = [run_command(arguments, timeout_s) for arguments in task.commands]
+        outcome = [run_command(arguments) for arguments in task.commands]
         Path("outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
         code = 0
     except BaseException:
@@ -120,14 +179,14 @@ def redirect(log: Path) -> None:
         os.close(descriptor)
 
 
-def run_command(arguments: Sequence[str], timeout_s: float) -> dict[str, Any]:
+def run_command(arguments: Sequence[str]) -> dict[str, Any]:
     """Run one command. `exit_code` is None when it took too long; `weights_written` counts the files of weights that it wrote."""
     before = written_weights()
     print("$ train", *arguments, flush=True)
     pid = os.fork()
     if pid == 0:
         call_command(arguments)
-    code = wait_for(pid, timeout_s)
+    code = wait_for(pid, TIMEOUT_S)
     return {"exit_code": code, "weights_written": len(written_weights() - before)}
 
 

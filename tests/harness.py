@@ -1,4 +1,4 @@
-"""Ways of running the program that tests share."""
+"""Helpers for tests that run the program."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from train.sinks.jsonl import read_records
 from train.store.identity import experiment_of
 
 TRUST = ("tests",)
-"""Runs in this process may call what tests define."""
+"""Packages that runs in the test process may call."""
 
 COMMAND = Path(sys.executable).with_name("train")
 
 
 def command_in_child(order: tuple[Sequence[str], str]) -> None:
-    """For `Nursery.start`: (arguments, folder) of the command `train`, in a process that has imported torch before. Its stdout is
-    dropped."""
+    """Run the command `train` in a worker of the fork server, with stdout dropped. `order`: (arguments, folder)."""
     arguments, folder = order
     os.chdir(folder)
     sys.argv = ["train", *arguments]
@@ -38,7 +37,7 @@ def command_in_child(order: tuple[Sequence[str], str]) -> None:
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, object]:
-    """The resolved configuration of the run that the command would make."""
+    """Return the resolved configuration that the command would run."""
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         content = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
@@ -51,12 +50,12 @@ def settings_for(overrides: Sequence[str]) -> Settings:
 
 
 def run_here(folder: Path, overrides: Sequence[str]) -> RunFolder:
-    """Train in this process; returns the finished folder."""
+    """Train in this process and return the run folder."""
     return _here(folder, overrides)[0]
 
 
 def resume_here(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
-    """As `train resume=FOLDER` with these overrides, in this process; what became of it."""
+    """Run `train resume=FOLDER` with these overrides in this process; return the run folder and the status."""
     arguments = command_line([*overrides, f"resume={folder}"])
     return _here(folder, [argument for argument in arguments if not argument.startswith("hydra.")])
 
@@ -78,11 +77,11 @@ def _here(folder: Path, overrides: Sequence[str]) -> tuple[RunFolder, Status]:
 
 
 def only_run(parent: Path) -> Path:
-    """The one run folder under `parent`/outputs."""
+    """Return the only run folder under `parent`/outputs."""
     (folder,) = (parent / "outputs").iterdir()
     return folder
 
 
 def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
-    """All that a run says but the time: its weights as they are on the disk, and its records."""
+    """Return everything of a run but times: the bytes of its weights, and its records."""
     return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]

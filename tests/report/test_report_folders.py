@@ -14,6 +14,7 @@ from tests.report.test_report import results, table_rows
 from train.report.history import read_history
 from train.report.make import ReportOptions, make_report
 from train.report.table_text import MINUS, UNKNOWN
+from train.store.code import code_id
 from train.store.run import read_run
 
 QUIET = ReportOptions(tensorboard=False)
@@ -218,3 +219,15 @@ def test_invalid_numbers_are_unknown(tmp_path):
     row = results(tmp_path)[-1]
     assert (row["test_accuracy"], row["parameters"]) == ("", "")
     assert "metrics.jsonl has an invalid line" in page
+
+
+@pytest.mark.parametrize(("codes", "is_threat"), [(("1de4736ba15e", "present"), False), (("1de4736ba15e", "0" * 12), True)])
+def test_versions_threat_ignores_equivalent_code(tmp_path, codes, is_threat):
+    """Two commits whose code was proved to make the same bits are one version; an unknown id is another."""
+    for seed in range(3):
+        for norm, code in zip(("batch", "none"), codes, strict=True):
+            git = {"commit": code * 3, "dirty": False}
+            status = {"code": code_id() if code == "present" else code, "git": git}
+            write_run(tmp_path / f"{norm}{seed}", [f"norm={norm}", f"seed={seed}"], 0.5 + seed / 100, status=status)
+    report(tmp_path)
+    assert ("differ in versions of the code" in (tmp_path / "report.md").read_text()) == is_threat

@@ -1,4 +1,4 @@
-"""What the tests of runs share."""
+"""Fixtures for the tests of runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.run import saboteur
 
 @pytest.fixture(autouse=True)
 def fresh_saboteur() -> Iterator[None]:
-    """No test counts the calls of another."""
+    """Reset the call counts between tests."""
     saboteur.reset()
     yield
     saboteur.reset()

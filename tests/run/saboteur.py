@@ -1,9 +1,9 @@
 """A norm that sends its own process a signal at a chosen forward pass: the only way to hit a chosen moment of a real run.
 
-The environment variable SABOTAGE holds what happens when, as in `train:7:SIGTERM`: at the 7th forward pass of an update
-(`train`), of a look at the validation or test split (`evaluate`) or at the probe (`probe`), counted from 1 since `reset`.
-Instead of a signal: `nan` makes the layer's output NaN, `nan_gradient` its gradient, `nan_weight` its weight; `exhaust` asks for
-more memory than there is.
+The environment variable SABOTAGE holds phase, number and fault, as in `train:7:SIGTERM`: at the 7th forward pass of a train step
+(`train`), of an evaluation of the validation or test split (`evaluate`) or of the probe (`probe`), counted from 1 since `reset`.
+Other faults: `nan` makes the layer's output NaN, `nan_gradient` its gradient, `nan_weight` its weight; `exhaust` requests more
+memory than there is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ counting: list[Saboteur] = []
 
 
 def reset() -> None:
-    """The next model is the one that counts."""
+    """Reset the counts; the next model is the one that counts."""
     calls.clear()
     counting.clear()
 
@@ -36,28 +36,28 @@ class Saboteur(nn.BatchNorm2d):
             return output
         phase = "train" if torch.is_grad_enabled() else "probe" if self.training else "evaluate"
         calls[phase] += 1
-        wanted, number, what = os.environ["SABOTAGE"].split(":")
-        if (phase, calls[phase]) == (wanted, int(number)):
-            return self.harm(output, what)
+        target_phase, number, fault = os.environ["SABOTAGE"].split(":")
+        if (phase, calls[phase]) == (target_phase, int(number)):
+            return self.inject(output, fault)
         return output
 
     def break_weight(self) -> None:
         self.weight.data.fill_(float("nan"))
 
-    def harm(self, output: Tensor, what: str) -> Tensor:
-        if what == "nan":
+    def inject(self, output: Tensor, fault: str) -> Tensor:
+        if fault == "nan":
             return output * float("nan")
-        if what == "nan_gradient":
+        if fault == "nan_gradient":
             output.register_hook(lambda gradient: gradient * float("nan"))
-        elif what == "exhaust":
+        elif fault == "exhaust":
             torch.empty(1 << 50)
-        elif what == "nan_weight":
+        elif fault == "nan_weight":
             output.register_hook(lambda _: self.break_weight())
         else:
-            os.kill(os.getpid(), signal.Signals[what])
+            os.kill(os.getpid(), signal.Signals[fault])
         return output
 
 
 def norm() -> Callable[[int], nn.Module]:
-    """Batch norm; the first layer of the model counts."""
+    """Return the factory of a sabotaged batch norm; only the first such layer of the model counts."""
     return Saboteur

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, known when damaged, foreign or newer, never code, and cheap."""
+"""Checkpoints: atomic, verified (damaged, of another run, of a newer format), never executed, and written when due."""
 
 from __future__ import annotations
 
@@ -37,47 +37,49 @@ RUN = [
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run, and half a one that a signal ended at step 10; it has the checkpoints of steps 8 and 10."""
-    parent = tmp_path_factory.mktemp("made")
-    run_here(parent / "whole", RUN)
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a complete run and an interrupted one, which a signal ended at step 10 with checkpoints of steps 8 and 10."""
+    parent = tmp_path_factory.mktemp("runs")
+    run_here(parent / "uninterrupted", RUN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SABOTAGE", "train:10:SIGTERM")
         saboteur.reset()
-        run_here(parent / "half", RUN)
+        run_here(parent / "interrupted", RUN)
     saboteur.reset()
     return parent
 
 
 @pytest.fixture
-def half(made: Path, tmp_path: Path) -> Path:
-    shutil.copytree(made / "half", tmp_path / "run")
+def interrupted(runs: Path, tmp_path: Path) -> Path:
+    shutil.copytree(runs / "interrupted", tmp_path / "run")
     return tmp_path / "run"
 
 
 EXPERIMENT = resume_identity(compose_config(RUN))
 
 
-def test_the_last_two_and_the_best_are_kept_and_only_one_after_the_end(made: Path, tmp_path: Path) -> None:
-    assert [file.step for file in list_checkpoints(made / "half")] == [10, 8]
-    assert len(list_checkpoints(made / "whole")) == len(list_checkpoints(made / "whole", "best")) == 1
-    best = torch.load(list_checkpoints(made / "whole", "best")[0].path, weights_only=True)
-    assert best.keys() == torch.load(made / "whole" / "weights.pt", weights_only=True).keys()
+def test_saver_keeps_two_checkpoints_and_best_then_one(runs: Path, tmp_path: Path) -> None:
+    assert [file.step for file in list_checkpoints(runs / "interrupted")] == [10, 8]
+    assert len(list_checkpoints(runs / "uninterrupted")) == len(list_checkpoints(runs / "uninterrupted", "best")) == 1
+    best = torch.load(list_checkpoints(runs / "uninterrupted", "best")[0].path, weights_only=True)
+    assert best.keys() == torch.load(runs / "uninterrupted" / "weights.pt", weights_only=True).keys()
     scores = {
-        r.step: r.values["accuracy/val"] for r in read_records(made / "whole" / "metrics.jsonl") if "accuracy/val" in r.values
+        r.step: r.values["accuracy/val"]
+        for r in read_records(runs / "uninterrupted" / "metrics.jsonl")
+        if "accuracy/val" in r.values
     }
-    assert scores[list_checkpoints(made / "whole", "best")[0].step] == max(scores.values())
+    assert scores[list_checkpoints(runs / "uninterrupted", "best")[0].step] == max(scores.values())
     none = run_here(tmp_path / "none", [*RUN, "checkpoint.final=false", "checkpoint.best=false"]).path
     assert list_checkpoints(none) == list_checkpoints(none, "best") == []
 
 
-def flip(content: bytes) -> bytes:
-    place = len(content) // 2
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+def flip_bit(content: bytes) -> bytes:
+    index = len(content) // 2
+    return content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "one bit": flip,
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "one bit": flip_bit,
     "truncated": lambda content: content[:-1],
     "half": lambda content: content[: len(content) // 2],
     "empty": lambda _: b"",
@@ -86,34 +88,34 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(half: Path, damage: str) -> None:
-    newest, before = list_checkpoints(half)
-    newest.path.write_bytes(DAMAGES[damage](newest.path.read_bytes()))
-    assert newest_valid(half) == before
-    found = find_checkpoint(half, [EXPERIMENT])
-    assert found.step == before.step
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_find_checkpoint_skips_damaged_file(interrupted: Path, damage: str) -> None:
+    newest, previous = list_checkpoints(interrupted)
+    newest.path.write_bytes(DAMAGE[damage](newest.path.read_bytes()))
+    assert newest_valid(interrupted) == previous
+    found = find_checkpoint(interrupted, [EXPERIMENT])
+    assert found.step == previous.step
     (note,) = found.notes
     assert newest.path.name in note
-    assert list_checkpoints(half) == [before], "it is set aside"
+    assert list_checkpoints(interrupted) == [previous], "the damaged file is renamed"
 
 
-def test_a_run_goes_on_to_the_bit_from_the_checkpoint_before_a_damaged_one(half: Path, made: Path) -> None:
-    newest = list_checkpoints(half)[0].path
-    newest.write_bytes(flip(newest.read_bytes()))
-    assert resume_here(half)[1] == "done"
-    assert outcome(half) == outcome(made / "whole")
-    assert f"{newest.name} is damaged" in (half / "train.log").read_text()
-    assert "goes on at step 8" in (half / "train.log").read_text()
+def test_resume_from_checkpoint_before_damaged_one_is_bit_exact(interrupted: Path, runs: Path) -> None:
+    newest = list_checkpoints(interrupted)[0].path
+    newest.write_bytes(flip_bit(newest.read_bytes()))
+    assert resume_here(interrupted)[1] == "done"
+    assert outcome(interrupted) == outcome(runs / "uninterrupted")
+    assert f"{newest.name} is damaged" in (interrupted / "train.log").read_text()
+    assert "Resuming at step 8." in (interrupted / "train.log").read_text()
 
 
-def test_without_a_whole_checkpoint_a_run_begins_again(half: Path, made: Path) -> None:
-    for file in list_checkpoints(half):
+def test_resume_without_valid_checkpoint_starts_at_step_zero(interrupted: Path, runs: Path) -> None:
+    for file in list_checkpoints(interrupted):
         file.path.write_bytes(b"")
-    assert not can_resume(half)
-    assert resume_here(half)[1] == "done"
-    assert outcome(half) == outcome(made / "whole")
-    assert (half / "train.log").read_text().count("is damaged") == 2
+    assert not can_resume(interrupted)
+    assert resume_here(interrupted)[1] == "done"
+    assert outcome(interrupted) == outcome(runs / "uninterrupted")
+    assert (interrupted / "train.log").read_text().count("is damaged") == 2
 
 
 def replace_newest(folder: Path, content: bytes) -> None:
@@ -122,8 +124,8 @@ def replace_newest(folder: Path, content: bytes) -> None:
     write_checkpoint(folder, "step", newest.step, content, keep=2)
 
 
-class Harm:
-    """What an unpickler would run."""
+class TouchFile:
+    """An object whose unpickling touches a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,45 +134,45 @@ class Harm:
         return Path.touch, (self.path,)
 
 
-def test_a_checkpoint_is_never_code(half: Path, tmp_path: Path) -> None:
+def test_find_checkpoint_never_executes_code(interrupted: Path, tmp_path: Path) -> None:
     for content in (
-        pickle.dumps(Harm(tmp_path / "harm"), protocol=2),
-        encode_checkpoint({"format": 1, "experiment": Harm(tmp_path / "harm")}),
+        pickle.dumps(TouchFile(tmp_path / "touched"), protocol=2),
+        encode_checkpoint({"format": 1, "experiment": TouchFile(tmp_path / "touched")}),
     ):
-        replace_newest(half, content)
-        with pytest.raises(UsageError, match="this is not a checkpoint of a run"):
-            find_checkpoint(half, [EXPERIMENT])
-    assert not (tmp_path / "harm").exists()
+        replace_newest(interrupted, content)
+        with pytest.raises(UsageError, match="not a checkpoint of a run"):
+            find_checkpoint(interrupted, [EXPERIMENT])
+    assert not (tmp_path / "touched").exists()
 
 
-def test_a_foreign_and_a_future_checkpoint_are_told_apart(half: Path, made: Path) -> None:
-    content = torch.load(list_checkpoints(half)[0].path, weights_only=True)
-    replace_newest(half, encode_checkpoint(content | {"format": FORMAT + 1}))
+def test_resume_refuses_other_format_and_other_run(interrupted: Path, runs: Path) -> None:
+    content = torch.load(list_checkpoints(interrupted)[0].path, weights_only=True)
+    replace_newest(interrupted, encode_checkpoint(content | {"format": FORMAT + 1}))
     with pytest.raises(UsageError, match=rf"has format {FORMAT + 1}; this version of train reads format {FORMAT}"):
-        resume_here(half)
-    replace_newest(half, encode_checkpoint(content | {"experiment": "of another"}))
-    with pytest.raises(UsageError, match="of a run with another configuration"):
-        resume_here(half)
-    assert read_run(half).state == "interrupted", "it is left as it was"
-    assert made.exists()
+        resume_here(interrupted)
+    replace_newest(interrupted, encode_checkpoint(content | {"experiment": "of another"}))
+    with pytest.raises(UsageError, match="checkpoint of a run with another configuration"):
+        resume_here(interrupted)
+    assert read_run(interrupted).state == "interrupted", "the folder is unchanged"
+    assert runs.exists()
 
 
-def test_other_data_are_refused(half: Path) -> None:
-    content = torch.load(list_checkpoints(half)[0].path, weights_only=True)
-    replace_newest(half, encode_checkpoint(content | {"first_batch": "0" * 64}))
-    with pytest.raises(Exception, match="The data are not those that this run began with"):
-        resume_here(half)
+def test_resume_refuses_changed_data(interrupted: Path) -> None:
+    content = torch.load(list_checkpoints(interrupted)[0].path, weights_only=True)
+    replace_newest(interrupted, encode_checkpoint(content | {"first_batch": "0" * 64}))
+    with pytest.raises(Exception, match="The data changed since this run started"):
+        resume_here(interrupted)
 
 
-def test_what_can_go_on_can_be_told_without_torch(half: Path) -> None:
-    assert can_resume(half)
-    for state, going in (("done", False), ("diverged", False), ("failed", True), ("interrupted", True)):
-        write_json(half / "status.json", dict(read_run(half).status) | {"status": state})
-        assert can_resume(half) == going
-    assert not can_resume(half / "nothing")
+def test_can_resume_depends_on_state(interrupted: Path) -> None:
+    assert can_resume(interrupted)
+    for state, resumable in (("done", False), ("diverged", False), ("failed", True), ("interrupted", True)):
+        write_json(interrupted / "status.json", dict(read_run(interrupted).status) | {"status": state})
+        assert can_resume(interrupted) == resumable
+    assert not can_resume(interrupted / "nothing")
 
 
-# When they are written
+# When checkpoints are written
 
 
 class Clock:
@@ -180,7 +182,7 @@ class Clock:
         return self.now
 
 
-def test_checkpoints_are_due_by_steps_and_by_minutes(tmp_path: Path) -> None:
+def test_saver_due_by_steps_and_by_minutes(tmp_path: Path) -> None:
     clock = Clock()
     saver = CheckpointSaver(tmp_path, CheckpointSettings(every_minutes=5, every_steps=7), "id", "batch", BroadcastSink(), clock)
     assert [done for done in range(1, 22) if saver.due(done)] == [7, 14, 21]
@@ -191,16 +193,16 @@ def test_checkpoints_are_due_by_steps_and_by_minutes(tmp_path: Path) -> None:
     assert not never.due(1)
 
 
-def test_names_hold_step_and_checksum_and_strangers_are_left_alone(tmp_path: Path) -> None:
+def test_checkpoint_names_hold_step_and_checksum(tmp_path: Path) -> None:
     for step in (1, 20, 3):
         write_checkpoint(tmp_path, "step", step, str(step).encode(), keep=5)
     write_checkpoint(tmp_path, "best", 20, b"best", keep=1)
     folder = tmp_path / "checkpoints"
-    (folder / "mine.pt").write_bytes(b"mine")
-    (folder / ".step-000000009-0.pt.77").write_bytes(b"half a checkpoint")
+    (folder / "other.pt").write_bytes(b"other")
+    (folder / ".step-000000009-0.pt.77").write_bytes(b"partial")
     assert [file.step for file in list_checkpoints(tmp_path)] == [20, 3, 1]
     assert list_checkpoints(tmp_path)[0].path.name == f"step-000000020-{checksum(b'20')}.pt"
     remove_after(tmp_path, 3)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["mine.pt", f"step-000000003-{checksum(b'3')}.pt", f"step-000000001-{checksum(b'1')}.pt"]
+        ["other.pt", f"step-000000003-{checksum(b'3')}.pt", f"step-000000001-{checksum(b'1')}.pt"]
     )

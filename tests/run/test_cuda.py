@@ -1,4 +1,4 @@
-"""On a GPU: whole runs in every precision, twice the same; a step that never waits; pinned copies; divergence."""
+"""On a GPU: bit-exact runs in every precision, train steps that never wait, pinned copies, divergence."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ POISON = [
     "data.preprocess=none",
     "data.val_fraction=0",
 ]
-"""One image holds a value that is not a number."""
+"""Overrides for a training image that contains a NaN."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def values(run: RunFolder) -> list[tuple[int, dict[str, float]]]:
 
 
 def same(first: RunFolder, second: RunFolder) -> bool:
-    one, other = weights(first), weights(second)
-    return all(torch.equal(one[name], other[name]) for name in one | other)
+    left, right = weights(first), weights(second)
+    return all(torch.equal(left[name], right[name]) for name in left | right)
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
-    """Inside, an operation that makes the host wait for the GPU is an error."""
+def forbid_waiting() -> Iterator[None]:
+    """Turn an operation that makes the host wait for the GPU into an error."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -88,14 +88,14 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def begin(folder: Path, *overrides: str) -> tuple[Session, Readers, TrainState]:
+def prepare_training(folder: Path, *overrides: str) -> tuple[Session, Readers, TrainState]:
     session = prepare(settings_for([*RUN, *overrides]), RunFolder(folder))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     return session, readers, session.train_state(readers)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_whole_run_twice_to_the_same_bits(tmp_path: Path, precision: str) -> None:
+def test_run_repeats_bit_exact(tmp_path: Path, precision: str) -> None:
     runs = [run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}"]) for name in ("first", "second")]
     assert values(runs[0]) == values(runs[1])
     assert same(*runs)
@@ -107,29 +107,29 @@ def test_a_whole_run_twice_to_the_same_bits(tmp_path: Path, precision: str) -> N
     losses = [row["loss/train"] for _, row in values(runs[0]) if "loss/train" in row]
     assert len(losses) == STEPS
     assert all(math.isfinite(loss) for loss in losses)
-    assert all(value.device.type == "cpu" for value in weights(runs[0]).values()), "weights can be read without a GPU"
+    assert all(value.device.type == "cpu" for value in weights(runs[0]).values()), "weights load without a GPU"
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05), ("float16", 0.02)])
-def test_the_gpu_trains_what_the_cpu_trains(tmp_path: Path, precision: str, tolerance: float) -> None:
+def test_gpu_losses_match_cpu(tmp_path: Path, precision: str, tolerance: float) -> None:
     """The same initial weights, order and augmentation; dropout is off, as each device has its own generator."""
     plain = [*RUN, "regularization.dropout=0", "trainer.max_steps=2"]
-    there = run_here(tmp_path / "gpu", [*plain, f"trainer.precision={precision}"])
-    here = run_here(tmp_path / "cpu", [*plain, "trainer.device=cpu", "trainer.precision=float32"])
-    first, second = ([row["loss/train"] for _, row in values(run) if "loss/train" in row] for run in (there, here))
+    on_gpu = run_here(tmp_path / "gpu", [*plain, f"trainer.precision={precision}"])
+    on_cpu = run_here(tmp_path / "cpu", [*plain, "trainer.device=cpu", "trainer.precision=float32"])
+    first, second = ([row["loss/train"] for _, row in values(run) if "loss/train" in row] for run in (on_gpu, on_cpu))
     assert first == pytest.approx(second, rel=tolerance)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("extra", [[], ["trainer.grad_clip=1.0"], ["optimizer=adamw"]], ids=["sgd", "clipped", "adamw"])
-def test_the_step_never_waits_for_the_device(tmp_path: Path, precision: str, extra: list[str]) -> None:
-    """From drawing the batch to watching the loss."""
+def test_train_step_never_waits_for_device(tmp_path: Path, precision: str, extra: list[str]) -> None:
+    """From drawing the batch to adding the loss to the NaN watch."""
     optimizer = [item for item in extra if item.startswith("optimizer=")]
-    session, readers, train_state = begin(tmp_path / "run", *optimizer, f"trainer.precision={precision}", *extra)
+    session, readers, train_state = prepare_training(tmp_path / "run", *optimizer, f"trainer.precision={precision}", *extra)
     watch = NanWatch(session.placement.device)
-    for step, batch in enumerate(readers.train.epoch(0)):  # first calls allocate, choose algorithms and fill caches
+    for step, batch in enumerate(readers.train.epoch(0)):  # the first calls allocate, choose algorithms and fill caches
         watch.add(step, train_step(train_state, batch, 1.0).loss)
-    with no_waiting():
+    with forbid_waiting():
         for step, batch in enumerate(readers.train.epoch(1), start=STEPS // 3):
             watch.add(step, train_step(train_state, batch, 0.5).loss)
             watch.first_nonfinite()
@@ -137,42 +137,42 @@ def test_the_step_never_waits_for_the_device(tmp_path: Path, precision: str, ext
 
 
 @pytest.mark.parametrize("augment", ["lecture", "erase", "none"])
-def test_augmentation_and_preprocessing_never_wait(tmp_path: Path, augment: str) -> None:
-    _, readers, _ = begin(tmp_path / "run", f"augment={augment}", "data.preprocess=standardize")
+def test_reader_epoch_never_waits(tmp_path: Path, augment: str) -> None:
+    _, readers, _ = prepare_training(tmp_path / "run", f"augment={augment}", "data.preprocess=standardize")
     list(readers.train.epoch(0))
-    with no_waiting():
+    with forbid_waiting():
         assert len(list(readers.train.epoch(1))) == STEPS // 3
 
 
-def test_images_that_stay_on_the_host_come_through_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, resident, _ = begin(tmp_path / "resident")
+def test_array_reader_streams_through_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, resident, _ = prepare_training(tmp_path / "resident")
     monkeypatch.setattr(train.data.array_reader, "SHARE_OF_FREE_MEMORY", 0.0)
-    _, streamed, _ = begin(tmp_path / "streamed")
+    _, streamed, _ = prepare_training(tmp_path / "streamed")
     assert isinstance(resident.train, ArrayReader)
     assert isinstance(streamed.train, ArrayReader)
     assert resident.train.images.is_cuda
     assert not streamed.train.images.is_cuda
     list(streamed.train.epoch(0))
-    with no_waiting():
+    with forbid_waiting():
         batches = list(streamed.train.epoch(1))
-    for got, expected in zip(batches, resident.train.epoch(1), strict=True):
-        assert torch.equal(got.images, expected.images)
-        assert torch.equal(got.labels, expected.labels)
-    for got, expected in zip(streamed.test.eval_batches(), resident.test.eval_batches(), strict=True):
-        assert torch.equal(got.images, expected.images)
+    for streamed_batch, expected in zip(batches, resident.train.epoch(1), strict=True):
+        assert torch.equal(streamed_batch.images, expected.images)
+        assert torch.equal(streamed_batch.labels, expected.labels)
+    for streamed_batch, expected in zip(streamed.test.eval_batches(), resident.test.eval_batches(), strict=True):
+        assert torch.equal(streamed_batch.images, expected.images)
 
 
-def test_losses_arrive_without_waiting_and_the_first_bad_one_is_named() -> None:
+def test_nan_watch_finds_first_nonfinite_without_waiting() -> None:
     watch = NanWatch(torch.device(DEVICE))
     losses = torch.tensor([1.0, 2.0, math.nan, 3.0, math.inf], device=DEVICE)
-    with no_waiting():
+    with forbid_waiting():
         for step in range(5):
             watch.add(step, losses[step])
     assert watch.first_nonfinite(wait=True) == 2
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a single GPU")
-def test_losses_of_another_gpu_than_the_current_one_are_waited_for() -> None:
+def test_nan_watch_waits_for_other_than_current_gpu() -> None:
     device = torch.device(DEVICE, 1)
     watch = NanWatch(device)
     with torch.cuda.device(device):
@@ -182,67 +182,67 @@ def test_losses_of_another_gpu_than_the_current_one_are_waited_for() -> None:
     assert watch.first_nonfinite(wait=True) == 0
 
 
-def test_each_run_of_a_process_has_a_peak_of_its_own(tmp_path: Path) -> None:
+def test_peak_memory_is_reset_between_runs(tmp_path: Path) -> None:
     sizes = {"large": 64, "small": 4}
     runs = [run_here(tmp_path / name, [*RUN, f"model.width={width}", "trainer.max_steps=2"]) for name, width in sizes.items()]
     large, small = (read_json(run.summary_file)["peak_memory_bytes"] for run in runs)
     assert small < large
 
 
-def test_what_was_trained_past_the_end_is_not_on_record(tmp_path: Path) -> None:
-    """The host is ahead of the GPU and learns late of a loss that was not finite."""
+def test_steps_after_divergence_are_not_recorded(tmp_path: Path) -> None:
+    """The host is ahead of the GPU and receives a loss that is not finite late."""
     run = run_here(tmp_path / "run", [*RUN, *POISON, "trainer.epochs=9"])
     steps = [step for step, row in values(run) if "loss/train" in row]
     assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_divergence_is_found_at_its_step(tmp_path: Path, precision: str) -> None:
-    """A value that is not a number in one training image, as in the tests of the loop; there the CPU finds it."""
+def test_divergence_step_matches_cpu(tmp_path: Path, precision: str) -> None:
+    """One training image contains a NaN, as in the tests of the loop, where the CPU detects it."""
     length = ["trainer.epochs=9", f"trainer.precision={precision}"]
     runs = [run_here(tmp_path / device, [*RUN, *POISON, *length, f"trainer.device={device}"]) for device in (DEVICE, "cpu")]
-    there, here = (read_json(run.status_file) for run in runs)
-    assert (there["status"], there["exit_code"]) == ("diverged", 3)
-    assert there["reason"] == here["reason"]
+    on_gpu, on_cpu = (read_json(run.status_file) for run in runs)
+    assert (on_gpu["status"], on_gpu["exit_code"]) == ("diverged", 3)
+    assert on_gpu["reason"] == on_cpu["reason"]
     assert read_json(runs[0].summary_file)["steps"] == read_json(runs[1].summary_file)["steps"]
     assert not any("accuracy/test" in row for _, row in values(runs[0]))
-    assert any(math.isnan(row.get("loss/train", 0.0)) for _, row in values(runs[0])), "the NaN itself is on record"
+    assert any(math.isnan(row.get("loss/train", 0.0)) for _, row in values(runs[0])), "the NaN itself is recorded"
 
 
-def test_divergence_in_the_last_step_is_found(tmp_path: Path) -> None:
-    """Its loss may still be on its way when the loop ends."""
+def test_divergence_in_last_step_is_detected(tmp_path: Path) -> None:
+    """Its loss may not have reached the host when the loop ends."""
     run = run_here(tmp_path / "run", [*RUN, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=2", "trainer.precision=float32"])
     assert read_json(run.status_file)["status"] == "diverged"
     assert "step 1" in read_json(run.status_file)["reason"]
 
 
-def test_the_loss_scale_adapts_when_it_overflows(tmp_path: Path) -> None:
-    """float16: the first steps with a scale of 2^40 are left out, one halving each, and training goes on after them."""
-    _, readers, train_state = begin(tmp_path / "run", "trainer.precision=float16")
+def test_loss_scale_adapts_to_overflow(tmp_path: Path) -> None:
+    """float16: the first steps with a scale of 2^40 are skipped and halve it, then training continues."""
+    _, readers, train_state = prepare_training(tmp_path / "run", "trainer.precision=float16")
     assert train_state.scaler.is_enabled()
     batch = next(readers.train.epoch(0))
     before = [parameter.detach().clone() for parameter in train_state.model.parameters()]
     train_step(train_state, batch, 1.0)
     train_state.scaler.update(2.0**40)
-    kept = [parameter.detach().clone() for parameter in train_state.model.parameters()]
-    assert not all(torch.equal(now, then) for now, then in zip(kept, before, strict=True))
+    trained = [parameter.detach().clone() for parameter in train_state.model.parameters()]
+    assert not all(torch.equal(new, old) for new, old in zip(trained, before, strict=True))
     train_step(train_state, batch, 1.0)
     assert train_state.scaler.get_scale() == 2.0**39
-    assert all(torch.equal(now.detach(), then) for now, then in zip(train_state.model.parameters(), kept, strict=True))
+    assert all(torch.equal(new.detach(), old) for new, old in zip(train_state.model.parameters(), trained, strict=True))
     for _ in range(40):
         train_step(train_state, batch, 1.0)
-    assert not all(torch.equal(now.detach(), then) for now, then in zip(train_state.model.parameters(), kept, strict=True))
+    assert not all(torch.equal(new.detach(), old) for new, old in zip(train_state.model.parameters(), trained, strict=True))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_no_loss_scaling_where_the_range_is_wide(tmp_path: Path, precision: str) -> None:
-    assert not begin(tmp_path / "run", f"trainer.precision={precision}")[2].scaler.is_enabled()
+def test_loss_scaling_is_off_outside_float16(tmp_path: Path, precision: str) -> None:
+    assert not prepare_training(tmp_path / "run", f"trainer.precision={precision}")[2].scaler.is_enabled()
 
 
 @pytest.mark.parametrize("deterministic", ["true", "false"])
-def test_float32_is_float32_and_not_tf32(tmp_path: Path, deterministic: str) -> None:
-    """TF32 keeps 10 bits of the mantissa: its sums of products are off by some 3e-4, those of float32 by some 1e-6."""
-    begin(tmp_path / "run", "trainer.precision=float32", f"trainer.deterministic={deterministic}")
+def test_float32_does_not_use_tf32(tmp_path: Path, deterministic: str) -> None:
+    """TF32 keeps 10 bits of the mantissa: the error of its products is about 3e-4, that of float32 about 1e-6."""
+    prepare_training(tmp_path / "run", "trainer.precision=float32", f"trainer.deterministic={deterministic}")
     generator = torch.Generator().manual_seed(0)
 
     def error(function: Callable[[Tensor, Tensor], Tensor], *shapes: list[int]) -> float:
@@ -254,8 +254,8 @@ def test_float32_is_float32_and_not_tf32(tmp_path: Path, deterministic: str) -> 
     assert error(functional.conv2d, [8, 64, 16, 16], [64, 64, 3, 3]) < 3e-5
 
 
-def test_auto_takes_bfloat16_where_the_hardware_is_fast_at_it(tmp_path: Path) -> None:
-    session, readers, train_state = begin(tmp_path / "run", "trainer.precision=auto")
+def test_auto_precision_takes_fast_bfloat16(tmp_path: Path) -> None:
+    session, readers, train_state = prepare_training(tmp_path / "run", "trainer.precision=auto")
     fast = torch.cuda.get_device_capability() >= (8, 0)
     assert session.placement.precision == ("bfloat16" if fast else "float32")
     assert session.placement.layout == "channels_last"
@@ -266,7 +266,9 @@ def test_auto_takes_bfloat16_where_the_hardware_is_fast_at_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_observing_changes_nothing(tmp_path: Path, precision: str) -> None:
-    how = {"off": ["observe=off"], "each": ["observe=basic", "observe.every=1"]}
-    off, each = (run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}", *more]) for name, more in how.items())
+    observed = {"off": ["observe=off"], "each": ["observe=basic", "observe.every=1"]}
+    off, each = (
+        run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}", *overrides]) for name, overrides in observed.items()
+    )
     assert same(off, each)
     assert sum("activation_std/head" in row for _, row in values(each)) == STEPS

@@ -1,4 +1,4 @@
-"""Device, precision and memory format: rules on the hardware, and plain words where they cannot be kept."""
+"""Device, precision and memory format: rules on the hardware, and clear messages when a device is missing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def trainer(*overrides: str) -> TrainerSettings:
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_precision_that_was_asked_for(name: str) -> None:
+def test_choose_placement_takes_requested_precision(name: str) -> None:
     chosen = device.choose_placement(trainer("device=cpu", f"precision={name}"))
-    assert (chosen.precision, chosen.dtype, chosen.reason) == (name, getattr(torch, name), "asked for")
+    assert (chosen.precision, chosen.dtype, chosen.reason) == (name, getattr(torch, name), "requested")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_precision_that_was_asked_for(name: str) -> None:
         ({}, "float32", "without fast bfloat16"),
     ],
 )
-def test_precision_follows_from_what_the_processor_is(
+def test_auto_precision_follows_cpu_capabilities(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], precision: str, reason: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -48,7 +48,7 @@ def test_precision_follows_from_what_the_processor_is(
 @pytest.mark.parametrize(
     ("name", "layout"), [("auto", "channels_last"), ("channels_last", "channels_last"), ("contiguous", "contiguous")]
 )
-def test_memory_format(name: str, layout: str) -> None:
+def test_choose_placement_memory_format(name: str, layout: str) -> None:
     chosen = device.choose_placement(trainer("device=cpu", f"memory_format={name}"))
     assert chosen.layout == layout
     convolution, linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
@@ -58,36 +58,36 @@ def test_memory_format(name: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("tpu9", "no such kind of device"),
-        ("cpu:1", "shows torch 1 device"),
-        ("cuda:77", "this machine shows torch"),
-        ("meta", "0 device"),
+        ("tpu9", "unknown device type"),
+        ("cpu:1", "torch sees 1 device"),
+        ("cuda:77", "torch sees "),
+        ("meta", "torch sees 0 device"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_with_the_remedy(name: str, said: str) -> None:
+def test_choose_device_refuses_missing_device(name: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         device.choose_placement(trainer(f"device={name}"))
     assert str(caught.value).startswith(f"trainer.device={name}: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "trainer.device=auto" in str(caught.value)
 
 
 @pytest.mark.parametrize(("dtype", "computed"), [(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)])
-def test_autocast_computes_matrix_products_in_the_precision(dtype: torch.dtype, computed: torch.dtype) -> None:
+def test_placement_autocast_sets_precision_of_products(dtype: torch.dtype, computed: torch.dtype) -> None:
     chosen = Placement(torch.device("cpu"), dtype, torch.contiguous_format, "")
-    with torch.autocast("cpu", torch.float16), chosen.autocast():  # whatever holds around it
+    with torch.autocast("cpu", torch.float16), chosen.autocast():  # overrides the enclosing autocast
         assert nn.Linear(4, 4)(torch.ones(2, 4)).dtype is computed
 
 
-def test_what_was_chosen_is_on_record(tmp_path: Path) -> None:
+def test_run_records_placement(tmp_path: Path) -> None:
     run = run_here(
         tmp_path / "run", [*SMALL, "trainer.precision=bfloat16", "trainer.memory_format=contiguous", "trainer.device=cpu"]
     )
     status = json.loads(run.status_file.read_text())
-    assert (status["precision"], status["precision_reason"], status["memory_format"]) == ("bfloat16", "asked for", "contiguous")
+    assert (status["precision"], status["precision_reason"], status["memory_format"]) == ("bfloat16", "requested", "contiguous")
     assert status["threads"] == torch.get_num_threads()
     assert status["device"].startswith("cpu")
     log = (run.path / "train.log").read_text()
-    assert "bfloat16 (asked for), contiguous" in log
+    assert "bfloat16 (requested), contiguous" in log

@@ -1,4 +1,4 @@
-"""What a run says of itself, through the command: the table of step 0, the verdict, figures, fingerprint and diagnosis."""
+"""`ExplanationSink` through the command: layer table, verdict, figure, fingerprint and diagnosis of a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Train = Callable[..., "subprocess.CompletedProcess[str]"]
 FADING = ["model=plain", "init=gaussian", "norm=none", "model.depth=12"]
 
 
-def test_a_net_that_fades_explains_itself(train: Train, tmp_path: Path) -> None:
+def test_explanation_of_a_fading_signal_has_all_its_parts(train: Train, tmp_path: Path) -> None:
     result = train(*SMALL, *FADING, "trainer.epochs=0", "trainer.max_steps=null")
     assert result.returncode == 0, result.stderr
     assert "the signal fades: std falls by x0." in result.stdout
     assert "mean-field theory expects" in result.stdout
-    assert "that means: what the network says hardly depends on the image any more" in result.stdout
-    assert "Usually helps: init=kaiming, norm=batch" in " ".join(result.stdout.split())
+    assert "meaning: the outputs hardly depend on the image any more" in result.stdout
+    assert "Common remedies: init=kaiming, norm=batch" in " ".join(result.stdout.split())
     assert "heuristics" in result.stdout
     for layer in ("stem.conv", "stage1.conv1", "head"):
         assert any(line.split()[:1] == [layer] for line in result.stdout.splitlines()), f"{layer} has a row"
@@ -28,22 +28,22 @@ def test_a_net_that_fades_explains_itself(train: Train, tmp_path: Path) -> None:
     assert summary["initial_verdict"]["kind"] == "fades"
 
 
-def test_a_healthy_net_is_called_so(train: Train, tmp_path: Path) -> None:
+def test_verdict_of_a_healthy_network_is_healthy(train: Train, tmp_path: Path) -> None:
     result = train(*SMALL, "model.width=32", "trainer.epochs=0", "trainer.max_steps=null")
     summary = json.loads((only_run(tmp_path) / "summary.json").read_text())
     assert summary["initial_verdict"]["kind"] == "healthy", result.stdout
 
 
-def test_the_fingerprint_proves_the_ingredients(train: Train, tmp_path: Path) -> None:
+def test_summary_contains_the_fingerprint(train: Train, tmp_path: Path) -> None:
     assert train(*SMALL, "norm=group", "init=xavier").returncode == 0
-    found = json.loads((only_run(tmp_path) / "summary.json").read_text())
-    assert found["contradictions"] == []
-    assert found["fingerprint"]["norm"]["built"] == {"GroupNorm": 6}
-    weights = found["fingerprint"]["init"]["layers"]["stage3.conv2"]
+    summary = json.loads((only_run(tmp_path) / "summary.json").read_text())
+    assert summary["contradictions"] == []
+    assert summary["fingerprint"]["norm"]["built"] == {"GroupNorm": 6}
+    weights = summary["fingerprint"]["init"]["layers"]["stage3.conv2"]
     assert abs(weights["std"] / weights["requested_std"] - 1) < 0.05
 
 
-def test_a_model_that_ignores_the_norm_cannot_be_missed(train: Train, tmp_path: Path) -> None:
+def test_contradiction_of_a_model_that_ignores_its_norm_is_shown(train: Train, tmp_path: Path) -> None:
     (tmp_path / "deaf.py").write_text(
         "from torch import nn\n\n\ndef net(*, input_shape, classes, norm, activation, dropout):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(256, 32), activation(), nn.Linear(32, classes))\n"
@@ -59,19 +59,19 @@ def test_a_model_that_ignores_the_norm_cannot_be_missed(train: Train, tmp_path: 
     assert sentence in " ".join(result.stdout.split())
 
 
-def test_a_run_that_diverges_says_what_broke_first(train: Train, tmp_path: Path) -> None:
+def test_diagnosis_names_what_broke_first_in_a_diverged_run(train: Train, tmp_path: Path) -> None:
     result = train(*SMALL, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=4", "trainer.precision=float32")
     assert result.returncode == 3, result.stdout + result.stderr
     diagnosis = json.loads((only_run(tmp_path) / "status.json").read_text())["diagnosis"]
     assert diagnosis["kind"] == "diverged"
     assert diagnosis["layer"]
-    assert diagnosis["step"] > 0, "although only step 0 is due to be looked at"
+    assert diagnosis["step"] > 0, "although only step 0 is due to be observed"
     assert diagnosis["before"]
     assert any("optimizer.lr" in advice for advice in diagnosis["advice"])
-    assert "off first" in result.stdout
+    assert "broke first" in result.stdout
 
 
-def test_thresholds_can_be_set_and_are_printed(train: Train, tmp_path: Path) -> None:
+def test_thresholds_are_configurable_and_printed(train: Train, tmp_path: Path) -> None:
     size = [*SMALL, "model.width=32", "trainer.epochs=0", "trainer.max_steps=null"]
     result = train(*size, "observe.thresholds.fade=0.99", "observe.thresholds.dead=0.75")
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved and poisoned: what is lost, what is said, and whether the rest goes on to the bit."""
+"""Runs that are killed, out of disk or memory, or fed NaN: what is lost, what is reported, and whether resuming is bit-exact."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from train.sinks.jsonl import read_records
 from train.store.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-SPARE = [*SMALL, "observe=off", "trainer.device=cpu", "schedule=constant"]
-RUN = [*SPARE, "trainer.epochs=25", "trainer.max_steps=null", "regularization=dropout", "checkpoint.every_steps=5"]
-"""Of 100 steps."""
+MINIMAL = [*SMALL, "observe=off", "trainer.device=cpu", "schedule=constant"]
+RUN = [*MINIMAL, "trainer.epochs=25", "trainer.max_steps=null", "regularization=dropout", "checkpoint.every_steps=5"]
+"""A run of 100 steps."""
 
-SABOTAGED = [*SPARE, "norm=none", "norm._target_=tests.run.saboteur.norm", "trainer.epochs=3", "trainer.max_steps=null"]
+SABOTAGED = [*MINIMAL, "norm=none", "norm._target_=tests.run.saboteur.norm", "trainer.epochs=3", "trainer.max_steps=null"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_here(tmp_path_factory.mktemp("whole") / "run", RUN).path
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_here(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path
 
 
 def wait_for(path: Path) -> None:
@@ -42,8 +42,8 @@ def wait_for(path: Path) -> None:
         time.sleep(0.005)
 
 
-def times_begun(folder: Path) -> int:
-    """How often a process has taken the folder to train in it."""
+def times_started(folder: Path) -> int:
+    """Return how many times a process has started to train in the folder."""
     status = folder / "status.json"
     return 1 + len(json.loads(status.read_text()).get("resumed", ())) if status.exists() else 0
 
@@ -53,24 +53,24 @@ def times_begun(folder: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in (0, *range(2, 20)))])
-def test_a_run_killed_at_any_moment_goes_on_to_the_bit(whole: Path, tmp_path: Path, seed: int) -> None:
-    """From the moment at which it has its folder; killed again while it goes on, where it lasts so long."""
-    chance, folder = random.Random(seed), tmp_path / "run"
+def test_resume_after_sigkill_is_bit_exact(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
+    """Kill at any moment after the folder is claimed, and once more after resuming if the run lasts that long."""
+    generator, folder = random.Random(seed), tmp_path / "run"
     for number, arguments in enumerate([[*RUN, f"hydra.run.dir={folder}"], [f"resume={folder}"]][: 2 if seed else 1]):
         process = subprocess.Popen([str(COMMAND), *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL)
-        while times_begun(folder) <= number and process.poll() is None:
+        while times_started(folder) <= number and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(chance.uniform(0, 1.0))
+        time.sleep(generator.uniform(0, 1.0))
         process.send_signal(signal.SIGKILL)
         process.wait(60)
     run = read_run(folder)
     assert run.state in ("lost", "done")
     if run.state == "lost":
         assert resume_here(folder)[1] == "done"
-    assert outcome(folder) == outcome(whole)
+    assert outcome(folder) == outcome(uninterrupted)
 
 
-KILLED_AT = """
+KILL_PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 
@@ -87,16 +87,16 @@ def wrapped(name, when):
 
     def call(*args, **more):
         global saves
-        about = " ".join(os.readlink(f"/proc/self/fd/{a}") if isinstance(a, int) else str(a) for a in args[:2])
-        ours = "checkpoints" in about and ("step-" in about or name == "fsync" and about.endswith("checkpoints"))
-        saves += ours and name == "replace"
-        if ours and saves >= 3 and moment == f"before {when}":
+        paths = " ".join(os.readlink(f"/proc/self/fd/{a}") if isinstance(a, int) else str(a) for a in args[:2])
+        is_save = "checkpoints" in paths and ("step-" in paths or name == "fsync" and paths.endswith("checkpoints"))
+        saves += is_save and name == "replace"
+        if is_save and saves >= 3 and moment == f"before {when}":
             die()
-        if ours and saves >= 3 and moment == f"in the middle of {when}":
+        if is_save and saves >= 3 and moment == f"in the middle of {when}":
             os.truncate(args[0], os.fstat(args[0]).st_size // 2)
             die()
         result = original(*args, **more)
-        if ours and saves >= 3 and moment == f"after {when}":
+        if is_save and saves >= 3 and moment == f"after {when}":
             die()
         return result
 
@@ -122,126 +122,126 @@ MOMENTS = [
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds open files in /proc")
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_killed_within_a_save_goes_on_to_the_bit(whole: Path, tmp_path: Path, moment: str) -> None:
+def test_resume_after_sigkill_within_save_is_bit_exact(uninterrupted: Path, tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "run"
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1", "MALLOC_TRIM_THRESHOLD_": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    program = [sys.executable, "-c", KILLED_AT, moment, *RUN, f"hydra.run.dir={folder}"]
+    program = [sys.executable, "-c", KILL_PROGRAM, moment, *RUN, f"hydra.run.dir={folder}"]
     killed = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert 10 <= list_checkpoints(folder)[0].step <= 15
     assert resume_here(folder)[1] == "done"
-    assert outcome(folder) == outcome(whole)
-    assert not list((folder / "checkpoints").glob(".*")), "nothing half written stays"
+    assert outcome(folder) == outcome(uninterrupted)
+    assert not list((folder / "checkpoints").glob(".*")), "no partial file remains"
 
 
-# A disk that takes no more
+# A full disk
 
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from tests.harness import _here, outcome
+from tests.harness import _here
 for name, limit, arguments in json.loads(sys.argv[1]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        said = _here(Path(name), arguments)[1]
+        text = _here(Path(name), arguments)[1]
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}"
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print("SAID", json.dumps([name, said]), flush=True)
+    print("OUTCOME", json.dumps([name, text]), flush=True)
 """
-"""A limit on the size of a file stands for a full disk: the files that grow beyond it cannot be written."""
+"""A limit on the file size simulates a full disk: files that grow beyond it cannot be written."""
 
 LIMITS: dict[str, tuple[int, list[str]]] = {
-    "config": (500, SPARE),
-    "summary": (3500, [*SPARE, "trainer.epochs=0", "trainer.max_steps=null"]),
-    "metrics": (7_000, [*SPARE, "trainer.epochs=15", "trainer.max_steps=null", "trainer.record_every=1"]),
-    "weights": (50_000, SPARE),
-    "checkpoint": (130_000, [*SPARE, "trainer.max_steps=4", "checkpoint.every_steps=1"]),
+    "config": (500, MINIMAL),
+    "summary": (3500, [*MINIMAL, "trainer.epochs=0", "trainer.max_steps=null"]),
+    "metrics": (7_000, [*MINIMAL, "trainer.epochs=15", "trainer.max_steps=null", "trainer.record_every=1"]),
+    "weights": (50_000, MINIMAL),
+    "checkpoint": (130_000, [*MINIMAL, "trainer.max_steps=4", "checkpoint.every_steps=1"]),
 }
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
+def test_full_disk_is_one_message(tmp_path: Path) -> None:
     cases = [(str(tmp_path / name), *case) for name, case in LIMITS.items()]
     result = subprocess.run(
         [sys.executable, "-c", LIMITED, json.dumps(cases)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
-    answers = [json.loads(line.removeprefix("SAID ")) for line in result.stdout.splitlines() if line.startswith("SAID ")]
-    said = {Path(name).name: answer for name, answer in answers}
-    assert "cannot be written (File too large)" in said["config"]
+    pairs = [json.loads(line.removeprefix("OUTCOME ")) for line in result.stdout.splitlines() if line.startswith("OUTCOME ")]
+    outcomes = {Path(name).name: text for name, text in pairs}
+    assert "cannot be written (File too large)" in outcomes["config"]
     assert not (tmp_path / "config" / "status.json").exists()
     for name in ("summary", "metrics", "weights"):
-        assert said[name].startswith("RunError: ")
-        assert f"{tmp_path / name} cannot be written (File too large). The run goes on from" in said[name]
+        assert outcomes[name].startswith("RunError: ")
+        assert f"{tmp_path / name} cannot be written (File too large). The run resumes from" in outcomes[name]
         run = read_run(tmp_path / name)
         assert (run.state, run.status["exit_code"]) == ("failed", 1)
         assert "File too large" in run.reason
-    assert said["checkpoint"] == "done", "a checkpoint that cannot be written is a warning"
+    assert outcomes["checkpoint"] == "done", "a checkpoint that cannot be written is a warning"
     assert list_checkpoints(tmp_path / "checkpoint") == []
     log = (tmp_path / "checkpoint" / "train.log").read_text()
-    assert "the checkpoint of step 1 could not be written (File too large); there is none before it" in log
+    assert "the checkpoint of step 1 could not be written (File too large); there is no earlier one." in log
     records = list(read_records(tmp_path / "metrics" / "metrics.jsonl"))
-    assert resume_here(tmp_path / "metrics")[1] == "done", "the disk has room again"
+    assert resume_here(tmp_path / "metrics")[1] == "done", "the disk has space again"
     assert len(list(read_records(tmp_path / "metrics" / "metrics.jsonl"))) > len(records) > 10
 
 
-ON_A_SMALL_DISK = """
+SMALL_DISK_PROGRAM = """
 import shutil, sys
 from pathlib import Path
-from tests.harness import _here, outcome
+from tests.harness import _here
 disk, copy, *arguments = sys.argv[1:]
 try:
-    said = _here(Path(disk) / "run", arguments)[1]
+    text = _here(Path(disk) / "run", arguments)[1]
 except Exception as error:
-    said = f"{type(error).__name__}: {error}"
-print(said)
+    text = f"{type(error).__name__}: {error}"
+print(text)
 shutil.copytree(Path(disk) / "run", copy)
 """
 
 
 @pytest.mark.faults
 @pytest.mark.slow
-def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    """A real one, of half a megabyte: records of every step fill it between two checkpoints."""
-    alone = [shutil.which("unshare") or "unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+def test_run_on_full_disk_resumes_from_last_checkpoint(tmp_path: Path) -> None:
+    """On a real disk of half a megabyte, which the records of every step fill between two checkpoints."""
+    unshare = [shutil.which("unshare") or "unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
     disk, copy = tmp_path / "disk", tmp_path / "run"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=512k none '{disk}'"
-    if not shutil.which("unshare") or subprocess.run([*alone, "sh", "-c", mount], capture_output=True, check=False).returncode:
-        pytest.skip("a small disk cannot be mounted here: that takes Linux, and rights to mount in a namespace")
-    run = [*SPARE, "trainer.epochs=100", "trainer.max_steps=null", "trainer.record_every=1", "checkpoint.every_steps=20"]
-    there = [*alone, "sh", "-c", f'{mount} && exec "$@"', "sh"]
-    program = [sys.executable, "-c", ON_A_SMALL_DISK, str(disk), str(copy), *run]
-    result = subprocess.run([*there, *program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    if not shutil.which("unshare") or subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted: needs Linux and the right to mount in a namespace")
+    run = [*MINIMAL, "trainer.epochs=100", "trainer.max_steps=null", "trainer.record_every=1", "checkpoint.every_steps=20"]
+    on_disk = [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    program = [sys.executable, "-c", SMALL_DISK_PROGRAM, str(disk), str(copy), *run]
+    result = subprocess.run([*on_disk, *program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    assert f"RunError: {disk / 'run'} cannot be written (No space left on device). The run goes on from" in result.stdout
-    assert not list(disk.iterdir()), "the disk was the other process's own"
-    left = read_run(copy)
-    assert left.state in ("failed", "lost"), "failed where that still could be written"
+    assert f"RunError: {disk / 'run'} cannot be written (No space left on device). The run resumes from" in result.stdout
+    assert not list(disk.iterdir()), "the disk was mounted only in the namespace of the process"
+    failed = read_run(copy)
+    assert failed.state in ("failed", "lost"), "failed if that could still be written"
     assert newest_valid(copy) == list_checkpoints(copy)[0]
     assert resume_here(copy)[1] == "done"
-    assert outcome(copy) == outcome(run_here(tmp_path / "whole", run).path)
+    assert outcome(copy) == outcome(run_here(tmp_path / "uninterrupted", run).path)
 
 
-def test_a_failing_view_never_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    def full(*_: object) -> None:
+def test_failing_sink_does_not_end_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     folder = tmp_path / "run"
     (folder / "train.log").mkdir(parents=True)
-    (folder / "figures").write_text("in the way of the figures")
-    monkeypatch.setattr(google_crc32c, "value", full)
+    (folder / "figures").write_text("a file in place of the folder")
+    monkeypatch.setattr(google_crc32c, "value", raise_disk_full)
     run_here(folder, [*SMALL, "observe.every=1"])
     assert read_run(folder).state == "done"
-    said = capsys.readouterr()
-    assert "TensorBoard is off from here on (OSError: [Errno 28] No space left on device)" in said.out
-    assert "the heat maps is off from here on" in said.out
-    assert said.err.count("train.log is off from here on") == 1
+    output = capsys.readouterr()
+    assert "TensorBoard: disabled after an error (OSError: [Errno 28] No space left on device)" in output.out
+    assert "the heat maps: disabled after an error" in output.out
+    assert output.err.count("train.log: disabled after an error") == 1
 
 
-def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    command = [str(COMMAND), *SPARE, f"hydra.run.dir={tmp_path}/file/run"]
+def test_run_folder_that_cannot_be_created_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    command = [str(COMMAND), *MINIMAL, f"hydra.run.dir={tmp_path}/file/run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 2
     assert f"train: {tmp_path}/file" in result.stderr
@@ -249,23 +249,23 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_vanished_folder_is_one_message(tmp_path: Path) -> None:
+def test_deleted_run_folder_is_one_message(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    forever = [str(COMMAND), *RUN, "trainer.epochs=100000", f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(forever, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    endless = [str(COMMAND), *RUN, "trainer.epochs=100000", f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(endless, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(folder / "checkpoints")
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=120)[1]
+    stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 1
-    assert f"train: {folder}: the folder of this run is gone" in said
-    assert "Traceback" not in said
+    assert f"train: {folder}: this run folder no longer exists" in stderr
+    assert "Traceback" not in stderr
 
 
 # NaN and broken data
 
-POISONED = {
+NONFINITE = {
     "loss": ("train:6:nan", "diverged", "at step 5"),
     "gradient": ("train:6:nan_gradient", "diverged", "at step 6"),
     "weight": ("train:6:nan_weight", "diverged", "at step 6"),
@@ -273,23 +273,23 @@ POISONED = {
 }
 
 
-@pytest.mark.parametrize("kind", POISONED)
-def test_what_is_not_finite_is_an_outcome_and_not_a_crash(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    where, state, reason = POISONED[kind]
+@pytest.mark.parametrize("kind", NONFINITE)
+def test_nonfinite_value_is_an_outcome_not_a_crash(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, state, reason = NONFINITE[kind]
     monkeypatch.setenv("SABOTAGE", where)
     run_here(tmp_path / "run", [*SABOTAGED, "trainer.record_every=1", "trainer.precision=float32"])
     run = read_run(tmp_path / "run")
     assert (run.state, reason in run.reason) == (state, True)
     values = [value for row in read_records(run.metrics_file) for value in row.values.values()]
-    assert any(value != value for value in values), "the NaN is on record"
+    assert any(value != value for value in values), "the NaN is recorded"
     if state == "diverged":
         with pytest.raises(UsageError, match="this run has diverged"):
             resume_here(tmp_path / "run")
 
 
-def test_out_of_memory_says_what_was_asked_and_what_needs_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_names_request_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SABOTAGE", "train:3:exhaust")
-    with pytest.raises(RunError, match=r"no memory left for trainer.batch_size=8 images of 1x16x16 .*smaller trainer.batch_size"):
+    with pytest.raises(RunError, match=r"no memory left for trainer.batch_size=8 images of 1x16x16 .*Reduce trainer.batch_size"):
         run_here(tmp_path / "run", SABOTAGED)
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("failed", 4)
@@ -297,7 +297,7 @@ def test_out_of_memory_says_what_was_asked_and_what_needs_less(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("said", "memory"),
+    ("message", "memory"),
     [
         ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call", True),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
@@ -305,17 +305,17 @@ def test_out_of_memory_says_what_was_asked_and_what_needs_less(tmp_path: Path, m
         ("CUDA error: an illegal memory access was encountered", False),
     ],
 )
-def test_a_gpu_without_memory_is_known_by_what_its_libraries_say(said: str, memory: bool) -> None:
-    assert is_out_of_memory(RuntimeError(said)) == memory
+def test_is_out_of_memory_recognises_library_messages(message: str, memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(message)) == memory
 
 
-def test_a_damaged_image_fails_by_name_and_the_run_goes_on_once_it_is_mended(tmp_path: Path) -> None:
-    chance = random.Random(0)
+def test_damaged_image_is_named_and_run_resumes_once_repaired(tmp_path: Path) -> None:
+    generator = random.Random(0)
     for split, count in (("train", 8), ("val", 2)):
         for label in ("a", "b"):
             (tmp_path / "images" / split / label).mkdir(parents=True)
             for number in range(count):
-                image = Image.frombytes("RGB", (24, 24), chance.randbytes(24 * 24 * 3))
+                image = Image.frombytes("RGB", (24, 24), generator.randbytes(24 * 24 * 3))
                 image.save(tmp_path / "images" / split / label / f"{number}.png")
     run = ["data=image_folder", f"data.root={tmp_path}/images", "data.preprocess=none", "data.workers=0", "augment=none"]
     run += [
@@ -327,7 +327,7 @@ def test_a_damaged_image_fails_by_name_and_the_run_goes_on_once_it_is_mended(tmp
         "checkpoint.every_steps=1",
     ]
     run += ["schedule=constant", "trainer.device=cpu"]
-    whole = run_here(tmp_path / "whole", run).path
+    uninterrupted = run_here(tmp_path / "uninterrupted", run).path
     damaged = tmp_path / "images" / "val" / "b" / "1.png"
     content = damaged.read_bytes()
     damaged.write_bytes(content[: len(content) // 2])
@@ -337,4 +337,4 @@ def test_a_damaged_image_fails_by_name_and_the_run_goes_on_once_it_is_mended(tmp
     assert (failed.state, str(damaged) in failed.reason) == ("failed", True)
     damaged.write_bytes(content)
     assert resume_here(tmp_path / "run")[1] == "done"
-    assert outcome(tmp_path / "run") == outcome(whole)
+    assert outcome(tmp_path / "run") == outcome(uninterrupted)

@@ -1,4 +1,4 @@
-"""What the fingerprint finds in models that do as they are told, and in models that do not."""
+"""`fingerprint` and `contradictions`, for models that use the chosen ingredients and for models that ignore them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREPROCESS = Preprocess("zero_center", (0.5, 0.25, 0.125), (1.0, 1.0, 1.0))
 
 
 class RMS(nn.Module):
-    """A norm of one's own, whose class is not called ...Norm."""
+    """A user's norm whose class name does not end in Norm."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ def batch() -> Batch:
     return Batch(torch.randn(8, 3, 16, 16, generator=generator), torch.randint(10, (8,), generator=generator))
 
 
-def taken(
+def fingerprint_of(
     overrides: list[str],
     change: Callable[[nn.Module], Any] = lambda _: None,
     parts_change: Callable[[Parts], Parts] = lambda parts: parts,
     decay: float | None = None,
     size: Sequence[str] = SMALL,
 ) -> dict[str, Any]:
-    """The fingerprint of a run with these overrides, the model changed by `change` after the init."""
+    """Return the fingerprint of a run with these overrides, whose model `change` edits after the init."""
     settings = settings_for(*size, *overrides)
     parts = parts_change(build(settings))
     model = parts.new_model()
@@ -59,9 +59,9 @@ def taken(
     change(model)
     regularization = parts.regularization if decay is None else replace(parts.regularization, weight_decay=decay)
     optimizer = parts.optimizer(parameter_groups(model, regularization))
-    found = fingerprint(model, settings, parts, optimizer, batch(), PREPROCESS)
-    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
-    return found
+    result = fingerprint(model, settings, parts, optimizer, batch(), PREPROCESS)
+    assert json.loads(json.dumps(result, allow_nan=False)) == json.loads(json.dumps(result))
+    return result
 
 
 NORMS = {"batch": "BatchNorm", "layer": "LayerNorm", "instance": "InstanceNorm", "group": "GroupNorm"}
@@ -69,30 +69,30 @@ INITS = ["gaussian", "xavier", "glorot", "kaiming", "orthogonal", "lsuv", "pytor
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_each_norm_is_counted_and_has_no_bias_before_it(name):
-    found = taken([f"norm={name}", "model=convnet", "model.stages=2"])
-    assert found["norm"]["built"] == {NORMS[name]: 4}
-    assert found["norm"]["others"] == {}
-    assert found["norm"]["biases_before"] == 0
-    assert contradictions(found) == []
+def test_fingerprint_counts_the_norms_and_biases_before_them(name):
+    result = fingerprint_of([f"norm={name}", "model=convnet", "model.stages=2"])
+    assert result["norm"]["built"] == {NORMS[name]: 4}
+    assert result["norm"]["others"] == {}
+    assert result["norm"]["biases_before"] == 0
+    assert contradictions(result) == []
 
 
 @pytest.mark.parametrize(("name", "model"), [*((name, "convnet") for name in INITS), ("glorot", "mlp"), ("kaiming", "resnet")])
-def test_weights_are_what_the_init_requests(name, model):
-    found = taken([f"init={name}", f"model={model}", "regularization=weight_decay_dropout"])
-    assert contradictions(found) == []
-    known = name not in ("lsuv", "pytorch")
-    assert all((layer["requested_std"] is not None) == known for layer in found["init"]["layers"].values())
+def test_weights_have_the_std_that_the_init_requests(name, model):
+    result = fingerprint_of([f"init={name}", f"model={model}", "regularization=weight_decay_dropout"])
+    assert contradictions(result) == []
+    has_request = name not in ("lsuv", "pytorch")
+    assert all((layer["requested_std"] is not None) == has_request for layer in result["init"]["layers"].values())
 
 
-def test_numbers_of_one_layer():
-    layer = taken(["init=kaiming", "model=convnet"])["init"]["layers"]["stage1.conv2"]
+def test_weights_of_one_layer():
+    layer = fingerprint_of(["init=kaiming", "model=convnet"])["init"]["layers"]["stage1.conv2"]
     assert (layer["fan_in"], layer["fan_out"], layer["count"]) == (16 * 9, 16 * 9, 16 * 16 * 9)
     assert layer["requested_std"] == pytest.approx(math.sqrt(2 / 144), rel=1e-5)
     assert layer["std_sqrt_fan_in"] == pytest.approx(math.sqrt(2), rel=0.1)
 
 
-def test_depthwise_convolutions_and_orthogonal_groups():
+def test_requested_std_of_orthogonal_grouped_convolution():
     layer = nn.Conv2d(16, 32, 3, groups=4)
     start = init.orthogonal(gain=1.5)
     start(layer, torch.zeros(1), torch.Generator().manual_seed(0))
@@ -100,28 +100,30 @@ def test_depthwise_convolutions_and_orthogonal_groups():
     assert layer.weight.square().mean().sqrt().item() == pytest.approx(start.requested_std(layer), rel=1e-4)
 
 
-def test_decay_dropout_activation_batch_and_preprocessing():
-    found = taken(["regularization=weight_decay_dropout", "model=mlp", "model.activation=tanh", "norm=layer"])
-    assert found["activation"]["built"] == {"Tanh": 3}
-    assert found["dropout"] == {"chosen": 0.5, "modules": {"0.5": 3}, "stochastic_depth": {}}
-    assert found["weight_decay"]["decayed"]["names"] == ["fc1.weight", "fc2.weight", "fc3.weight", "head.weight"]
-    assert found["weight_decay"]["not_decayed"]["tensors"] == 7
+def test_fingerprint_of_decay_dropout_activation_batch_preprocess():
+    result = fingerprint_of(["regularization=weight_decay_dropout", "model=mlp", "model.activation=tanh", "norm=layer"])
+    assert result["activation"]["built"] == {"Tanh": 3}
+    assert result["dropout"] == {"chosen": 0.5, "modules": {"0.5": 3}, "stochastic_depth": {}}
+    assert result["weight_decay"]["decayed"]["names"] == ["fc1.weight", "fc2.weight", "fc3.weight", "head.weight"]
+    assert result["weight_decay"]["not_decayed"]["tensors"] == 7
     images, labels = batch().images.numpy(), batch().labels.numpy()
-    assert found["first_batch"]["sha256"] == hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    assert found["preprocess"]["mean"] == list(PREPROCESS.mean)
+    assert result["first_batch"]["sha256"] == hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    assert result["preprocess"]["mean"] == list(PREPROCESS.mean)
 
 
-def test_the_hash_does_not_depend_on_the_memory_format():
+def test_first_batch_hash_ignores_the_memory_format():
     settings = settings_for(*SMALL)
     parts = build(settings)
     model = parts.new_model()
     optimizer = parts.optimizer(parameter_groups(model, parts.regularization))
-    other = Batch(batch().images.contiguous(memory_format=torch.channels_last), batch().labels)
-    first, second = (fingerprint(model, settings, parts, optimizer, seen, PREPROCESS)["first_batch"] for seen in (batch(), other))
+    channels_last = Batch(batch().images.contiguous(memory_format=torch.channels_last), batch().labels)
+    first, second = (
+        fingerprint(model, settings, parts, optimizer, data, PREPROCESS)["first_batch"] for data in (batch(), channels_last)
+    )
     assert first == second
 
 
-def test_it_changes_nothing():
+def test_fingerprint_changes_nothing():
     before: dict[str, Any] = {}
 
     def remember(model: nn.Module) -> None:
@@ -130,7 +132,7 @@ def test_it_changes_nothing():
         before["model"] = model
         before["random"] = torch.get_rng_state()
 
-    taken([], remember)
+    fingerprint_of([], remember)
     model = before["model"]
     assert all(torch.equal(value, before["state"][name]) for name, value in model.state_dict().items())
     assert all(module.training and not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
@@ -152,39 +154,55 @@ def scale(model: nn.Module) -> None:
 
 
 def ignoring(**given: Any) -> Callable[[Parts], Parts]:
-    """Parts whose model does not get what was chosen: the model of one's own that ignores an argument."""
+    """Return a change of the parts whose model receives `given` instead: it stands for a model that ignores an argument."""
 
-    class Deaf(Parts):
+    class Ignoring(Parts):
         def model_inputs(self) -> dict[str, Any]:
             return super().model_inputs() | given
 
-    return lambda parts: Deaf(**vars(parts))
+    return lambda parts: Ignoring(**vars(parts))
 
 
 CASES = [
-    (["norm=batch"], {"parts_change": ignoring(norm=None)}, "norm=batch, but the model builds none: it holds no norm layer"),
-    (["norm=batch"], {"parts_change": ignoring(norm=norm.group(4))}, "norm=batch, but the model builds none: it holds 6 Group"),
-    (["norm=none"], {"parts_change": ignoring(norm=norm.batch())}, "norm=none, but the model holds norm layers: 6 BatchNorm"),
-    (["norm=batch"], {"change": lambda m: m.add_module("more", nn.LayerNorm(4))}, "but the model also holds 1 LayerNorm"),
-    (["model.activation=tanh"], {"parts_change": ignoring(activation=nn.ReLU)}, "activation=tanh, but the model holds 6 ReLU"),
-    (["regularization=dropout"], {"parts_change": ignoring(dropout=0.0)}, "dropout=0.5, but the model holds no dropout module"),
-    (["regularization=dropout"], {"parts_change": ignoring(dropout=0.3)}, "holds dropout modules 1 with p=0.3"),
-    (["regularization=none"], {"parts_change": ignoring(dropout=0.3)}, "dropout=0, but the model also holds dropout modules 1"),
-    (["regularization=weight_decay"], {"decay": 0.0}, "weight_decay=5e-05, but no parameter decays"),
-    (["regularization=weight_decay"], {"decay": 0.1}, "weight_decay=5e-05, but the optimizer decays with 0.1"),
-    (["regularization=none"], {"decay": 0.1}, "weight_decay=0, but the optimizer decays with 0.1"),
-    (["init=kaiming"], {"change": scale}, "the weight std of 1 layers is not what it requests: head "),
+    (
+        ["norm=batch"],
+        {"parts_change": ignoring(norm=None)},
+        "norm=batch, but the model contains no such layer: it contains no norm layer",
+    ),
+    (
+        ["norm=batch"],
+        {"parts_change": ignoring(norm=norm.group(4))},
+        "norm=batch, but the model contains no such layer: it contains 6 Group",
+    ),
+    (["norm=none"], {"parts_change": ignoring(norm=norm.batch())}, "norm=none, but the model contains norm layers: 6 BatchNorm"),
+    (["norm=batch"], {"change": lambda m: m.add_module("more", nn.LayerNorm(4))}, "but the model also contains 1 LayerNorm"),
+    (["model.activation=tanh"], {"parts_change": ignoring(activation=nn.ReLU)}, "activation=tanh, but the model contains 6 ReLU"),
+    (
+        ["regularization=dropout"],
+        {"parts_change": ignoring(dropout=0.0)},
+        "dropout=0.5, but the model contains no dropout module",
+    ),
+    (["regularization=dropout"], {"parts_change": ignoring(dropout=0.3)}, "contains dropout modules 1 with p=0.3"),
+    (
+        ["regularization=none"],
+        {"parts_change": ignoring(dropout=0.3)},
+        "dropout=0, but the model also contains dropout modules 1",
+    ),
+    (["regularization=weight_decay"], {"decay": 0.0}, "weight_decay=5e-05, but no parameter has weight decay"),
+    (["regularization=weight_decay"], {"decay": 0.1}, "weight_decay=5e-05, but the optimizer uses 0.1"),
+    (["regularization=none"], {"decay": 0.1}, "weight_decay=0, but the optimizer uses 0.1"),
+    (["init=kaiming"], {"change": scale}, "but 1 layers do not have the requested weight std: head "),
     (["init=kaiming"], {"change": lambda m: m.get_parameter("head.weight").data.fill_(math.nan)}, "head not finite"),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "changed", "said"), CASES)
-def test_what_is_not_in_the_run_is_said_once(overrides, changed, said):
-    (sentence,) = contradictions(taken(overrides, **changed))
-    assert said in sentence
+@pytest.mark.parametrize(("overrides", "arguments", "message"), CASES)
+def test_contradictions_name_a_missing_choice_once(overrides, arguments, message):
+    (sentence,) = contradictions(fingerprint_of(overrides, **arguments))
+    assert message in sentence
 
 
-def test_parameters_that_the_optimizer_does_not_hold():
+def test_contradictions_name_parameters_missing_from_the_optimizer():
     settings = settings_for(*SMALL)
     parts = build(settings)
     model = parts.new_model()
@@ -192,36 +210,36 @@ def test_parameters_that_the_optimizer_does_not_hold():
     groups = parameter_groups(model, parts.regularization)
     groups[0]["params"] = groups[0]["params"][1:]
     (sentence,) = contradictions(fingerprint(model, settings, parts, parts.optimizer(groups), batch(), PREPROCESS))
-    assert sentence == "1 trainable parameters are not in the optimizer and stay as they are: stage1.conv1.weight."
+    assert sentence == "1 trainable parameters are not in the optimizer and never change: stage1.conv1.weight."
 
 
-def test_a_norm_of_ones_own_is_known_by_its_type():
-    def own(parts: Parts) -> Parts:
+def test_fingerprint_recognises_a_custom_norm_by_its_type():
+    def with_norm(parts: Parts) -> Parts:
         return replace(parts, norm=RMS)
 
-    found = taken([], parts_change=own)
-    assert found["norm"]["built"] == {"RMS": 6}
-    assert contradictions(found) == []
-    (sentence,) = contradictions(taken([], swap(RMS, lambda _: nn.Identity()), own))
-    assert "norm=batch, but the model builds none" in sentence
+    result = fingerprint_of([], parts_change=with_norm)
+    assert result["norm"]["built"] == {"RMS": 6}
+    assert contradictions(result) == []
+    (sentence,) = contradictions(fingerprint_of([], swap(RMS, lambda _: nn.Identity()), with_norm))
+    assert "norm=batch, but the model contains no such layer" in sentence
 
 
-def test_a_norm_inside_a_wrapper_and_biases_before_norms_are_counted():
-    def own(parts: Parts) -> Parts:
+def test_fingerprint_counts_wrapped_norms_and_biases_before_norms():
+    def with_norm(parts: Parts) -> Parts:
         return replace(parts, norm=lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.Dropout2d(0.0)))
 
-    assert taken([], parts_change=own)["norm"]["built"]["BatchNorm2d"] == 6
+    assert fingerprint_of([], parts_change=with_norm)["norm"]["built"]["BatchNorm2d"] == 6
 
     def bias(model: nn.Module) -> None:
         conv = model.get_submodule("stage1.conv2")
         conv.bias = nn.Parameter(torch.zeros(16))
 
-    assert taken([], bias)["norm"]["biases_before"] == 1
+    assert fingerprint_of([], bias)["norm"]["biases_before"] == 1
 
 
-def test_a_torchvision_model():
+def test_fingerprint_of_a_torchvision_model():
     given = ["data.shape=[3,64,64]", "model=torchvision", "model.name=shufflenet_v2_x0_5", "regularization=dropout", "norm=group"]
-    found = taken(["norm.groups=2", *given], size=["data=noise"])
-    assert contradictions(found) == []
-    assert found["norm"]["built"]["GroupNorm"] > 50
-    assert found["norm"]["biases_before"] == 0
+    result = fingerprint_of(["norm.groups=2", *given], size=["data=noise"])
+    assert contradictions(result) == []
+    assert result["norm"]["built"]["GroupNorm"] > 50
+    assert result["norm"]["biases_before"] == 0

@@ -1,4 +1,4 @@
-"""The run folder: one owner, files that are whole at every moment, identities."""
+"""`RunFolder`: one owner, files that are complete at every moment, identities."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 0, "seeds": {"init": 0}, "norm": {"_target_": "a.b", "eps": 1e-5}}
 
 
-def test_one_of_twenty_threads_gets_the_folder(tmp_path: Path) -> None:
-    together = threading.Barrier(20)
+def test_claim_succeeds_in_one_of_twenty_threads(tmp_path: Path) -> None:
+    barrier = threading.Barrier(20)
 
     def claim(number: int) -> bool:
         folder = RunFolder(tmp_path / "run")
-        together.wait()
+        barrier.wait()
         try:
             folder.claim(CONFIG | {"number": number}, [f"number={number}"])
         except UsageError:
@@ -37,15 +37,15 @@ def test_one_of_twenty_threads_gets_the_folder(tmp_path: Path) -> None:
         return True
 
     with ThreadPoolExecutor(20) as pool:
-        won = list(pool.map(claim, range(20)))
-    assert sum(won) == 1
-    winner = won.index(True)
+        claimed = list(pool.map(claim, range(20)))
+    assert sum(claimed) == 1
+    winner = claimed.index(True)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["number"] == winner
     assert yaml.safe_load((tmp_path / "run" / "overrides.yaml").read_text()) == [f"number={winner}"]
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "running"
 
 
-CLAIM_WHEN_TOLD = """
+CLAIM_ON_INPUT = """
 import sys
 from pathlib import Path
 from train.errors import UsageError
@@ -55,13 +55,13 @@ sys.stdin.readline()
 try:
     RunFolder(Path(sys.argv[1])).claim({"seed": 0}, [])
 except UsageError as error:
-    assert "already holds a run" in str(error)
+    assert "already holds a run" in str(error) or "is using this run folder" in str(error)
     sys.exit(2)
 """
 
 
-def test_one_of_several_processes_gets_the_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", CLAIM_WHEN_TOLD, str(tmp_path / "run")]
+def test_claim_succeeds_in_one_of_six_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CLAIM_ON_INPUT, str(tmp_path / "run")]
     processes = [
         subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(6)
@@ -78,7 +78,7 @@ def test_one_of_several_processes_gets_the_folder(tmp_path: Path) -> None:
     assert sorted(process.returncode for process in processes) == [0, 2, 2, 2, 2, 2]
 
 
-def test_a_taken_folder_is_refused_by_name(tmp_path: Path) -> None:
+def test_refuse_if_taken_names_the_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").claim(CONFIG, [])
     with pytest.raises(UsageError, match=r"hydra\.run\.dir=.*run: this folder already holds a run"):
         RunFolder(tmp_path / "run").refuse_if_taken()
@@ -88,26 +88,26 @@ def test_a_taken_folder_is_refused_by_name(tmp_path: Path) -> None:
 REPLACE_FOREVER = """
 import itertools, sys
 from pathlib import Path
-from train.run.folder import write_whole
+from train.run.folder import write_atomic
 path, size = Path(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)
 for count in itertools.count():
-    write_whole(path, bytes([count % 251]) * size)
+    write_atomic(path, bytes([count % 251]) * size)
 """
 
 
-def test_a_process_killed_while_writing_leaves_the_file_whole(tmp_path: Path) -> None:
-    """Every byte of the file is the same: a mixture or a torn end would show."""
+def test_write_atomic_survives_a_killed_writer(tmp_path: Path) -> None:
+    """All bytes of the file are equal, so that mixed or truncated content would be detected."""
     path, size = tmp_path / "weights.pt", 1_000_000
     write_atomic(path, b"\xff" * size)
-    chance = random.Random(0)
+    rng = random.Random(0)
     for _ in range(8):
         process = subprocess.Popen(
             [sys.executable, "-c", REPLACE_FOREVER, str(path), str(size)], cwd=ROOT, stdout=subprocess.PIPE
         )
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
         content = path.read_bytes()
@@ -115,7 +115,7 @@ def test_a_process_killed_while_writing_leaves_the_file_whole(tmp_path: Path) ->
         assert len(set(content)) == 1
 
 
-def test_a_reader_never_meets_half_a_status(tmp_path: Path) -> None:
+def test_update_never_exposes_a_partial_status(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(CONFIG, [])
     done = threading.Event()
@@ -127,16 +127,16 @@ def test_a_reader_never_meets_half_a_status(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    seen = 0
+    reads = 0
     while not done.is_set():
         assert json.loads(folder.status_file.read_text())["status"] == "running"
-        seen += 1
+        reads += 1
     writer.join()
-    assert seen > 10
+    assert reads > 10
     assert json.loads(folder.status_file.read_text())["count"] == 199
 
 
-def test_writing_leaves_no_temporary_file_and_refuses_what_json_cannot_hold(tmp_path: Path) -> None:
+def test_write_json_refuses_nan_and_removes_its_temporary_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"one": 1})
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"one": float("nan")})
@@ -144,7 +144,7 @@ def test_writing_leaves_no_temporary_file_and_refuses_what_json_cannot_hold(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_identity_is_of_the_content_and_of_all_of_it() -> None:
+def test_identity_depends_on_every_value_but_not_on_the_order() -> None:
     assert identity({"a": 1, "b": {"c": [1, 2]}}) == identity({"b": {"c": [1, 2]}, "a": 1})
     configs = [
         compose_config([*SMALL, *extra]) for extra in ([], ["seed=1"], ["norm.eps=1e-4"], ["trainer.epochs=2"], ["init=xavier"])
@@ -153,18 +153,18 @@ def test_identity_is_of_the_content_and_of_all_of_it() -> None:
     assert identity(compose_config(SMALL)) == identity(compose_config(SMALL))
 
 
-def test_an_arm_is_the_configuration_without_its_seeds(tmp_path: Path) -> None:
-    def claimed(name: str, *overrides: str) -> dict[str, str]:
+def test_claim_stores_an_arm_id_that_ignores_seeds(tmp_path: Path) -> None:
+    def claim(name: str, *overrides: str) -> dict[str, str]:
         folder = RunFolder(tmp_path / name)
         folder.claim(compose_config([*SMALL, *overrides]), overrides)
         return json.loads(folder.status_file.read_text())
 
-    base, seed, role, other = claimed("a"), claimed("b", "seed=5"), claimed("c", "seeds.order=7"), claimed("d", "norm=layer")
-    assert base["arm"] == seed["arm"] == role["arm"] != other["arm"]
-    assert len({run["identity"] for run in (base, seed, role, other)}) == 4
+    base, seed, role, norm = claim("a"), claim("b", "seed=5"), claim("c", "seeds.order=7"), claim("d", "norm=layer")
+    assert base["arm"] == seed["arm"] == role["arm"] != norm["arm"]
+    assert len({run["identity"] for run in (base, seed, role, norm)}) == 4
 
 
-def test_versions_and_commit_are_recorded(tmp_path: Path) -> None:
+def test_versions_and_git_state_describe_the_code(tmp_path: Path) -> None:
     assert {"train", "python", "torch", "hydra-core"} <= set(versions())
     assert git_state(tmp_path) is None, "outside a checkout there is no commit"
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]

@@ -1,4 +1,4 @@
-"""Whole small runs: how long they are, what they record and when, what they end with, and a slow twin of the loop."""
+"""Small complete runs: length, records and their steps, endings, and a slow reference of the loop."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-# How long a run is
+# Length of a run
 
 
 @pytest.mark.parametrize(
     ("epochs", "max_steps", "steps"),
     [(3, "null", 12), (3, "7", 7), (3, "12", 12), (3, "99", 12), (1, "4", 4), (2, "1", 1), (2, "0", 0)],
 )
-def test_a_run_ends_with_its_epochs_or_its_max_steps(tmp_path: Path, epochs: int, max_steps: str, steps: int) -> None:
+def test_run_ends_at_epochs_or_max_steps(tmp_path: Path, epochs: int, max_steps: str, steps: int) -> None:
     run = run_here(tmp_path / "run", [*BASE, f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"])
     assert read_json(run.summary_file)["steps"] == steps
     assert [record.step for record in records(run, "lr")] == list(range(1, steps + 1))
@@ -81,7 +81,7 @@ def test_a_run_ends_with_its_epochs_or_its_max_steps(tmp_path: Path, epochs: int
         ("schedule=one_cycle", schedules.one_cycle()),
     ],
 )
-def test_the_schedule_spans_what_really_runs(
+def test_schedule_spans_the_steps_that_run(
     tmp_path: Path, choice: str, schedule: Schedule, epochs: int, max_steps: str, steps: int
 ) -> None:
     run = run_here(tmp_path / "run", [*BASE, *choice.split(), f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"])
@@ -89,33 +89,33 @@ def test_the_schedule_spans_what_really_runs(
     assert rates == pytest.approx([0.05 * schedule(step, steps) for step in range(steps)])
 
 
-# What is recorded, and when
+# Records
 
 
-def test_records_come_at_the_steps_that_are_due(tmp_path: Path) -> None:
+def test_records_are_written_at_due_steps(tmp_path: Path) -> None:
     cadence = ["trainer.epochs=5", "trainer.record_every=3", "trainer.evaluate_every=2", "observe=basic", "observe.every=8"]
     run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, *cadence])
-    at = {
+    steps = {
         tag: [record.step for record in records(run, tag)]
         for tag in ("loss/train", "accuracy/val", "gradient_std", "accuracy/test")
     }
     total = 20
-    assert at["loss/train"] == [3, 6, 9, 12, 15, 18, total]
-    assert at["accuracy/val"] == [8, 16, total]
-    assert at["gradient_std"] == [0, 8, 16, total - 1]
-    assert at["accuracy/test"] == [total]
-    assert "accuracy/test" in records(run)[-1].values, "the test split is looked at once, after everything else"
+    assert steps["loss/train"] == [3, 6, 9, 12, 15, 18, total]
+    assert steps["accuracy/val"] == [8, 16, total]
+    assert steps["gradient_std"] == [0, 8, 16, total - 1]
+    assert steps["accuracy/test"] == [total]
+    assert "accuracy/test" in records(run)[-1].values, "the test split is evaluated once, after everything else"
     assert all(record.epoch == pytest.approx(record.step / 4) for record in records(run))
     times = [record.time_s for record in records(run)]
     assert times == sorted(times)
 
 
-def test_the_last_step_is_evaluated_in_the_middle_of_an_epoch_too(tmp_path: Path) -> None:
+def test_last_step_within_an_epoch_is_evaluated(tmp_path: Path) -> None:
     run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, "trainer.epochs=9", "trainer.max_steps=6"])
     assert [record.step for record in records(run, "accuracy/val")] == [4, 6]
 
 
-def test_a_run_of_no_epochs_looks_at_the_network_and_ends_well(tmp_path: Path) -> None:
+def test_run_of_zero_epochs_observes_the_model_and_is_done(tmp_path: Path) -> None:
     run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, "trainer.epochs=0", "observe=basic"])
     first, *rest = records(run)
     assert first.step == 0
@@ -125,21 +125,28 @@ def test_a_run_of_no_epochs_looks_at_the_network_and_ends_well(tmp_path: Path) -
     assert (status["status"], status["exit_code"]) == ("done", 0)
 
 
-# A slow twin: the whole training written out, image after image where that is possible
+# A slow reference: the whole training written out, image by image where possible
 
-TWIN = [*BASE, *WITH_VALIDATION, "data.test_size=29", "trainer.epochs=3", "schedule=cosine", "regularization.label_smoothing=0.1"]
+REFERENCE = [
+    *BASE,
+    *WITH_VALIDATION,
+    "data.test_size=29",
+    "trainer.epochs=3",
+    "schedule=cosine",
+    "regularization.label_smoothing=0.1",
+]
 
 
 def initial_model(overrides: list[str], folder: Path) -> nn.Module:
-    """The model that a run of these overrides starts from."""
+    """Return the initial model of a run with these overrides."""
     settings = settings_for(overrides)
     session = prepare(settings, RunFolder(folder))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     return session.train_state(readers).model
 
 
-def scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy, one image at a time."""
+def reference_score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Compute mean loss and accuracy one image at a time."""
     model.eval()
     with torch.no_grad():
         rows = [model(image[None])[0] for image in images]
@@ -149,16 +156,16 @@ def scores(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, flo
     return sum(losses) / len(losses), sum(hits) / len(hits)
 
 
-def twin(model: nn.Module, splits: Splits) -> list[tuple[float, float]]:
-    """Train as TWIN says with what every textbook has; returns each step's loss and accuracy on its batch."""
+def reference_losses(model: nn.Module, splits: Splits) -> list[tuple[float, float]]:
+    """Train the configuration REFERENCE with a textbook loop; return each step's loss and accuracy on its batch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     assert isinstance(splits.train, Arrays)
     images, labels = splits.train.images, splits.train.labels
-    seen: list[tuple[float, float]] = []
+    measured: list[tuple[float, float]] = []
     for epoch in range(3):
         order = torch.randperm(len(labels), generator=rng.generator(0, "order", epoch)).split(6)
         for part in (p for p in order if len(p) == 6):
-            factor = schedules.cosine()(len(seen), 12)
+            factor = schedules.cosine()(len(measured), 12)
             logits = model(images[part])
             loss = nn.functional.cross_entropy(logits, labels[part], label_smoothing=0.1)
             optimizer.zero_grad()
@@ -166,33 +173,33 @@ def twin(model: nn.Module, splits: Splits) -> list[tuple[float, float]]:
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 * factor
             optimizer.step()
-            seen.append((loss.item(), (logits.argmax(1) == labels[part]).float().mean().item()))
-    return seen
+            measured.append((loss.item(), (logits.argmax(1) == labels[part]).float().mean().item()))
+    return measured
 
 
 @pytest.mark.parametrize("every", [1, 5])
-def test_the_whole_run_equals_a_plain_loop_written_out(tmp_path: Path, every: int) -> None:
-    overrides = [*TWIN, "regularization.weight_decay=0", f"trainer.record_every={every}"]
+def test_run_matches_reference_loop(tmp_path: Path, every: int) -> None:
+    overrides = [*REFERENCE, "regularization.weight_decay=0", f"trainer.record_every={every}"]
     run = run_here(tmp_path / "run", overrides)
     splits = split_validation(build(settings_for(overrides)).dataset.load(), 0.3, 0)
-    model = initial_model(overrides, tmp_path / "twin")
-    seen = twin(model, splits)
-    begin = 0
+    model = initial_model(overrides, tmp_path / "reference")
+    expected = reference_losses(model, splits)
+    start = 0
     for record in records(run, "loss/train"):
-        part = seen[begin : record.step]
+        part = expected[start : record.step]
         assert record.values["loss/train"] == pytest.approx(sum(loss for loss, _ in part) / len(part), rel=1e-4)
         assert record.values["accuracy/train"] == pytest.approx(sum(accuracy for _, accuracy in part) / len(part))
-        begin = record.step
-    assert begin == 12
+        start = record.step
+    assert start == 12
     weights = torch.load(run.weights_file, weights_only=True)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
     assert isinstance(splits.val, Arrays)
     assert isinstance(splits.test, Arrays)
-    assert len(splits.test) % 24 == 5, "the last batch of an evaluation is a partial one"
+    assert len(splits.test) % 24 == 5, "the last batch of an evaluation is partial"
     summary = read_json(run.summary_file)
     for name, split in (("val", splits.val), ("test", splits.test)):
-        loss, accuracy = scores(model, split.images, split.labels)
+        loss, accuracy = reference_score(model, split.images, split.labels)
         assert summary[f"{name}_loss"] == pytest.approx(loss, rel=1e-4)
         assert summary[f"{name}_accuracy"] == pytest.approx(accuracy)
         assert summary[f"{name}_examples"] == len(split)
@@ -202,7 +209,7 @@ def test_the_whole_run_equals_a_plain_loop_written_out(tmp_path: Path, every: in
 
 
 def poisoned(bad: int, shape: list[int], classes: int, train_size: int, test_size: int, seed: int) -> Dataset:
-    """Noise in which one value of training image number `bad` is not a number."""
+    """Return a noise data set in which one value of training image number `bad` is NaN."""
 
     class Poisoned:
         def __init__(self) -> None:
@@ -221,7 +228,7 @@ def poisoned(bad: int, shape: list[int], classes: int, train_size: int, test_siz
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 @pytest.mark.parametrize("bad", [0, 7, 16, 19])
-def test_a_nan_ends_the_run_at_exactly_its_step(tmp_path: Path, norm: str, bad: int) -> None:
+def test_nan_loss_ends_run_at_its_step(tmp_path: Path, norm: str, bad: int) -> None:
     sizes = [
         "data.train_size=20",
         "trainer.epochs=40",
@@ -236,7 +243,7 @@ def test_a_nan_ends_the_run_at_exactly_its_step(tmp_path: Path, norm: str, bad: 
         part
         for epoch in range(40)
         for part in torch.randperm(20, generator=rng.generator(0, "order", epoch)).split(6)
-        if len(part) == 6  # an epoch drops what does not fill a batch: an image left out does no harm
+        if len(part) == 6  # an epoch drops the images that do not fill a batch
     ]
     expected = next(step for step, part in enumerate(steps) if bad in part)
     status, summary = read_json(run.status_file), read_json(run.summary_file)
@@ -257,7 +264,7 @@ def test_a_nan_ends_the_run_at_exactly_its_step(tmp_path: Path, norm: str, bad: 
 
 
 def interrupting(at: int) -> Schedule:
-    """A constant schedule in whose step `at` the user presses Ctrl-C."""
+    """Return a constant schedule that raises SIGINT, as Ctrl-C does, at step `at`."""
 
     def schedule(step: int, total: int) -> float:  # noqa: ARG001
         if step == at:
@@ -268,7 +275,7 @@ def interrupting(at: int) -> Schedule:
 
 
 class Interrupting(TrainingOnly):
-    """Changes no image; the system asks the process to end when the first evaluation begins."""
+    """An augmentation that changes no image and raises SIGTERM when the first evaluation begins."""
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
         return {}
@@ -286,7 +293,7 @@ def interrupting_evaluation() -> Interrupting:
 
 
 @pytest.mark.parametrize("at", [0, 5])
-def test_a_signal_ends_the_run_after_the_step_that_it_met(tmp_path: Path, at: int) -> None:
+def test_signal_ends_run_after_current_step(tmp_path: Path, at: int) -> None:
     choice = ["schedule=constant", "~schedule.warmup", f"schedule._target_={__name__}.interrupting", f"+schedule.at={at}"]
     run = run_here(tmp_path / "run", [*BASE, *choice, "trainer.epochs=3"])
     status, summary = read_json(run.status_file), read_json(run.summary_file)
@@ -297,7 +304,7 @@ def test_a_signal_ends_the_run_after_the_step_that_it_met(tmp_path: Path, at: in
 
 
 @pytest.mark.parametrize(("validation", "steps"), [(WITH_VALIDATION, 4), ([], 12)])
-def test_a_signal_during_an_evaluation_leaves_no_half_score(tmp_path: Path, validation: list[str], steps: int) -> None:
+def test_signal_during_evaluation_records_no_score(tmp_path: Path, validation: list[str], steps: int) -> None:
     choice = f"+augment.stop._target_={__name__}.interrupting_evaluation"
     run = run_here(tmp_path / "run", [*BASE, *validation, choice, "trainer.epochs=3"])
     status, summary = read_json(run.status_file), read_json(run.summary_file)

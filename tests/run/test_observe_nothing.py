@@ -1,4 +1,4 @@
-"""Looking does not change what is looked at, to the bit; and it sees what is there: by hand, and in the lecture's figure."""
+"""Observing leaves training bit-exact, and measures correctly: against values by hand and the figure of the lecture."""
 
 from __future__ import annotations
 
@@ -34,94 +34,94 @@ BASE = [
     "trainer.device=cpu",
     "trainer.record_every=1",
 ]
-"""Dropout, batch norm's running averages and augmentation: all that a careless look could disturb."""
+"""Dropout, batch norm's running averages and augmentation: everything that a careless observer could disturb."""
 
 OBSERVED = {"off": ["observe=off"], "default": ["observe=basic"], "each step": ["observe=basic", "observe.every=1"]}
 STEPS = 12
 
 
 def trained(folder: Path, overrides: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]], list[int]]:
-    """Weights and running averages; what was recorded of the training itself; the steps that were observed."""
+    """Return weights and running averages, the training's own records, and the observed steps."""
     run: RunFolder = run_here(folder, overrides)
     records = list(read_records(run.metrics_file))
     scores = [dict(record.values) for record in records if any(tag.startswith(("loss", "accuracy")) for tag in record.values)]
-    seen = [record.step for record in records if any(tag.startswith("gradient_std") for tag in record.values)]
-    return torch.load(run.weights_file, weights_only=True), scores, seen
+    observed = [record.step for record in records if any(tag.startswith("gradient_std") for tag in record.values)]
+    return torch.load(run.weights_file, weights_only=True), scores, observed
 
 
 def moments(folder: Path) -> dict[int, dict[str, float]]:
-    """Step -> mean and std of the outputs that a batch norm follows, as they are known at every step."""
+    """Return step -> mean and std of the layer outputs followed by a batch norm, which are known at every step."""
     records = [r for r in read_records(folder / "metrics.jsonl") if any(tag.startswith("activation_std") for tag in r.values)]
     tags = [tag for tag in records[1].values if tag.startswith(("activation_std", "activation_mean"))]
     return {record.step: {tag: record.values[tag] for tag in tags} for record in records}
 
 
-def assert_the_same_when_observed(tmp_path: Path, overrides: list[str]) -> None:
+def assert_observing_changes_nothing(tmp_path: Path, overrides: list[str]) -> None:
     runs = {name: trained(tmp_path / name.replace(" ", "-"), [*overrides, *how]) for name, how in OBSERVED.items()}
-    assert {name: seen for name, (_, _, seen) in runs.items()} == {
+    assert {name: observed for name, (_, _, observed) in runs.items()} == {
         "off": [],
         "default": [0, STEPS - 1],
         "each step": list(range(STEPS)),
     }
-    unseen, scores, _ = runs["off"]
+    expected_weights, expected_scores, _ = runs["off"]
     for name in ("default", "each step"):
-        weights, others, _ = runs[name]
-        assert all(torch.equal(weights[key], value) for key, value in unseen.items()), name
-        assert others == scores
-    told, looked = (moments(tmp_path / name) for name in ("default", "each-step"))
-    assert list(told) == list(range(STEPS))
-    for step, values in told.items():
+        weights, scores, _ = runs[name]
+        assert all(torch.equal(weights[key], value) for key, value in expected_weights.items()), name
+        assert scores == expected_scores
+    from_norms, from_hooks = (moments(tmp_path / name) for name in ("default", "each-step"))
+    assert list(from_norms) == list(range(STEPS))
+    for step, values in from_norms.items():
         for tag, value in values.items():
-            std = looked[step][tag.replace("_mean", "_std")]
-            assert value == pytest.approx(looked[step][tag], abs=1e-3 * std), f"{tag} at step {step}"
+            std = from_hooks[step][tag.replace("_mean", "_std")]
+            assert value == pytest.approx(from_hooks[step][tag], abs=1e-3 * std), f"{tag} at step {step}"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_observing_changes_nothing(tmp_path: Path, precision: str) -> None:
-    assert_the_same_when_observed(tmp_path, [*BASE, f"trainer.precision={precision}"])
+    assert_observing_changes_nothing(tmp_path, [*BASE, f"trainer.precision={precision}"])
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet model.depth=8"])
 def test_observing_changes_nothing_in_other_models(tmp_path: Path, model: str) -> None:
     base = [item for item in BASE if not item.startswith("model.stages")]
-    assert_the_same_when_observed(tmp_path, [*base, *f"model={model}".split()])
+    assert_observing_changes_nothing(tmp_path, [*base, *f"model={model}".split()])
 
 
-def test_observing_changes_nothing_in_a_model_of_torchvision(tmp_path: Path) -> None:
-    """Whose ReLUs were written to work in place."""
+def test_observing_changes_nothing_in_torchvision_model(tmp_path: Path) -> None:
+    """The ReLUs of this model work in place."""
     base = [item for item in BASE if not item.startswith("model.")]
     size = ["data.shape=[3,32,32]", "trainer.precision=float32"]
-    assert_the_same_when_observed(tmp_path, [*base, "model=torchvision", "model.name=shufflenet_v2_x0_5", *size])
+    assert_observing_changes_nothing(tmp_path, [*base, "model=torchvision", "model.name=shufflenet_v2_x0_5", *size])
 
 
 @pytest.mark.slow
 def test_observing_changes_nothing_when_compiled(tmp_path: Path) -> None:
-    """Compiled runs are compared with compiled runs: the compiler rounds in its own way."""
+    """Compiled runs are compared with compiled runs, as the compiler rounds differently."""
     torch._dynamo.reset()
-    assert_the_same_when_observed(tmp_path, [*BASE, "trainer.precision=float32", "trainer.compile=true"])
+    assert_observing_changes_nothing(tmp_path, [*BASE, "trainer.precision=float32", "trainer.compile=true"])
 
 
-def test_the_steps_before_a_loss_breaks_are_seen_as_if_each_had_been_watched(tmp_path: Path) -> None:
-    """At the default cadence only step 0 is: the others are repeated once it has happened, which leaves no trace."""
-    broken = [*BASE, "norm=none", "model.activation=leaky_relu", "optimizer.lr=100", "trainer.precision=float32"]
+def test_replay_matches_run_observed_at_every_step(tmp_path: Path) -> None:
+    """By default only step 0 is observed. After divergence the other steps are replayed, without changing anything."""
+    diverging = [*BASE, "norm=none", "model.activation=leaky_relu", "optimizer.lr=100", "trainer.precision=float32"]
     ways = {"off": ["observe=off"], "default": [], "each step": ["observe.every=1"]}
-    runs = {name: run_here(tmp_path / name, [*broken, *how]) for name, how in ways.items()}
+    runs = {name: run_here(tmp_path / name, [*diverging, *how]) for name, how in ways.items()}
     records = {name: list(read_records(run.metrics_file)) for name, run in runs.items()}
-    seen = {
+    observed = {
         name: {r.step: dict(r.values) for r in rows if any(tag.startswith("activation_std") for tag in r.values)}
         for name, rows in records.items()
     }
-    assert len(seen["each step"]) > 2, "it breaks, and not at once"
-    assert list(seen["default"]) == list(range(len(seen["each step"])))
-    assert repr(seen["default"]) == repr(seen["each step"]), "repr, for NaN is not equal to itself"
+    assert len(observed["each step"]) > 2, "the run diverges, but not at once"
+    assert list(observed["default"]) == list(range(len(observed["each step"])))
+    assert repr(observed["default"]) == repr(observed["each step"]), "repr, as NaN is not equal to itself"
     assert repr(records["default"][-1].values) == repr(records["off"][-1].values)
     weights = [torch.load(run.weights_file, weights_only=True) for run in runs.values()]
-    for other in weights[1:]:
-        assert all(torch.equal(weights[0][name].nan_to_num(), value.nan_to_num()) for name, value in other.items())
+    for state in weights[1:]:
+        assert all(torch.equal(weights[0][name].nan_to_num(), value.nan_to_num()) for name, value in state.items())
 
 
-def test_what_is_observed_is_what_the_layer_gave(tmp_path: Path) -> None:
-    """The first linear layer of a network on noise, before the first update, by hand."""
+def test_observed_moments_match_layer_outputs(tmp_path: Path) -> None:
+    """Compare the layers of a small MLP on noise, before the first update, with values by hand."""
     overrides = [
         "data=noise",
         "data.shape=[4,2,2]",
@@ -139,8 +139,8 @@ def test_what_is_observed_is_what_the_layer_gave(tmp_path: Path) -> None:
     hidden = source.images.flatten(1) @ weights["fc1.weight"].T + weights["fc1.bias"]
     outputs = {"fc1": hidden, "act1": hidden.sigmoid()}
     outputs["head"] = outputs["act1"] @ weights["head.weight"].T + weights["head.bias"]
-    for what in ("activation_mean", "activation_std"):
-        assert {tag.partition("/")[2] for tag in record.values if tag.startswith(f"{what}/")} == set(outputs)
+    for statistic in ("activation_mean", "activation_std"):
+        assert {tag.partition("/")[2] for tag in record.values if tag.startswith(f"{statistic}/")} == set(outputs)
     for layer, output in outputs.items():
         assert record.values[f"activation_mean/{layer}"] == pytest.approx(output.mean().item(), abs=1e-5)
         assert record.values[f"activation_std/{layer}"] == pytest.approx(output.std(correction=0).item(), rel=1e-4)
@@ -151,7 +151,7 @@ def test_what_is_observed_is_what_the_layer_gave(tmp_path: Path) -> None:
     ("choice", "expected"),
     [("gaussian", (0.49, 0.29, 0.18, 0.11, 0.07, 0.05)), ("xavier", (0.63, 0.49, 0.41, 0.36, 0.32, 0.29))],
 )
-def test_the_lecture_s_figure(train: Train, tmp_path: Path, choice: str, expected: tuple[float, ...]) -> None:
+def test_observed_std_matches_lecture_figure(train: Train, tmp_path: Path, choice: str, expected: tuple[float, ...]) -> None:
     result = train("experiment=lecture_init", f"init={choice}")
     assert result.returncode == 0, result.stderr
     first = next(read_records(only_run(tmp_path) / "metrics.jsonl"))

@@ -1,4 +1,4 @@
-"""What cannot work is refused before any data is loaded, with the layer's name; and what a model costs, against hand counts."""
+"""The pre-flight check: it names an impossible layer before any data is loaded; its costs against counts by hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(overrides: str, batch_size: int = 8) -> Cost:
 
 
 @pytest.mark.parametrize("overrides", IMPOSSIBLE)
-def test_impossible_layer_is_named(overrides: str) -> None:
+def test_check_model_names_impossible_layer(overrides: str) -> None:
     batch_size = 1 if "trainer.batch_size=1" in overrides else 8
     with pytest.raises(UsageError) as caught:
         check(overrides, batch_size)
@@ -54,7 +54,7 @@ def test_impossible_layer_is_named(overrides: str) -> None:
 
 
 def unreadable() -> Dataset:
-    """A data set that must not be looked at."""
+    """Return a data set that must not be loaded."""
 
     class Unreadable:
         shape, class_names = noise().shape, noise().class_names
@@ -70,22 +70,22 @@ UNREADABLE = ["data=noise", f"data._target_={__name__}.unreadable"] + [
 ]
 
 
-def test_the_model_is_checked_before_the_data_is_loaded(tmp_path: Path) -> None:
+def test_prepare_checks_model_before_loading_data(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"stage1\.norm1"):
         prepare(settings_for([*UNREADABLE, "norm=group", "norm.groups=7"]), RunFolder(tmp_path / "run"))
     with pytest.raises(AssertionError, match="the data was loaded"):
         prepare(settings_for(UNREADABLE), RunFolder(tmp_path / "run"))
-    assert not list(tmp_path.iterdir()), "preparing leaves nothing behind"
+    assert not list(tmp_path.iterdir()), "preparing leaves no files"
 
 
-def test_a_training_split_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
+def test_prepare_refuses_split_smaller_than_batch(tmp_path: Path) -> None:
     overrides = ["data=noise", "data.train_size=20", "data.val_fraction=0.5", "data.classes=2", "trainer.batch_size=11"]
     with pytest.raises(UsageError, match=r"trainer\.batch_size=11 is more than the (9|10) training images"):
         prepare(settings_for(overrides), RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_cost_of_an_mlp_by_hand(norm: str) -> None:
+def test_check_model_cost_of_mlp(norm: str) -> None:
     """784 -> 100 -> 100 -> 10. Multiply-adds count as two; biases, norms and activations count nothing."""
     cost = check(f"data=noise data.shape=[1,28,28] model=mlp model.depth=2 model.width=100 norm={norm}")
     weights = 784 * 100 + 100 * 100 + 100 * 10
@@ -94,7 +94,7 @@ def test_cost_of_an_mlp_by_hand(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["none", "group"])
-def test_cost_of_a_convnet_by_hand(norm: str) -> None:
+def test_check_model_cost_of_convnet(norm: str) -> None:
     """Two stages of two 3x3 convolutions on 3x10x12: 8 channels at 10x12, 16 at 5x6; then the head."""
     cost = check(f"data=noise data.shape=[3,10,12] data.classes=7 model.width=8 model.stages=2 model.convs=2 norm={norm}")
     kernels = [9 * 3 * 8, 9 * 8 * 8, 9 * 8 * 16, 9 * 16 * 16]
@@ -105,12 +105,12 @@ def test_cost_of_a_convnet_by_hand(norm: str) -> None:
     assert cost == Cost(parameters, flops)
 
 
-def test_cost_does_not_depend_on_the_batch() -> None:
+def test_check_model_cost_does_not_depend_on_batch() -> None:
     overrides = "data=noise model.width=8 norm=layer"
     assert check(overrides, 1) == check(overrides, 2) == check(overrides, 512)
 
 
-def test_checking_draws_nothing_and_takes_no_memory() -> None:
+def test_check_model_needs_no_memory_and_no_randomness() -> None:
     before = torch.random.get_rng_state()
     cost = check("data=noise data.shape=[3,64,64] model=mlp model.width=1000000 model.depth=2")  # 4 TB of weights
     assert cost.parameters > 10**12
@@ -121,12 +121,12 @@ def narrow(**_: object) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
 
 
-def test_a_model_of_ones_own_that_gives_too_few_logits_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"\(2, 3\) for 2 images where \(2, 10\)"):
+def test_check_model_refuses_wrong_number_of_logits() -> None:
+    with pytest.raises(UsageError, match=r"\(2, 3\) for 2 images; expected \(2, 10\)"):
         check(f"data=noise model=mlp ~model.width ~model.depth model._target_={__name__}.narrow")
 
 
-def test_a_stride_larger_than_the_map_is_refused_where_its_gradient_would_be_wrong() -> None:
+def test_check_model_refuses_bfloat16_stride_larger_than_map() -> None:
     case = "model=resnet model.depth=8 data=noise data.shape=[3,2,2] norm=none augment=none data.val_fraction=0"
     with pytest.raises(UsageError, match=r"layer stage3\.block1\.conv1, .*trainer.precision=float32"):
         check(f"{case} trainer.precision=bfloat16 trainer.device=cpu")

@@ -1,4 +1,4 @@
-"""Same command, same bits; and each role's seed decides its own draws and no others."""
+"""The same command is bit-exact, and each role's seed determines only its own randomness."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.sinks.jsonl import read_records
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
-EVERYTHING = [
+ALL_ROLES = [
     "data=noise",
     "data.shape=[3,12,12]",
     "data.classes=3",
@@ -42,13 +42,13 @@ EVERYTHING = [
     "trainer.record_every=1",
     "observe.every=3",
 ]
-"""Every role of randomness is at work."""
+"""Every role of randomness is in use."""
 
 Values = list[tuple[int, float, dict[str, float]]]
 
 
-def outcome(folder: Path) -> tuple[Values, bytes]:
-    """All that a run says but the time, and its weights as they are on the disk."""
+def run_content(folder: Path) -> tuple[Values, bytes]:
+    """Return all records of a run without times, and the bytes of its weights."""
     values = [(record.step, record.epoch, dict(record.values)) for record in read_records(folder / "metrics.jsonl")]
     return values, (folder / "weights.pt").read_bytes()
 
@@ -57,45 +57,45 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "weights.pt", weights_only=True)
 
 
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["trainer.precision=bfloat16", "augment=lecture"]], ids=["", "bfloat16"])
-def test_the_same_command_gives_the_same_bits(train: Train, tmp_path: Path, extra: list[str]) -> None:
+def test_same_command_is_bit_exact(train: Train, tmp_path: Path, extra: list[str]) -> None:
     folders = [tmp_path / name for name in ("first", "second")]
     for number, folder in enumerate(folders):
-        result = train(*EVERYTHING, *extra, f"hydra.run.dir={folder}", PYTHONHASHSEED=str(number))
+        result = train(*ALL_ROLES, *extra, f"hydra.run.dir={folder}", PYTHONHASHSEED=str(number))
         assert result.returncode == 0, result.stderr
-    assert outcome(folders[0]) == outcome(folders[1])
+    assert run_content(folders[0]) == run_content(folders[1])
 
 
-def test_what_ran_before_in_the_process_does_not_matter(tmp_path: Path) -> None:
-    """Neither the global generators nor a run of another kind reach into a run."""
-    first = run_here(tmp_path / "first", EVERYTHING)
+def test_earlier_run_in_process_changes_nothing(tmp_path: Path) -> None:
+    """Neither the global generators nor an earlier, different run affect a run."""
+    first = run_here(tmp_path / "first", ALL_ROLES)
     torch.manual_seed(99)
     torch.rand(5)
     random.seed(99)
     run_here(
-        tmp_path / "between", [*EVERYTHING, "seed=4", "trainer.precision=bfloat16", "norm=layer", "trainer.deterministic=false"]
+        tmp_path / "between", [*ALL_ROLES, "seed=4", "trainer.precision=bfloat16", "norm=layer", "trainer.deterministic=false"]
     )
-    assert outcome(first.path) == outcome(run_here(tmp_path / "again", EVERYTHING).path)
+    assert run_content(first.path) == run_content(run_here(tmp_path / "second", ALL_ROLES).path)
 
 
-def test_zero_is_a_seed_like_any_other(tmp_path: Path) -> None:
-    runs = {seed: run_here(tmp_path / str(seed), [*EVERYTHING, f"seed={seed}"]).path for seed in (0, 1, -1)}
-    default = run_here(tmp_path / "default", EVERYTHING).path
-    assert same(weights(runs[0]), weights(default))
-    for one, other in ((0, 1), (0, -1), (1, -1)):
-        assert not same(weights(runs[one]), weights(runs[other]))
+def test_seed_zero_differs_from_other_seeds(tmp_path: Path) -> None:
+    runs = {seed: run_here(tmp_path / str(seed), [*ALL_ROLES, f"seed={seed}"]).path for seed in (0, 1, -1)}
+    default = run_here(tmp_path / "default", ALL_ROLES).path
+    assert equal(weights(runs[0]), weights(default))
+    for left, right in ((0, 1), (0, -1), (1, -1)):
+        assert not equal(weights(runs[left]), weights(runs[right]))
 
 
-def test_a_run_of_fewer_steps_is_the_beginning_of_a_longer_one(tmp_path: Path) -> None:
-    """With a schedule that does not look at the end; the draws of a step depend on the step alone."""
-    constant = [*EVERYTHING, "schedule=constant", "observe=off"]
-    short = outcome(run_here(tmp_path / "short", [*constant, "trainer.max_steps=4"]).path)[0]
-    long = outcome(run_here(tmp_path / "long", constant).path)[0]
+def test_max_steps_run_is_prefix_of_longer_run(tmp_path: Path) -> None:
+    """With a schedule that does not depend on the end: the draws of a step depend only on its number."""
+    constant = [*ALL_ROLES, "schedule=constant", "observe=off"]
+    short = run_content(run_here(tmp_path / "short", [*constant, "trainer.max_steps=4"]).path)[0]
+    long = run_content(run_here(tmp_path / "long", constant).path)[0]
 
     def losses(values: Values) -> list[float]:
         return [row["loss/train"] for step, _, row in values if step <= 4 and "loss/train" in row]
@@ -110,13 +110,13 @@ def test_a_run_of_fewer_steps_is_the_beginning_of_a_longer_one(tmp_path: Path) -
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
-    chance = random.Random(0)
+    generator = random.Random(0)
     for split, count in (("train", 9), ("val", 3)):
         for label in ("a", "b"):
             (root / split / label).mkdir(parents=True)
             for number in range(count):
-                width, height = chance.randint(30, 60), chance.randint(30, 60)
-                image = Image.frombytes("RGB", (width, height), chance.randbytes(width * height * 3))
+                width, height = generator.randint(30, 60), generator.randint(30, 60)
+                image = Image.frombytes("RGB", (width, height), generator.randbytes(width * height * 3))
                 image.save(root / split / label / f"{number}.png")
     return root
 
@@ -138,21 +138,21 @@ FOLDER = [
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_does_not_matter(images: Path, tmp_path: Path) -> None:
+def test_data_workers_do_not_change_results(images: Path, tmp_path: Path) -> None:
     runs = [
         run_here(tmp_path / f"{workers}", [*FOLDER, f"data.root={images}", f"data.workers={workers}"]).path
         for workers in (0, 1, 2)
     ]
-    assert outcome(runs[0]) == outcome(runs[1]) == outcome(runs[2])
-    assert any("accuracy/val" in row for _, _, row in outcome(runs[0])[0])
+    assert run_content(runs[0]) == run_content(runs[1]) == run_content(runs[2])
+    assert any("accuracy/val" in row for _, _, row in run_content(runs[0])[0])
 
 
 # The roles, one at a time
 
 
-def start(*overrides: str) -> dict[str, object]:
-    """What a run has in its hands before the first step."""
-    session = prepare(settings_for([*EVERYTHING, *overrides]), RunFolder(Path("/nowhere")))
+def initial_draws(*overrides: str) -> dict[str, object]:
+    """Return what the seeds determine before the first step."""
+    session = prepare(settings_for([*ALL_ROLES, *overrides]), RunFolder(Path("/nowhere")))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     batch = next(readers.train.epoch(0))
     assert isinstance(session.splits.val, Arrays)
@@ -164,7 +164,7 @@ def start(*overrides: str) -> dict[str, object]:
     }
 
 
-CHANGES = {
+CHANGED_DRAWS = {
     "init": {"initial weights"},
     "order": {"labels", "images"},
     "augment": {"images"},
@@ -173,30 +173,30 @@ CHANGES = {
 }
 
 
-def test_every_role_has_its_row() -> None:
-    assert set(CHANGES) == set(ROLES)
+def test_changed_draws_cover_all_roles() -> None:
+    assert set(CHANGED_DRAWS) == set(ROLES)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_role_changes_its_own_draws_and_no_others(role: str) -> None:
-    base, other = start(), start(f"seeds.{role}=1")
-    changed = {name for name, value in base.items() if not torch.equal(torch.as_tensor(value), torch.as_tensor(other[name]))}
-    assert changed == CHANGES[role]
+def test_seed_of_role_changes_only_its_draws(role: str) -> None:
+    base, draws = initial_draws(), initial_draws(f"seeds.{role}=1")
+    changed = {name for name, value in base.items() if not torch.equal(torch.as_tensor(value), torch.as_tensor(draws[name]))}
+    assert changed == CHANGED_DRAWS[role]
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_matters_for_the_outcome_when_it_is_at_work(role: str, tmp_path: Path) -> None:
+def test_seed_of_role_changes_weights_only_when_in_use(role: str, tmp_path: Path) -> None:
     idle = {"augment": ["augment=none"], "dropout": ["regularization.dropout=0"], "split": ["data.val_fraction=0"]}
-    base = weights(run_here(tmp_path / "base", EVERYTHING).path)
-    assert not same(base, weights(run_here(tmp_path / "other", [*EVERYTHING, f"seeds.{role}=1"]).path))
+    base = weights(run_here(tmp_path / "base", ALL_ROLES).path)
+    assert not equal(base, weights(run_here(tmp_path / "changed", [*ALL_ROLES, f"seeds.{role}=1"]).path))
     if role in idle:
-        without = [run_here(tmp_path / name, [*EVERYTHING, *idle[role], f"seeds.{role}={name}"]).path for name in ("0", "1")]
-        assert outcome(without[0]) == outcome(without[1])
+        unused = [run_here(tmp_path / name, [*ALL_ROLES, *idle[role], f"seeds.{role}={name}"]).path for name in ("0", "1")]
+        assert run_content(unused[0]) == run_content(unused[1])
 
 
-def test_the_seed_is_nothing_but_the_default_of_the_roles(tmp_path: Path) -> None:
+def test_seed_is_default_of_all_roles(tmp_path: Path) -> None:
     roles = [f"seeds.{role}=1" for role in ROLES]
-    one, by_role = (
-        run_here(tmp_path / name, [*EVERYTHING, *more]).path for name, more in (("seed", ["seed=1"]), ("roles", roles))
+    by_seed, by_role = (
+        run_here(tmp_path / name, [*ALL_ROLES, *more]).path for name, more in (("seed", ["seed=1"]), ("roles", roles))
     )
-    assert outcome(one) == outcome(by_role)
+    assert run_content(by_seed) == run_content(by_role)

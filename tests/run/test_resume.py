@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on as if nothing had happened: the same weights, records and TensorBoard points, to the bit."""
+"""An interrupted run resumes bit-exact: the same weights, records and TensorBoard points."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ RUN = [
     "trainer.device=cpu",
     "trainer.record_every=3",
 ]
-"""Four steps an epoch, two batches to a look at the validation split, one to the test split; everything that a run carries from
-one step to the next is at work. Of the forward passes counted as `evaluate`, two are made while a run is put together."""
+"""Four steps per epoch, two batches in the validation split, one in the test split; everything that a run carries from one step
+to the next is in use. Of the forward passes counted as `evaluate`, two happen while a run is assembled."""
 
 STEPS = 20
 
 
-class Result(NamedTuple):
-    """All that a run leaves, but for the times."""
+class RunContent(NamedTuple):
+    """Everything that a run writes, except times."""
 
     weights: bytes
     best: bytes
@@ -61,13 +61,13 @@ class Result(NamedTuple):
     curve: str
 
 
-def result(folder: Path) -> Result:
+def run_content(folder: Path) -> RunContent:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
     events.Reload()
     tags = events.Tags()
     summary = json.loads((folder / "summary.json").read_text())
     times = {"time_s", "images_per_s", "peak_memory_bytes", "folder"}
-    return Result(
+    return RunContent(
         (folder / "weights.pt").read_bytes(),
         list_checkpoints(folder, "best")[0].path.read_bytes(),
         [(row.step, row.epoch, dict(row.values)) for row in read_records(folder / "metrics.jsonl")],
@@ -83,8 +83,8 @@ def result(folder: Path) -> Result:
     )
 
 
-def interrupted(folder: Path, where: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new run that a signal ends at `where`."""
+def start_interrupted_run(folder: Path, where: str, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run that a signal ends at `where`."""
     with monkeypatch.context() as patch:
         patch.setenv("SABOTAGE", where)
         saboteur.reset()
@@ -92,13 +92,13 @@ def interrupted(folder: Path, where: str, overrides: list[str], monkeypatch: pyt
     assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
 
 
-def went_on(folder: Path, *overrides: str) -> None:
+def resume_to_end(folder: Path, *overrides: str) -> None:
     assert resume_here(folder, overrides)[1] == "done"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return result(run_here(tmp_path_factory.mktemp("whole") / "run", RUN).path)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunContent:
+    return run_content(run_here(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path)
 
 
 MOMENTS = {
@@ -110,21 +110,23 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", [name if name == "test" else pytest.param(name, marks=pytest.mark.faults) for name in MOMENTS])
-def test_a_run_goes_on_to_the_bit(whole: Result, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_after_signal_is_bit_exact(
+    uninterrupted: RunContent, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     where, step = MOMENTS[moment]
-    interrupted(tmp_path / "run", where, RUN, monkeypatch)
+    start_interrupted_run(tmp_path / "run", where, RUN, monkeypatch)
     assert f"SIGTERM after step {step};" in read_run(tmp_path / "run").reason
-    assert looks(tmp_path / "run") == [4, 8, 12, 16, 20][: 5 if moment == "test" else (step - 1) // 4]
-    went_on(tmp_path / "run")
-    assert result(tmp_path / "run") == whole
+    assert evaluated_steps(tmp_path / "run") == [4, 8, 12, 16, 20][: 5 if moment == "test" else (step - 1) // 4]
+    resume_to_end(tmp_path / "run")
+    assert run_content(tmp_path / "run") == uninterrupted
 
 
-def looks(folder: Path) -> list[int]:
-    """The steps after which the validation split was looked at."""
+def evaluated_steps(folder: Path) -> list[int]:
+    """Return the steps after which the validation split was evaluated."""
     return [row.step for row in read_records(folder / "metrics.jsonl") if "accuracy/val" in row.values]
 
 
-AGAIN_AND_AGAIN = {
+REPEATED_SIGNALS = {
     "train:6:SIGINT": ("SIGINT after step 7", [4]),
     "evaluate:2:SIGTERM": ("SIGTERM before the first step", [4]),
     "evaluate:3:SIGINT": ("SIGINT after step 8", [4]),
@@ -132,99 +134,97 @@ AGAIN_AND_AGAIN = {
     "train:4:SIGINT": ("SIGINT after step 12", [4, 8]),
     "train:2:SIGUSR1": ("", [4, 8, 12, 16, 20]),
 }
-"""Moment -> what the folder says then, and the steps of the looks at the validation split that are on record by then."""
+"""Moment -> the reason in the folder then, and the steps whose validation scores are recorded by then."""
 
 
-def test_a_run_interrupted_again_and_again_goes_on_to_the_bit(
-    whole: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wherever it was: at a step, while it was put together, in the middle of the validation split, at the probe, at the last
-    step of an epoch; and saving on demand."""
-    interrupted(tmp_path / "run", "train:1:SIGTERM", RUN, monkeypatch)
-    for where, (reason, seen) in AGAIN_AND_AGAIN.items():
+def test_repeated_resume_is_bit_exact(uninterrupted: RunContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt at a step, during assembly, within the validation split, at the probe and at the last step of an epoch; then
+    save on demand."""
+    start_interrupted_run(tmp_path / "run", "train:1:SIGTERM", RUN, monkeypatch)
+    for where, (reason, evaluated) in REPEATED_SIGNALS.items():
         monkeypatch.setenv("SABOTAGE", where)
         saboteur.reset()
         assert resume_here(tmp_path / "run")[1] == ("interrupted" if reason else "done")
         assert read_run(tmp_path / "run").reason.startswith(reason)
-        assert looks(tmp_path / "run") == seen, where
-    assert result(tmp_path / "run") == whole
+        assert evaluated_steps(tmp_path / "run") == evaluated, where
+    assert run_content(tmp_path / "run") == uninterrupted
 
 
-def test_a_run_that_diverges_after_it_went_on_looks_back_as_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To where the run never interrupted would have begun to look, which is before the interruption."""
+def test_replay_of_resumed_run_matches_uninterrupted_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replay starts at the same step as in an uninterrupted run, which is before the interruption."""
     rare = [*RUN, "observe.every=10", "observe.histogram_every=0", "trainer.epochs=2"]
     with monkeypatch.context() as patch:
         patch.setenv("SABOTAGE", "train:6:nan_gradient")
-        run_here(tmp_path / "whole", rare)
-    interrupted(tmp_path / "run", "train:3:SIGTERM", rare, monkeypatch)
+        run_here(tmp_path / "uninterrupted", rare)
+    start_interrupted_run(tmp_path / "run", "train:3:SIGTERM", rare, monkeypatch)
     monkeypatch.setenv("SABOTAGE", "train:3:nan_gradient")
     saboteur.reset()
     assert resume_here(tmp_path / "run")[1] == "diverged"
     rows = [
         [(row.step, row.epoch, {key: repr(value) for key, value in row.values.items()}) for row in read_records(path)]
-        for path in (tmp_path / "whole" / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
+        for path in (tmp_path / "uninterrupted" / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
     ]
     assert rows[0] == rows[1]
     assert [step for step, _, values in rows[1] if "weight_std/head" in values] == [0, 1, 2, 3, 4, 5, 6]
 
 
-# Other configurations; from here on without looking inside, which takes most of the time
+# Other configurations; from here on without observers, which take most of the time
 
 PLAIN = [*RUN, "observe=off", "observe.probe_size=0", "observe.every=0", "observe.histogram_every=0"]
-OTHERS = {
+OTHER_CONFIGURATIONS = {
     "float16 and its loss scale": ["trainer.precision=float16", "optimizer=adamw", "trainer.grad_clip=1.0"],
     "float32, contiguous": ["trainer.precision=float32", "trainer.memory_format=contiguous", "schedule=cosine"],
     "no validation split": ["data.val_fraction=0", "optimizer.momentum=0", "optimizer.nesterov=false"],
 }
 
 
-def plain(folder: Path) -> tuple[bytes, list[tuple[int, float, dict[str, float]]]]:
+def plain_content(folder: Path) -> tuple[bytes, list[tuple[int, float, dict[str, float]]]]:
     rows = [(row.step, row.epoch, dict(row.values)) for row in read_records(folder / "metrics.jsonl")]
     return (folder / "weights.pt").read_bytes(), rows
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_other_kinds_of_runs_go_on_to_the_bit(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = [*PLAIN, *OTHERS[kind]]
-    run_here(tmp_path / "whole", run)
-    interrupted(tmp_path / "run", "train:10:SIGTERM", run, monkeypatch)
-    went_on(tmp_path / "run")
-    assert plain(tmp_path / "run") == plain(tmp_path / "whole")
+@pytest.mark.parametrize("kind", OTHER_CONFIGURATIONS)
+def test_resume_of_other_configurations_is_bit_exact(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = [*PLAIN, *OTHER_CONFIGURATIONS[kind]]
+    run_here(tmp_path / "uninterrupted", run)
+    start_interrupted_run(tmp_path / "run", "train:10:SIGTERM", run, monkeypatch)
+    resume_to_end(tmp_path / "run")
+    assert plain_content(tmp_path / "run") == plain_content(tmp_path / "uninterrupted")
 
 
-def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = plain(run_here(tmp_path / "whole", PLAIN).path)
-    interrupted(tmp_path / "run", "train:10:SIGTERM", PLAIN, monkeypatch)
+def test_resume_without_checkpoint_starts_at_step_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uninterrupted = plain_content(run_here(tmp_path / "uninterrupted", PLAIN).path)
+    start_interrupted_run(tmp_path / "run", "train:10:SIGTERM", PLAIN, monkeypatch)
     for file in list_checkpoints(tmp_path / "run"):
         file.path.unlink()
-    went_on(tmp_path / "run")
-    assert plain(tmp_path / "run") == whole
-    assert "begins again" in (tmp_path / "run" / "train.log").read_text()
+    resume_to_end(tmp_path / "run")
+    assert plain_content(tmp_path / "run") == uninterrupted
+    assert "No checkpoint found; starting from step 0." in (tmp_path / "run" / "train.log").read_text()
 
 
-# What may change, and what not
+# Changes that are allowed or refused
 
 CONSTANT = [*PLAIN, "schedule=constant"]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_here(tmp_path_factory.mktemp("done") / "run", [*CONSTANT, "trainer.epochs=2"]).path
 
 
-def test_a_run_is_made_longer_where_its_schedule_means_the_same(done: Path, tmp_path: Path) -> None:
+def test_resume_extends_run_with_constant_schedule(done_run: Path, tmp_path: Path) -> None:
     longer = tmp_path / "longer"
-    shutil.copytree(done, longer)
-    went_on(longer, "trainer.epochs=3")
-    whole = run_here(tmp_path / "whole", [*CONSTANT, "trainer.epochs=3"]).path
-    assert (longer / "weights.pt").read_bytes() == (whole / "weights.pt").read_bytes()
+    shutil.copytree(done_run, longer)
+    resume_to_end(longer, "trainer.epochs=3")
+    uninterrupted = run_here(tmp_path / "uninterrupted", [*CONSTANT, "trainer.epochs=3"]).path
+    assert (longer / "weights.pt").read_bytes() == (uninterrupted / "weights.pt").read_bytes()
     assert json.loads((longer / "summary.json").read_text())["test_loss"] == pytest.approx(
-        json.loads((whole / "summary.json").read_text())["test_loss"], abs=0
+        json.loads((uninterrupted / "summary.json").read_text())["test_loss"], abs=0
     )
-    read = read_run(longer)
-    assert read.config["trainer"]["epochs"] == 3
-    assert read.overrides[-1] == "trainer.epochs=3"
-    assert read.identity == read_run(whole).identity
+    run = read_run(longer)
+    assert run.config["trainer"]["epochs"] == 3
+    assert run.overrides[-1] == "trainer.epochs=3"
+    assert run.identity == read_run(uninterrupted).identity
     assert [row.step for row in read_records(longer / "metrics.jsonl") if "accuracy/test" in row.values] == [12]
 
 
@@ -233,25 +233,25 @@ REFUSED = {
     "init=xavier": "init._target_: train.parts.init.kaiming -> train.parts.init.xavier",
     "seed=4": "seed: 0 -> 4",
     "trainer.device=auto": "trainer.device: cpu -> auto",
-    "trainer.epochs=1": "4 steps are fewer than the 8 that this run has made",
+    "trainer.epochs=1": "4 steps are fewer than the 8 that this run has done",
     "data.workers=0": "this run is done",
 }
 
 
 @pytest.mark.parametrize("override", REFUSED)
-def test_another_configuration_is_refused_with_the_difference(done: Path, override: str) -> None:
-    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+def test_refuse_changes_shows_difference(done_run: Path, override: str) -> None:
+    before = {path: path.read_bytes() for path in done_run.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=re.escape(REFUSED[override])):
-        resume_here(done, [override])
-    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before, "it is left as it is"
+        resume_here(done_run, [override])
+    assert {path: path.read_bytes() for path in done_run.rglob("*") if path.is_file()} == before, "the folder is unchanged"
 
 
 @pytest.mark.parametrize("name", ["one_cycle", "cosine", "step"])
-def test_a_schedule_that_spans_the_run_is_not_stretched(name: str) -> None:
-    made = {"one_cycle": schedule.one_cycle(), "cosine": schedule.cosine(), "step": schedule.step()}[name]
-    with pytest.raises(UsageError, match=f"schedule {name} means something else: at step"):
-        refuse_new_length(made, name, 8, 12, 8)
-    with pytest.raises(UsageError, match="constant means something else"):
+def test_refuse_new_length_rejects_schedule_with_other_past(name: str) -> None:
+    rate = {"one_cycle": schedule.one_cycle(), "cosine": schedule.cosine(), "step": schedule.step()}[name]
+    with pytest.raises(UsageError, match=f"schedule {name} changes steps already done: at step"):
+        refuse_new_length(rate, name, 8, 12, 8)
+    with pytest.raises(UsageError, match="schedule constant changes steps already done"):
         refuse_new_length(schedule.constant(warmup=0.5), "constant", 8, 12, 8)
     refuse_new_length(schedule.constant(), "constant", 8, 12, 8)
     refuse_new_length(schedule.step(), "step", 8, 12, 4)

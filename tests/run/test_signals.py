@@ -1,4 +1,4 @@
-"""Signals: a run ends at the next step and keeps everything; whole process groups, several signals and bad moments included."""
+"""Signals: a run ends at the next step and loses nothing, also with several signals, for process groups and at bad moments."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ RUN = [
 ]
 
 
-def test_more_signals_while_it_saves_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every write to the disk another one arrives."""
-    whole = run_here(tmp_path / "whole", RUN).path
+def test_handle_signals_ignores_further_signals_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another signal arrives at every write to the disk."""
+    uninterrupted = run_here(tmp_path / "uninterrupted", RUN).path
     fsync, sent = os.fsync, []
 
     def interrupted_fsync(file: int) -> None:
@@ -46,33 +46,33 @@ def test_more_signals_while_it_saves_change_nothing(tmp_path: Path, monkeypatch:
         run_here(tmp_path / "run", RUN)
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("interrupted", 143), "the first signal counts"
-    assert run.reason.startswith("SIGTERM after step 6; to go on: train resume=")
+    assert run.reason.startswith("SIGTERM after step 6; to resume: train resume=")
     assert len(sent) >= 4
     saboteur.reset()
     assert resume_here(tmp_path / "run")[1] == "done"
-    assert outcome(tmp_path / "run") == outcome(whole)
+    assert outcome(tmp_path / "run") == outcome(uninterrupted)
 
 
-def test_usr1_saves_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usr1_saves_checkpoint_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SABOTAGE", "train:6:SIGUSR1")
     keep = ["checkpoint.keep=5", "checkpoint.every_minutes=null"]
     steps: list[list[int]] = []
     rename = Path.replace
 
-    def watched(path: Path, target: Path) -> Path:
-        done = rename(path, target)
+    def recorded_replace(path: Path, target: Path) -> Path:
+        renamed = rename(path, target)
         if "checkpoints" in str(target):
             steps.append([file.step for file in list_checkpoints(tmp_path / "run")])
-        return done
+        return renamed
 
-    monkeypatch.setattr(Path, "replace", watched)
+    monkeypatch.setattr(Path, "replace", recorded_replace)
     run_here(tmp_path / "run", [*RUN, *keep])
     assert read_run(tmp_path / "run").state == "done"
-    assert [6] in steps, "the checkpoint was there before the run went on"
+    assert [6] in steps, "the checkpoint was written before the run continued"
 
 
-def test_a_signal_before_the_first_step_is_told_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the network is looked at in theory."""
+def test_signal_before_first_step_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal arrives during the theoretical prediction."""
     monkeypatch.setenv("SABOTAGE", "evaluate:1:SIGINT")
     run_here(tmp_path / "run", [*RUN, "observe=basic"])
     run = read_run(tmp_path / "run")
@@ -81,10 +81,10 @@ def test_a_signal_before_the_first_step_is_told_in_the_folder(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_a_signal_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+def test_signal_during_start_leaves_no_files(tmp_path: Path) -> None:
     process = subprocess.Popen([str(COMMAND), *RUN, "data.train_size=40000", "trust=tests"], cwd=tmp_path, stderr=subprocess.PIPE)
     while not (tmp_path / "outputs").exists() and process.poll() is None:
-        time.sleep(0.001)  # Hydra makes the folder, then torch is imported
+        time.sleep(0.001)  # Hydra creates the folder, then torch is imported
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -93,14 +93,14 @@ def test_a_signal_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_processes_of_a_job_ends_it_in_good_order(tmp_path: Path) -> None:
-    """As a batch system sends it: to those that decode images, too. The run goes on with another number of these."""
-    chance = random.Random(0)
+def test_signal_to_process_group_interrupts_run_in_order(tmp_path: Path) -> None:
+    """As a batch system sends it, also to the processes that decode images. The run resumes with another number of these."""
+    generator = random.Random(0)
     for split, count in (("train", 8), ("val", 2)):
         for label in ("a", "b"):
             (tmp_path / "images" / split / label).mkdir(parents=True)
             for number in range(count):
-                image = Image.frombytes("RGB", (24, 24), chance.randbytes(24 * 24 * 3))
+                image = Image.frombytes("RGB", (24, 24), generator.randbytes(24 * 24 * 3))
                 image.save(tmp_path / "images" / split / label / f"{number}.png")
     run = ["data=image_folder", f"data.root={tmp_path}/images", "augment=none", "schedule=constant", "trainer.device=cpu"]
     run += ["model.width=4", "model.stages=2", "trainer.batch_size=4", "observe=off", "checkpoint.every_minutes=null"]
@@ -111,17 +111,17 @@ def test_a_signal_to_all_processes_of_a_job_ends_it_in_good_order(tmp_path: Path
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGUSR1)
     wait_for(folder / "checkpoints" / "step-*", process)
-    assert process.poll() is None, "it goes on"
+    assert process.poll() is None, "the run continues"
     os.killpg(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=120)[1].decode()
-    assert process.returncode == 143, said
-    interrupted = read_run(folder)
-    assert (interrupted.state, interrupted.reason.split(" after ")[0]) == ("interrupted", "SIGTERM")
+    stderr = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 143, stderr
+    interrupted_run = read_run(folder)
+    assert (interrupted_run.state, interrupted_run.reason.split(" after ")[0]) == ("interrupted", "SIGTERM")
     steps = json.loads((folder / "summary.json").read_text())["steps"]
     length = steps // 3 + 2  # of three steps each
-    whole = run_here(tmp_path / "whole", [*run, "data.workers=0", f"trainer.epochs={length}"]).path
+    uninterrupted = run_here(tmp_path / "uninterrupted", [*run, "data.workers=0", f"trainer.epochs={length}"]).path
     assert resume_here(folder, ["data.workers=0", f"trainer.epochs={length}"])[1] == "done"
-    assert outcome(folder) == outcome(whole)
+    assert outcome(folder) == outcome(uninterrupted)
 
 
 def wait_for(pattern: Path, process: subprocess.Popen[bytes]) -> None:

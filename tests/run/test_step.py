@@ -1,4 +1,4 @@
-"""One update against the formulas written out, and one look against image after image."""
+"""The train step against its formulas, and the eval step against one image at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Case:
-    """The numbers of one step, as a lecture would list them."""
+    """The hyperparameters of one train step."""
 
     lr: float = 0.3
     momentum: float = 0.0
@@ -58,7 +58,7 @@ def batch_of(count: int, seed: int) -> Batch:
     return Batch(torch.randn(count, 2, 6, 6, generator=generator), torch.randint(CLASSES, (count,), generator=generator))
 
 
-def trainee_for(model: nn.Module, case: Case, dtype: torch.dtype = torch.float32, scale: float = 2.0**16) -> TrainState:
+def train_state_for(model: nn.Module, case: Case, dtype: torch.dtype = torch.float32, scale: float = 2.0**16) -> TrainState:
     groups = parameter_groups(model, Regularization(case.weight_decay, 0.0, case.label_smoothing, False))
     optimizer = sgd(case.lr, case.momentum, case.nesterov)(groups)
     for group in optimizer.param_groups:
@@ -68,14 +68,14 @@ def trainee_for(model: nn.Module, case: Case, dtype: torch.dtype = torch.float32
         forward=model,
         optimizer=optimizer,
         scaler=torch.amp.GradScaler("cpu", init_scale=scale, enabled=dtype is torch.float16),
-        placement=Placement(CPU, dtype, torch.contiguous_format, "asked for"),
+        placement=Placement(CPU, dtype, torch.contiguous_format, "requested"),
         label_smoothing=case.label_smoothing,
         grad_clip=case.grad_clip,
     )
 
 
-def obvious_step(model: nn.Module, velocity: list[Tensor], batch: Batch, case: Case, factor: float) -> tuple[float, int]:
-    """Loss and update from their definitions; returns the loss and the number of correct answers."""
+def reference_step(model: nn.Module, velocity: list[Tensor], batch: Batch, case: Case, factor: float) -> tuple[float, int]:
+    """Update by the definitions; return the loss and the number of correct answers."""
     logits = model(batch.images)
     target = torch.full_like(logits, case.label_smoothing / CLASSES)
     for row, label in enumerate(batch.labels.tolist()):
@@ -95,54 +95,54 @@ def obvious_step(model: nn.Module, velocity: list[Tensor], batch: Batch, case: C
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_five_updates_follow_the_formulas(name: str) -> None:
+def test_train_step_matches_formulas(name: str) -> None:
     case = CASES[name]
-    ours, plain = small_model(), small_model()
-    train_state = trainee_for(ours, case)
-    velocity = [torch.zeros_like(parameter) for parameter in plain.parameters()]
+    model, reference = small_model(), small_model()
+    train_state = train_state_for(model, case)
+    velocity = [torch.zeros_like(parameter) for parameter in reference.parameters()]
     for seed, factor in enumerate(FACTORS):
         measured = train_step(train_state, batch_of(8, seed), factor)
-        loss, correct = obvious_step(plain, velocity, batch_of(8, seed), case, factor)
+        loss, correct = reference_step(reference, velocity, batch_of(8, seed), case, factor)
         assert measured.loss.item() == pytest.approx(loss, rel=1e-5)
         assert measured.correct.item() == correct
-        for (parameter, v), expected in zip(ours.state_dict().items(), plain.state_dict().values(), strict=True):
+        for (parameter, v), expected in zip(model.state_dict().items(), reference.state_dict().values(), strict=True):
             torch.testing.assert_close(v, expected, rtol=1e-5, atol=1e-6, msg=lambda text, at=parameter: f"{at}: {text}")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_five_updates_are_torchs_own_to_the_bit(dtype: torch.dtype) -> None:
+def test_train_step_is_bit_exact_with_torch(dtype: torch.dtype) -> None:
     case = CASES["all"]
-    ours, plain = small_model(), small_model()
-    train_state = trainee_for(ours, case, dtype)
-    weights = [p for p in plain.parameters() if p.ndim > 1]
-    others = [p for p in plain.parameters() if p.ndim <= 1]
+    model, reference = small_model(), small_model()
+    train_state = train_state_for(model, case, dtype)
+    weights = [p for p in reference.parameters() if p.ndim > 1]
+    others = [p for p in reference.parameters() if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": case.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=case.lr, momentum=case.momentum, nesterov=case.nesterov, fused=True)
     for seed, factor in enumerate(FACTORS):
         batch = batch_of(8, seed)
         train_step(train_state, batch, factor)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-            logits = plain(batch.images)
+            logits = reference(batch.images)
         loss = nn.functional.cross_entropy(logits.float(), batch.labels, label_smoothing=case.label_smoothing)
         optimizer.zero_grad()
         loss.backward()
         assert case.grad_clip is not None
-        nn.utils.clip_grad_norm_(plain.parameters(), case.grad_clip)
+        nn.utils.clip_grad_norm_(reference.parameters(), case.grad_clip)
         for group in optimizer.param_groups:
             group["lr"] = case.lr * factor
         optimizer.step()
-    for ours_now, plain_now in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True):
-        assert torch.equal(ours_now, plain_now)
+    for value, expected in zip(model.state_dict().values(), reference.state_dict().values(), strict=True):
+        assert torch.equal(value, expected)
 
 
-def test_no_gradient_is_left_for_the_next_step() -> None:
-    train_state = trainee_for(small_model(), Case())
+def test_train_step_clears_gradients() -> None:
+    train_state = train_state_for(small_model(), Case())
     train_step(train_state, batch_of(8, 0), 1.0)
     assert all(parameter.grad is None for parameter in train_state.model.parameters())
 
 
-def test_the_factor_is_on_the_first_learning_rate_and_not_on_the_last() -> None:
-    train_state = trainee_for(small_model(), Case(lr=0.4))
+def test_lr_factor_applies_to_initial_lr() -> None:
+    train_state = train_state_for(small_model(), Case(lr=0.4))
     for factor in (0.5, 0.5, 0.25):
         train_step(train_state, batch_of(8, 0), factor)
         assert [group["lr"] for group in train_state.optimizer.param_groups] == [0.4 * factor] * len(
@@ -151,55 +151,55 @@ def test_the_factor_is_on_the_first_learning_rate_and_not_on_the_last() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_clipping_bounds_the_true_gradient_in_every_precision(dtype: torch.dtype) -> None:
-    """With loss scaling, what is clipped must be the gradient and not its multiple."""
+def test_grad_clip_bounds_unscaled_gradient(dtype: torch.dtype) -> None:
+    """With loss scaling, the gradient must be unscaled before clipping."""
     case = Case(lr=0.5, grad_clip=0.01)
     model = small_model()
     before = copy.deepcopy(model.state_dict())
-    train_step(trainee_for(model, case, dtype), batch_of(8, 0), 1.0)
-    moved = sum((value.detach() - before[name]).square().sum().item() for name, value in model.named_parameters()) ** 0.5
-    assert moved == pytest.approx(case.lr * 0.01, rel=1e-3)
+    train_step(train_state_for(model, case, dtype), batch_of(8, 0), 1.0)
+    distance = sum((value.detach() - before[name]).square().sum().item() for name, value in model.named_parameters()) ** 0.5
+    assert distance == pytest.approx(case.lr * 0.01, rel=1e-3)
 
 
-def test_a_loss_scale_that_overflows_is_halved_and_the_step_left_out() -> None:
+def test_loss_scale_overflow_halves_scale_and_skips_step() -> None:
     model = small_model()
     before = copy.deepcopy(dict(model.named_parameters()))
-    train_state = trainee_for(model, Case(), torch.float16, scale=2.0**40)
+    train_state = train_state_for(model, Case(), torch.float16, scale=2.0**40)
     measured = train_step(train_state, batch_of(8, 0), 1.0)
     assert measured.loss.isfinite()
     assert train_state.scaler.get_scale() == 2.0**39
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
 
-def test_a_first_step_that_is_left_out_leaves_nothing_to_later_ones() -> None:
-    """The fused kernel of torch would remember whatever lay in the memory it took."""
+def test_skipped_first_step_leaves_momentum_zero() -> None:
+    """Torch's fused kernel would take momentum from uninitialised memory."""
     model = small_model()
-    train_state = trainee_for(model, Case(momentum=0.9), torch.float16, scale=2.0**40)
-    spoil = [torch.full_like(p, 1e30) for p in model.parameters() for _ in range(8)]
-    del spoil  # what is allocated next is not zero by chance
+    train_state = train_state_for(model, Case(momentum=0.9), torch.float16, scale=2.0**40)
+    garbage = [torch.full_like(p, 1e30) for p in model.parameters() for _ in range(8)]
+    del garbage  # so that freshly allocated memory is not zero by chance
     train_step(train_state, batch_of(8, 0), 1.0)
-    remembered = [state["momentum_buffer"] for state in train_state.optimizer.state.values()]
-    assert len(remembered) == len(list(model.parameters()))
-    assert not any(value.any() for value in remembered)
+    momenta = [state["momentum_buffer"] for state in train_state.optimizer.state.values()]
+    assert len(momenta) == len(list(model.parameters()))
+    assert not any(value.any() for value in momenta)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_measurements_stay_tensors_in_float32(dtype: torch.dtype) -> None:
-    measured = train_step(trainee_for(small_model(), Case(), dtype), batch_of(8, 0), 1.0)
+def test_train_step_returns_detached_float32_tensors(dtype: torch.dtype) -> None:
+    measured = train_step(train_state_for(small_model(), Case(), dtype), batch_of(8, 0), 1.0)
     assert (measured.loss.dtype, measured.loss.shape, measured.loss.requires_grad) == (torch.float32, (), False)
     assert measured.correct.shape == ()
 
 
-def test_a_look_sums_over_images_and_changes_nothing() -> None:
+def test_eval_step_sums_over_images_and_changes_nothing() -> None:
     model = small_model().eval()
     before = copy.deepcopy(model.state_dict())
     batch = batch_of(7, 1)
-    seen = eval_step(model, Placement(CPU, torch.float32, torch.contiguous_format, ""), batch)
+    measured = eval_step(model, Placement(CPU, torch.float32, torch.contiguous_format, ""), batch)
     loss, correct = 0.0, 0
     for image, label in zip(batch.images, batch.labels, strict=True):
         logits = model(image[None])
         loss += nn.functional.cross_entropy(logits, label[None]).item()
         correct += int(logits.argmax() == label)
-    assert seen.loss.item() == pytest.approx(loss, rel=1e-5)
-    assert seen.correct.item() == correct
+    assert measured.loss.item() == pytest.approx(loss, rel=1e-5)
+    assert measured.correct.item() == correct
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""What comes from elsewhere (configurations, run folders, images) runs no code; and names of every kind work."""
+"""Foreign configurations, run folders and images run no code; and file names of every kind work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from train.run.trust import refuse_hydra_calls
 from train.store.run import read_run
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
-STRANGERS = [
+UNTRUSTED = [
     "os.system",
     "subprocess.run",
     "builtins.eval",
@@ -37,13 +37,13 @@ STRANGERS = [
 ]
 
 
-@pytest.mark.parametrize("target", STRANGERS)
-def test_a_configuration_calls_nothing_but_what_trains(target: str) -> None:
+@pytest.mark.parametrize("target", UNTRUSTED)
+def test_build_refuses_untrusted_targets(target: str) -> None:
     with pytest.raises(UsageError, match=r"norm\._target_="):
         build(settings_for([*SMALL, f"norm._target_={target}"]))
 
 
-def test_what_is_trusted_is_called_and_nothing_is_imported_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_imports_only_trusted_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "imported_by_nobody.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match="trust=imported_by_nobody"):
@@ -52,7 +52,7 @@ def test_what_is_trusted_is_called_and_nothing_is_imported_before(tmp_path: Path
     assert build(settings_for([*SMALL, "norm=none", "norm._target_=tests.run.saboteur.norm"])).norm is not None
 
 
-def test_only_the_command_line_says_whom_to_trust() -> None:
+def test_trusted_packages_come_from_the_command_line_only() -> None:
     assert trusted_packages(["mine", "yours"], ["seed=1", "trust=[mine,yours]"]) == ("mine", "yours")
     assert trusted_packages("mine", ["+trust=mine"]) == ("mine",)
     assert trusted_packages([], []) == ()
@@ -73,34 +73,34 @@ HOSTILE = """
 """
 
 
-def test_a_run_folder_from_elsewhere_brings_no_flags_and_no_trust(tmp_path: Path) -> None:
+def test_stored_overrides_contain_no_flags_and_no_trust(tmp_path: Path) -> None:
     (tmp_path / "overrides.yaml").write_text(HOSTILE)
     (tmp_path / "status.json").write_text("{}")
     assert stored_overrides(tmp_path) == ["seed=3", "norm=layer"]
-    made = command_line(["norm=group", f"resume={tmp_path}"])
-    assert made == ["seed=3", "norm=group", f"resume='{tmp_path}'", f"hydra.run.dir='{tmp_path}'"]
+    command = command_line(["norm=group", f"resume={tmp_path}"])
+    assert command == ["seed=3", "norm=group", f"resume='{tmp_path}'", f"hydra.run.dir='{tmp_path}'"]
 
 
-def test_yaml_is_data(tmp_path: Path) -> None:
+def test_yaml_of_a_run_folder_is_loaded_as_data(tmp_path: Path) -> None:
     harm = f'!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["{tmp_path}/harm"]]\n'
     run = run_here(tmp_path / "run", [*SMALL, "observe=off", "trainer.epochs=0"]).path
     for name in ("overrides.yaml", "config.yaml"):
-        kept = (run / name).read_text()
+        original = (run / name).read_text()
         (run / name).write_text(harm)
         with pytest.raises(UsageError, match="cannot be read"):
             stored_overrides(run) if name == "overrides.yaml" else read_run(run)
-        (run / name).write_text(kept)
+        (run / name).write_text(original)
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("where", ["experiment/evil.yaml", "hydra/callbacks/evil.yaml"])
-def test_a_folder_of_configurations_cannot_make_hydra_call(train: Train, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("file", ["experiment/evil.yaml", "hydra/callbacks/evil.yaml"])
+def test_refuse_hydra_calls_refuses_foreign_config_folders(train: Train, tmp_path: Path, file: str) -> None:
     harm = {"harm": {"_target_": "subprocess.call", "args": ["touch", "harm"]}}
-    text = f"# @package _global_\nhydra:\n  callbacks: {harm}\n" if where.startswith("exp") else f"# @package hydra\n{harm}\n"
-    path = tmp_path / "conf" / where
+    text = f"# @package _global_\nhydra:\n  callbacks: {harm}\n" if file.startswith("exp") else f"# @package hydra\n{harm}\n"
+    path = tmp_path / "conf" / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    if where.startswith("exp"):
+    if file.startswith("exp"):
         result = train("--config-dir", "conf", *SMALL, "experiment=evil")
         assert (result.returncode, "_target_=subprocess.call" in result.stderr) == (2, True)
     for flag in (
@@ -114,11 +114,11 @@ def test_a_folder_of_configurations_cannot_make_hydra_call(train: Train, tmp_pat
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_decompression_bomb_is_refused_by_name(tmp_path: Path) -> None:
+def test_decode_refuses_a_decompression_bomb_by_name(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)  # 3.6 GB of pixels in a file of some bytes
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)  # 3.6 GB of pixels in a file of a few bytes
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
@@ -131,7 +131,7 @@ NAMES = ["a b", "été", "it's", 'say "hi"', "back\\slash", "a,b=c", "${seed}", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_name_is_one_value(name: str, tmp_path: Path) -> None:
+def test_command_line_quotes_every_folder_name(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     folder.mkdir()
     (folder / "overrides.yaml").write_text("[]")
@@ -142,14 +142,14 @@ def test_every_name_is_one_value(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_run_in_a_folder_with_a_difficult_name_goes_on(train: Train, tmp_path: Path) -> None:
+def test_resume_accepts_a_folder_with_special_characters(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "it's été, a=b"
     folder.mkdir()
     long = "data.root=" + "x" * 300
     escaped = str(folder).replace("'", "\\'")
     result = train(*SMALL, "observe=off", "schedule=constant", long, f"hydra.run.dir='{escaped}'")
     assert result.returncode == 0, result.stderr
-    again = train(f"resume={folder}", "trainer.epochs=2", "trainer.max_steps=4")
-    assert again.returncode == 0, again.stderr
+    resumed = train(f"resume={folder}", "trainer.epochs=2", "trainer.max_steps=4")
+    assert resumed.returncode == 0, resumed.stderr
     assert read_run(folder).state == "done"
     assert read_run(folder).config["trainer"]["max_steps"] == 4

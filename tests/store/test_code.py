@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from train.store import code
-from train.store.code import code_id, equivalent_ids, is_same_code, other_code, source_id
+from train.store.code import code_difference, code_id, equivalent_ids, is_same_code, source_id
 
 SOURCE = b'''"""A module."""
 import math
@@ -82,9 +82,9 @@ def test_code_id_of_this_checkout_is_listed() -> None:
 
 def test_other_code_names_the_difference() -> None:
     torch = metadata.version("torch")
-    assert other_code({"code": code_id(), "versions": {"torch": torch}}) == ""
-    assert "another version of this program" in other_code({"code": "0" * 12, "versions": {"torch": torch}})
-    assert "torch 1.0" in other_code({"code": code_id(), "versions": {"torch": "1.0"}})
+    assert code_difference({"code": code_id(), "versions": {"torch": torch}}) == ""
+    assert "another version of this program" in code_difference({"code": "0" * 12, "versions": {"torch": torch}})
+    assert "torch 1.0" in code_difference({"code": code_id(), "versions": {"torch": "1.0"}})
 
 
 def test_code_id_covers_existing_packages() -> None:

@@ -22,6 +22,7 @@ from train.report.statistics.effects import factorial
 from train.report.statistics.rates import divergence
 from train.report.statistics.threats import RANK, find_threats
 from train.report.tuning_text import Chosen, tuning_threats
+from train.store.code import numbers_key
 from train.store.run import Run
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
@@ -62,7 +63,7 @@ class Analysis:
         """Return the metric of a completed run; NaN for any other."""
         return self.metric.value(run, self.history(run)) if run.state == "done" else math.nan
 
-    def valued(self, arm: Arm) -> tuple[Run, ...]:
+    def runs_with_value(self, arm: Arm) -> tuple[Run, ...]:
         """Return the runs that have a value of the metric."""
         return tuple(run for run in arm.runs if math.isfinite(self.value(run)))
 
@@ -136,9 +137,9 @@ def arm_labels(arms: Sequence[Arm]) -> dict[str, str]:
 
 def build_sample(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, History]) -> Sample:
     """Return the values and run counts of an arm. Runs that are pending or have no value count as missing."""
-    done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.having("done")]
+    done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.runs_in("done")]
     valued = [(value, seed) for value, seed in done if math.isfinite(value)]
-    diverged, failed = len(arm.having("diverged")), len(arm.having(*FAILED))
+    diverged, failed = len(arm.runs_in("diverged")), len(arm.runs_in(*FAILED))
     return Sample(
         arm=name,
         values=tuple(value for value, _ in valued),
@@ -153,12 +154,13 @@ def collect_facts(study: Study, names: Mapping[str, str], metric: Metric) -> Fac
     """Return what claims and threats need to know about a study besides its values."""
     sizes = {size for run in study.runs if (size := metric.examples(run)) is not None}
     keys = {factor: factor.lstrip("+~") for factor in study.factors}
+    versions = code_versions(study.runs)
     return Facts(
-        conditions=tuple(_conditions(arm, names[arm.id]) for arm in study.arms),
+        conditions=tuple(_conditions(arm, names[arm.id], versions) for arm in study.arms),
         test_size=max(sizes, default=None),
         tuned_over=values_tried_for_all(study, LEARNING_RATE),
         tuned=any(arm.choice for arm in study.arms),
-        never_ended=tuple(names[arm.id] for arm in study.arms if arm.choice and arm.choice.lost_all),
+        lost_at_every_level=tuple(names[arm.id] for arm in study.arms if arm.choice and arm.choice.lost_all),
         budget_factors=tuple(factor for factor, key in keys.items() if key in BUDGET_KEYS),
         rate_factors=tuple(factor for factor, key in keys.items() if key in RATE_KEYS),
     )
@@ -193,17 +195,23 @@ def _has_choice(arm: Arm, key: str) -> bool:
     return len({level.setting[key] for level in arm.choice.levels if level.was_tried}) > 1
 
 
-def _conditions(arm: Arm, name: str) -> Conditions:
+def _conditions(arm: Arm, name: str, versions: Mapping[Path, str]) -> Conditions:
     ended = [run for run in arm.runs if run.state in ("done", "diverged")]
     done = [run for run in ended if run.state == "done"]
     return Conditions(
         arm=name,
         budgets=_distinct(number(run.summary.get("steps")) * number(_config_value(run, "trainer", "batch_size")) for run in done),
         learning_rates=_distinct(number(_config_value(run, "optimizer", "lr")) for run in ended),
-        versions=tuple(sorted({code_version(run) for run in ended})),
+        versions=tuple(sorted({versions[run.folder] for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
     )
+
+
+def code_versions(runs: Sequence[Run]) -> dict[Path, str]:
+    """Return run folder -> version of its code. Runs whose code makes the same numbers share the version of the first of them."""
+    first: dict[str, str] = {}
+    return {run.folder: first.setdefault(numbers_key(run.status) or code_version(run), code_version(run)) for run in runs}
 
 
 def code_version(run: Run) -> str:

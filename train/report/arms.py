@@ -53,11 +53,11 @@ class Arm:
         return " ".join(f"{factor}={level}" for factor, level in self.levels.items() if level != ABSENT) or "defaults"
 
     @property
-    def set_aside(self) -> tuple[Run, ...]:
+    def unchosen_runs(self) -> tuple[Run, ...]:
         """The runs at levels that were not chosen."""
         return tuple(run for level in self.choice.others for run in level.runs) if self.choice else ()
 
-    def having(self, *states: State) -> tuple[Run, ...]:
+    def runs_in(self, *states: State) -> tuple[Run, ...]:
         """Return the runs in any of `states`."""
         return tuple(run for run in self.runs if run.state in states)
 
@@ -98,9 +98,9 @@ class Study:
         return tuple(run for arm in self.arms for run in arm.runs)
 
     @property
-    def set_aside(self) -> tuple[Run, ...]:
+    def unchosen_runs(self) -> tuple[Run, ...]:
         """The runs that only served to choose a level."""
-        return tuple(run for arm in self.arms for run in arm.set_aside)
+        return tuple(run for arm in self.arms for run in arm.unchosen_runs)
 
     @property
     def is_grid(self) -> bool:

@@ -40,7 +40,7 @@ from train.report.contracts import (
     Sample,
     Verdict,
 )
-from train.report.statistics.rates import divergence, unequal
+from train.report.statistics.rates import divergence, equal_rates_p
 
 ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no_effect_larger_than")
 SMALLEST_EFFECT = 0.005
@@ -184,7 +184,7 @@ def _obstacles(comparison: _LevelComparison, facts: Facts) -> list[str]:
     obstacles += [
         f"no run of {sample.arm} completed at any level tried"
         for sample in (*comparison.treatment, *comparison.control)
-        if sample.arm in facts.never_ended
+        if sample.arm in facts.lost_at_every_level
     ]
     if comparison.factor not in facts.budget_factors:
         left, right = (_values(side, facts, "budgets") for side in (comparison.treatment, comparison.control))
@@ -222,7 +222,7 @@ def _divergence(comparison: _LevelComparison, wording: Wording) -> str:
     excess = sum(a.count - (a.count + b.count) * a.total / max(1, a.total + b.total) for a, b in rates)
     if abs(excess) < 1e-9:
         return ""
-    p = min(1.0, comparison.family_size * unequal(rates))
+    p = min(1.0, comparison.family_size * equal_rates_p(rates))
     within = " within the combinations of the other factors" if len(comparison.pairs) > 1 else ""
     test = f"exact test{within}, p = {p:.2g}" + (
         f", adjusted for {comparison.family_size} comparisons" if comparison.family_size > 1 else ""

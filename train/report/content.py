@@ -210,7 +210,7 @@ def _notes(analysis: Analysis) -> Iterable[str]:
         for run in arm.runs:
             if problem := analysis.history(run).problem:
                 yield f"{run.folder}: {problem}"
-            if run.state == "done" and run not in analysis.valued(arm):
+            if run.state == "done" and run not in analysis.runs_with_value(arm):
                 yield f"{run.folder}: the run completed without a numeric {analysis.metric.name}; it is counted as missing"
 
 

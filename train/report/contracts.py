@@ -230,7 +230,7 @@ class Facts:
     test_size: int | None = None
     tuned_over: tuple[float, ...] = ()
     tuned: bool = False
-    never_ended: tuple[str, ...] = ()
+    lost_at_every_level: tuple[str, ...] = ()
     budget_factors: tuple[str, ...] = ()
     rate_factors: tuple[str, ...] = ()
 

@@ -175,10 +175,10 @@ def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Rep
 
 
 def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
-    arms, selection = extremes([arm for arm in analysis.ranked if analysis.valued(arm)], MOST_POINTS)
+    arms, selection = extremes([arm for arm in analysis.ranked if analysis.runs_with_value(arm)], MOST_POINTS)
     costs = []
     for arm in arms:
-        pairs = [(number(run.summary.get("time_s")), analysis.value(run)) for run in analysis.valued(arm)]
+        pairs = [(number(run.summary.get("time_s")), analysis.value(run)) for run in analysis.runs_with_value(arm)]
         pairs = [(time, value) for time, value in pairs if math.isfinite(time)]
         if pairs:
             costs.append(ArmCost(styles[arm.id], [time for time, _ in pairs], [value for _, value in pairs]))

@@ -53,7 +53,7 @@ def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis
 
     study = build_study(collect(folders), options.baseline, options.tune)
     metric = metrics.Metric(options.metric)
-    histories = read_histories((*study.runs, *study.set_aside), (*CURVE_TAGS, metric.tag))
+    histories = read_histories((*study.runs, *study.unchosen_runs), (*CURVE_TAGS, metric.tag))
     metrics.check_metric(metric, study.runs, histories)
     from train.report.analysis import analyse  # imports scipy, which takes longer than everything before
 

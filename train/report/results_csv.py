@@ -27,7 +27,7 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     Columns: identity of the run, every factor and every configuration key in which runs differ, results, and provenance.
     Accuracies are fractions. Unknown values are empty. `compared` is false at levels of tuned keys that were not selected.
     """
-    runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.set_aside)]
+    runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.unchosen_runs)]
     settings = {id(run): setting_of(run) for _, run in runs}
     columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(settings.values()))]))
     roles = sorted({role for _, run in runs for role in run.seeds})

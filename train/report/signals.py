@@ -36,7 +36,7 @@ def arm_signals(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> ArmS
     At initialisation all runs count. At the end the done runs count, or the diverged ones where no run is done.
     """
     first = {arm.id: [analysis.history(run).first_signal for run in arm.runs] for arm in arms}
-    last = {arm.id: [analysis.history(run).last_signal for run in arm.having("done") or arm.having("diverged")] for arm in arms}
+    last = {arm.id: [analysis.history(run).last_signal for run in arm.runs_in("done") or arm.runs_in("diverged")] for arm in arms}
     prefix = f"{statistic}/"
     signals = [signal for by_arm in (first, last) for arm_runs in by_arm.values() for signal in arm_runs]
     layers = tuple(dict.fromkeys(tag.removeprefix(prefix) for signal in signals for tag in signal if tag.startswith(prefix)))

@@ -97,7 +97,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
     mean, sd = analysis.mean(arm), analysis.sd(arm)
     rate = analysis.rates[arm.id]
     better = comparison.probability_better if comparison else None
-    done = arm.having("done")
+    done = arm.runs_in("done")
     width = high - low
 
     def position(value: float) -> float:
@@ -105,7 +105,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
 
     dots = [
         Dot(position(analysis.value(run)), f"seed {run.seed}: {table_text.value(metric, analysis.value(run))}")
-        for run in analysis.valued(arm)
+        for run in analysis.runs_with_value(arm)
     ]
     return ArmRow(
         number=row_number,

@@ -91,7 +91,7 @@ def _names(analysis: Analysis) -> list[str]:
 
 def _points(analysis: Analysis, arm: Arm) -> Iterator[tuple[float, int, list[Any]]]:
     """Yield (seconds since the run started, step, values) of each tag at every step that all completed runs have."""
-    histories = [analysis.history(run) for run in arm.having("done")]
+    histories = [analysis.history(run) for run in arm.runs_in("done")]
     for tag in _tags(analysis):
         curves = [history.curves[tag] for history in histories if tag in history.curves]
         times = dict(zip(curves[0].steps, curves[0].times_s, strict=True)) if curves else {}

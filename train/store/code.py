@@ -86,7 +86,7 @@ def is_same_code(stored: str, present: str | None = None) -> bool:
     return stored == present or {stored, present} <= equivalent_ids()
 
 
-def other_code(status: Mapping[str, Any]) -> str:
+def code_difference(status: Mapping[str, Any]) -> str:
     """Return how the code of the run with this status.json differs from the present code; empty if the numbers are the same."""
     versions = dict(status.get("versions") or {})
     installed = metadata.version(DEPENDENCY)
@@ -95,3 +95,13 @@ def other_code(status: Mapping[str, Any]) -> str:
     if not is_same_code(str(status.get("code", ""))):
         return "made by another version of this program"
     return ""
+
+
+def numbers_key(status: Mapping[str, Any]) -> str:
+    """Return a key that two runs share if their code makes the same numbers; empty for a run without a code id."""
+    code = str(status.get("code") or "")
+    if not code:
+        return ""
+    versions = status.get("versions")
+    version = versions.get(DEPENDENCY, "") if isinstance(versions, Mapping) else ""
+    return f"{DEPENDENCY} {version}, code {'equivalent' if code in equivalent_ids() else code}"

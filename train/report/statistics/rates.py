@@ -24,7 +24,7 @@ def divergence(samples: Iterable[Sample], confidence: float = 0.95) -> Rate:
     return rate(sum(sample.diverged for sample in kept), sum(sample.ended for sample in kept), confidence)
 
 
-def unequal(pairs: Iterable[tuple[Rate, Rate]]) -> float:
+def equal_rates_p(pairs: Iterable[tuple[Rate, Rate]]) -> float:
     """Return the exact p value of the hypothesis that the two rates are equal in each pair. Two-sided by probability.
 
     One pair: Fisher's exact test (1922, JRSS 85). Several pairs, such as two levels of a factor in each combination of the

@@ -1,0 +1,299 @@
+"""Prove that two revisions compute the same bits: train everything that `conf` offers at both and compare the results.
+
+    python scripts/same_bits.py 03bcfb5 HEAD                     # some four minutes on two cores
+    python scripts/same_bits.py 03bcfb5 HEAD --only 'norm=*'     # some of the cases, by name
+
+A case is one choice in a tiny run, a study, a sweep, a resumed or a diverged run; scripts/catalogue.py lists them. Each revision is
+exported into a folder and runs its own `train`, on the CPU with one thread. Weights are compared byte by byte, and so is every
+record, summary, status and table, except for the fields in `LEFT_OUT`. Exit codes: 0 for the same bits, 1 for different ones, 2 for a
+command that cannot be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+import tempfile
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from catalogue import Case
+    from same_bits_driver import Revision, Task
+    from torch import Tensor
+
+LEFT_OUT = {
+    "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
+    "memory": ("* peak_memory_bytes",),
+    "places and versions": (
+        "summary.json: folder",
+        "status.json: pid",
+        "status.json: host",
+        "status.json: versions.*",
+        "status.json: identity_version",
+        "status.json: git*",
+        "* code",
+        "results.csv: row * command",
+    ),
+    "sentences": (
+        "* reason",
+        "status.json: resumed.*.reason",
+        "status.json: precision_reason",
+        "status.json: diagnosis.text",
+        "status.json: diagnosis.advice*",
+        "summary.json: initial_verdict.sentence",
+        "summary.json: contradictions*",
+    ),
+}
+"""What is not compared, as patterns of `FILE: ITEM`: what differs from run to run or names the revision, and free wording."""
+
+SHOWN = 5
+"""Differences of a case that are printed."""
+
+Items = Mapping[str, Any]
+"""Everything in a file of results by its name; tensors stay tensors, and all else is text."""
+
+
+@dataclass
+class Comparison:
+    """What came of comparing one case. `counts`: how many things were compared, by kind."""
+
+    name: str
+    differences: list[str] = field(default_factory=list)
+    not_compared: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("revisions", nargs=2, metavar="REV", help="as git understands it; what is not committed is not compared")
+    made.add_argument("--only", default="*", metavar="PATTERN", help="cases whose names match, as in 'init=*'")
+    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at a time (%(default)s)")
+    made.add_argument(
+        "--keep", type=Path, metavar="DIR", help="work in this folder, which must not exist yet, and leave it there"
+    )
+    return made
+
+
+def main() -> None:
+    from same_bits_driver import CommandError
+
+    arguments = parser().parse_args()
+    try:
+        sys.exit(run(arguments))
+    except CommandError as error:
+        print(f"same_bits: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do all that the command says; returns its exit code."""
+    from same_bits_driver import CommandError, Revision, commit_of
+
+    commits = [commit_of(name) for name in arguments.revisions]
+    with tempfile.TemporaryDirectory(prefix="same-bits-") as temporary:
+        work = Path(temporary) if arguments.keep is None else arguments.keep.resolve()
+        try:
+            work.mkdir(parents=True, exist_ok=arguments.keep is None)
+        except OSError as error:
+            raise CommandError(f"--keep: {work} cannot be made ({error.strerror}).") from error
+        first, second = (
+            Revision(name, commit, work / place)
+            for name, commit, place in zip(arguments.revisions, commits, ("first", "second"), strict=True)
+        )
+        comparisons, codes = compare_revisions(first, second, arguments.only, max(1, arguments.jobs))
+    for comparison in comparisons:
+        show(comparison)
+    for name, code in zip(arguments.revisions, codes, strict=True):
+        print(f"code  {name}  {code or 'none'}")
+    print(conclusion(comparisons))
+    return int(any(comparison.differences for comparison in comparisons))
+
+
+def compare_revisions(first: Revision, second: Revision, only: str, jobs: int) -> tuple[list[Comparison], list[str | None]]:
+    """Run the chosen cases at both and compare them; also returns the ids of their code."""
+    from catalogue import cases, write_images
+    from same_bits_driver import CommandError, drive, export
+
+    images = first.folder.parent / "images"  # one folder for both: its path is part of a run's configuration
+    write_images(images)
+    found: list[dict[str, Case]] = []
+    for revision in (first, second):
+        export(revision)
+        made = cases(revision.source / "conf", images)
+        found.append({case.name: case for case in made if fnmatchcase(case.name, only)})
+    if not any(found):
+        raise CommandError(f"--only: no case is called {only!r}.")
+    shared = [case for name, case in found[0].items() if name in found[1]]
+    codes = [drive(first, tasks_of_first(first, second, shared), jobs), drive(second, tasks_of_second(second, shared), jobs)]
+    compared = [compare_case(case, first.case(case.name), second.case(case.name)) for case in shared]
+    gone = [Comparison(name, ["the second revision does not have it"]) for name in found[0] if name not in found[1]]
+    new = [Comparison(name, not_compared="new at the second revision") for name in found[1] if name not in found[0]]
+    return [*compared, *gone, *new], codes
+
+
+def tasks_of_first(first: Revision, second: Revision, cases: Sequence[Case]) -> list[Task]:
+    """Return every case, and besides the beginning of the resumed run, made where the second revision goes on with it."""
+    from catalogue import ACROSS
+    from same_bits_driver import Task
+
+    begun = [Task("begin for the other", second.case(ACROSS), case.commands[:1]) for case in cases if case.name == ACROSS]
+    return [*(Task(case.name, first.case(case.name), case.commands) for case in cases), *begun]
+
+
+def tasks_of_second(second: Revision, cases: Sequence[Case]) -> list[Task]:
+    """Return every case; of the run that the first revision has begun, what is left to do."""
+    from catalogue import ACROSS
+    from same_bits_driver import Task
+
+    return [Task(case.name, second.case(case.name), case.commands[case.name == ACROSS :]) for case in cases]
+
+
+def compare_case(case: Case, first: Path, second: Path) -> Comparison:
+    """Compare the exit codes of a case, and then everything in its two folders."""
+    ended = [read_outcome(folder) for folder in (first, second)]
+    codes = {command["exit_code"] for outcome in ended for command in outcome}
+    if case.may_be_refused and all(ended) and codes == {2}:
+        return Comparison(case.name, not_compared=f"both refuse it, exit code 2: {last_line(second / 'log.txt')}")
+    if not all(ended) or codes != {case.exit_code}:
+        said = [", ".join(str(command["exit_code"]) for command in outcome) or "none" for outcome in ended]
+        wrong = f"exit codes {said[0]} | {said[1]}, where {case.exit_code} is right: {last_line(second / 'log.txt')}"
+        return Comparison(case.name, [wrong])
+    result = compare_folders(case.name, first, second)
+    written = [[command["weights_written"] for command in outcome][-min(map(len, ended)) :] for outcome in ended]
+    if written[0] != written[1]:
+        result.differences.append(f"files of weights that each command wrote: {written[0]} | {written[1]}")
+    return result
+
+
+def read_outcome(folder: Path) -> list[dict[str, Any]]:
+    """Return what the driver says of each command; nothing when the case did not get to its end."""
+    path = folder / "outcome.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def last_line(log: Path) -> str:
+    """Return the last thing that a case said, cut to a readable length."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return textwrap.shorten(lines[-1] if lines else "it said nothing", 100, placeholder=" ...")
+
+
+def compare_folders(name: str, first: Path, second: Path) -> Comparison:
+    """Compare every file of results below two folders, by its path."""
+    result = Comparison(name)
+    found = [{path.relative_to(folder) for path in folder.rglob("*") if path.name in READERS} for folder in (first, second)]
+    result.differences += [f"{path}: only at the first revision" for path in sorted(found[0] - found[1])]
+    result.differences += [f"{path}: only at the second revision" for path in sorted(found[1] - found[0])]
+    for path in sorted(found[0] & found[1]):
+        kind, read, count = READERS[path.name]
+        before, after = read(first / path), read(second / path)
+        result.counts[kind] += count(before)
+        result.differences += [f"{path}: {text}" for text in compare_items(path.name, before, after)]
+    if not result.counts and not result.differences:
+        result.differences.append("it left nothing to compare")
+    return result
+
+
+def compare_items(file: str, first: Items, second: Items) -> Iterator[str]:
+    """Say of each item that differs what it is at both revisions, but for those that are left out."""
+    for name in [*first, *(name for name in second if name not in first)]:
+        found = difference(first.get(name), second.get(name))
+        if found and not any(fnmatchcase(f"{file}: {name}", pattern) for pattern in chain(*LEFT_OUT.values())):
+            yield f"{name}: {found}"
+
+
+def difference(first: Any, second: Any) -> str:
+    """Return both items as text, and nothing when they are equal to the bit: a NaN equals itself. None is a missing item."""
+    if any(item is None or isinstance(item, str) for item in (first, second)):
+        said = ["missing" if item is None else item if isinstance(item, str) else "a tensor" for item in (first, second)]
+        return " | ".join(said) if said[0] != said[1] else ""
+    forms = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (first, second)]
+    if forms[0] != forms[1]:
+        return " | ".join(forms)
+    places = (raw_bytes(first) != raw_bytes(second)).any(dim=1).nonzero().flatten().tolist()
+    if not places:
+        return ""
+    values = " | ".join(repr(tensor.flatten()[places[0]].item()) for tensor in (first, second))
+    return f"{len(places)} of {first.numel()} values, first at {places[0]}: {values}"
+
+
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """Return uint8 [values, bytes of a value]."""
+    import torch
+
+    plain = tensor.clone(memory_format=torch.contiguous_format)  # else a dimension of size one may keep an odd stride
+    return plain.reshape(-1, 1).view(torch.uint8)
+
+
+def read_weights(path: Path) -> Items:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_records(path: Path) -> Items:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {f"record {place} {key}": text for place, line in enumerate(lines) for key, text in flatten(json.loads(line))}
+
+
+def read_json(path: Path) -> Items:
+    return dict(flatten(json.loads(path.read_text(encoding="utf-8"))))
+
+
+def read_table(path: Path) -> Items:
+    with path.open(newline="", encoding="utf-8") as file:
+        return {f"row {place} {key}": str(text) for place, row in enumerate(csv.DictReader(file)) for key, text in row.items()}
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each leaf of a JSON value by its path, as the JSON text that tells -0.0 from 0.0 and 1 from 1.0."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if parts is None or not value:
+        yield name, json.dumps(value)
+        return
+    for key, part in parts:
+        yield from flatten(part, f"{name}.{key}" if name else str(key))
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Items], Callable[[Items], int]]] = {
+    "weights.pt": ("weight tensors", read_weights, len),
+    "metrics.jsonl": ("records", read_records, lambda items: len({name.split()[1] for name in items})),
+    "summary.json": ("summaries", read_json, lambda _: 1),
+    "status.json": ("statuses", read_json, lambda _: 1),
+    "results.csv": ("tables", read_table, lambda _: 1),
+}
+"""For each file of results: what it holds, how it is read, and how many of these there are."""
+
+
+def show(comparison: Comparison) -> None:
+    """Print the differences of a case, if it has any."""
+    if comparison.differences:
+        print(f"DIFFERENT  {comparison.name}: {len(comparison.differences)} differences, as FIRST | SECOND")
+        print(*(f"    {text}" for text in comparison.differences[:SHOWN]), sep="\n")
+
+
+def conclusion(comparisons: Sequence[Comparison]) -> str:
+    """Return the last lines of the output: what was compared, what was not, and what came of it."""
+    compared = [comparison for comparison in comparisons if not comparison.not_compared]
+    different = sum(bool(comparison.differences) for comparison in compared)
+    counts = sum((comparison.counts for comparison in compared), Counter[str]())
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    verdict = f"DIFFERENT: {different} of {len(compared)} cases" if different else f"same bits: {len(compared)} cases"
+    lines = [f"not compared: {item.name} ({item.not_compared})" for item in comparisons if item.not_compared]
+    lines += [f"left out: {reason} ({', '.join(patterns)})" for reason, patterns in LEFT_OUT.items()]
+    return "\n".join([*lines, f"{verdict}; {kinds or 'nothing compared'}"])
+
+
+if __name__ == "__main__":
+    main()
