@@ -114,7 +114,7 @@ def cases(conf: Path, images: Path) -> list[Case]:
 
 
 ACROSS = "resumed across revisions"
-"""The case whose run is begun at one revision and gone on with at another."""
+"""The case whose run is begun at one revision and resumed at another."""
 
 ON_CPU = ("trainer.device=cpu",)
 SMALL_SWEEP = ("-m", *SMALL, *ON_CPU, "report.tensorboard=false", "hydra.sweep.dir=sweep")

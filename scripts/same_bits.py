@@ -3,10 +3,10 @@
     python scripts/same_bits.py 03bcfb5 HEAD                     # some four minutes on two cores
     python scripts/same_bits.py 03bcfb5 HEAD --only 'norm=*'     # some of the cases, by name
 
-A case is one choice in a tiny run, a study, a sweep, a resumed or a diverged run; scripts/catalogue.py lists them. Each revision is
-exported into a folder and runs its own `train`, on the CPU with one thread. Weights are compared byte by byte, and so is every
-record, summary, status and table, except for the fields in `LEFT_OUT`. Exit codes: 0 for the same bits, 1 for different ones, 2 for a
-command that cannot be done.
+A case is one choice in a tiny run, a study, a sweep, a resumed or a diverged run; scripts/catalogue.py lists them. Each revision
+is exported into a folder and runs its own `train`, on the CPU with one thread. Weights are compared byte by byte, and so is every
+record, summary, status and table, except for the fields in `LEFT_OUT`. Exit codes: 0 for the same bits, 1 for different ones, 2
+for a command that cannot be done.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ Items = Mapping[str, Any]
 
 @dataclass
 class Comparison:
-    """What came of comparing one case. `counts`: how many things were compared, by kind."""
+    """The comparison of one case. `counts`: kind -> number of things compared."""
 
     name: str
     differences: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do all that the command says; returns its exit code."""
+    """Run the command and return its exit code."""
     from same_bits_driver import CommandError, Revision, commit_of
 
     commits = [commit_of(name) for name in arguments.revisions]
@@ -144,7 +144,7 @@ def compare_revisions(first: Revision, second: Revision, only: str, jobs: int) -
 
 
 def tasks_of_first(first: Revision, second: Revision, cases: Sequence[Case]) -> list[Task]:
-    """Return every case, and besides the beginning of the resumed run, made where the second revision goes on with it."""
+    """Return every case, and the beginning of the run that the second revision will resume."""
     from catalogue import ACROSS
     from same_bits_driver import Task
 
@@ -153,7 +153,7 @@ def tasks_of_first(first: Revision, second: Revision, cases: Sequence[Case]) -> 
 
 
 def tasks_of_second(second: Revision, cases: Sequence[Case]) -> list[Task]:
-    """Return every case; of the run that the first revision has begun, what is left to do."""
+    """Return every case; the run that the first revision began is only resumed."""
     from catalogue import ACROSS
     from same_bits_driver import Task
 
@@ -167,8 +167,8 @@ def compare_case(case: Case, first: Path, second: Path) -> Comparison:
     if case.may_be_refused and all(ended) and codes == {2}:
         return Comparison(case.name, not_compared=f"both refuse it, exit code 2: {last_line(second / 'log.txt')}")
     if not all(ended) or codes != {case.exit_code}:
-        said = [", ".join(str(command["exit_code"]) for command in outcome) or "none" for outcome in ended]
-        wrong = f"exit codes {said[0]} | {said[1]}, where {case.exit_code} is right: {last_line(second / 'log.txt')}"
+        texts = [", ".join(str(command["exit_code"]) for command in outcome) or "none" for outcome in ended]
+        wrong = f"exit codes {texts[0]} | {texts[1]}, where {case.exit_code} is right: {last_line(second / 'log.txt')}"
         return Comparison(case.name, [wrong])
     result = compare_folders(case.name, first, second)
     written = [[command["weights_written"] for command in outcome][-min(map(len, ended)) :] for outcome in ended]
@@ -178,15 +178,15 @@ def compare_case(case: Case, first: Path, second: Path) -> Comparison:
 
 
 def read_outcome(folder: Path) -> list[dict[str, Any]]:
-    """Return what the driver says of each command; nothing when the case did not get to its end."""
+    """Return the outcome of each command; empty when the case did not get to its end."""
     path = folder / "outcome.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def last_line(log: Path) -> str:
-    """Return the last thing that a case said, cut to a readable length."""
+    """Return the last line of a case's log, shortened."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return textwrap.shorten(lines[-1] if lines else "it said nothing", 100, placeholder=" ...")
+    return textwrap.shorten(lines[-1] if lines else "the log is empty", 100, placeholder=" ...")
 
 
 def compare_folders(name: str, first: Path, second: Path) -> Comparison:
@@ -206,7 +206,7 @@ def compare_folders(name: str, first: Path, second: Path) -> Comparison:
 
 
 def compare_items(file: str, first: Items, second: Items) -> Iterator[str]:
-    """Say of each item that differs what it is at both revisions, but for those that are left out."""
+    """Return the differing items with both values, except for those that are left out."""
     for name in [*first, *(name for name in second if name not in first)]:
         found = difference(first.get(name), second.get(name))
         if found and not any(fnmatchcase(f"{file}: {name}", pattern) for pattern in chain(*LEFT_OUT.values())):
@@ -214,10 +214,10 @@ def compare_items(file: str, first: Items, second: Items) -> Iterator[str]:
 
 
 def difference(first: Any, second: Any) -> str:
-    """Return both items as text, and nothing when they are equal to the bit: a NaN equals itself. None is a missing item."""
+    """Return both items as text; empty when they are bit-exact (a NaN equals itself). None is a missing item."""
     if any(item is None or isinstance(item, str) for item in (first, second)):
-        said = ["missing" if item is None else item if isinstance(item, str) else "a tensor" for item in (first, second)]
-        return " | ".join(said) if said[0] != said[1] else ""
+        texts = ["missing" if item is None else item if isinstance(item, str) else "a tensor" for item in (first, second)]
+        return " | ".join(texts) if texts[0] != texts[1] else ""
     forms = [f"{tensor.dtype} {list(tensor.shape)}" for tensor in (first, second)]
     if forms[0] != forms[1]:
         return " | ".join(forms)
@@ -273,7 +273,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Items], Callable[[Items], int]]] 
     "status.json": ("statuses", read_json, lambda _: 1),
     "results.csv": ("tables", read_table, lambda _: 1),
 }
-"""For each file of results: what it holds, how it is read, and how many of these there are."""
+"""File of results -> what it holds, how it is read, and how its items are counted."""
 
 
 def show(comparison: Comparison) -> None:
@@ -284,7 +284,7 @@ def show(comparison: Comparison) -> None:
 
 
 def conclusion(comparisons: Sequence[Comparison]) -> str:
-    """Return the last lines of the output: what was compared, what was not, and what came of it."""
+    """Return the last lines of the output: what was compared, what was not, and the verdict."""
     compared = [comparison for comparison in comparisons if not comparison.not_compared]
     different = sum(bool(comparison.differences) for comparison in compared)
     counts = sum((comparison.counts for comparison in compared), Counter[str]())

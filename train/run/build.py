@@ -1,4 +1,4 @@
-"""From a checked configuration to objects. The only place that turns a `_target_` into a function and calls it."""
+"""Objects from a checked configuration. This is the only module that resolves and calls a `_target_`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from train.store.identity import current_target
 
 @dataclass(frozen=True)
 class Parts:
-    """What the switches chose. Nothing here has read data or holds parameters yet."""
+    """The chosen ingredients of a run. None of them has read data or holds parameters yet."""
 
     dataset: Dataset
     pipeline: Pipeline
@@ -41,7 +41,7 @@ class Parts:
     trust: tuple[str, ...] = ()
 
     def new_model(self) -> nn.Module:
-        """A model with torch's default weights, drawn from the global generator and on the default device."""
+        """Return a model on the default device with torch's default weights, drawn from the global generator."""
         return call_target("model", self.model_settings, self.model_inputs(), trust=self.trust)
 
     def model_inputs(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Parts:
 
 
 def build(settings: Settings) -> Parts:
-    """Call the function of every choice. UsageError for the first setting that does not fit."""
+    """Call the function of every choice. UsageError for the first invalid setting."""
     parts = settings.parts
     choose = partial(call_target, trust=settings.trust)
     dataset: Dataset = choose("data", parts["data"], {}, offered={"root": settings.data.root})
@@ -78,23 +78,23 @@ def build(settings: Settings) -> Parts:
 
 
 def input_shape(dataset: Dataset, pipeline: Pipeline) -> Shape:
-    """What reaches the model. Image files leave their reader in the size of the framing that decodes them."""
+    """Return the shape [C, H, W] of the model's inputs. The framing op, if any, sets the size of decoded image files."""
     if isinstance(dataset, Framed) and pipeline.framing is not None:
         return pipeline.rest.output_shape((dataset.shape[0], *pipeline.framing.size()))
     return pipeline.output_shape(dataset.shape)
 
 
 def choose_activation(activation: ActivationName | None) -> ActivationFactory | None:
-    """`model.activation`; null leaves the choice to the model."""
+    """Return the factory that `model.activation` names; None (null) leaves the choice to the model."""
     return None if activation is None else activation_named(activation)
 
 
 def call_target(
     group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None, trust: Collection[str] = ()
 ) -> Any:
-    """The result of the function that `node` names as `_target_`, with the node's settings and the arguments `given`.
+    """Call the function that `node` names as `_target_` with the node's settings and the arguments `given`; return its result.
 
-    Arguments in `offered` are passed only to a function that has them.
+    Arguments in `offered` are passed only if the function has such parameters. UsageError for invalid settings.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UsageError(f"{group}: this choice names no function. Its YAML needs a line '_target_: package.module.function'.")
@@ -106,7 +106,7 @@ def call_target(
 
 
 def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
-    """The function behind a dotted path, in a package of `HOMES` or `trust`. UsageError, with nothing imported, for another."""
+    """Import the function at a dotted path. UsageError, before any import, unless its package is allowed or in `trust`."""
     path = current_target(str(target))
     refuse_untrusted(group, target, path, trust)
     try:
@@ -114,16 +114,17 @@ def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
     except Exception as error:
         cause = error.__cause__ or error
         raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None
-    # torch.nn.os.system would be found in torch.nn, too.
+    # Check where the function is defined, too: torch.nn.os.system is reachable through torch.nn.
     refuse_untrusted(group, target, str(getattr(function, "__module__", "")), trust)
     return function
 
 
-def refuse_untrusted(group: str, target: Any, home: str, trust: Collection[str]) -> None:
-    """UsageError when `home`, a dotted path, lies in no package that may be called."""
-    if not is_allowed(home, trust):
-        package = home.partition(".")[0]
+def refuse_untrusted(group: str, target: Any, path: str, trust: Collection[str]) -> None:
+    """Raise UsageError when the dotted `path` lies outside the packages that may be called."""
+    if not is_allowed(path, trust):
+        package = path.partition(".")[0]
         raise UsageError(
-            f"{group}._target_={target}: {home} is not among what a configuration may call ({', '.join(ALLOWED_PACKAGES)}). "
-            f"If you know this code and trust it, say so on the command line: trust={package} (several: trust=[{package},...])."
+            f"{group}._target_={target}: {path} is outside the packages that a configuration may call "
+            f"({', '.join(ALLOWED_PACKAGES)}). If you trust this code, add trust={package} to the command line "
+            f"(several: trust=[{package},...])."
         )

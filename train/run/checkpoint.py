@@ -1,6 +1,6 @@
-"""What a run needs to go on as if nothing had happened, and when it is written down.
+"""Checkpoints: their content, when they are written, and how a loop is restored from one.
 
-A checkpoint is taken between two updates. All randomness is a function of seed, role and step, so no generator's state is in it.
+A checkpoint is taken between two updates. All randomness is a function of seed, role and step, so it holds no generator state.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from train.sinks.contracts import Sink
 
 FORMAT = 1
 SHARE = 0.01
-"""Of a run's time that checkpoints every so many minutes may take: where writing is slow, they become rarer."""
+"""Share of the run time that checkpoints by `every_minutes` may take: where writing is slow, they become rarer."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`files`: name -> bytes that the run's files held; `first_batch`: hash of the first batch of the data it was trained on."""
+    """A decoded checkpoint. `files`: file name -> bytes written before it; `first_batch`: hash of the run's first batch."""
 
     step: int
     elapsed_s: float
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 class FoundCheckpoint:
-    """The newest checkpoint that can be used, if there is one, and what the user should know about the others."""
+    """The newest usable checkpoint, if there is one, and notes to the user about the others."""
 
     def __init__(self, checkpoint: Checkpoint | None = None, notes: Sequence[str] = ()) -> None:
         self.notes = tuple(notes)
@@ -51,14 +51,14 @@ class FoundCheckpoint:
         self._checkpoint = checkpoint
 
     def pop(self) -> Checkpoint | None:
-        """Once: it is as large as the model and its optimizer, and need not stay."""
+        """Return the checkpoint and drop the reference: it is as large as the model and its optimizer."""
         checkpoint, self._checkpoint = self._checkpoint, None
         return checkpoint
 
 
 def loop_state(loop: Loop) -> dict[str, Any]:
-    """Everything in a loop that the next update, the next record or the end depends on."""
-    train_state, ending = loop.train_state, loop.result
+    """Return everything in a loop that the next update, the next record or the end depends on."""
+    train_state, result = loop.train_state, loop.result
     return {
         "model": train_state.model.state_dict(),
         "optimizer": train_state.optimizer.state_dict(),
@@ -67,18 +67,18 @@ def loop_state(loop: Loop) -> dict[str, Any]:
         "correct": [m.correct for m in loop.recent],
         "moments": loop.moments.state(),
         "bookmark": loop.snapshot.state() if loop.snapshot else None,
-        "steps": ending.steps,
+        "steps": result.steps,
         "looked": loop.evaluated,
-        "train_loss": ending.train_loss,
-        "val": asdict(ending.val) if ending.val else None,
+        "train_loss": result.train_loss,
+        "val": asdict(result.val) if result.val else None,
         "best": asdict(loop.best) if loop.best else None,
-        "train_s": ending.train_s + loop.epoch_s(),
+        "train_s": result.train_s + loop.epoch_s(),
     }
 
 
 def restore_loop(loop: Loop, state: Mapping[str, Any]) -> None:
-    """Make `loop`, which is new, what it was."""
-    train_state, ending = loop.train_state, loop.result
+    """Load the state of `loop_state` into a new loop."""
+    train_state, result = loop.train_state, loop.result
     train_state.model.load_state_dict(state["model"])
     train_state.optimizer.load_state_dict(state["optimizer"])
     if state["scaler"]:
@@ -88,24 +88,26 @@ def restore_loop(loop: Loop, state: Mapping[str, Any]) -> None:
     loop.recent = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
     loop.moments.load_state(state["moments"])
     if state["bookmark"]:
-        loop.snapshot = Snapshot(train_state, ending.steps)
+        loop.snapshot = Snapshot(train_state, result.steps)
         loop.snapshot.load_state(state["bookmark"])
-    ending.steps, ending.train_loss, ending.train_s = state["steps"], state["train_loss"], state["train_s"]
-    ending.val = Score(**state["val"]) if state["val"] else None
+    result.steps, result.train_loss, result.train_s = state["steps"], state["train_loss"], state["train_s"]
+    result.val = Score(**state["val"]) if state["val"] else None
     loop.best = Best(state["best"]["step"], Score(**state["best"]["score"])) if state["best"] else None
     loop.evaluated = state["looked"]
 
 
 def find_checkpoint(run: Path, experiments: Collection[str]) -> FoundCheckpoint:
-    """In a run folder. Damaged files are set aside and named. UsageError for a checkpoint whose configuration has none of the
-    ids `experiments`, of a later format, or that is something else."""
+    """Find the newest valid checkpoint of the run folder `run`. Damaged files are renamed and noted.
+
+    UsageError when a checkpoint has another format, is no checkpoint, or its configuration has none of the ids `experiments`.
+    """
     notes: list[str] = []
     for file in list_checkpoints(run):
         content = file.read()
         if content is not None:
             return FoundCheckpoint(decode_checkpoint(file, content, experiments), tuple(notes))
         file.mark_damaged()
-        notes.append(f"{file.path.name} is damaged (its content is not what its name says) and is not used.")
+        notes.append(f"{file.path.name} is damaged (its content does not match the checksum in its name) and is not used.")
     return FoundCheckpoint(None, tuple(notes))
 
 
@@ -116,27 +118,27 @@ def encode_checkpoint(content: Mapping[str, Any]) -> bytes:
 
 
 def decode_checkpoint(file: CheckpointFile, content: bytes, experiments: Collection[str]) -> Checkpoint:
-    """UsageError as `find`. Nothing in the content is run."""
+    """Decode a checkpoint without executing anything in it. UsageError as in `find_checkpoint`."""
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        form, of = loaded["format"], loaded["experiment"]
+        file_format, experiment = loaded["format"], loaded["experiment"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
-        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise UsageError(
-            f"{file.path}: this is not a checkpoint of a run ({said[:200]}). Remove it to use the one before."
+            f"{file.path}: not a checkpoint of a run ({message[:200]}). Remove it to use the previous one."
         ) from None
-    if form != FORMAT:
-        raise UsageError(f"{file.path}: this checkpoint has format {form}; this version of train reads format {FORMAT}.")
-    if of not in experiments:
-        raise UsageError(f"{file.path}: this checkpoint is of a run with another configuration. Remove it to use the one before.")
+    if file_format != FORMAT:
+        raise UsageError(f"{file.path}: checkpoint has format {file_format}; this version of train reads format {FORMAT}.")
+    if experiment not in experiments:
+        raise UsageError(f"{file.path}: checkpoint of a run with another configuration. Remove it to use the previous one.")
     return Checkpoint(file.step, loaded["elapsed_s"], loaded["first_batch"], loaded["files"], loaded["loop"])
 
 
 class CheckpointSaver:
-    """Writes a loop's checkpoints into the folder of its run. A write that fails is a warning: what was written before stays.
+    """A writer of a loop's checkpoints into its run folder. A failed write is a warning and keeps the earlier checkpoints.
 
-    `experiment`, `first_batch`: go into each, to tell whether it fits; `sink`: gets the warnings and says how far its files are;
-    `clock`: seconds on a steady clock.
+    `experiment`, `first_batch`: stored in each checkpoint, to verify on resume that it fits; `sink`: gets the warnings and
+    returns the offsets of its files; `clock`: returns seconds of a monotonic clock.
     """
 
     def __init__(
@@ -157,20 +159,20 @@ class CheckpointSaver:
         self._due_at = clock() + self._every_s
         self._best: tuple[int, bytes] | None = None
         self.problem = ""
-        """Why the last write failed; empty when it did not."""
+        """Why the last write failed; empty when it succeeded."""
 
     def due(self, done: int) -> bool:
         every = self._settings.every_steps
         return (every is not None and done % every == 0) or self._clock() >= self._due_at
 
     def keep_best(self, done: int, model: torch.nn.Module) -> None:
-        """The model is the best so far. It is written with the next checkpoint, so that the two belong together."""
+        """Keep the weights of the best model so far. The next checkpoint writes them, so that both are of the same run state."""
         if self._settings.best:
             self._best = done, encode_checkpoint({name: value.cpu() for name, value in model.state_dict().items()})
 
     def save(self, loop: Loop) -> None:
         began = self._clock()
-        files = dict(self._sink.sync())  # on the disk before the checkpoint that counts on it
+        files = dict(self._sink.sync())  # synced to disk before the checkpoint that refers to these offsets
         content = self._labels | {"elapsed_s": time.perf_counter() - loop.began, "files": files, "loop": loop_state(loop)}
         try:
             if self._best is not None:
@@ -181,18 +183,18 @@ class CheckpointSaver:
         except OSError as error:
             self.problem = f"the checkpoint of step {loop.result.steps} could not be written ({error.strerror or error})"
             newest = next(iter(list_checkpoints(self._run)), None)
-            kept = f"that of step {newest.step} stays" if newest else "there is none before it"
-            self._sink.message(f"{self.problem}; {kept}.", "warning")
+            remaining = f"the latest is that of step {newest.step}" if newest else "there is no earlier one"
+            self._sink.message(f"{self.problem}; {remaining}.", "warning")
         now = self._clock()
         self._due_at = now + max(self._every_s, (now - began) / SHARE)
 
     def discard_after(self, step: int) -> None:
-        """The run goes on at `step`: what an earlier attempt wrote of the time after it is not of this run any more."""
+        """Remove checkpoints after `step`, where the run resumes: they are of an earlier attempt."""
         remove_after(self._run, step)
 
     def refuse_other_data(self, checkpoint: Checkpoint) -> None:
-        """RunError when the first batch is not what it was."""
+        """Raise RunError when the first batch differs from the checkpoint's."""
         if checkpoint.first_batch != self._labels["first_batch"]:
             raise RunError(
-                "The data are not those that this run began with: the first batch is another. Put them back, or begin a new run."
+                "The data changed since this run started: the first batch differs. Restore the data, or start a new run."
             )

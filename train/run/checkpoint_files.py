@@ -1,8 +1,8 @@
-"""The files of `checkpoints/` in a run folder. Starts without torch.
+"""The files of `checkpoints/` in a run folder. Imports no torch.
 
-A file's name holds what it is, the number of updates and the beginning of the SHA-256 of its content, as in
-`step-000001200-4f0c6d2b9a1e7735.pt`: a damaged file is known by its name, and torch opens it as it is. A file appears under its
-name complete and on the disk, or not at all.
+A file name holds the kind, the number of updates and the first 16 hex digits of the content's SHA-256, as in
+`step-000001200-4f0c6d2b9a1e7735.pt`. A damaged file does not match its name, and `torch.load` opens the file directly. Writes
+are atomic and durable: a file is complete and on disk when its name appears.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NAME = re.compile(r"(step|best)-(\d{9,})-([0-9a-f]{16})\.pt")
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """`step`: updates done; `checksum`: what the content should have."""
+    """A checkpoint file. `step`: updates done; `checksum`: expected checksum of the content."""
 
     path: Path
     step: int
     checksum: str
 
     def read(self) -> bytes | None:
-        """The content; None when it is not what was written."""
+        """Return the content; None when the file is unreadable or its checksum does not match."""
         try:
             content = self.path.read_bytes()
         except OSError:
@@ -37,29 +37,28 @@ class CheckpointFile:
         return content if checksum(content) == self.checksum else None
 
     def mark_damaged(self) -> None:
-        """Damaged: it keeps its content and loses its name."""
+        """Rename the damaged file to `.damaged`, so that it is no longer listed."""
         self.path.replace(self.path.with_suffix(".damaged"))
 
 
 def list_checkpoints(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
-    """Those of a run folder, the newest first."""
+    """Return the checkpoints of a kind in the run folder `run`, newest first."""
     folder = run / FOLDER
-    found = [
+    files = [
         CheckpointFile(path, int(match[2]), match[3])
         for path in (folder.iterdir() if folder.is_dir() else ())
         if (match := _NAME.fullmatch(path.name)) and match[1] == kind
     ]
-    return sorted(found, key=lambda file: file.step, reverse=True)
+    return sorted(files, key=lambda file: file.step, reverse=True)
 
 
 def newest_valid(run: Path) -> CheckpointFile | None:
-    """The newest checkpoint whose content is whole; None when there is none."""
+    """Return the newest checkpoint with a matching checksum; None when there is none."""
     return next((file for file in list_checkpoints(run) if file.read() is not None), None)
 
 
 def write_checkpoint(run: Path, kind: Kind, step: int, content: bytes, keep: int) -> None:
-    """Write durably; then remove all but the newest `keep` of this kind. OSError when the disk does not take it: then nothing is
-    removed and nothing new is there."""
+    """Write durably, then remove all but the newest `keep` of this kind. OSError when the write fails; nothing changes then."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{kind}-{step:09d}-{checksum(content)}.pt"
@@ -75,7 +74,7 @@ def prune_checkpoints(run: Path, kind: Kind, keep: int = 0) -> None:
 
 
 def remove_after(run: Path, step: int) -> None:
-    """Remove what comes after `step`, and what a killed process left half written."""
+    """Remove checkpoints after `step`, and the partial files of a killed process."""
     for kind in ("step", "best"):
         for file in list_checkpoints(run, kind):
             if file.step > step:

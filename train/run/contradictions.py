@@ -1,5 +1,7 @@
-"""Choices that are not in the run: a model receives norm, dropout and activation as arguments and may ignore them, which
-nothing else would notice. Starts without torch, so that a report can ask the same of an old run's summary.json.
+"""Checks that find chosen ingredients missing from a run.
+
+A model receives norm, dropout and activation as arguments and may ignore them; nothing else would notice. Imports no torch, so
+that a report can check the summary.json of an old run.
 """
 
 from __future__ import annotations
@@ -10,81 +12,84 @@ from typing import Any
 
 Fingerprint = Mapping[str, Any]
 WEIGHT_TOLERANCE = 0.1
-"""How far a layer's weight std may be off what the init requests, beyond what the draw of so many weights explains."""
+"""Relative tolerance of a layer's weight std against the one that the init requests. Small layers get `STANDARD_ERRORS`."""
 STANDARD_ERRORS = 5
+"""Tolerance for layers with few weights, in standard errors of their std: 1 / sqrt(2 count) each, relative."""
 _NAMES = 6
 
 
-def contradictions(found: Fingerprint) -> list[str]:
-    """One sentence for each choice that the run does not hold: what was chosen, what was found. Empty when all is well."""
-    checks = (_norm_missing, _activation_missing, _dropout_missing, _decay_missing, _weights_off)
-    return [sentence for check in checks for sentence in check(found)]
+def contradictions(fingerprint: Fingerprint) -> list[str]:
+    """Return one sentence for each choice that is not in the run: what was chosen and what was found. Empty if all are."""
+    checks = (_check_norm, _check_activation, _check_dropout, _check_decay, _check_weights)
+    return [sentence for check in checks for sentence in check(fingerprint)]
 
 
-def _norm_missing(found: Fingerprint) -> list[str]:
-    norm = found["norm"]
+def _check_norm(fingerprint: Fingerprint) -> list[str]:
+    norm = fingerprint["norm"]
     others = _listed(norm["others"])
     if not norm["asked"]:
-        return [f"norm={norm['chosen']}, but the model holds norm layers: {others}."] if others else []
+        return [f"norm={norm['chosen']}, but the model contains norm layers: {others}."] if others else []
     if not norm["built"]:
-        instead = f"it holds {others} instead" if others else "it holds no norm layer at all"
-        return [f"norm={norm['chosen']}, but the model builds none: {instead}. Does the model use its argument `norm`?"]
+        instead = f"it contains {others} instead" if others else "it contains no norm layer"
+        return [
+            f"norm={norm['chosen']}, but the model contains no such layer: {instead}. Does the model use its argument `norm`?"
+        ]
     if others:
-        return [f"norm={norm['chosen']} built {_listed(norm['built'])}, but the model also holds {others}."]
+        return [f"norm={norm['chosen']} built {_listed(norm['built'])}, but the model also contains {others}."]
     return []
 
 
-def _activation_missing(found: Fingerprint) -> list[str]:
-    activation = found["activation"]
+def _check_activation(fingerprint: Fingerprint) -> list[str]:
+    activation = fingerprint["activation"]
     if activation["expected"] is None or activation["expected"] in activation["built"]:
         return []
     instead = _listed(activation["built"]) or "no activation module"
-    return [f"model.activation={activation['chosen']}, but the model holds {instead}. Does it use its argument `activation`?"]
+    return [f"model.activation={activation['chosen']}, but the model contains {instead}. Does it use its argument `activation`?"]
 
 
-def _dropout_missing(found: Fingerprint) -> list[str]:
-    chosen, modules = found["dropout"]["chosen"], found["dropout"]["modules"]
+def _check_dropout(fingerprint: Fingerprint) -> list[str]:
+    chosen, modules = fingerprint["dropout"]["chosen"], fingerprint["dropout"]["modules"]
     rates = {float(p): count for p, count in modules.items()}
     wrong = ", ".join(f"{count} with p={p:g}" for p, count in rates.items() if p != chosen)
     if chosen > 0 and chosen not in rates:
         instead = f"dropout modules {wrong}" if wrong else "no dropout module"
-        return [f"regularization.dropout={chosen:g}, but the model holds {instead}. Does it use its argument `dropout`?"]
+        return [f"regularization.dropout={chosen:g}, but the model contains {instead}. Does it use its argument `dropout`?"]
     if any(p not in (chosen, 0.0) for p in rates):
-        return [f"regularization.dropout={chosen:g}, but the model also holds dropout modules {wrong}."]
+        return [f"regularization.dropout={chosen:g}, but the model also contains dropout modules {wrong}."]
     return []
 
 
-def _decay_missing(found: Fingerprint) -> list[str]:
-    decayed, sentences = found["weight_decay"], []
-    chosen, rates = decayed["chosen"], decayed["rates"]
-    if chosen > 0 and not decayed["decayed"]["tensors"]:
-        sentences.append(f"regularization.weight_decay={chosen:g}, but no parameter decays.")
+def _check_decay(fingerprint: Fingerprint) -> list[str]:
+    decay, sentences = fingerprint["weight_decay"], []
+    chosen, rates = decay["chosen"], decay["rates"]
+    if chosen > 0 and not decay["decayed"]["tensors"]:
+        sentences.append(f"regularization.weight_decay={chosen:g}, but no parameter has weight decay.")
     elif any(rate != chosen for rate in rates):
         listed = ", ".join(f"{rate:g}" for rate in rates)
-        sentences.append(f"regularization.weight_decay={chosen:g}, but the optimizer decays with {listed}.")
-    missing = decayed["not_in_optimizer"]
+        sentences.append(f"regularization.weight_decay={chosen:g}, but the optimizer uses {listed}.")
+    missing = decay["not_in_optimizer"]
     if missing["tensors"]:
         names = ", ".join(missing["names"])
-        sentences.append(f"{missing['tensors']} trainable parameters are not in the optimizer and stay as they are: {names}.")
+        sentences.append(f"{missing['tensors']} trainable parameters are not in the optimizer and never change: {names}.")
     return sentences
 
 
-def _weights_off(found: Fingerprint) -> list[str]:
-    off: list[str] = []
-    for name, layer in found["init"]["layers"].items():
+def _check_weights(fingerprint: Fingerprint) -> list[str]:
+    wrong: list[str] = []
+    for name, layer in fingerprint["init"]["layers"].items():
         requested = layer["requested_std"]
         if requested is None:
             continue
         tolerance = max(WEIGHT_TOLERANCE, STANDARD_ERRORS / math.sqrt(2 * layer["count"]))
         if layer["std"] is None:
-            off.append(f"{name} not finite")
+            wrong.append(f"{name} not finite")
         elif abs(layer["std"] - requested) > tolerance * requested:
-            off.append(f"{name} {layer['std']:.3g} instead of {requested:.3g}")
-    if not off:
+            wrong.append(f"{name} {layer['std']:.3g} instead of {requested:.3g}")
+    if not wrong:
         return []
-    more = f" and {len(off) - _NAMES} more" if len(off) > _NAMES else ""
-    which = "; ".join(off[:_NAMES])
-    return [f"init={found['init']['chosen']}, but the weight std of {len(off)} layers is not what it requests: {which}{more}."]
+    more = f" and {len(wrong) - _NAMES} more" if len(wrong) > _NAMES else ""
+    names = "; ".join(wrong[:_NAMES])
+    return [f"init={fingerprint['init']['chosen']}, but {len(wrong)} layers do not have the requested weight std: {names}{more}."]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""The sinks that a run can do without."""
+"""The optional sinks of a run: TensorBoard, the log and the terminal. If one fails, the run continues without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("train")
 
 
 class FailedSink(Sink):
-    """Stands for a view that cannot be made, so that it is said as that of any other that fails."""
+    """A sink that could not be created. It raises the error when it starts, so that it is reported like any failing sink."""
 
     def __init__(self, name: str, error: Exception) -> None:
         self.name = name
@@ -26,12 +26,12 @@ class FailedSink(Sink):
 
 
 def default_sinks(folder: RunFolder, arm: HParamsRow | None) -> list[Sink]:
-    """TensorBoard, the log and the terminal."""
+    """Return the sinks for TensorBoard, the log and the terminal."""
     return [tensorboard(folder, arm), LineSink(log.info), stream_sink(sys.stdout)]
 
 
 def tensorboard(folder: RunFolder, arm: HParamsRow | None) -> Sink:
-    """Its import is part of what may fail."""
+    """Return the TensorBoard sink, or a `FailedSink` if it cannot be imported or created."""
     try:
         from train.sinks.tensorboard import TensorBoardSink
 

@@ -1,6 +1,6 @@
-"""Where a run computes, in which precision and memory format.
+"""Device, precision and memory format of a run.
 
-Decided by rules on what the hardware is, never by a measurement: a busy machine must not change a result.
+Chosen by rules on the hardware, never by a measurement: a busy machine must not change a result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from train.errors import UsageError
 
 @dataclass(frozen=True)
 class Placement:
-    """`dtype` is the type that autocast computes matrix products in; float32 means no autocast."""
+    """Device, precision and memory format. `dtype`: type of matrix products under autocast; float32 means no autocast."""
 
     device: torch.device
     dtype: torch.dtype
@@ -41,18 +41,18 @@ class Placement:
         return self.dtype is not torch.float32
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, its 4-D weights in the memory format."""
+        """Move the model to the device, its 4-D weights to the memory format."""
         return model.to(device=self.device).to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def describe(self) -> str:
-        """The hardware in words."""
+        """Return the name of the hardware."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
 
 def choose_placement(trainer: TrainerSettings) -> Placement:
-    """Resolve `auto`. UsageError for a device that is not there."""
+    """Resolve `auto`. UsageError when the device is not available."""
     device = choose_device(trainer.device)
     dtype, reason = choose_precision(trainer.precision, device)
     channels_last = trainer.memory_format != "contiguous" and (trainer.memory_format == "channels_last" or device.type != "mps")
@@ -68,19 +68,19 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"trainer.device={name}: there is no such kind of device. {remedy}") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
-    if (device.index or 0) >= there:
-        raise UsageError(f"trainer.device={name}: this machine shows torch {there} device(s) of this kind. {remedy}")
+        raise UsageError(f"trainer.device={name}: unknown device type. {remedy}") from None
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= available:
+        raise UsageError(f"trainer.device={name}: torch sees {available} device(s) of this type. {remedy}")
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The type and the reason for it."""
+    """Return the type and the reason for it."""
     if name != "auto":
-        return getattr(torch, name), "asked for"
+        return getattr(torch, name), "requested"
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         fast = major >= 8
@@ -92,7 +92,7 @@ def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]
 
 
 def fast_bfloat16_unit() -> str | None:
-    """The instruction set that multiplies bfloat16 matrices fast on this CPU, if there is one."""
+    """Return the instruction set of this CPU for fast bfloat16 matrix products; None without one."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     for name in ("amx_bf16", "avx512_bf16"):
         if capabilities.get(name):
@@ -101,16 +101,16 @@ def fast_bfloat16_unit() -> str | None:
 
 
 def configure_determinism(deterministic: bool) -> None:
-    """Process-wide settings of torch, set both ways because a sweep may run many jobs in one process.
+    """Set torch's process-wide options, both ways because a sweep may run many jobs in one process.
 
-    `deterministic`: refuse algorithms that do not repeat to the bit, and do not let cuDNN choose by timing. float32 means
-    float32: NVIDIA's TF32, which keeps 10 bits of the mantissa and which torch lets convolutions use by default, is off; who
-    wants speed has bfloat16.
+    `deterministic`: reject algorithms that are not bit-exact when repeated, and do not let cuDNN choose by timing. float32 means
+    float32: NVIDIA's TF32, which keeps 10 bits of the mantissa and which torch lets convolutions use by default, is off; use
+    bfloat16 for speed.
     """
-    # Always: torch looks at it once, at the first matrix product of the process, and a later job may be a deterministic one.
+    # Always set: torch reads it once, at the first matrix product of the process, and a later job may be deterministic.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    # A debugging aid that costs a pass over every new tensor.
+    # Filling is a debugging aid that costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cuda.matmul.fp32_precision = "ieee"

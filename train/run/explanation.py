@@ -1,4 +1,7 @@
-"""What a run says about itself in words and figures: a view made from its records, and from theory where theory reaches."""
+"""A sink that explains a run: layer table, verdict and figure after step 0, diagnosis at a bad end.
+
+It works from the run's records, and from theory for models that theory covers.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ from train.sinks.jsonl import read_records
 log = logging.getLogger("train")
 FIGURE = "signal_at_initialisation"
 PLAIN_WIDTH = 100
-"""Columns of the table where the output is no terminal."""
+"""Width of the table, in columns, when the output is not a terminal."""
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What is known of the network before its first step."""
+    """What is known about the network before its first train step."""
 
     layers: Sequence[LayerInfo]
     expected: Sequence[Expected]
@@ -41,8 +44,11 @@ class NetworkInfo:
 
 
 class ExplanationSink(Sink):
-    """After step 0: a table of the layers, a verdict, a figure of the signal. At the end of a run that diverged or learnt
-    nothing: what broke first. Speaks through `out`; `subject` is set once the network is there."""
+    """A sink that writes the explanation to the sink `out`.
+
+    After step 0: the layer table, the verdict and the signal figure. At the end of a run that diverged or stayed at chance: the
+    diagnosis. `network` is set once the network exists.
+    """
 
     name = "the explanation"
 
@@ -63,7 +69,7 @@ class ExplanationSink(Sink):
         first = self.verdict is None
         self.replay(record)
         if first and self.verdict is not None:
-            self._introduce(record, self.verdict)
+            self._explain_start(record, self.verdict)
 
     def replay(self, record: Record) -> None:
         if "loss/train" in record.values:
@@ -73,33 +79,33 @@ class ExplanationSink(Sink):
             self.verdict = judge(self._rows(record), self.thresholds, expected)
 
     def finish(self, summary: Summary) -> None:
-        subject = self.network
-        if subject is None or not (summary.status == "diverged" or at_chance(self._losses, subject.classes)):
+        network = self.network
+        if network is None or not (summary.status == "diverged" or at_chance(self._losses, network.classes)):
             return
         records = list(read_records(self.metrics_file))
-        self.diagnosis = diagnose(records, subject.classes, subject.switches, subject.layers, self.thresholds)
+        self.diagnosis = diagnose(records, network.classes, network.switches, network.layers, self.thresholds)
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
 
     def _rows(self, record: Record) -> Sequence[LayerRow]:
         return layer_rows(record.values, self.network.layers if self.network else ())
 
-    def _introduce(self, record: Record, verdict: Verdict) -> None:
-        # rich's live view puts a proxy without an encoding in the place of sys.stdout
+    def _explain_start(self, record: Record, verdict: Verdict) -> None:
+        # sys.__stdout__, as rich's live display replaces sys.stdout by a proxy that has no encoding
         unicode = sys.__stdout__ is not None and sys.__stdout__.encoding.lower().startswith("utf")
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns - 1
         lines = ["", *(line.text for line in render_table(self._rows(record), width, unicode, thresholds=self.thresholds)), ""]
         self.out.message("\n".join(lines))
         self.out.message(verdict.sentence, "info" if verdict.kind == "healthy" else "warning")
         if verdict.kind != "healthy":
-            self.out.message(f"that means: {MEANING[verdict.kind]}{self._remedy(verdict)}")
+            self.out.message(f"meaning: {MEANING[verdict.kind]}{self._remedy(verdict)}")
         self.out.message(f"({self.thresholds.describe()})")
         self._draw(record)
 
     def _remedy(self, verdict: Verdict) -> str:
         if self.network is None or verdict.kind == "broken":
             return ""
-        return f". Usually helps: {', '.join(suggest('cannot_learn', 'initial', verdict.statistic, self.network.switches))}"
+        return f". Common remedies: {', '.join(suggest('cannot_learn', 'initial', verdict.statistic, self.network.switches))}"
 
     def _draw(self, record: Record) -> None:
         try:
@@ -110,30 +116,30 @@ class ExplanationSink(Sink):
             figures.mkdir(exist_ok=True)
             (figures / f"{FIGURE}.png").write_bytes(png)
             self.out.image(FIGURE, 0, png)
-        except Exception as error:  # the words are worth more than the figure
-            log.warning("the figure of the signal could not be drawn", exc_info=error)
+        except Exception as error:  # a failing figure must not cost the text
+            log.warning("could not draw the signal figure", exc_info=error)
 
 
 def predict_signal(model: nn.Module, shape: Shape, images: Tensor) -> Sequence[Expected]:
-    """What theory says of a model at initialisation; nothing where it cannot follow the model at all."""
+    """Return what theory predicts for the signal at initialisation; empty for models that it does not cover."""
     try:
         return predict(chain_of(model, shape), images)
-    except Exception as error:  # a model of the user's own may do what no chain describes
-        log.info("no prediction from theory for this model", exc_info=error)
+    except Exception as error:  # a user's model may not be a chain of known layers
+        log.info("theory makes no prediction for this model", exc_info=error)
         return ()
 
 
 def read_switches(settings: Settings) -> Switches:
-    """The settings that advice depends on."""
+    """Return the settings that the advice depends on."""
 
-    def number(group: str, key: str) -> Any:
+    def setting(group: str, key: str) -> Any:
         return settings.parts[group].get(key)
 
     return Switches(
         init=chosen_name(settings, "init"),
         norm=chosen_name(settings, "norm"),
-        activation=number("model", "activation"),
-        lr=number("optimizer", "lr"),
+        activation=setting("model", "activation"),
+        lr=setting("optimizer", "lr"),
         grad_clip=settings.trainer.grad_clip,
-        warmup=number("schedule", "warmup"),
+        warmup=setting("schedule", "warmup"),
     )

@@ -1,4 +1,4 @@
-"""A run of a sweep that never began, or could not say how it ended: its folder tells it, so that it is a row like any other."""
+"""Run folders for jobs that failed before they could write one, so that reports count them like any other run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from train.store.identity import experiment_of
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run was to be. `config`: of the experiment alone, resolved as far as it can be; `choices`: group -> option."""
+    """The run that a job was to make.
+
+    `config`: of the experiment alone, resolved as far as possible; `choices`: config group -> chosen option.
+    """
 
     config: Mapping[str, Any]
     overrides: Sequence[str]
@@ -27,29 +30,29 @@ class RunRequest:
 
 
 def requested_experiment(config: DictConfig) -> dict[str, Any]:
-    """As the run would have kept it; with its interpolations where these lead nowhere."""
+    """Return the configuration that the run would have stored, unresolved if its interpolations cannot be resolved."""
     try:
         content = OmegaConf.to_container(config, resolve=True)
-    except Exception:  # resolvers may raise whatever they like
+    except Exception:  # resolvers may raise anything
         content = OmegaConf.to_container(config)
     assert isinstance(content, dict)
     return experiment_of({str(key): value for key, value in content.items()})
 
 
-def write_failure(path: Path, asked: RunRequest, status: Literal["failed", "interrupted"], reason: str, **fields: Any) -> None:
-    """Make `path` a run folder whose run ended in this way; what is there already stays, but for status.json's account of it.
+def write_failure(path: Path, request: RunRequest, status: Literal["failed", "interrupted"], reason: str, **fields: Any) -> None:
+    """Write into `path` that the run ended with `status`. Files that exist there stay, except that status.json is updated.
 
-    UsageError or OSError when it cannot be written.
+    UsageError or OSError when the folder cannot be written.
     """
     folder = RunFolder(path)
     try:
-        folder.claim(asked.config, asked.overrides, asked.choices)
+        folder.claim(request.config, request.overrides, request.choices)
     except UsageError:
         if not folder.status_file.exists():
             raise
-        _complete(path, asked)  # it had begun
-        known = json.loads(folder.status_file.read_text(encoding="utf-8"))
-        write_json(folder.status_file, known | {"status": status, "reason": reason} | fields)
+        _complete(path, request)  # the run had started
+        previous = json.loads(folder.status_file.read_text(encoding="utf-8"))
+        write_json(folder.status_file, previous | {"status": status, "reason": reason} | fields)
         return
     try:
         folder.update(status=status, reason=reason, **fields)
@@ -57,27 +60,30 @@ def write_failure(path: Path, asked: RunRequest, status: Literal["failed", "inte
         folder.release()
 
 
-def write_refusal(path: Path, asked: RunRequest, error: Exception) -> None:
-    """The run could not begin: `error` says why, its traceback goes to train.log. A folder that holds a run stays as it is."""
+def write_refusal(path: Path, request: RunRequest, error: Exception) -> None:
+    """Write a failed run into `path` because `error` kept it from starting; the traceback goes to train.log.
+
+    A folder that already holds a run is not changed.
+    """
     if RunFolder(path).status_file.exists():
         return
-    ours = isinstance(error, UsageError | RunError)
+    is_explained = isinstance(error, UsageError | RunError)
     write_failure(
         path,
-        asked,
+        request,
         "failed",
-        str(error) if ours else f"{type(error).__name__}: {error}",
+        str(error) if is_explained else f"{type(error).__name__}: {error}",
         exit_code=error.exit_code if isinstance(error, UsageError | RunError) else 1,
     )
     handler = log_file(path)
-    record = logging.LogRecord("train", logging.ERROR, __file__, 0, "the run could not begin", None, None)
+    record = logging.LogRecord("train", logging.ERROR, __file__, 0, "the run could not start", None, None)
     record.exc_info = (type(error), error, error.__traceback__)
     handler.emit(record)
     handler.close()
 
 
-def _complete(path: Path, asked: RunRequest) -> None:
-    """A process killed just after it had taken the folder may have left one of these out."""
-    for name, content in (("config.yaml", dict(asked.config)), ("overrides.yaml", list(asked.overrides))):
+def _complete(path: Path, request: RunRequest) -> None:
+    """Write the configuration files that are missing because the process was killed just after it had claimed the folder."""
+    for name, content in (("config.yaml", dict(request.config)), ("overrides.yaml", list(request.overrides))):
         if not (path / name).exists():
             OmegaConf.save(OmegaConf.create(content), path / name)

@@ -1,6 +1,6 @@
-"""What proves that the chosen ingredients are really in a run: each choice beside what the model and the optimizer hold.
+"""The fingerprint of a run: proof that the chosen ingredients are in its model, optimizer and data.
 
-Plain data for summary.json; `train.run.contradictions` turns what does not fit into sentences.
+It is plain data for summary.json. `train.run.contradictions` turns mismatches into sentences.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _NAMES = 6
 def fingerprint(
     model: nn.Module, settings: Settings, parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch, preprocess: Preprocess
 ) -> Fingerprint:
-    """Measured before the first update: `model` as the init left it, `batch` of epoch 0 and step 0. Changes nothing.
+    """Return each choice (key `chosen`) beside what the model, the optimizer and the data contain. Changes nothing.
 
-    Every section of a choice holds what was `chosen` beside what was found.
+    Call it before the first train step: `model` directly after the init, `batch` of epoch 0 and step 0.
     """
     return {
         "norm": norms(model, parts, chosen_name(settings, "norm")),
@@ -48,45 +48,45 @@ def fingerprint(
 
 
 def chosen_name(settings: Settings, group: str) -> str:
-    """The name of the chosen function: `batch` for norm=batch."""
+    """Return the name of the function chosen in a config group, such as `batch` for norm=batch."""
     return str(settings.parts[group]["_target_"]).rpartition(".")[2]
 
 
 def norms(model: nn.Module, parts: Parts, chosen: str) -> Fingerprint:
-    """Norm layers by type: `built` are those the chosen norm makes, `others` the rest; and biases in front of a norm."""
-    made = _made_by(parts.norm, model) if parts.norm is not None else set()
-    modules = list(_outermost(model, lambda module: type(module) in made or is_norm(module)))
-    built = [module for module in modules if type(module) in made]
+    """Count norm layers by type (`built`: of the chosen norm's types, `others`: the rest) and biases in front of a norm."""
+    chosen_types = _types_of(parts.norm, model) if parts.norm is not None else set()
+    modules = list(_outermost(model, lambda module: type(module) in chosen_types or is_norm(module)))
+    built = [module for module in modules if type(module) in chosen_types]
     return {
         "chosen": chosen,
         "asked": parts.norm is not None,
         "built": _by_type(built),
-        "others": _by_type(module for module in modules if type(module) not in made),
+        "others": _by_type(module for module in modules if type(module) not in chosen_types),
         "biases_before": biases_before(model, modules, parts.input_shape),
     }
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether the module's class is called ...Norm, ...Norm2d and the like: torch's and ours."""
+    """Return whether the class name ends in Norm, Norm2d or the like, as torch's and this package's norms do."""
     return re.search(r"Norm(\dd)?$", type(module).__name__) is not None
 
 
 def activations(model: nn.Module, parts: Parts, chosen: str | None) -> Fingerprint:
-    """Activation modules by type; `expected` is the type that `model.activation` names."""
+    """Count activation modules by type; `expected` is the type that `model.activation` names."""
     expected = None if parts.activation is None else type(parts.activation()).__name__
     modules = [m for m in model.modules() if is_activation(m) or type(m).__name__ == expected]
     return {"chosen": chosen, "expected": expected, "built": _by_type(modules)}
 
 
 def drop_rates(model: nn.Module, regularization: Regularization) -> Fingerprint:
-    """How many modules drop with which probability; stochastic depth, which drops whole branches, is counted apart."""
+    """Count dropout modules by probability. Stochastic depth, which drops whole branches, is counted separately."""
     depth = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
     dropouts = [module for module in model.modules() if isinstance(module, _DropoutNd)]
     return {"chosen": regularization.dropout, "modules": _by_p(dropouts), "stochastic_depth": _by_p(depth)}
 
 
 def decay(model: nn.Module, regularization: Regularization, optimizer: torch.optim.Optimizer) -> Fingerprint:
-    """Which parameters the optimizer decays, which not, and which trainable ones it does not hold at all."""
+    """List the parameters with and without weight decay, and the trainable ones that are not in the optimizer."""
     rates = {id(p): float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups for p in group["params"]}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return {
@@ -100,12 +100,12 @@ def decay(model: nn.Module, regularization: Regularization, optimizer: torch.opt
 
 @torch.no_grad()
 def weights(model: nn.Module, requested_std: Callable[[Layer], float] | None) -> dict[str, Fingerprint]:
-    """By layer: measured std of the weight, fans, std * sqrt(fan_in) (1: Xavier, sqrt 2: He), and what the init requests."""
+    """Return for each layer the std of its weight, its fans, std * sqrt(fan_in) (1: Xavier, sqrt 2: He) and the requested std."""
     table: dict[str, Fingerprint] = {}
     for name, module in model.named_modules():
         if isinstance(module, Layer):
             fan_in, fan_out = fans(module)
-            std = module.weight.float().square().mean().sqrt().item()  # around 0, the mean of every init
+            std = module.weight.float().square().mean().sqrt().item()  # about 0: every init has mean 0
             table[name] = {
                 "std": _rounded(std),
                 "requested_std": None if requested_std is None else _rounded(requested_std(module)),
@@ -118,7 +118,10 @@ def weights(model: nn.Module, requested_std: Callable[[Layer], float] | None) ->
 
 
 def first_batch(batch: Batch) -> Fingerprint:
-    """SHA-256 over the bytes of images (in the order N, C, H, W) and labels of the first batch, as the model receives them."""
+    """Return shape, mean, std and SHA-256 of the first batch as the model receives it.
+
+    The hash covers the bytes of the images, in the order [N, C, H, W], then those of the labels.
+    """
     images, labels = batch.images.detach().cpu().contiguous(), batch.labels.cpu().contiguous()
     digest = hashlib.sha256(images.numpy().tobytes())
     digest.update(labels.numpy().tobytes())
@@ -132,19 +135,21 @@ def first_batch(batch: Batch) -> Fingerprint:
 
 
 def biases_before(model: nn.Module, norm_layers: Iterable[nn.Module], shape: tuple[int, int, int]) -> int | None:
-    """How many layers with a bias hand their output straight to a norm, which subtracts or absorbs it; found by one forward
-    on shapes. None where the model cannot run on shapes alone."""
-    outputs: dict[int, tuple[Tensor, nn.Module]] = {}  # holding the tensor keeps its id from being used again
-    found: set[nn.Module] = set()
+    """Count the layers with a bias whose output a norm reads directly, so that the norm subtracts or absorbs the bias.
+
+    Takes one forward on the meta device; `shape` is [C, H, W]. None if the model cannot run there.
+    """
+    outputs: dict[int, tuple[Tensor, nn.Module]] = {}  # the reference keeps the tensor's id from being reused
+    layers: set[nn.Module] = set()
 
     def after_layer(module: nn.Module, _: Any, output: Tensor) -> None:
         root = _root(output)
         outputs[id(root)] = (root, module)
 
     def before_norm(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        known = outputs.get(id(_root(inputs[0]))) if inputs else None
-        if known is not None and getattr(known[1], "bias", None) is not None:
-            found.add(known[1])
+        source = outputs.get(id(_root(inputs[0]))) if inputs else None
+        if source is not None and getattr(source[1], "bias", None) is not None:
+            layers.add(source[1])
 
     handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, Layer)]
     handles += [m.register_forward_pre_hook(before_norm) for m in norm_layers]
@@ -160,21 +165,21 @@ def biases_before(model: nn.Module, norm_layers: Iterable[nn.Module], shape: tup
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    return len(found)
+    return len(layers)
 
 
 def _root(x: Tensor) -> Tensor:
-    """The tensor that `x` is a view of, or `x`."""
+    """Return the tensor that `x` is a view of, or `x` itself."""
     return x if x._base is None else x._base
 
 
-def _made_by(norm: NormFactory, model: nn.Module) -> set[type[nn.Module]]:
-    """The types of the modules that a norm factory makes, containers left out; empty where it does not work on shapes alone."""
+def _types_of(norm: NormFactory, model: nn.Module) -> set[type[nn.Module]]:
+    """Return the types of the modules that a norm factory builds, without containers; empty if it fails on the meta device."""
     for channels in sorted({module.weight.shape[0] for module in model.modules() if isinstance(module, Layer)}):
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 module = norm(channels)
-        except Exception:  # a user's norm may refuse this number of channels, which says nothing about the run
+        except Exception:  # a user's norm may refuse this number of channels; another layer's may fit
             continue
         types = {type(part) for part in module.modules()}
         return types if len(types) == 1 else types - {nn.Sequential, nn.Identity}
@@ -182,13 +187,13 @@ def _made_by(norm: NormFactory, model: nn.Module) -> set[type[nn.Module]]:
 
 
 def _outermost(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterable[nn.Module]:
-    """The wanted modules that are not part of another wanted one, each once."""
-    seen: set[nn.Module] = set()
+    """Yield each wanted module that is not part of another wanted one, once."""
+    visited: set[nn.Module] = set()
 
     def walk(part: nn.Module) -> Iterable[nn.Module]:
-        if part in seen:
+        if part in visited:
             return
-        seen.add(part)
+        visited.add(part)
         if wanted(part):
             yield part
             return
@@ -207,7 +212,7 @@ def _by_p(modules: Iterable[nn.Module]) -> dict[str, int]:
 
 
 def _parameters(named: Iterable[tuple[str, Tensor]]) -> Fingerprint:
-    """How many tensors and numbers, and the first and last names."""
+    """Return the numbers of tensors and values, and the first and last names."""
     pairs = list(named)
     names = [name for name, _ in pairs]
     if len(names) > _NAMES:
@@ -216,5 +221,5 @@ def _parameters(named: Iterable[tuple[str, Tensor]]) -> Fingerprint:
 
 
 def _rounded(value: float) -> float | None:
-    """Six significant digits; None where there is no number, which JSON could not hold."""
+    """Round to six significant digits; None for NaN and infinity, which JSON does not have."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The run folder: claimed by one process, and the only thing later readers need."""
+"""The run folder: owned by one process while it runs, and self-contained for every later reader."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from train.store.lock import Lock, is_held, last_holder
 
 PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
 
-_OF_THE_END = frozenset({"status", "reason", "exit_code", "wall_s", "peak_memory_bytes", "diagnosis"})
+_ENDING_FIELDS = frozenset({"status", "reason", "exit_code", "wall_s", "peak_memory_bytes", "diagnosis"})
+"""Keys of status.json that describe how the run ended. Resuming drops them."""
 
 
 class RunFolder:
-    """Paths and writers of one run. `claim` makes it this process's own, until `release` or the end of the process."""
+    """The paths and writers of one run. `claim` reserves the folder for this process until `release` or the process exits."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,41 +38,42 @@ class RunFolder:
         self.summary_file = path / "summary.json"
         self.weights_file = path / "weights.pt"
         self.config: dict[str, Any] = {}
-        """Of the experiment, once the folder is this process's own."""
+        """The configuration of the experiment. Empty until this process has claimed the folder."""
         self._status: dict[str, Any] = {}
         self._lock = Lock(path)
 
     def refuse_if_taken(self) -> None:
-        """UsageError when the folder already holds a run; found before anything slow begins."""
+        """Raise UsageError when the folder already holds a run. Called before anything slow starts."""
         if self.status_file.exists():
-            remedy = "Choose another hydra.run.dir, or leave it out for a new folder"
-            going_on = f"train resume={shlex.quote(str(self.path))} goes on with a run that has not ended"
-            said = f"hydra.run.dir={self.path}: this folder already holds a run{self._whose()}, which is left as it is."
-            raise UsageError(f"{said} {remedy}; {going_on}.")
+            remedy = "Choose another hydra.run.dir, or omit it for a new folder"
+            resume = f"train resume={shlex.quote(str(self.path))} resumes an incomplete run"
+            message = f"hydra.run.dir={self.path}: this folder already holds a run{self._user()}."
+            raise UsageError(f"{message} {remedy}; {resume}.")
 
     def lock(self) -> None:
-        """From here on no other process works in the folder. UsageError that says which one does."""
+        """Lock the folder for this process. UsageError names the process that already holds the lock."""
         try:
             holder = self._lock.acquire()
         except OSError as error:
             raise UsageError(f"{self.path}: this folder cannot be written ({error.strerror}).") from None
         if holder is not None:
-            raise UsageError(f"{self.path}: this folder already holds a run, and {holder}, is at work on it. It is left to that.")
+            raise UsageError(f"{self.path}: another process ({holder}) is using this run folder.")
 
     def release(self) -> None:
-        """Others may have the folder."""
+        """Release the lock, so that other processes can use the folder."""
         self._lock.release()
 
-    def _whose(self) -> str:
+    def _user(self) -> str:
         if is_held(self.path):
             holder = last_holder(self.path)
-            return f", going on in {holder}" if holder else ", which is going on"
+            return f", which another process ({holder}) is using" if holder else ", which another process is using"
         return ""
 
     def claim(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
-        """Take the folder and write what is known before training. UsageError when it already holds a run, or cannot be written.
+        """Reserve the folder and write what is known before training.
 
-        `config`: resolved, of the experiment alone; `choices`: option group -> chosen option.
+        `config`: the resolved configuration, of the experiment alone; `choices`: config group -> chosen option. UsageError when
+        the folder already holds a run or cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,12 +90,12 @@ class RunFolder:
 
     def _begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None) -> None:
         self.refuse_if_taken()
-        self._write_request(config, overrides)
+        self._write_config(config, overrides)
         self._status = {"started": timestamp()} | self._ownership(config, choices)
         temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
         try:
             write_json(temporary, self._status)
-            os.link(temporary, self.status_file)  # where there are no locks: of all who try, one succeeds
+            os.link(temporary, self.status_file)  # on file systems without locks: exactly one of several claims succeeds
         except FileExistsError:
             self.refuse_if_taken()
         finally:
@@ -107,16 +109,17 @@ class RunFolder:
         overrides: Sequence[str],
         choices: Mapping[str, str] | None = None,
     ) -> None:
-        """Go on with the run in this folder, which this process holds: `status` is what it last said, `step` where it goes on.
+        """Resume the run in this folder, whose lock this process holds.
 
-        Whatever it wrote about its end is taken back, and at step 0 whatever it recorded.
+        `status`: its last status.json; `step`: the step to resume from. Everything that the run wrote about its end is removed;
+        at step 0 its records are removed too.
         """
-        taken_up = {"time": timestamp(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
-        kept = {key: value for key, value in status.items() if key not in _OF_THE_END}
-        resumed = [*status.get("resumed", ()), taken_up]
+        resumption = {"time": timestamp(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
+        kept = {key: value for key, value in status.items() if key not in _ENDING_FIELDS}
+        resumed = [*status.get("resumed", ()), resumption]
         self._status = kept | self._ownership(config, choices) | {"resumed": resumed}
         write_json(self.status_file, self._status)
-        self._write_request(config, overrides)
+        self._write_config(config, overrides)
         self.summary_file.unlink(missing_ok=True)
         if not step:
             self.metrics_file.unlink(missing_ok=True)
@@ -137,25 +140,25 @@ class RunFolder:
             "git": git_state(Path(__file__).resolve().parents[2]),
         }
 
-    def _write_request(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-        """What was asked for. Before status.json, so that whatever says that it is a run can be gone on with."""
+    def _write_config(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        """Write config.yaml and overrides.yaml. They precede status.json, so that every folder with a status can be resumed."""
         self.config = dict(config)
         for name, content in (("config.yaml", dict(config)), ("overrides.yaml", list(overrides))):
             write_atomic(self.path / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())
 
     def update(self, **fields: Any) -> None:
-        """Merge `fields` into status.json, which is whole at every moment."""
+        """Merge `fields` into status.json. The file is complete at every moment."""
         self._status |= fields
         write_json(self.status_file, self._status)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace the file in one step."""
+    """Replace the file atomically by `content` as JSON. ValueError for NaN and infinity."""
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, default=str) + "\n").encode())
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` durably: a reader sees the old content or the new, also after a crash."""
+    """Replace `path` atomically and durably: readers see the old or the new content, also after a crash."""
     temporary = path.with_name(f".{path.name[-200:]}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -178,14 +181,14 @@ def timestamp() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this program, Python and the packages a result may depend on."""
+    """Return the versions of this program, of Python and of the packages that results may depend on."""
     from train import __version__
 
     return {"train": __version__, "python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def git_state(checkout: Path) -> dict[str, Any] | None:
-    """Commit of the checkout the program runs from and whether it was changed since; None outside a checkout."""
+    """Return the commit of a checkout and whether tracked files differ from it; None outside a checkout."""
     if not (checkout / ".git").exists():
         return None
     try:

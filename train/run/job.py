@@ -1,4 +1,4 @@
-"""One job as Hydra calls it: configuration in, exit code out, and a run folder that says what became of it."""
+"""One job as Hydra calls it: trains one run from its configuration, and returns its objective and exit code."""
 
 from __future__ import annotations
 
@@ -26,20 +26,25 @@ from train.store.overrides import drop_groups
 if TYPE_CHECKING:
     from train.run.session import Session
 
-SHOWN = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
+TITLE_GROUPS = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """`objective`: the accuracy that a sweeper maximises, NaN when there is none; `exit_code`: what the process ends with."""
+    """The result of a job.
+
+    `objective`: the accuracy that a sweeper maximises, NaN if there is none; `exit_code`: of the process.
+    """
 
     objective: float
     exit_code: int
 
 
 def run_job(config: DictConfig) -> JobResult:
-    """Train once, or go on with the run that `resume` names. UsageError, with nothing left behind, for whatever can be known to
-    be wrong before training."""
+    """Train one run, or resume the run that `resume` names.
+
+    UsageError for every mistake that can be detected before training; no files are left behind then.
+    """
     hydra = HydraConfig.get()
     choices = chosen_options(hydra.runtime.choices)
     overrides = list(hydra.overrides.task)
@@ -55,12 +60,12 @@ def run_job(config: DictConfig) -> JobResult:
             remove_if_empty(folder.path)
             raise
         try:
-            said = drop_groups(overrides, BOOKKEEPING)
-            summary, exit_code = session.run(run_title(choices, said), hparams_row(content, choices, said), stop)
+            typed = drop_groups(overrides, BOOKKEEPING)
+            summary, exit_code = session.run(run_title(choices, typed), hparams_row(content, choices, typed), stop)
         finally:
             folder.release()
         if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
-            raise Interrupted(exit_code - SIGNALLED)  # the user, or the system, means the whole sweep
+            raise Interrupted(exit_code - SIGNALLED)  # the signal was meant for the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
     return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
 
@@ -68,23 +73,26 @@ def run_job(config: DictConfig) -> JobResult:
 def start_run(
     config: DictConfig, folder: RunFolder, overrides: Sequence[str], choices: Mapping[str, str]
 ) -> tuple[Session, dict[str, Any]]:
-    """A run that is ready, in a folder that is its own; and the configuration of the experiment. `overrides`: as typed."""
-    whole = resolve(config)
-    content = experiment_of(whole)
-    settings = parse(content, trusted_packages(whole["trust"], overrides))
-    checkpoints = check(CheckpointSettings, "checkpoint", whole["checkpoint"])
-    before = run_to_resume(folder, whole["resume"])
-    if before is not None:
-        refuse_changes(before, content)
+    """Return a session that is ready to train, whose folder is claimed, and the configuration of the experiment.
+
+    `overrides`: as typed. UsageError for every mistake that can be detected before training.
+    """
+    resolved = resolve(config)
+    content = experiment_of(resolved)
+    settings = parse(content, trusted_packages(resolved["trust"], overrides))
+    checkpoints = check(CheckpointSettings, "checkpoint", resolved["checkpoint"])
+    previous = run_to_resume(folder, resolved["resume"])
+    if previous is not None:
+        refuse_changes(previous, content)
     from train.run.session import prepare  # imports torch
 
-    session = prepare(settings, folder, checkpoints, before)
+    session = prepare(settings, folder, checkpoints, previous)
     session.claim_folder(content, user_overrides(overrides), choices)
     return session, content
 
 
 def resolve(config: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values. UsageError for an interpolation that leads nowhere or a value left as `???`."""
+    """Return the configuration as plain values. UsageError for an unresolvable interpolation or a value left as `???`."""
     try:
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -94,19 +102,19 @@ def resolve(config: DictConfig) -> dict[str, Any]:
 
 
 def chosen_options(choices: Mapping[Any, Any]) -> dict[str, str]:
-    """Of Hydra's record of choices those that concern the experiment: option group -> chosen option."""
+    """Return config group -> chosen option for the groups of the experiment, from Hydra's record of all choices."""
     return {str(group): str(choice) for group, choice in choices.items() if choice and "/" not in str(group)}
 
 
 def run_title(choices: Mapping[str, str | None], overrides: Sequence[str]) -> str:
-    """What the run is called on screen: the chosen ingredients, and which other values the command line changed."""
-    chosen = [f"{group}={choices[group]}" for group in SHOWN if choices.get(group)]
-    others = [override for override in overrides if override.split("=", 1)[0].lstrip("+~") not in SHOWN]
+    """Return the run's title for displays: its chosen ingredients, then the other values set on the command line."""
+    chosen = [f"{group}={choices[group]}" for group in TITLE_GROUPS if choices.get(group)]
+    others = [override for override in overrides if override.split("=", 1)[0].lstrip("+~") not in TITLE_GROUPS]
     return " ".join([*chosen, *others])
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Hydra has made the folder by now; a command that was refused leaves none behind."""
+    """Remove the folder that Hydra created, and its parent, if they are empty, so that a refused command leaves nothing."""
     for path in (folder, folder.parent):
         try:
             if path.samefile(Path.cwd()):

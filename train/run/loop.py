@@ -1,4 +1,4 @@
-"""The training loop. It knows steps, readers and sinks; not Hydra, not TensorBoard, not rich."""
+"""The training loop. It depends on steps, readers and sinks; not on Hydra, TensorBoard or rich."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ from train.run.snapshot import Snapshot
 from train.run.step import Measurement, TrainState, eval_step, train_step, training_loss
 from train.sinks.contracts import Record, Sink
 
-SNAPSHOT_EVERY = 50
-"""Steps between two copies of the train_state: as many are repeated at most when the loss breaks."""
+SNAPSHOT_EVERY = 50  # steps between two snapshots: the maximum number of steps to replay when the loss is not finite
 
 
 class Reader(Protocol):
-    """What the loop needs of a split's reader."""
+    """The interface of a split's reader that the loop needs."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -38,7 +37,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Durations in steps; `total` is what will really run."""
+    """Durations in steps; `total` is the number of steps that will run."""
 
     total: int
     steps_per_epoch: int
@@ -50,27 +49,27 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss and share of correct answers over `examples` images."""
+    """The mean loss and the accuracy (0 to 1) over `examples` images."""
 
     loss: float
     accuracy: float
     examples: int
 
     def values(self, split: str) -> dict[str, float]:
-        """As they are recorded."""
+        """Return the values under the tags of their record."""
         return {f"loss/{split}": self.loss, f"accuracy/{split}": self.accuracy}
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best score on the validation split so far, and after how many updates it was."""
+    """The best score on the validation split so far, and the number of updates before it."""
 
     step: int
     score: Score
 
 
 class Saver(Protocol):
-    """What the loop needs of whoever keeps its state."""
+    """The interface that the loop needs to save its state."""
 
     def due(self, done: int) -> bool: ...
     def save(self, loop: Loop) -> None: ...
@@ -78,21 +77,21 @@ class Saver(Protocol):
 
 
 class NoSaver:
-    """For a loop whose state nobody wants."""
+    """A saver that stores nothing."""
 
     def due(self, done: int) -> bool:  # noqa: ARG002
         return False
 
     def save(self, loop: Loop) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def keep_best(self, done: int, model: nn.Module) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @dataclass
 class TrainResult:
-    """How the loop ended: after `steps` updates, with the loss of the last record and the last score on the validation split."""
+    """The ending of the loop after `steps` updates: loss of the last record, last validation score, training time in seconds."""
 
     status: Literal["done", "diverged", "interrupted"] = "done"
     reason: str = ""
@@ -104,7 +103,7 @@ class TrainResult:
 
 @dataclass
 class Loop:
-    """One training: what it works on, and what it has measured since the last record."""
+    """One training: its train state, data, plan and sinks, and the measurements since the last record."""
 
     train_state: TrainState
     schedule: Schedule
@@ -119,12 +118,11 @@ class Loop:
     result: TrainResult = field(default_factory=TrainResult)
     recent: list[Measurement] = field(default_factory=list)
     best: Best | None = None
-    evaluated: bool = True
-    """Whether the looks that were due after the last step (validation split, probe) have been taken."""
+    evaluated: bool = True  # whether the evaluations due after the last step (validation split, probe) are done
     snapshot: Snapshot | None = None
 
     def run(self) -> TrainResult:
-        """Train from the step it is at to the end of the plan, to the first loss that is not finite, or to a signal."""
+        """Train from the current step until the plan ends, the loss is not finite, or a signal arrives."""
         if self.plan.total == 0:
             self.observe_only()
         if not self.evaluated:
@@ -134,10 +132,12 @@ class Loop:
             self.recent.append(measurement)
             self.nan_watch.add(step, measurement.loss)
             done = self.result.steps = step + 1
-            certain = due(done, SNAPSHOT_EVERY, self.plan.total)
-            if self.diverged(wait=certain or self.evaluation_due(done)):  # waiting also keeps training out of the look's time
+            snapshot_due = due(done, SNAPSHOT_EVERY, self.plan.total)
+            if self.diverged(
+                wait=snapshot_due or self.evaluation_due(done)
+            ):  # the wait also keeps training out of evaluation time
                 break
-            if certain:
+            if snapshot_due:
                 self.record_moments()
             self.sink.progress(done, self.epochs(done), {})
             if due(done, self.plan.record_every, self.plan.total):
@@ -163,12 +163,12 @@ class Loop:
         self.moments = BatchMoments(self.observer.normalized_layers, self.plan.batch_size, self.plan.total, room=SNAPSHOT_EVERY)
 
     def save(self) -> None:
-        """Keep the state, unless the loss has turned out not to be finite: there is nothing to go on with then."""
+        """Save the state, unless the loss is not finite: such a run cannot resume."""
         if self.result.status != "diverged" and not self.diverged(wait=True) and self.plan.total:
             self.saver.save(self)
 
     def batches(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """The training batches of the plan from step `start` on with the steps they belong to, timed."""
+        """Yield (step, batch) of the plan from step `start` on, and time the epochs."""
         step, length = start, max(self.plan.steps_per_epoch, 1)
         for epoch in range(start // length, -(-self.plan.total // length)):
             self.train_state.model.train()
@@ -184,11 +184,11 @@ class Loop:
                 self.epoch_began = None
 
     def epoch_s(self) -> float:
-        """Seconds that the epoch has taken so far, with the looks in between."""
+        """Return the seconds since the epoch began, evaluations included."""
         return 0.0 if self.epoch_began is None else time.perf_counter() - self.epoch_began
 
     def observed_step(self, step: int, batch: Batch) -> Measurement:
-        """One update, seen from inside where that is due. Its dropout depends on the step alone."""
+        """Run one train step, observed where that is due. Its dropout depends only on the step number."""
         self.seed_dropout(step)
         factor = self.schedule(step, self.plan.total)
         if step == 0:
@@ -196,7 +196,7 @@ class Loop:
         if self.observer.layers and (self.snapshot is None or step % SNAPSHOT_EVERY == 0):
             self.snapshot = Snapshot(self.train_state, step)
         if self.observer.due(step, self.plan.total - 1):
-            measurement = self.watched_step(step, batch, factor)
+            measurement = self.hooked_step(step, batch, factor)
             self.record_moments()
         else:
             with self.moments.recording(step):
@@ -204,9 +204,9 @@ class Loop:
         self.record_observation(step)
         return measurement
 
-    def watched_step(self, step: int, batch: Batch, factor: float) -> Measurement:
+    def hooked_step(self, step: int, batch: Batch, factor: float) -> Measurement:
         if self.train_state.forward is not self.train_state.model:
-            # A compiled model does not call hooks: look at the same batch through the model as it was written.
+            # A compiled model calls no hooks: observe the same batch through the original model.
             self.observe_without_update(step, batch)
             with self.observer.observing_weights():
                 return train_step(self.train_state, batch, factor)
@@ -217,7 +217,7 @@ class Loop:
         rng.seed_device(self.train_state.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))
 
     def observe_only(self) -> None:
-        """A run of no steps still shows the network at initialisation."""
+        """Observe the network at initialisation, for a run of no steps."""
         self.observe_probe()
         if self.observer.due(0, 0):
             self.train_state.model.train()
@@ -227,17 +227,14 @@ class Loop:
         self.record_observation(0)
 
     def observe_without_update(self, step: int, batch: Batch) -> None:
-        """Forward and backward pass of a training step, without one."""
-        train_state = self.train_state
+        """Observe the forward and backward pass of a train step without updating the weights."""
+        state = self.train_state
         with self.observing_signals(step):
-            backward_isolated(
-                train_state.model, lambda: train_state.scaler.scale(training_loss(train_state, train_state.model, batch)[0])
-            )
+            backward_isolated(state.model, lambda: state.scaler.scale(training_loss(state, state.model, batch)[0]))
 
     def observing_signals(self, step: int) -> AbstractContextManager[None]:
-        scale = self.train_state.scaler.scale(
-            torch.ones((), device=self.train_state.placement.device)
-        )  # get_scale() waits for the GPU
+        # get_scale() would wait for the GPU.
+        scale = self.train_state.scaler.scale(torch.ones((), device=self.train_state.placement.device))
         return self.observer.observing_signals(scale, self.observer.histograms_due(step, self.plan.total - 1))
 
     def observe_probe(self) -> None:
@@ -246,37 +243,35 @@ class Loop:
         self.result.train_s -= time.perf_counter() - started
 
     def record_observation(self, step: int) -> None:
-        """What was seen at `step`, if anything was."""
-        seen = self.observer.collect()
-        if seen.values:
-            self.record(step, dict(seen.values))
-        for found in seen.histograms:
-            self.sink.histogram(found.tag, step, found.edges, found.counts)
+        """Record the measurements of `step`, if there are any."""
+        observation = self.observer.collect()
+        if observation.values:
+            self.record(step, dict(observation.values))
+        for histogram in observation.histograms:
+            self.sink.histogram(histogram.tag, step, histogram.edges, histogram.counts)
 
     def record_moments(self, before: int | None = None) -> None:
-        """What batch norms have told of the steps below `before` (None: of all). It waits until it is certain that these need not
-        be looked at again, or until a later step is to be recorded."""
+        """Record batch-norm moments before step `before` (None: all), once no replay needs them or a later step is recorded."""
         for step, values in self.moments.pop_rows(before):
             self.record(step, values)
 
     def diverged(self, wait: bool = False) -> bool:
-        bad = self.nan_watch.first_nonfinite(wait)
-        if bad is None:
+        failed_step = self.nan_watch.first_nonfinite(wait)
+        if failed_step is None:
             return False
         self.result.status = "diverged"
-        self.result.reason = f"the training loss was not finite at step {bad}"
-        if late := self.result.steps - (bad + 1):  # updates made before a GPU had told
+        self.result.reason = f"the training loss was not finite at step {failed_step}"
+        if late := self.result.steps - (failed_step + 1):  # updates made before the loss reached the host
             del self.recent[-late:]
-        self.result.steps = bad + 1
+        self.result.steps = failed_step + 1
         return True
 
     def replay(self) -> None:
-        """Replay the steps since the snapshot with hooks on every one, then restore the train state.
-
-        All randomness of a step depends on its number alone. With trainer.deterministic=false the loss may break elsewhere."""
+        """Replay the steps since the snapshot with hooks on every one, then restore the train state. Randomness depends only on
+        the step number. With trainer.deterministic=false the replay may diverge at another step."""
         if self.snapshot is None:
             return
-        ended, spent = Snapshot(self.train_state, self.result.steps), self.result.train_s
+        final, train_s = Snapshot(self.train_state, self.result.steps), self.result.train_s
         self.snapshot.restore()
         self.record_moments(before=self.snapshot.step)
         for step, batch in self.batches(self.snapshot.step):
@@ -285,15 +280,15 @@ class Loop:
             self.seed_dropout(step)
             factor = self.schedule(step, self.plan.total)
             if step < self.moments.next_step or self.observer.due(step, self.plan.total - 1):
-                train_step(self.train_state, batch, factor)  # it, or a later one, is on record
+                train_step(self.train_state, batch, factor)  # this step, or a later one, is already recorded
             else:
-                self.watched_step(step, batch, factor)
+                self.hooked_step(step, batch, factor)
                 self.record_observation(step)
-        ended.restore()
-        self.result.train_s = spent
+        final.restore()
+        self.result.train_s = train_s
 
     def record_training(self, done: int) -> None:
-        """Mean loss and accuracy since the last record; here they are copied from the device to the host."""
+        """Record mean loss and accuracy since the last record; the only copy of both from device to host."""
         if not self.recent:
             return
         table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in self.recent]).cpu()
@@ -304,7 +299,7 @@ class Loop:
         self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
 
     def evaluate_when_due(self, done: int) -> None:
-        """At the validation split and the probe, where that is due. A signal puts it off to when the run goes on."""
+        """Evaluate the validation split and the probe where due. A signal defers it until the run resumes."""
         self.evaluated = not self.evaluation_due(done) or self.record_validation(done)
         if self.evaluated and due(done, self.plan.steps_per_epoch, self.plan.total):
             self.observe_probe()
@@ -314,7 +309,7 @@ class Loop:
         return self.val is not None and due(done, self.plan.evaluate_every * self.plan.steps_per_epoch, self.plan.total)
 
     def record_validation(self, done: int) -> bool:
-        """False when a signal came in between: then nothing is recorded."""
+        """Evaluate and record the validation split. Return False, and record nothing, when a signal interrupts it."""
         assert self.val is not None
         started = time.perf_counter()
         score = evaluate(self.train_state, self.val, self.stop)
@@ -336,15 +331,15 @@ class Loop:
 
 
 def evaluate(train_state: TrainState, reader: Reader, stop: StopSignal) -> Score | None:
-    """Loss and accuracy over a whole split; None when a signal came in between."""
+    """Return loss and accuracy over a whole split; None when a signal interrupts it."""
     train_state.model.eval()
-    looks: list[Measurement] = []
+    measurements: list[Measurement] = []
     examples = 0
     for batch in reader.eval_batches():
-        looks.append(eval_step(train_state.model, train_state.placement, batch))
+        measurements.append(eval_step(train_state.model, train_state.placement, batch))
         examples += len(batch.labels)
         if stop:
             return None
-    table = torch.stack([torch.stack((seen.loss, seen.correct.to(seen.loss.dtype))) for seen in looks]).cpu()
+    table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in measurements]).cpu()
     loss, correct = (table.double().sum(dim=0) / examples).tolist()
     return Score(loss, correct, examples)

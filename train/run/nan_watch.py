@@ -1,4 +1,4 @@
-"""Notices a loss that is not finite without making the device wait."""
+"""Detection of losses that are not finite, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class NanWatch:
-    """Holds the losses of the last steps until they have reached the host: at once on a CPU, asynchronously from a GPU."""
+    """A queue of the losses on their way to the host: there at once on a CPU, copied asynchronously from a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -23,12 +23,12 @@ class NanWatch:
         host = torch.empty((), dtype=loss.dtype, pin_memory=True)
         host.copy_(loss, non_blocking=True)
         event = torch.cuda.Event()
-        # Without a stream it is that of the current device, which need not be this one: nothing would wait for the copy then.
+        # The default is the current device's stream. On another device the event would not wait for the copy.
         event.record(torch.cuda.current_stream(self._device))
         self._pending.append((step, host, event))
 
     def first_nonfinite(self, wait: bool = False) -> int | None:
-        """The first step whose loss was NaN or infinite, among those that have arrived; `wait` for all of them."""
+        """Return the first step whose loss was NaN or infinite among those that have arrived. `wait`: for all of them first."""
         while self._pending:
             step, loss, event = self._pending[0]
             if event is not None:

@@ -1,4 +1,4 @@
-"""One forward pass on shapes alone, before any data is loaded: what cannot work is found here, with its layer's name."""
+"""Pre-flight check: a forward pass on meta tensors, before any data is loaded, that names the layer of an error."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from train.errors import ShapeError, UsageError
 from train.run.build import Parts
 from train.run.device import Placement
 
-TRIAL_BATCH = 2
-"""Images in the trial batch: batch norm over one value cannot train, and a run's batches hold more than one image."""
+CHECK_BATCH = 2
+"""Images in the batch of the check: batch norm cannot train on one value, and the batches of a run hold more than one image."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs. `flops`: of the forward pass for one image, a multiply-add counted as two."""
+    """The cost of a model. `flops`: of the forward pass for one image; a multiply-add counts as two."""
 
     parameters: int
     flops: int
 
 
 def check_model(parts: Parts, batch_size: int, placement: Placement) -> Cost:
-    """Build the model without memory, send a batch of shapes through it in training mode and count.
+    """Build the model on the meta device, run a forward pass in training mode and count parameters and FLOPs.
 
-    UsageError when a layer cannot work on what reaches it, or the model ends in another number of classes.
+    UsageError when a layer rejects its input, or the number of logits is not the number of classes.
     """
     with torch.device("meta"):
         model = parts.new_model()
-        images = torch.empty(min(TRIAL_BATCH, batch_size), *parts.input_shape)
+        images = torch.empty(min(CHECK_BATCH, batch_size), *parts.input_shape)
     model.train()
     with torch.no_grad(), named_errors(model, parts), FlopCounterMode(display=False) as counter:
         if placement.device.type == "cpu" and placement.dtype is torch.bfloat16:
@@ -43,45 +43,45 @@ def check_model(parts: Parts, batch_size: int, placement: Placement) -> Cost:
     classes = len(parts.dataset.class_names)
     if tuple(logits.shape) != (len(images), classes):
         raise UsageError(
-            f"model: it returns {tuple(logits.shape)} for {len(images)} images where {(len(images), classes)} is needed."
+            f"model: returns shape {tuple(logits.shape)} for {len(images)} images; expected {(len(images), classes)}."
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops() // len(images))
 
 
 def refuse_broken_gradients(model: nn.Module) -> None:
-    """Make convolutions complain about maps smaller than their stride.
+    """Make convolutions reject inputs smaller than their stride.
 
-    There torch 2.14 on a CPU leaves uninitialised memory in the bfloat16 gradient of the weight, different at every call
-    (oneDNN; seen with AVX-512 BF16; float32 is right).
+    For these, torch 2.14 on a CPU leaves uninitialised memory in the bfloat16 gradient of the weight, different at every call
+    (oneDNN; observed with AVX-512 BF16; float32 is correct).
     """
 
-    def look(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def check_stride(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
         size, stride = inputs[0].shape[-2:], module.stride
         if any(s > length for s, length in zip(stride, size, strict=True)) and max(module.kernel_size) > 1:
             raise ShapeError(
-                f"its stride {max(stride)} is larger than its input of {size[0]}x{size[1]}, where torch computes wrong "
-                "gradients in bfloat16 on a CPU. Use trainer.precision=float32, larger images or a shallower model."
+                f"stride {max(stride)} is larger than the input of {size[0]}x{size[1]}; torch computes wrong "
+                "bfloat16 gradients for this on a CPU. Use trainer.precision=float32, larger images or a shallower model."
             )
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(look)
+            module.register_forward_pre_hook(check_stride)
 
 
 @contextmanager
 def named_errors(model: nn.Module, parts: Parts) -> Iterator[None]:
-    """Inside, an error of a layer's forward becomes a UsageError that names the layer and the shape it saw."""
+    """Turn an error in a layer's forward into a UsageError that names the layer and its input shape."""
     path: list[tuple[str, Any]] = []
     handles = []
 
-    def leave(*_: Any) -> None:
+    def leave_layer(*_: Any) -> None:
         path.pop()
 
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: path.append((name, inputs))))
-        handles.append(module.register_forward_hook(leave))
+        handles.append(module.register_forward_hook(leave_layer))
     try:
         yield
     except (RuntimeError, ValueError, IndexError, AssertionError, ShapeError) as error:
@@ -94,10 +94,10 @@ def named_errors(model: nn.Module, parts: Parts) -> Iterator[None]:
 
 def describe_error(error: Exception, name: str, inputs: Any, parts: Parts) -> str:
     shapes = ", ".join(str(tuple(value.shape[1:])) for value in inputs if isinstance(value, torch.Tensor))
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    where = f"layer {name}, which receives {shapes or 'nothing'} per image"
+    message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    layer = f"layer {name}, input {shapes or 'none'} per image"
     if isinstance(error, ShapeError):
-        return f"{where}: {said}"
+        return f"{layer}: {message}"
     size = "x".join(map(str, parts.input_shape[1:]))
-    remedy = f"Images reach the model as {size}: use larger images, a shallower model or another choice of norm."
-    return f"{where}, cannot work: {said}. {remedy}"
+    remedy = f"The model receives {size} images. Use larger images, a shallower model or another norm."
+    return f"{layer}, fails: {message}. {remedy}"

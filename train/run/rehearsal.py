@@ -1,5 +1,4 @@
-"""What a sweep wants to know of a configuration before it runs: whether it can, and how long a step takes. Needs torch: for a
-process apart."""
+"""Checks and timings of configurations before a sweep runs them. Imports torch, so the sweep calls it in a separate process."""
 
 from __future__ import annotations
 
@@ -26,33 +25,33 @@ from train.run.step import TrainState
 from train.sinks.contracts import Sink
 
 WARM_STEPS = 5
-MOST_STEPS = 60
-MOST_S = 2.0
-"""A timed training ends with the first of these two."""
+MAX_STEPS = 60
+MAX_S = 2.0
+"""A timed training ends after MAX_STEPS steps or MAX_S seconds, whichever comes first."""
 
 
 Trust: TypeAlias = tuple[str, ...]
-"""Packages whose functions a configuration may name, besides ours."""
+"""Packages, besides `train`, whose functions a configuration may name."""
 
 
-def check_configs(question: tuple[Sequence[Mapping[str, Any]], Trust]) -> list[str | None]:
-    """For each configuration the reason why no run can start with it, or None."""
-    configs, trust = question
+def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust]) -> list[str | None]:
+    """Return for each configuration why no run can start with it, or None."""
+    configs, trust = request
     sizes: dict[str, int] = {}
     return [check_config(config, trust, sizes) for config in configs]
 
 
 def check_config(config: Mapping[str, Any], trust: Trust, sizes: dict[str, int]) -> str | None:
-    """As a single run would refuse it. What else goes wrong here is left to the run, whose folder will tell it.
+    """Return the usage error of a single run, or None. Other errors are left to the run, which writes them to its folder.
 
-    `sizes`: of training splits that are known; most arms share their data, which is then loaded once for all of them.
+    `sizes`: cache of the training split sizes: most arms share their data, which are then loaded only once.
     """
     try:
         settings = parse(config, trust)
-        built = assemble(settings)
+        assembly = assemble(settings)
         key = json.dumps([config["data"], settings.seeds.split], sort_keys=True, default=str)
         if key not in sizes:
-            sizes[key] = training_images(settings, built.parts.dataset)
+            sizes[key] = training_images(settings, assembly.parts.dataset)
         whole_batches(sizes[key], settings.trainer.batch_size)
     except UsageError as error:
         return str(error)
@@ -65,45 +64,45 @@ def training_images(settings: Settings, dataset: Dataset) -> int:
     return len(split_validation(dataset.load(), settings.data.val_fraction, settings.seeds.split).train)
 
 
-def time_run(question: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
-    """A training that ends after some steps, with the real loop and observer, and leaves nothing behind.
+def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
+    """Time a short training with the real loop and observer. Leaves no files.
 
-    In seconds: `start_s` until the first step, `step_s` of a step, `evaluate_s` of all looks at the validation and test
-    splits; and `steps` of the whole run.
+    Returns in seconds: `start_s` until the first step, `step_s` per step, `evaluate_s` for all evaluations of the validation and
+    test splits; and `steps`, the number of steps of the full run.
     """
-    began = time.perf_counter()
-    session = prepare(parse(*question), RunFolder(Path(tempfile.gettempdir()) / "no-folder-is-made"))
+    started = time.perf_counter()
+    session = prepare(parse(*request), RunFolder(Path(tempfile.gettempdir()) / "never-created"))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     try:
         plan, train_state = session.plan(readers), session.train_state(readers)
         times = step_times(session, readers, plan, train_state)
-        evaluate_s = evaluation_s(readers, plan, train_state)
+        evaluate_s = total_evaluation_s(readers, plan, train_state)
     finally:
         readers.close()
     warm = min(WARM_STEPS, len(times) // 2)
     timed = len(times) - 1 - warm
     step_s = (times[-1] - times[warm]) / timed if timed > 0 else 0.0
-    return {"start_s": times[warm] - began - warm * step_s, "step_s": step_s, "evaluate_s": evaluate_s, "steps": plan.total}
+    return {"start_s": times[warm] - started - warm * step_s, "step_s": step_s, "evaluate_s": evaluate_s, "steps": plan.total}
 
 
 def step_times(session: Session, readers: Readers, plan: TrainPlan, train_state: TrainState) -> list[float]:
-    """When the training began and when each of its steps ended."""
+    """Return the times at which a short training started and each of its steps ended."""
     stop = StopSignal()
-    clock = StepClock(stop)
-    short = dataclasses.replace(plan, total=min(plan.total, MOST_STEPS))
+    timer = StepTimer(stop)
+    short = dataclasses.replace(plan, total=min(plan.total, MAX_STEPS))
     observer = session.observer(train_state.model, readers)
-    Loop(train_state, session.parts.schedule, readers.train, None, short, observer, clock, stop).run()
-    return clock.times
+    Loop(train_state, session.parts.schedule, readers.train, None, short, observer, timer, stop).run()
+    return timer.times
 
 
-def evaluation_s(readers: Readers, plan: TrainPlan, train_state: TrainState) -> float:
-    """All of them in the whole run."""
+def total_evaluation_s(readers: Readers, plan: TrainPlan, train_state: TrainState) -> float:
+    """Return the total evaluation time of the full run in seconds."""
     test_s = seconds(lambda: evaluate(train_state, readers.test, StopSignal()))
     val = readers.val
     if val is None:
         return test_s
-    looks = -(-plan.total // (plan.evaluate_every * plan.steps_per_epoch))
-    return test_s + looks * seconds(lambda: evaluate(train_state, val, StopSignal()))
+    evaluations = -(-plan.total // (plan.evaluate_every * plan.steps_per_epoch))
+    return test_s + evaluations * seconds(lambda: evaluate(train_state, val, StopSignal()))
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -112,13 +111,13 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-class StepClock(Sink):
-    """Notes when each step ended, and ends the training when that is enough."""
+class StepTimer(Sink):
+    """A sink that records when each step ended, and stops the training after MAX_S seconds."""
 
     def __init__(self, stop: StopSignal) -> None:
         self.stop, self.times = stop, [time.perf_counter()]
 
     def progress(self, step: int, epoch: float, values: Mapping[str, float]) -> None:  # noqa: ARG002
         self.times.append(time.perf_counter())
-        if step > WARM_STEPS and self.times[-1] - self.times[0] > MOST_S:
+        if step > WARM_STEPS and self.times[-1] - self.times[0] > MAX_S:
             self.stop.signal = signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: whether it may be done, and how a new loop becomes what an old one was."""
+"""Resuming from a checkpoint: check the new length, then restore loop, sinks and run folder."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ from train.sinks.jsonl import read_records
 from train.store.run import Run
 
 
-def validate_length(parts: Parts, settings: Settings, before: Run, done: int, steps_per_epoch: int) -> None:
-    """UsageError when the run's new length does not fit the steps it has `done`."""
-    then = total_steps(check(TrainerSettings, "trainer", before.config["trainer"]), steps_per_epoch)
-    now = total_steps(settings.trainer, steps_per_epoch)
-    if before.state == "done" and done < then:
-        raise UsageError(f"{before.folder}: this run is done and has no checkpoint of its end, so that it cannot be made longer.")
-    if now != then:
-        refuse_new_length(parts.schedule, chosen_name(settings, "schedule"), then, now, done)
+def validate_length(parts: Parts, settings: Settings, previous: Run, done: int, steps_per_epoch: int) -> None:
+    """Raise UsageError when the new length does not fit the `done` steps of the run `previous`."""
+    old_steps = total_steps(check(TrainerSettings, "trainer", previous.config["trainer"]), steps_per_epoch)
+    new_steps = total_steps(settings.trainer, steps_per_epoch)
+    if previous.state == "done" and done < old_steps:
+        raise UsageError(f"{previous.folder}: this run is done, but without a checkpoint of its last step it cannot be extended.")
+    if new_steps != old_steps:
+        refuse_new_length(parts.schedule, chosen_name(settings, "schedule"), old_steps, new_steps, done)
 
 
-def restore_run(loop: Loop, before: Run, found: FoundCheckpoint, saver: CheckpointSaver, sink: Sink, metrics_file: Path) -> None:
-    """Make `loop`, `sink` and the folder what they were at the checkpoint. RunError when the data are not those of then."""
+def restore_run(
+    loop: Loop, previous: Run, found: FoundCheckpoint, saver: CheckpointSaver, sink: Sink, metrics_file: Path
+) -> None:
+    """Restore `loop`, `sink` and the run folder to the checkpoint `found`. RunError when the data have changed."""
     saver.discard_after(found.step)
-    for note in [*found.notes, *version_changes(before.status)]:
+    for note in [*found.notes, *version_changes(previous.status)]:
         sink.message(note, "warning")
-    start = found.pop()
-    if start is None:
-        sink.message("There is no checkpoint of this run to go on from: it begins again.")
+    checkpoint = found.pop()
+    if checkpoint is None:
+        sink.message("No checkpoint found; starting from step 0.")
         return
-    saver.refuse_other_data(start)
+    saver.refuse_other_data(checkpoint)
     for record in read_records(metrics_file):
         sink.replay(record)
-    restore_loop(loop, start.loop)
-    sink.message(f"This run goes on at step {start.step}.")
+    restore_loop(loop, checkpoint.loop)
+    sink.message(f"Resuming at step {checkpoint.step}.")
 
 
 def version_changes(status: Mapping[str, Any]) -> list[str]:
-    """What has been exchanged since the run began, in a sentence."""
-    then, now = dict(status.get("versions") or {}), versions()
-    other = [f"{name} {then.get(name)} -> {now[name]}" for name in now if then.get(name) != now[name]]
-    return [f"Not what the run began with, so that it may not go on to the bit: {', '.join(other)}."] if other else []
+    """Return a sentence on the versions that changed since the run started, or an empty list."""
+    old, new = dict(status.get("versions") or {}), versions()
+    changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    return [f"Versions changed since the run started ({', '.join(changes)}); resuming may not be bit-exact."] if changes else []

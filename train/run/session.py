@@ -1,4 +1,4 @@
-"""One run: what is put together before training, and what happens from the first step to the summary."""
+"""One run: assemble and check its parts, then train from the first step to the summary."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from train.observe.observer import Observer, select_layers
 from train.observe.probe import probe_images
 from train.observe.verdict import Thresholds
 from train.parts.regularization import parameter_groups
-from train.run import device as placing
-from train.run import preflight
+from train.run import device, preflight
 from train.run.build import Parts, build
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint
 from train.run.checkpoint_files import prune_checkpoints
@@ -44,7 +43,7 @@ from train.run.signals import StopSignal, handle_signals, signal_name
 from train.run.step import TrainState
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
-from train.sinks.heatmap import HeatMapSink
+from train.sinks.heatmap_sink import HeatMapSink
 from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
 from train.sinks.log import log_file
@@ -56,7 +55,7 @@ EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
 
 @dataclass(frozen=True)
 class Session:
-    """A run that is ready to begin: every part checked, the data at hand, the folder still untouched."""
+    """A run that is ready to start: all parts are checked, the data are loaded, the folder is untouched."""
 
     settings: Settings
     parts: Parts
@@ -66,54 +65,54 @@ class Session:
     folder: RunFolder
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     previous: Run | None = None
-    """What the folder said of the run that is gone on with; None for a new one."""
+    """The run to resume, as stored in the folder; None for a new run."""
     checkpoint: FoundCheckpoint = field(default_factory=FoundCheckpoint)
 
     def claim_folder(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
-        """Make the folder this run's. UsageError when another has it."""
+        """Claim the run folder. UsageError when it belongs to another run."""
         if self.previous is None:
             self.folder.claim(config, overrides, choices)
         else:
             self.folder.resume(self.previous.status, self.checkpoint.step, config, overrides, choices)
 
     def run(self, title: str, arm: HParamsRow | None = None, stop: StopSignal | None = None) -> tuple[Summary, int]:
-        """Train, and leave the folder complete whatever happens. The summary and the exit code of the process.
+        """Train, complete the run folder on every ending, and return the summary and the exit code of the process.
 
-        `stop`: set by signals; None to listen to them here. Interrupted when one came before the first step.
+        `stop`: set by signals; None to handle them here. Interrupted when a signal arrived before the first step.
         """
         if stop is None:
             with handle_signals() as stop:
                 return self.run(title, arm, stop)
         began = time.perf_counter() - self.checkpoint.elapsed_s
         with self.logging():
-            shown = BroadcastSink(default_sinks(self.folder, arm))
-            insight = ExplanationSink(shown, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
-            sink = BroadcastSink([JsonlSink(), shown, HeatMapSink(shown), insight])
+            views = BroadcastSink(default_sinks(self.folder, arm))
+            explanation = ExplanationSink(views, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
+            sink = BroadcastSink([JsonlSink(), views, HeatMapSink(views), explanation])
             try:
-                summary = self.train(title, sink, insight, stop, began)
+                summary = self.train(title, sink, explanation, stop, began)
                 sink.finish(summary)
             except Interrupted as error:
-                reason = f"{signal_name(error.signal)} before the first step; to go on: {resume_command(self.folder.path)}"
+                reason = f"{signal_name(error.signal)} before the first step; to resume: {resume_command(self.folder.path)}"
                 self.folder.update(status="interrupted", reason=reason, exit_code=error.exit_code, **self.end_fields(began))
                 raise
             except BaseException as error:
-                known = explain_error(error, self.settings.trainer, self.placement, self.parts.input_shape)
-                known = known or explain_unwritable(error, self.folder.path)
-                self.write_failure(known or error, began)
-                if known is None:
+                explained = explain_error(error, self.settings.trainer, self.placement, self.parts.input_shape)
+                explained = explained or explain_unwritable(error, self.folder.path)
+                self.write_failure(explained or error, began)
+                if explained is None:
                     raise
-                raise known from error
+                raise explained from error
             finally:
                 sink.close()
         code = SIGNALLED + (stop.signal or 0) if summary.status == "interrupted" else EXIT_CODES[summary.status]
-        diagnosis = {"diagnosis": insight.diagnosis.as_json()} if insight.diagnosis else {}
+        diagnosis = {"diagnosis": explanation.diagnosis.as_json()} if explanation.diagnosis else {}
         self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.end_fields(began))
         if summary.status == "done":
             prune_checkpoints(self.folder.path, "step", keep=1 if self.checkpoints.final else 0)
         return summary, code
 
-    def train(self, title: str, sink: Sink, insight: ExplanationSink, stop: StopSignal, began: float) -> Summary:
-        """From the data to the scores. The test split is looked at once, here, after the last step."""
+    def train(self, title: str, sink: Sink, explanation: ExplanationSink, stop: StopSignal, began: float) -> Summary:
+        """Train from the data to the scores. The test split is evaluated once, here, after the last step."""
         with stop.raising():
             reset_peak(self.placement.device)
             readers = open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
@@ -126,29 +125,29 @@ class Session:
                 train_state = self.train_state(readers)
                 observer = self.observer(train_state.model, readers)
                 proof = self.verify_choices(train_state, readers, sink)
-                insight.network = self.network_info(train_state.model, observer, readers)
+                explanation.network = self.network_info(train_state.model, observer, readers)
                 saver = self.saver(proof, sink)
                 loop = Loop(
                     train_state, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver
                 )
                 if self.previous is not None:
                     restore_run(loop, self.previous, self.checkpoint, saver, sink, self.folder.metrics_file)
-            ending = loop.run()
-            test = evaluate(train_state, readers.test, stop) if ending.status == "done" else None
+            result = loop.run()
+            test = evaluate(train_state, readers.test, stop) if result.status == "done" else None
         finally:
             readers.close()
-        if ending.status == "done" and test is None:
-            ending.status = "interrupted"
-        if ending.status == "interrupted":
+        if result.status == "done" and test is None:
+            result.status = "interrupted"
+        if result.status == "interrupted":
             problem = f"; {saver.problem}" if saver.problem else ""
-            resume = resume_command(self.folder.path)
-            ending.reason = f"{signal_name(stop.signal or 0)} after step {ending.steps}{problem}; to go on: {resume}"
+            command = resume_command(self.folder.path)
+            result.reason = f"{signal_name(stop.signal or 0)} after step {result.steps}{problem}; to resume: {command}"
         if test is not None:
-            sink.record(Record(ending.steps, loop.epochs(ending.steps), time.perf_counter() - began, test.values("test")))
+            sink.record(Record(result.steps, loop.epochs(result.steps), time.perf_counter() - began, test.values("test")))
         if plan.total:
-            self.save_weights(train_state.model)  # without a step they are a function of the configuration
-        summary = summarise(ending, test, self.cost, plan.batch_size, self.placement.device, self.folder.path, began)
-        verdict = {"initial_verdict": asdict(insight.verdict)} if insight.verdict else {}
+            self.save_weights(train_state.model)  # without a step they follow from the configuration
+        summary = summarise(result, test, self.cost, plan.batch_size, self.placement.device, self.folder.path, began)
+        verdict = {"initial_verdict": asdict(explanation.verdict)} if explanation.verdict else {}
         content = {name: json_value(value) for name, value in asdict(summary).items()}
         write_json(self.folder.summary_file, content | verdict | proof)
         return summary
@@ -158,18 +157,18 @@ class Session:
         return CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
 
     def verify_choices(self, train_state: TrainState, readers: Readers, sink: Sink) -> dict[str, Any]:
-        """What shows that the chosen ingredients are really in this run; where they are not, it is said loudly."""
-        found = fingerprint(
+        """Return the fingerprint, which proves that the chosen ingredients are in this run, and warn of contradictions to it."""
+        proof = fingerprint(
             train_state.model, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
         )
-        wrong = contradictions(found)
-        for sentence in wrong:
+        conflicts = contradictions(proof)
+        for sentence in conflicts:
             sink.message(sentence, "warning")
             log.warning(sentence)
-        return {"fingerprint": found, "contradictions": wrong}
+        return {"fingerprint": proof, "contradictions": conflicts}
 
     def network_info(self, model: nn.Module, observer: Observer, readers: Readers) -> NetworkInfo:
-        """What the explanation of step 0 needs to know; theory is asked only when the layers will be looked at."""
+        """Return the network's facts for the explanation of step 0. Theory is computed only if the layers are observed."""
         images = readers.first_batch.images
         expected = predict_signal(model, self.parts.input_shape, images) if observer.due(0, 0) else ()
         return NetworkInfo(observer.layers, expected, len(self.parts.dataset.class_names), read_switches(self.settings))
@@ -197,7 +196,7 @@ class Session:
         )
 
     def train_state(self, readers: Readers) -> TrainState:
-        """The model with the initial weights of the chosen init, and everything that updates it."""
+        """Return the model with the initial weights of the chosen init, and everything that updates it."""
         trainer, regularization = self.settings.trainer, self.parts.regularization
         model = self.placement.place(self.initial_model(readers))
         optimizer = self.parts.optimizer(parameter_groups(model, regularization))
@@ -214,7 +213,7 @@ class Session:
         )
 
     def observer(self, model: nn.Module, readers: Readers) -> Observer:
-        """For a model with its initial weights."""
+        """Return the observer of a model with its initial weights."""
         size = self.settings.observe.probe_size
         images = self.probe(readers, size) if size else None
         return Observer(model, self.settings.observe, self.parts.input_shape, images)
@@ -224,7 +223,7 @@ class Session:
         return probe_images(parts.dataset, self.splits.train, parts.pipeline, readers.preprocess, self.reader_settings(), size)
 
     def initial_model(self, readers: Readers) -> nn.Module:
-        """On the CPU, so that every device starts from the same bits. Torch's own draws at construction are seeded too."""
+        """Initialise the model on the CPU: all devices start from the same bits. Torch's draws at construction are seeded too."""
         seed = self.settings.seeds.init
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(rng.derive(seed, "init", 0))
@@ -253,7 +252,7 @@ class Session:
         )
 
     def describe(self, readers: Readers, plan: TrainPlan) -> None:
-        """What was chosen for this machine and measured on the data: part of the run's record."""
+        """Write to the run folder what was chosen for this machine and measured on the data."""
         placement, preprocess = self.placement, readers.preprocess
         self.folder.update(
             device=placement.describe(),
@@ -272,21 +271,21 @@ class Session:
         write_atomic(self.folder.weights_file, buffer.getvalue())
 
     def write_failure(self, error: BaseException, began: float) -> None:
-        """Say in the folder what the terminal is about to say; the terminal gets the exception itself."""
+        """Write the failure to the run folder; the terminal reports the exception itself."""
         log.error("the run failed", exc_info=error)
         code = error.exit_code if isinstance(error, RunError) else EXIT_CODES["failed"]
         reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
         try:
             self.folder.update(status="failed", reason=reason, exit_code=code, **self.end_fields(began))
-        except OSError as again:  # the folder may be what failed; then the terminal alone can say so
-            log.error("status.json could not be written", exc_info=again)
+        except OSError as write_error:  # the folder may be the cause; then only the terminal reports it
+            log.error("status.json could not be written", exc_info=write_error)
 
     def end_fields(self, began: float) -> dict[str, object]:
         return {"wall_s": round(time.perf_counter() - began, 3), "peak_memory_bytes": peak_bytes(self.placement.device)}
 
     @contextmanager
     def logging(self) -> Iterator[None]:
-        """Inside, the package's log goes to train.log."""
+        """Send the package's log to train.log inside the context."""
         handler = log_file(self.folder.path)
         log.addHandler(handler)
         log.setLevel(logging.INFO)
@@ -300,7 +299,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Assembly:
-    """A configuration that has been built once and found possible, before any data is loaded."""
+    """The parts of a configuration that was built and checked before any data is loaded."""
 
     parts: Parts
     placement: Placement
@@ -309,8 +308,8 @@ class Assembly:
 
 def assemble(settings: Settings) -> Assembly:
     """Build and check everything that needs no data. UsageError names the option and the remedy."""
-    placing.configure_determinism(settings.trainer.deterministic)
-    placement = placing.choose_placement(settings.trainer)
+    device.configure_determinism(settings.trainer.deterministic)
+    placement = device.choose_placement(settings.trainer)
     parts = build(settings)
     cost = preflight.check_model(parts, settings.trainer.batch_size, placement)
     refuse_unknown_layers(parts, settings.observe)
@@ -318,27 +317,27 @@ def assemble(settings: Settings) -> Assembly:
 
 
 def prepare(
-    settings: Settings, folder: RunFolder, checkpoints: CheckpointSettings | None = None, before: Run | None = None
+    settings: Settings, folder: RunFolder, checkpoints: CheckpointSettings | None = None, previous: Run | None = None
 ) -> Session:
-    """Everything that can fail for the user's reasons, cheapest first. UsageError names the option and the remedy.
+    """Build, check and load everything that the user can get wrong, cheapest first. UsageError names the option and the remedy.
 
-    `before`: the run in `folder` that is gone on with, None for a new one.
+    `previous`: the run in `folder` to resume, None for a new one.
     """
-    if before is None:
+    if previous is None:
         folder.refuse_if_taken()
-    built = assemble(settings)
-    splits = split_validation(built.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
-    steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # refuses a batch larger than the split
-    found = FoundCheckpoint()
-    if before is not None:
-        found = find_checkpoint(folder.path, resume_identities(before.config))
-        validate_length(built.parts, settings, before, found.step, steps_per_epoch)
-    keep = checkpoints or CheckpointSettings()
-    return Session(settings, built.parts, built.placement, built.cost, splits, folder, keep, before, found)
+    assembly = assemble(settings)
+    splits = split_validation(assembly.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
+    checkpoint = FoundCheckpoint()
+    if previous is not None:
+        checkpoint = find_checkpoint(folder.path, resume_identities(previous.config))
+        validate_length(assembly.parts, settings, previous, checkpoint.step, steps_per_epoch)
+    checkpoints = checkpoints or CheckpointSettings()
+    return Session(settings, assembly.parts, assembly.placement, assembly.cost, splits, folder, checkpoints, previous, checkpoint)
 
 
 def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
-    """UsageError when `observe.layers` fits no layer."""
+    """Raise UsageError when `observe.layers` matches no layer."""
     if observe.layers == "*":
         return
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The train_state as it was before a step, to go back to."""
+"""In-memory copies of the train state, to restore it for a replay."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from train.run.step import TrainState
 
 
 class Snapshot:
-    """Copies on the device of everything that a train step changes: weights, buffers, optimizer state and loss scale.
+    """A copy on the device of everything that a train step changes: weights, buffers, optimizer state and loss scale.
 
     `step`: the number of the next train step."""
 
     def __init__(self, train_state: TrainState, step: int) -> None:
         self.step = step
-        self._trainee = train_state
+        self._train_state = train_state
         tensors = [*train_state.model.parameters(), *train_state.model.buffers()]
         self._model: list[tuple[Tensor, Tensor]] = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._optimizer: dict[str, Any] = copy.deepcopy(train_state.optimizer.state_dict())
         self._scaler: dict[str, Any] = train_state.scaler.state_dict()
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        kept = [tensor for _, tensor in self._model]
-        return {"step": self.step, "model": kept, "optimizer": self._optimizer, "scaler": self._scaler}
+        """Return the snapshot as the content of a checkpoint."""
+        copies = [tensor for _, tensor in self._model]
+        return {"step": self.step, "model": copies, "optimizer": self._optimizer, "scaler": self._scaler}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Become a snapshot that was kept."""
+        """Load a snapshot from the content of a checkpoint."""
         self.step, self._optimizer, self._scaler = state["step"], state["optimizer"], state["scaler"]
-        for (_, mine), kept in zip(self._model, state["model"], strict=True):
-            mine.copy_(kept)
+        for (_, target), saved in zip(self._model, state["model"], strict=True):
+            target.copy_(saved)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make the train_state what it was."""
-        for tensor, kept in self._model:
-            tensor.copy_(kept)
-        self._trainee.optimizer.load_state_dict(self._optimizer)
+        """Write the copies back into the train state."""
+        for tensor, saved in self._model:
+            tensor.copy_(saved)
+        self._train_state.optimizer.load_state_dict(self._optimizer)
         if self._scaler:
-            self._trainee.scaler.load_state_dict(self._scaler)
+            self._train_state.scaler.load_state_dict(self._scaler)

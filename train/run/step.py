@@ -1,4 +1,4 @@
-"""One update of the weights, and one look at images without an update: the numerical core of the loop."""
+"""The train step and the eval step: the numerical core of the loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.run.device import Placement
 
 @dataclass(frozen=True)
 class Measurement:
-    """Device tensors of no dimension: the batch's mean loss and its number of correct answers."""
+    """The loss of a batch (mean in a train step, sum in an eval step) and its number of correct answers; 0-d device tensors."""
 
     loss: Tensor
     correct: Tensor
@@ -23,7 +23,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a step changes. `forward` is the model, or its compiled form with the same parameters."""
+    """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters."""
 
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ class TrainState:
 
 
 def train_step(train_state: TrainState, batch: Batch, lr_factor: float) -> Measurement:
-    """Forward, backward and one step of the optimizer at `lr_factor` times its learning rate. Never waits for the device."""
+    """Run forward, backward and one optimizer step at `lr_factor` times its initial learning rate. Never waits for the device."""
     loss, logits = training_loss(train_state, train_state.forward, batch)
     for group in train_state.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * lr_factor
@@ -50,7 +50,7 @@ def train_step(train_state: TrainState, batch: Batch, lr_factor: float) -> Measu
 
 
 def training_loss(train_state: TrainState, forward: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
-    """The batch's mean loss, not scaled, and its logits, float32 [N, K]."""
+    """Return the unscaled mean loss of the batch and its logits, float32 [N, K]."""
     with train_state.placement.autocast():
         logits = forward(batch.images)
     logits = logits.float()
@@ -59,7 +59,7 @@ def training_loss(train_state: TrainState, forward: Callable[[Tensor], Tensor], 
 
 @torch.no_grad()
 def eval_step(model: nn.Module, placement: Placement, batch: Batch) -> Measurement:
-    """Sum of the losses (without label smoothing) and number of correct answers; the model is in evaluation mode."""
+    """Return the sum of the losses (without label smoothing) and the number of correct answers. Expects evaluation mode."""
     with placement.autocast():
         logits = model(batch.images)
     logits = logits.float()

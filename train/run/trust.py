@@ -1,4 +1,4 @@
-"""Configurations from elsewhere: what their `_target_` may call. Starts without torch."""
+"""The packages that a `_target_` in a configuration may call. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import yaml
 from train.errors import UsageError
 
 ALLOWED_PACKAGES = ("train.parts", "train.data", "torch.nn", "torch.optim", "torchvision.models", "torchvision.ops")
-"""Packages whose functions a `_target_` may name without being asked for: nothing in them runs commands or code from elsewhere,
-which cannot be said of all of torch."""
+"""Packages whose functions a `_target_` may name without `trust`. Nothing in them runs commands or foreign code. That is
+not true of all of torch."""
 
-_OF_HYDRA = ("hydra", "hydra_plugins")
+_HYDRA_PACKAGES = ("hydra", "hydra_plugins")
 _FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
 def is_allowed(path: str, trust: Collection[str] = ()) -> bool:
-    """Whether a dotted path lies in a package whose functions may be called."""
+    """Return whether a dotted path lies in a package whose functions may be called."""
     return any(path == package or path.startswith(f"{package}.") for package in (*ALLOWED_PACKAGES, *trust))
 
 
 def refuse_hydra_calls(arguments: Sequence[str]) -> None:
-    """UsageError when a folder of configurations that the command line names reaches into Hydra's own settings, which Hydra calls
-    before anything here can look at them, and names a function of a package that is not trusted."""
+    """Raise UsageError for untrusted targets in config folders of the command line that change Hydra's own settings.
+
+    Hydra calls the targets in its own settings before this program can check them.
+    """
     trust = [name for a in arguments if a.startswith("trust=") for name in a.partition("=")[2].strip("[]'\"").split(",")]
     for folder in _folders(arguments):
         files = {path: _content(path) for path in sorted(folder.rglob("*.yaml"))} if folder.is_dir() else {}
@@ -33,10 +35,10 @@ def refuse_hydra_calls(arguments: Sequence[str]) -> None:
             continue
         for path, (_, content) in files.items():
             for target in _targets(content):
-                if not is_allowed(target, [*_OF_HYDRA, *(name.strip() for name in trust)]):
+                if not is_allowed(target, [*_HYDRA_PACKAGES, *(name.strip() for name in trust)]):
                     raise UsageError(
-                        f"{path}: _target_={target} is a function of a package that is not trusted, in a folder that changes "
-                        f"Hydra's own settings. If you know this code and trust it: trust={target.partition('.')[0]}"
+                        f"{path}: _target_={target} is outside the trusted packages, and its config folder changes Hydra's own "
+                        f"settings. If you trust this code, add trust={target.partition('.')[0]} to the command line."
                     )
 
 
@@ -46,15 +48,15 @@ def _folders(arguments: Sequence[str]) -> Iterator[Path]:
         if flag in _FLAGS:
             yield Path(value if equals else following)
         elif flag == "hydra.searchpath":
-            for place in value.strip("[]").split(","):
-                yield Path(place.strip("'\" ").removeprefix("file://"))
+            for entry in value.strip("[]").split(","):
+                yield Path(entry.strip("'\" ").removeprefix("file://"))
 
 
 def _content(path: Path) -> tuple[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         return text, yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):  # Hydra will say what is wrong with it, if it is asked for
+    except (OSError, ValueError, yaml.YAMLError):  # Hydra reports the error if the file is used
         return "", None
 
 

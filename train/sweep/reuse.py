@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from train.errors import UsageError
 from train.run.resume import can_resume
-from train.store.code import other_code
+from train.store.code import code_difference
 from train.store.manifest import PlannedRun
 from train.store.run import FINISHED, PREVIOUS, Run, find_runs, read_run
 from train.sweep.settings import Rerun
@@ -57,7 +57,7 @@ def reuse_kind(run: Run | None, reuse_other_code: bool) -> Kind:
         return "running"
     if run.state not in FINISHED:
         return "failed"
-    if not reuse_other_code and other_code(run.status):
+    if not reuse_other_code and code_difference(run.status):
         return "outdated"
     return "diverged" if run.state == "diverged" else "done"
 
@@ -81,7 +81,7 @@ def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> Schedule
     Anything else in the folder that the new attempt will use is archived too. No other code decides this.
     """
     run = status.run
-    if may_resume and run is not None and status.kind == "failed" and not other_code(run.status) and can_resume(run.folder):
+    if may_resume and run is not None and status.kind == "failed" and not code_difference(run.status) and can_resume(run.folder):
         return ScheduledRun(replace(status.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
     for folder in {run.folder if run else sweep / status.planned.folder, sweep / status.planned.folder}:
         if folder.exists():
