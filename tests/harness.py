@@ -16,7 +16,7 @@ from train import cli
 from train.config import Settings, parse
 from train.errors import Interrupted
 from train.run.folder import RunFolder
-from train.run.resume import command_line
+from train.run.resume import expand_resume_argument
 from train.sinks.contracts import Status
 from train.sinks.jsonl import read_records
 from train.store.identity import experiment_of
@@ -27,7 +27,7 @@ TRUST = ("tests",)
 COMMAND = Path(sys.executable).with_name("train")
 
 
-def command_in_child(order: tuple[Sequence[str], str]) -> None:
+def run_command_in_worker(order: tuple[Sequence[str], str]) -> None:
     """Run the command `train` in a worker of the fork server, with stdout dropped. `order`: (arguments, folder)."""
     arguments, folder = order
     os.chdir(folder)
@@ -49,14 +49,14 @@ def settings_for(overrides: Sequence[str]) -> Settings:
     return parse(compose_config(overrides), TRUST)
 
 
-def run_here(folder: Path, overrides: Sequence[str]) -> RunFolder:
+def train_in_process(folder: Path, overrides: Sequence[str]) -> RunFolder:
     """Train in this process and return the run folder."""
     return _here(folder, overrides)[0]
 
 
-def resume_here(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
+def resume_in_process(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
     """Run `train resume=FOLDER` with these overrides in this process; return the run folder and the status."""
-    arguments = command_line([*overrides, f"resume={folder}"])
+    arguments = expand_resume_argument([*overrides, f"resume={folder}"])
     return _here(folder, [argument for argument in arguments if not argument.startswith("hydra.")])
 
 
@@ -82,6 +82,6 @@ def only_run(parent: Path) -> Path:
     return folder
 
 
-def outcome(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
+def run_content(folder: Path) -> tuple[bytes, list[tuple[int, dict[str, float]]]]:
     """Return everything of a run but times: the bytes of its weights, and its records."""
     return (folder / "weights.pt").read_bytes(), [(r.step, dict(r.values)) for r in read_records(folder / "metrics.jsonl")]

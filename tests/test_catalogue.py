@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts.catalogue import ELSEWHERE, IMAGE_FOLDER, OF_SWEEPS, choices, groups, overrides_of, write_images
-from tests.harness import run_here, settings_for
+from tests.harness import settings_for, train_in_process
 from train import cli
 from train.errors import UsageError
 from train.run.build import build
@@ -24,7 +24,7 @@ RUNS = [choice for choice in CHOICES if choice not in {*ELSEWHERE, IMAGE_FOLDER}
 
 @pytest.mark.parametrize("choice", RUNS)
 def test_choice_trains_two_steps_and_repeats_to_the_bit(choice: str, tmp_path: Path) -> None:
-    runs = [run_here(tmp_path / name, overrides_of(choice)) for name in ("first", "second")]
+    runs = [train_in_process(tmp_path / name, overrides_of(choice)) for name in ("first", "second")]
     first, second = ([r.values for r in read_records(run.metrics_file)] for run in runs)
     assert first == second
     losses = [row["loss/train"] for row in first if "loss/train" in row]
@@ -40,7 +40,7 @@ def test_data_set_trains_two_steps(choice: str, tmp_path: Path) -> None:
     overrides = overrides_of(choice)
     build(settings_for(overrides))
     try:
-        run = run_here(tmp_path / "run", overrides)
+        run = train_in_process(tmp_path / "run", overrides)
     except UsageError as error:
         pytest.skip(f"composed and built; not trained, as there is no copy of it here: {error}")
     assert any("accuracy/test" in record.values for record in read_records(run.metrics_file))
@@ -48,7 +48,7 @@ def test_data_set_trains_two_steps(choice: str, tmp_path: Path) -> None:
 
 def test_image_folder_trains_two_steps(tmp_path: Path) -> None:
     write_images(tmp_path / "images")
-    run = run_here(tmp_path / "run", [*overrides_of(IMAGE_FOLDER), f"data.root={tmp_path / 'images'}"])
+    run = train_in_process(tmp_path / "run", [*overrides_of(IMAGE_FOLDER), f"data.root={tmp_path / 'images'}"])
     assert any("accuracy/test" in record.values for record in read_records(run.metrics_file))
 
 

@@ -66,7 +66,9 @@ def test_bad_input_prints_one_message_and_leaves_nothing(
     fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
 ) -> None:
     log = tmp_path_factory.mktemp("log") / "output"
-    fork_server.start("tests.harness:command_in_child", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT)
+    fork_server.start(
+        "tests.harness:run_command_in_worker", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT
+    )
     (worker_exit,) = fork_server.wait(timeout=120)
     output = log.read_text()
     assert worker_exit.exit_code == 2, output

@@ -52,9 +52,9 @@ def raise_interrupted(number: int, _: object) -> None:
 def expand_resume() -> None:
     """Replace `resume=FOLDER` by the command that started the run there. UsageError for arguments that Hydra must not receive."""
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
-        from train.run.resume import command_line
+        from train.run.resume import expand_resume_argument
 
-        sys.argv[1:] = command_line(sys.argv[1:])
+        sys.argv[1:] = expand_resume_argument(sys.argv[1:])
     if any(argument.startswith(("-c", "--config", "hydra.searchpath")) for argument in sys.argv[1:]):
         from train.run.trust import refuse_hydra_calls
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.harness import run_here
+from tests.harness import train_in_process
 from tests.observe.reference import BASE, SignalRecorder, prepared, settings
 from tests.run import saboteur
 from train.observe.batch_moments import MOST_ROWS, BatchMoments
@@ -36,7 +36,7 @@ def test_batch_moments_match_the_reference_at_every_step(model: str, precision: 
     session, readers = prepared(tmp_path / "run", [*BASE, f"model={model}", *MODELS[model], f"trainer.precision={precision}"])
     train_state = session.train_state(readers)
     observer = Observer(train_state.model, settings(), session.parts.input_shape)
-    moments = BatchMoments(observer.normalized_layers, batch_size=8, total=6, room=6)
+    moments = BatchMoments(observer.normalized_layers, batch_size=8, total=6, capacity=6)
     references: list[dict[str, float]] = []
     for step, batch in enumerate([*readers.train.epoch(0), *readers.train.epoch(1)]):
         recorder = SignalRecorder(train_state.model)
@@ -101,7 +101,7 @@ def test_find_normalized_layers_selects_direct_norm_inputs() -> None:
         "fc",
     ]
     assert all(torch.equal(value, before[name]) for name, value in zoo.state_dict().items()), "the search leaves no trace"
-    moments = BatchMoments(observer.normalized_layers, batch_size=5, total=1, room=1)
+    moments = BatchMoments(observer.normalized_layers, batch_size=5, total=1, capacity=1)
     recorder = SignalRecorder(zoo)
     with moments.recording(0), recorder.recording():
         zoo(torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(0)))
@@ -119,7 +119,7 @@ def test_normalized_layers_are_empty_when_switched_off(changes: dict[str, object
 def test_batch_moments_need_exactly_one_batch_per_step() -> None:
     """No values if the norm was in evaluation mode, not called, or called twice."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    moments = BatchMoments(Observer(net, settings(), (3,)).normalized_layers, batch_size=8, total=3, room=3)  # type: ignore[arg-type]
+    moments = BatchMoments(Observer(net, settings(), (3,)).normalized_layers, batch_size=8, total=3, capacity=3)  # type: ignore[arg-type]
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     for step, (training, calls) in enumerate([(True, 1), (False, 1), (True, 0), (True, 2), (True, 1)][:3]):
         net.train(training)
@@ -145,7 +145,7 @@ def recovered_stds(inputs: list[Tensor]) -> dict[int, float]:
         layer.weight.copy_(torch.eye(3))
     net = nn.Sequential(layer, norm)
     layers = Observer(net, settings(), (3,)).normalized_layers  # type: ignore[arg-type]
-    moments = BatchMoments(layers, batch_size=len(inputs[0]), total=len(inputs), room=len(inputs))
+    moments = BatchMoments(layers, batch_size=len(inputs[0]), total=len(inputs), capacity=len(inputs))
     for step, x in enumerate(inputs):
         with moments.recording(step), torch.no_grad():
             net(x)
@@ -180,7 +180,7 @@ def test_batch_moments_stop_after_the_first_nonfinite_step() -> None:
 @pytest.mark.parametrize("total", [1, 1999, 2000, 2001, 6500, 100_000])
 def test_batch_moments_due_limits_the_number_of_rows(total: int) -> None:
     layers = Observer(Zoo(), settings(), (2, 3, 3)).normalized_layers
-    moments = BatchMoments(layers, batch_size=5, total=total, room=1)
+    moments = BatchMoments(layers, batch_size=5, total=total, capacity=1)
     due = [step for step in range(total) if moments.due(step)]
     assert due[0] == 0
     assert len({after - before for before, after in pairwise(due)}) <= 1
@@ -217,7 +217,7 @@ def fresh_saboteur() -> Iterator[None]:
 
 
 def run_records(folder: Path, *overrides: str) -> list[Record]:
-    return list(read_records(run_here(folder, [*RUN, *overrides]).metrics_file))
+    return list(read_records(train_in_process(folder, [*RUN, *overrides]).metrics_file))
 
 
 def steps_by_tag(records: list[Record]) -> dict[str, list[int]]:
@@ -251,7 +251,7 @@ def test_run_records_batch_moments_of_every_step_once(tmp_path: Path, cadence: s
 @pytest.mark.parametrize("overrides", [["norm=layer"], ["observe.every_step=false"], ["norm=none"]], ids=" ".join)
 def test_run_without_batch_moments_records_observed_steps_only(tmp_path: Path, overrides: list[str]) -> None:
     run = [item for item in RUN if not (overrides[0].startswith("norm") and item.startswith("norm"))]
-    records = list(read_records(run_here(tmp_path / "run", [*run, "trainer.max_steps=5", *overrides]).metrics_file))
+    records = list(read_records(train_in_process(tmp_path / "run", [*run, "trainer.max_steps=5", *overrides]).metrics_file))
     assert steps_by_tag(records)["activation_std/stage1.conv1"] == [0, 4]
 
 

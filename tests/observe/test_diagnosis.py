@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import run_here
+from tests.harness import train_in_process
 from train.observe.advice import Switches, suggest
 from train.observe.diagnosis import Diagnosis, diagnose
 from train.sinks.contracts import Record
@@ -136,7 +136,7 @@ SMALL = [
 
 
 def test_diagnose_real_run_with_a_huge_learning_rate(tmp_path: Path):
-    run = run_here(tmp_path / "run", [*SMALL, "optimizer.lr=1000", "trainer.epochs=10"])
+    run = train_in_process(tmp_path / "run", [*SMALL, "optimizer.lr=1000", "trainer.epochs=10"])
     diagnosis = diagnosis_of(*read_records(run.metrics_file), switches=replace(SWITCHES, lr=1000.0))
     assert diagnosis.kind == "diverged"
     assert diagnosis.step is not None
@@ -147,7 +147,7 @@ def test_diagnose_real_run_with_a_huge_learning_rate(tmp_path: Path):
 
 def test_diagnose_real_run_with_a_fading_signal(tmp_path: Path):
     init = ["init=gaussian", "init.std=0.01", "model.depth=8"]
-    run = run_here(tmp_path / "run", [*SMALL, *init, "optimizer.lr=0.01", "trainer.epochs=20"])
+    run = train_in_process(tmp_path / "run", [*SMALL, *init, "optimizer.lr=0.01", "trainer.epochs=20"])
     diagnosis = diagnosis_of(*read_records(run.metrics_file), switches=replace(SWITCHES, init="gaussian"))
     assert (diagnosis.kind, diagnosis.finding, diagnosis.statistic) == ("cannot_learn", "initial", "activation_std")
     assert "the signal fades" in diagnosis.text

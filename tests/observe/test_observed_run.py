@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.harness import run_here
+from tests.harness import train_in_process
 from tests.observe.reference import BASE, prepared
 from train.run.folder import RunFolder
 from train.sinks.contracts import Sink
@@ -45,7 +45,7 @@ def losses_and_accuracies(run: RunFolder) -> list[dict[str, float]]:
 def test_observation_does_not_change_the_trained_weights(precision: str, tmp_path: Path) -> None:
     common = [*RUN, f"trainer.precision={precision}"]
     variants = {"off": ["observe=off"], "full": FULL_EVERY_STEP}
-    runs = {name: run_here(tmp_path / name, [*common, *options]) for name, options in variants.items()}
+    runs = {name: train_in_process(tmp_path / name, [*common, *options]) for name, options in variants.items()}
     off, full = (torch.load(run.weights_file, weights_only=True) for run in runs.values())
     assert all(torch.equal(off[name], full[name]) for name in off)
     assert losses_and_accuracies(runs["off"]) == losses_and_accuracies(runs["full"])
@@ -68,7 +68,7 @@ def test_compiled_model_is_observed_in_eager_mode(model: str, precision: str, tm
         "compiled": [*FULL_EVERY_STEP, "trainer.compile=true"],
         "unobserved": ["observe=off", "trainer.compile=true"],
     }
-    runs = {name: run_here(tmp_path / name, [*common, *options]) for name, options in variants.items()}
+    runs = {name: train_in_process(tmp_path / name, [*common, *options]) for name, options in variants.items()}
     compiled, unobserved = (torch.load(runs[name].weights_file, weights_only=True) for name in ("compiled", "unobserved"))
     assert all(torch.equal(compiled[name], unobserved[name]) for name in compiled)
     assert losses_and_accuracies(runs["compiled"]) == losses_and_accuracies(runs["unobserved"])
@@ -83,7 +83,9 @@ def test_compiled_model_is_observed_in_eager_mode(model: str, precision: str, tm
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_run_without_epochs_records_all_of_step_0(precision: str, tmp_path: Path) -> None:
     options = [*RUN, *FULL_EVERY_STEP, f"trainer.precision={precision}"]
-    untrained_run, trained_run = (run_here(tmp_path / epochs, [*options, f"trainer.epochs={epochs}"]) for epochs in ("0", "1"))
+    untrained_run, trained_run = (
+        train_in_process(tmp_path / epochs, [*options, f"trainer.epochs={epochs}"]) for epochs in ("0", "1")
+    )
     untrained, trained = (next(read_records(run.metrics_file)) for run in (untrained_run, trained_run))
     expected = {tag: value for tag, value in trained.values.items() if not tag.startswith("update_ratio")}
     assert untrained.step == 0
@@ -92,7 +94,9 @@ def test_run_without_epochs_records_all_of_step_0(precision: str, tmp_path: Path
 
 
 def test_probe_is_observed_at_step_0_and_after_every_epoch(tmp_path: Path) -> None:
-    run = run_here(tmp_path / "run", [*RUN, "observe=full", "observe.every=4", "observe.probe_size=6", "trainer.max_steps=5"])
+    run = train_in_process(
+        tmp_path / "run", [*RUN, "observe=full", "observe.every=4", "observe.probe_size=6", "trainer.max_steps=5"]
+    )
     records = list(read_records(run.metrics_file))
     steps = {prefix: [r.step for r in records if any(t.startswith(prefix) for t in r.values)] for prefix in ("probe", "gradient")}
     assert steps == {"probe": [0, 3, 5], "gradient": [0, 4]}
@@ -133,6 +137,6 @@ def test_histograms_reach_the_sinks_when_due(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("train.run.session.default_sinks", lambda *_: [sink])
     common = [item for item in RUN if not item.startswith("model.stages")]
     options = ["observe=full", "observe.every=2", "observe.histogram_every=4"]
-    run_here(tmp_path / "run", [*common, *options, "model=mlp", "model.depth=1"])
+    train_in_process(tmp_path / "run", [*common, *options, "model=mlp", "model.depth=1"])
     layers = [("fc1", 8 * 4), ("act1", 8 * 4), ("head", 8 * 4)]
     assert sink.histograms == [(f"activation_histogram/{name}", step, count) for step in (0, 4, 5) for name, count in layers]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import run_here
+from tests.harness import train_in_process
 from train.observe.layer_table import render_table, thin_rows
 from train.observe.layers import LayerInfo
 from train.observe.theory.recursion import Expected
@@ -132,7 +132,7 @@ def test_thin_rows_keeps_first_last_and_first_broken_unit():
 def test_judge_the_lecture_network_in_a_real_run(init, kind, tmp_path: Path):
     std = ["init.std=0.04"] if init == "gaussian" else []  # 0.01 at width 4096
     size = ["data.shape=[256,1,1]", "model.width=256"]
-    run = run_here(tmp_path / "run", ["experiment=lecture_init", f"init={init}", *std, *size])
+    run = train_in_process(tmp_path / "run", ["experiment=lecture_init", f"init={init}", *std, *size])
     rows = layer_rows(next(read_records(run.metrics_file)).values)
     assert [row.layer for row in hidden_rows(rows)] == [f"act{i}" for i in range(1, 7)]
     assert rows[-1].layer == "head"

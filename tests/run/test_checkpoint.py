@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.harness import SMALL, compose_config, outcome, resume_here, run_here
+from tests.harness import SMALL, compose_config, resume_in_process, run_content, train_in_process
 from tests.run import saboteur
 from train.config import CheckpointSettings
 from train.errors import UsageError
@@ -40,11 +40,11 @@ RUN = [
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a complete run and an interrupted one, which a signal ended at step 10 with checkpoints of steps 8 and 10."""
     parent = tmp_path_factory.mktemp("runs")
-    run_here(parent / "uninterrupted", RUN)
+    train_in_process(parent / "uninterrupted", RUN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SABOTAGE", "train:10:SIGTERM")
         saboteur.reset()
-        run_here(parent / "interrupted", RUN)
+        train_in_process(parent / "interrupted", RUN)
     saboteur.reset()
     return parent
 
@@ -69,7 +69,7 @@ def test_saver_keeps_two_checkpoints_and_best_then_one(runs: Path, tmp_path: Pat
         if "accuracy/val" in r.values
     }
     assert scores[list_checkpoints(runs / "uninterrupted", "best")[0].step] == max(scores.values())
-    none = run_here(tmp_path / "none", [*RUN, "checkpoint.final=false", "checkpoint.best=false"]).path
+    none = train_in_process(tmp_path / "none", [*RUN, "checkpoint.final=false", "checkpoint.best=false"]).path
     assert list_checkpoints(none) == list_checkpoints(none, "best") == []
 
 
@@ -103,8 +103,8 @@ def test_find_checkpoint_skips_damaged_file(interrupted: Path, damage: str) -> N
 def test_resume_from_checkpoint_before_damaged_one_is_bit_exact(interrupted: Path, runs: Path) -> None:
     newest = list_checkpoints(interrupted)[0].path
     newest.write_bytes(flip_bit(newest.read_bytes()))
-    assert resume_here(interrupted)[1] == "done"
-    assert outcome(interrupted) == outcome(runs / "uninterrupted")
+    assert resume_in_process(interrupted)[1] == "done"
+    assert run_content(interrupted) == run_content(runs / "uninterrupted")
     assert f"{newest.name} is damaged" in (interrupted / "train.log").read_text()
     assert "Resuming at step 8." in (interrupted / "train.log").read_text()
 
@@ -113,8 +113,8 @@ def test_resume_without_valid_checkpoint_starts_at_step_zero(interrupted: Path, 
     for file in list_checkpoints(interrupted):
         file.path.write_bytes(b"")
     assert not can_resume(interrupted)
-    assert resume_here(interrupted)[1] == "done"
-    assert outcome(interrupted) == outcome(runs / "uninterrupted")
+    assert resume_in_process(interrupted)[1] == "done"
+    assert run_content(interrupted) == run_content(runs / "uninterrupted")
     assert (interrupted / "train.log").read_text().count("is damaged") == 2
 
 
@@ -149,10 +149,10 @@ def test_resume_refuses_other_format_and_other_run(interrupted: Path, runs: Path
     content = torch.load(list_checkpoints(interrupted)[0].path, weights_only=True)
     replace_newest(interrupted, encode_checkpoint(content | {"format": FORMAT + 1}))
     with pytest.raises(UsageError, match=rf"has format {FORMAT + 1}; this version of train reads format {FORMAT}"):
-        resume_here(interrupted)
+        resume_in_process(interrupted)
     replace_newest(interrupted, encode_checkpoint(content | {"experiment": "of another"}))
     with pytest.raises(UsageError, match="checkpoint of a run with another configuration"):
-        resume_here(interrupted)
+        resume_in_process(interrupted)
     assert read_run(interrupted).state == "interrupted", "the folder is unchanged"
     assert runs.exists()
 
@@ -161,7 +161,7 @@ def test_resume_refuses_changed_data(interrupted: Path) -> None:
     content = torch.load(list_checkpoints(interrupted)[0].path, weights_only=True)
     replace_newest(interrupted, encode_checkpoint(content | {"first_batch": "0" * 64}))
     with pytest.raises(Exception, match="The data changed since this run started"):
-        resume_here(interrupted)
+        resume_in_process(interrupted)
 
 
 def test_can_resume_depends_on_state(interrupted: Path) -> None:

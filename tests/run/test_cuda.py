@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import train.data.array_reader
-from tests.harness import run_here, settings_for
+from tests.harness import settings_for, train_in_process
 from train.data.array_reader import ArrayReader
 from train.data.readers import Readers, open_readers
 from train.run.folder import RunFolder
@@ -96,7 +96,7 @@ def prepare_training(folder: Path, *overrides: str) -> tuple[Session, Readers, T
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_run_repeats_bit_exact(tmp_path: Path, precision: str) -> None:
-    runs = [run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}"]) for name in ("first", "second")]
+    runs = [train_in_process(tmp_path / name, [*RUN, f"trainer.precision={precision}"]) for name in ("first", "second")]
     assert values(runs[0]) == values(runs[1])
     assert same(*runs)
     status, summary = read_json(runs[0].status_file), read_json(runs[0].summary_file)
@@ -114,8 +114,8 @@ def test_run_repeats_bit_exact(tmp_path: Path, precision: str) -> None:
 def test_gpu_losses_match_cpu(tmp_path: Path, precision: str, tolerance: float) -> None:
     """The same initial weights, order and augmentation; dropout is off, as each device has its own generator."""
     plain = [*RUN, "regularization.dropout=0", "trainer.max_steps=2"]
-    on_gpu = run_here(tmp_path / "gpu", [*plain, f"trainer.precision={precision}"])
-    on_cpu = run_here(tmp_path / "cpu", [*plain, "trainer.device=cpu", "trainer.precision=float32"])
+    on_gpu = train_in_process(tmp_path / "gpu", [*plain, f"trainer.precision={precision}"])
+    on_cpu = train_in_process(tmp_path / "cpu", [*plain, "trainer.device=cpu", "trainer.precision=float32"])
     first, second = ([row["loss/train"] for _, row in values(run) if "loss/train" in row] for run in (on_gpu, on_cpu))
     assert first == pytest.approx(second, rel=tolerance)
 
@@ -184,14 +184,16 @@ def test_nan_watch_waits_for_other_than_current_gpu() -> None:
 
 def test_peak_memory_is_reset_between_runs(tmp_path: Path) -> None:
     sizes = {"large": 64, "small": 4}
-    runs = [run_here(tmp_path / name, [*RUN, f"model.width={width}", "trainer.max_steps=2"]) for name, width in sizes.items()]
+    runs = [
+        train_in_process(tmp_path / name, [*RUN, f"model.width={width}", "trainer.max_steps=2"]) for name, width in sizes.items()
+    ]
     large, small = (read_json(run.summary_file)["peak_memory_bytes"] for run in runs)
     assert small < large
 
 
 def test_steps_after_divergence_are_not_recorded(tmp_path: Path) -> None:
     """The host is ahead of the GPU and receives a loss that is not finite late."""
-    run = run_here(tmp_path / "run", [*RUN, *POISON, "trainer.epochs=9"])
+    run = train_in_process(tmp_path / "run", [*RUN, *POISON, "trainer.epochs=9"])
     steps = [step for step, row in values(run) if "loss/train" in row]
     assert steps == sorted(set(steps))
 
@@ -200,7 +202,9 @@ def test_steps_after_divergence_are_not_recorded(tmp_path: Path) -> None:
 def test_divergence_step_matches_cpu(tmp_path: Path, precision: str) -> None:
     """One training image contains a NaN, as in the tests of the loop, where the CPU detects it."""
     length = ["trainer.epochs=9", f"trainer.precision={precision}"]
-    runs = [run_here(tmp_path / device, [*RUN, *POISON, *length, f"trainer.device={device}"]) for device in (DEVICE, "cpu")]
+    runs = [
+        train_in_process(tmp_path / device, [*RUN, *POISON, *length, f"trainer.device={device}"]) for device in (DEVICE, "cpu")
+    ]
     on_gpu, on_cpu = (read_json(run.status_file) for run in runs)
     assert (on_gpu["status"], on_gpu["exit_code"]) == ("diverged", 3)
     assert on_gpu["reason"] == on_cpu["reason"]
@@ -211,7 +215,9 @@ def test_divergence_step_matches_cpu(tmp_path: Path, precision: str) -> None:
 
 def test_divergence_in_last_step_is_detected(tmp_path: Path) -> None:
     """Its loss may not have reached the host when the loop ends."""
-    run = run_here(tmp_path / "run", [*RUN, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=2", "trainer.precision=float32"])
+    run = train_in_process(
+        tmp_path / "run", [*RUN, "norm=none", "optimizer.lr=1e30", "trainer.max_steps=2", "trainer.precision=float32"]
+    )
     assert read_json(run.status_file)["status"] == "diverged"
     assert "step 1" in read_json(run.status_file)["reason"]
 
@@ -268,7 +274,8 @@ def test_auto_precision_takes_fast_bfloat16(tmp_path: Path) -> None:
 def test_observing_changes_nothing(tmp_path: Path, precision: str) -> None:
     observed = {"off": ["observe=off"], "each": ["observe=basic", "observe.every=1"]}
     off, each = (
-        run_here(tmp_path / name, [*RUN, f"trainer.precision={precision}", *overrides]) for name, overrides in observed.items()
+        train_in_process(tmp_path / name, [*RUN, f"trainer.precision={precision}", *overrides])
+        for name, overrides in observed.items()
     )
     assert same(off, each)
     assert sum("activation_std/head" in row for _, row in values(each)) == STEPS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.harness import SMALL, run_here, settings_for
+from tests.harness import SMALL, settings_for, train_in_process
 from train.config import TrainerSettings
 from train.errors import UsageError
 from train.run import device
@@ -82,7 +82,7 @@ def test_placement_autocast_sets_precision_of_products(dtype: torch.dtype, compu
 
 
 def test_run_records_placement(tmp_path: Path) -> None:
-    run = run_here(
+    run = train_in_process(
         tmp_path / "run", [*SMALL, "trainer.precision=bfloat16", "trainer.memory_format=contiguous", "trainer.device=cpu"]
     )
     status = json.loads(run.status_file.read_text())

@@ -16,7 +16,7 @@ import google_crc32c
 import pytest
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, outcome, resume_here, run_here
+from tests.harness import COMMAND, SMALL, resume_in_process, run_content, train_in_process
 from train.errors import RunError, UsageError
 from train.run.checkpoint_files import list_checkpoints, newest_valid
 from train.run.memory import is_out_of_memory
@@ -33,7 +33,7 @@ SABOTAGED = [*MINIMAL, "norm=none", "norm._target_=tests.run.saboteur.norm", "tr
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_here(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path
+    return train_in_process(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path
 
 
 def wait_for(path: Path) -> None:
@@ -66,8 +66,8 @@ def test_resume_after_sigkill_is_bit_exact(uninterrupted: Path, tmp_path: Path, 
     run = read_run(folder)
     assert run.state in ("lost", "done")
     if run.state == "lost":
-        assert resume_here(folder)[1] == "done"
-    assert outcome(folder) == outcome(uninterrupted)
+        assert resume_in_process(folder)[1] == "done"
+    assert run_content(folder) == run_content(uninterrupted)
 
 
 KILL_PROGRAM = """
@@ -129,8 +129,8 @@ def test_resume_after_sigkill_within_save_is_bit_exact(uninterrupted: Path, tmp_
     killed = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert 10 <= list_checkpoints(folder)[0].step <= 15
-    assert resume_here(folder)[1] == "done"
-    assert outcome(folder) == outcome(uninterrupted)
+    assert resume_in_process(folder)[1] == "done"
+    assert run_content(folder) == run_content(uninterrupted)
     assert not list((folder / "checkpoints").glob(".*")), "no partial file remains"
 
 
@@ -181,7 +181,7 @@ def test_full_disk_is_one_message(tmp_path: Path) -> None:
     log = (tmp_path / "checkpoint" / "train.log").read_text()
     assert "the checkpoint of step 1 could not be written (File too large); there is no earlier one." in log
     records = list(read_records(tmp_path / "metrics" / "metrics.jsonl"))
-    assert resume_here(tmp_path / "metrics")[1] == "done", "the disk has space again"
+    assert resume_in_process(tmp_path / "metrics")[1] == "done", "the disk has space again"
     assert len(list(read_records(tmp_path / "metrics" / "metrics.jsonl"))) > len(records) > 10
 
 
@@ -219,8 +219,8 @@ def test_run_on_full_disk_resumes_from_last_checkpoint(tmp_path: Path) -> None:
     failed = read_run(copy)
     assert failed.state in ("failed", "lost"), "failed if that could still be written"
     assert newest_valid(copy) == list_checkpoints(copy)[0]
-    assert resume_here(copy)[1] == "done"
-    assert outcome(copy) == outcome(run_here(tmp_path / "uninterrupted", run).path)
+    assert resume_in_process(copy)[1] == "done"
+    assert run_content(copy) == run_content(train_in_process(tmp_path / "uninterrupted", run).path)
 
 
 def test_failing_sink_does_not_end_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -231,7 +231,7 @@ def test_failing_sink_does_not_end_run(tmp_path: Path, monkeypatch: pytest.Monke
     (folder / "train.log").mkdir(parents=True)
     (folder / "figures").write_text("a file in place of the folder")
     monkeypatch.setattr(google_crc32c, "value", raise_disk_full)
-    run_here(folder, [*SMALL, "observe.every=1"])
+    train_in_process(folder, [*SMALL, "observe.every=1"])
     assert read_run(folder).state == "done"
     output = capsys.readouterr()
     assert "TensorBoard: disabled after an error (OSError: [Errno 28] No space left on device)" in output.out
@@ -277,20 +277,20 @@ NONFINITE = {
 def test_nonfinite_value_is_an_outcome_not_a_crash(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where, state, reason = NONFINITE[kind]
     monkeypatch.setenv("SABOTAGE", where)
-    run_here(tmp_path / "run", [*SABOTAGED, "trainer.record_every=1", "trainer.precision=float32"])
+    train_in_process(tmp_path / "run", [*SABOTAGED, "trainer.record_every=1", "trainer.precision=float32"])
     run = read_run(tmp_path / "run")
     assert (run.state, reason in run.reason) == (state, True)
     values = [value for row in read_records(run.metrics_file) for value in row.values.values()]
     assert any(value != value for value in values), "the NaN is recorded"
     if state == "diverged":
         with pytest.raises(UsageError, match="this run has diverged"):
-            resume_here(tmp_path / "run")
+            resume_in_process(tmp_path / "run")
 
 
 def test_out_of_memory_names_request_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SABOTAGE", "train:3:exhaust")
     with pytest.raises(RunError, match=r"no memory left for trainer.batch_size=8 images of 1x16x16 .*Reduce trainer.batch_size"):
-        run_here(tmp_path / "run", SABOTAGED)
+        train_in_process(tmp_path / "run", SABOTAGED)
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("failed", 4)
     assert "trainer.batch_size=8" in run.reason
@@ -327,14 +327,14 @@ def test_damaged_image_is_named_and_run_resumes_once_repaired(tmp_path: Path) ->
         "checkpoint.every_steps=1",
     ]
     run += ["schedule=constant", "trainer.device=cpu"]
-    uninterrupted = run_here(tmp_path / "uninterrupted", run).path
+    uninterrupted = train_in_process(tmp_path / "uninterrupted", run).path
     damaged = tmp_path / "images" / "val" / "b" / "1.png"
     content = damaged.read_bytes()
     damaged.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=r"1\.png"):
-        run_here(tmp_path / "run", run)
+        train_in_process(tmp_path / "run", run)
     failed = read_run(tmp_path / "run")
     assert (failed.state, str(damaged) in failed.reason) == ("failed", True)
     damaged.write_bytes(content)
-    assert resume_here(tmp_path / "run")[1] == "done"
-    assert outcome(tmp_path / "run") == outcome(uninterrupted)
+    assert resume_in_process(tmp_path / "run")[1] == "done"
+    assert run_content(tmp_path / "run") == run_content(uninterrupted)

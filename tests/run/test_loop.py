@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.harness import run_here, settings_for
+from tests.harness import settings_for, train_in_process
 from train import rng
 from train.data.contracts import Arrays, Dataset, Splits
 from train.data.noise import noise
@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     [(3, "null", 12), (3, "7", 7), (3, "12", 12), (3, "99", 12), (1, "4", 4), (2, "1", 1), (2, "0", 0)],
 )
 def test_run_ends_at_epochs_or_max_steps(tmp_path: Path, epochs: int, max_steps: str, steps: int) -> None:
-    run = run_here(tmp_path / "run", [*BASE, f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"])
+    run = train_in_process(tmp_path / "run", [*BASE, f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"])
     assert read_json(run.summary_file)["steps"] == steps
     assert [record.step for record in records(run, "lr")] == list(range(1, steps + 1))
     assert run.weights_file.exists() == (steps > 0)
@@ -84,7 +84,9 @@ def test_run_ends_at_epochs_or_max_steps(tmp_path: Path, epochs: int, max_steps:
 def test_schedule_spans_the_steps_that_run(
     tmp_path: Path, choice: str, schedule: Schedule, epochs: int, max_steps: str, steps: int
 ) -> None:
-    run = run_here(tmp_path / "run", [*BASE, *choice.split(), f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"])
+    run = train_in_process(
+        tmp_path / "run", [*BASE, *choice.split(), f"trainer.epochs={epochs}", f"trainer.max_steps={max_steps}"]
+    )
     rates = [record.values["lr"] for record in records(run, "lr")]
     assert rates == pytest.approx([0.05 * schedule(step, steps) for step in range(steps)])
 
@@ -94,7 +96,7 @@ def test_schedule_spans_the_steps_that_run(
 
 def test_records_are_written_at_due_steps(tmp_path: Path) -> None:
     cadence = ["trainer.epochs=5", "trainer.record_every=3", "trainer.evaluate_every=2", "observe=basic", "observe.every=8"]
-    run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, *cadence])
+    run = train_in_process(tmp_path / "run", [*BASE, *WITH_VALIDATION, *cadence])
     steps = {
         tag: [record.step for record in records(run, tag)]
         for tag in ("loss/train", "accuracy/val", "gradient_std", "accuracy/test")
@@ -111,12 +113,12 @@ def test_records_are_written_at_due_steps(tmp_path: Path) -> None:
 
 
 def test_last_step_within_an_epoch_is_evaluated(tmp_path: Path) -> None:
-    run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, "trainer.epochs=9", "trainer.max_steps=6"])
+    run = train_in_process(tmp_path / "run", [*BASE, *WITH_VALIDATION, "trainer.epochs=9", "trainer.max_steps=6"])
     assert [record.step for record in records(run, "accuracy/val")] == [4, 6]
 
 
 def test_run_of_zero_epochs_observes_the_model_and_is_done(tmp_path: Path) -> None:
-    run = run_here(tmp_path / "run", [*BASE, *WITH_VALIDATION, "trainer.epochs=0", "observe=basic"])
+    run = train_in_process(tmp_path / "run", [*BASE, *WITH_VALIDATION, "trainer.epochs=0", "observe=basic"])
     first, *rest = records(run)
     assert first.step == 0
     assert "activation_std/stage1.act1" in first.values
@@ -180,7 +182,7 @@ def reference_losses(model: nn.Module, splits: Splits) -> list[tuple[float, floa
 @pytest.mark.parametrize("every", [1, 5])
 def test_run_matches_reference_loop(tmp_path: Path, every: int) -> None:
     overrides = [*REFERENCE, "regularization.weight_decay=0", f"trainer.record_every={every}"]
-    run = run_here(tmp_path / "run", overrides)
+    run = train_in_process(tmp_path / "run", overrides)
     splits = split_validation(build(settings_for(overrides)).dataset.load(), 0.3, 0)
     model = initial_model(overrides, tmp_path / "reference")
     expected = reference_losses(model, splits)
@@ -238,7 +240,7 @@ def test_nan_loss_ends_run_at_its_step(tmp_path: Path, norm: str, bad: int) -> N
         "observe.every=1",
     ]
     choice = [f"data._target_={__name__}.poisoned", f"+data.bad={bad}"]
-    run = run_here(tmp_path / "run", [*BASE, *sizes, *choice])
+    run = train_in_process(tmp_path / "run", [*BASE, *sizes, *choice])
     steps = [
         part
         for epoch in range(40)
@@ -295,7 +297,7 @@ def interrupting_evaluation() -> Interrupting:
 @pytest.mark.parametrize("at", [0, 5])
 def test_signal_ends_run_after_current_step(tmp_path: Path, at: int) -> None:
     choice = ["schedule=constant", "~schedule.warmup", f"schedule._target_={__name__}.interrupting", f"+schedule.at={at}"]
-    run = run_here(tmp_path / "run", [*BASE, *choice, "trainer.epochs=3"])
+    run = train_in_process(tmp_path / "run", [*BASE, *choice, "trainer.epochs=3"])
     status, summary = read_json(run.status_file), read_json(run.summary_file)
     assert (status["status"], status["exit_code"], summary["steps"]) == ("interrupted", 130, at + 1)
     assert [record.step for record in records(run, "loss/train")] == list(range(1, at + 2))
@@ -306,7 +308,7 @@ def test_signal_ends_run_after_current_step(tmp_path: Path, at: int) -> None:
 @pytest.mark.parametrize(("validation", "steps"), [(WITH_VALIDATION, 4), ([], 12)])
 def test_signal_during_evaluation_records_no_score(tmp_path: Path, validation: list[str], steps: int) -> None:
     choice = f"+augment.stop._target_={__name__}.interrupting_evaluation"
-    run = run_here(tmp_path / "run", [*BASE, *validation, choice, "trainer.epochs=3"])
+    run = train_in_process(tmp_path / "run", [*BASE, *validation, choice, "trainer.epochs=3"])
     status, summary = read_json(run.status_file), read_json(run.summary_file)
     assert (status["status"], status["exit_code"], summary["steps"]) == ("interrupted", 143, steps)
     assert not records(run, "accuracy/val")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.harness import only_run, run_here
+from tests.harness import only_run, train_in_process
 from train.data.contracts import Arrays
 from train.data.noise import noise
 from train.run.folder import RunFolder
@@ -42,7 +42,7 @@ STEPS = 12
 
 def trained(folder: Path, overrides: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]], list[int]]:
     """Return weights and running averages, the training's own records, and the observed steps."""
-    run: RunFolder = run_here(folder, overrides)
+    run: RunFolder = train_in_process(folder, overrides)
     records = list(read_records(run.metrics_file))
     scores = [dict(record.values) for record in records if any(tag.startswith(("loss", "accuracy")) for tag in record.values)]
     observed = [record.step for record in records if any(tag.startswith("gradient_std") for tag in record.values)]
@@ -105,7 +105,7 @@ def test_replay_matches_run_observed_at_every_step(tmp_path: Path) -> None:
     """By default only step 0 is observed. After divergence the other steps are replayed, without changing anything."""
     diverging = [*BASE, "norm=none", "model.activation=leaky_relu", "optimizer.lr=100", "trainer.precision=float32"]
     ways = {"off": ["observe=off"], "default": [], "each step": ["observe.every=1"]}
-    runs = {name: run_here(tmp_path / name, [*diverging, *how]) for name, how in ways.items()}
+    runs = {name: train_in_process(tmp_path / name, [*diverging, *how]) for name, how in ways.items()}
     records = {name: list(read_records(run.metrics_file)) for name, run in runs.items()}
     observed = {
         name: {r.step: dict(r.values) for r in rows if any(tag.startswith("activation_std") for tag in r.values)}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.harness import run_here, settings_for
+from tests.harness import settings_for, train_in_process
 from train.data.contracts import Arrays
 from train.data.readers import open_readers
 from train.rng import ROLES
@@ -73,19 +73,19 @@ def test_same_command_is_bit_exact(train: Train, tmp_path: Path, extra: list[str
 
 def test_earlier_run_in_process_changes_nothing(tmp_path: Path) -> None:
     """Neither the global generators nor an earlier, different run affect a run."""
-    first = run_here(tmp_path / "first", ALL_ROLES)
+    first = train_in_process(tmp_path / "first", ALL_ROLES)
     torch.manual_seed(99)
     torch.rand(5)
     random.seed(99)
-    run_here(
+    train_in_process(
         tmp_path / "between", [*ALL_ROLES, "seed=4", "trainer.precision=bfloat16", "norm=layer", "trainer.deterministic=false"]
     )
-    assert run_content(first.path) == run_content(run_here(tmp_path / "second", ALL_ROLES).path)
+    assert run_content(first.path) == run_content(train_in_process(tmp_path / "second", ALL_ROLES).path)
 
 
 def test_seed_zero_differs_from_other_seeds(tmp_path: Path) -> None:
-    runs = {seed: run_here(tmp_path / str(seed), [*ALL_ROLES, f"seed={seed}"]).path for seed in (0, 1, -1)}
-    default = run_here(tmp_path / "default", ALL_ROLES).path
+    runs = {seed: train_in_process(tmp_path / str(seed), [*ALL_ROLES, f"seed={seed}"]).path for seed in (0, 1, -1)}
+    default = train_in_process(tmp_path / "default", ALL_ROLES).path
     assert equal(weights(runs[0]), weights(default))
     for left, right in ((0, 1), (0, -1), (1, -1)):
         assert not equal(weights(runs[left]), weights(runs[right]))
@@ -94,8 +94,8 @@ def test_seed_zero_differs_from_other_seeds(tmp_path: Path) -> None:
 def test_max_steps_run_is_prefix_of_longer_run(tmp_path: Path) -> None:
     """With a schedule that does not depend on the end: the draws of a step depend only on its number."""
     constant = [*ALL_ROLES, "schedule=constant", "observe=off"]
-    short = run_content(run_here(tmp_path / "short", [*constant, "trainer.max_steps=4"]).path)[0]
-    long = run_content(run_here(tmp_path / "long", constant).path)[0]
+    short = run_content(train_in_process(tmp_path / "short", [*constant, "trainer.max_steps=4"]).path)[0]
+    long = run_content(train_in_process(tmp_path / "long", constant).path)[0]
 
     def losses(values: Values) -> list[float]:
         return [row["loss/train"] for step, _, row in values if step <= 4 and "loss/train" in row]
@@ -140,7 +140,7 @@ FOLDER = [
 @pytest.mark.slow
 def test_data_workers_do_not_change_results(images: Path, tmp_path: Path) -> None:
     runs = [
-        run_here(tmp_path / f"{workers}", [*FOLDER, f"data.root={images}", f"data.workers={workers}"]).path
+        train_in_process(tmp_path / f"{workers}", [*FOLDER, f"data.root={images}", f"data.workers={workers}"]).path
         for workers in (0, 1, 2)
     ]
     assert run_content(runs[0]) == run_content(runs[1]) == run_content(runs[2])
@@ -187,16 +187,18 @@ def test_seed_of_role_changes_only_its_draws(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_seed_of_role_changes_weights_only_when_in_use(role: str, tmp_path: Path) -> None:
     idle = {"augment": ["augment=none"], "dropout": ["regularization.dropout=0"], "split": ["data.val_fraction=0"]}
-    base = weights(run_here(tmp_path / "base", ALL_ROLES).path)
-    assert not equal(base, weights(run_here(tmp_path / "changed", [*ALL_ROLES, f"seeds.{role}=1"]).path))
+    base = weights(train_in_process(tmp_path / "base", ALL_ROLES).path)
+    assert not equal(base, weights(train_in_process(tmp_path / "changed", [*ALL_ROLES, f"seeds.{role}=1"]).path))
     if role in idle:
-        unused = [run_here(tmp_path / name, [*ALL_ROLES, *idle[role], f"seeds.{role}={name}"]).path for name in ("0", "1")]
+        unused = [
+            train_in_process(tmp_path / name, [*ALL_ROLES, *idle[role], f"seeds.{role}={name}"]).path for name in ("0", "1")
+        ]
         assert run_content(unused[0]) == run_content(unused[1])
 
 
 def test_seed_is_default_of_all_roles(tmp_path: Path) -> None:
     roles = [f"seeds.{role}=1" for role in ROLES]
     by_seed, by_role = (
-        run_here(tmp_path / name, [*ALL_ROLES, *more]).path for name, more in (("seed", ["seed=1"]), ("roles", roles))
+        train_in_process(tmp_path / name, [*ALL_ROLES, *more]).path for name, more in (("seed", ["seed=1"]), ("roles", roles))
     )
     assert run_content(by_seed) == run_content(by_role)

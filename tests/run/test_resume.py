@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.harness import resume_here, run_here
+from tests.harness import resume_in_process, train_in_process
 from tests.run import saboteur
 from train.errors import UsageError
 from train.parts import schedule
@@ -88,17 +88,17 @@ def start_interrupted_run(folder: Path, where: str, overrides: list[str], monkey
     with monkeypatch.context() as patch:
         patch.setenv("SABOTAGE", where)
         saboteur.reset()
-        run_here(folder, overrides)
+        train_in_process(folder, overrides)
     assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
 
 
 def resume_to_end(folder: Path, *overrides: str) -> None:
-    assert resume_here(folder, overrides)[1] == "done"
+    assert resume_in_process(folder, overrides)[1] == "done"
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunContent:
-    return run_content(run_here(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path)
+    return run_content(train_in_process(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path)
 
 
 MOMENTS = {
@@ -144,7 +144,7 @@ def test_repeated_resume_is_bit_exact(uninterrupted: RunContent, tmp_path: Path,
     for where, (reason, evaluated) in REPEATED_SIGNALS.items():
         monkeypatch.setenv("SABOTAGE", where)
         saboteur.reset()
-        assert resume_here(tmp_path / "run")[1] == ("interrupted" if reason else "done")
+        assert resume_in_process(tmp_path / "run")[1] == ("interrupted" if reason else "done")
         assert read_run(tmp_path / "run").reason.startswith(reason)
         assert evaluated_steps(tmp_path / "run") == evaluated, where
     assert run_content(tmp_path / "run") == uninterrupted
@@ -155,11 +155,11 @@ def test_replay_of_resumed_run_matches_uninterrupted_run(tmp_path: Path, monkeyp
     rare = [*RUN, "observe.every=10", "observe.histogram_every=0", "trainer.epochs=2"]
     with monkeypatch.context() as patch:
         patch.setenv("SABOTAGE", "train:6:nan_gradient")
-        run_here(tmp_path / "uninterrupted", rare)
+        train_in_process(tmp_path / "uninterrupted", rare)
     start_interrupted_run(tmp_path / "run", "train:3:SIGTERM", rare, monkeypatch)
     monkeypatch.setenv("SABOTAGE", "train:3:nan_gradient")
     saboteur.reset()
-    assert resume_here(tmp_path / "run")[1] == "diverged"
+    assert resume_in_process(tmp_path / "run")[1] == "diverged"
     rows = [
         [(row.step, row.epoch, {key: repr(value) for key, value in row.values.items()}) for row in read_records(path)]
         for path in (tmp_path / "uninterrupted" / "metrics.jsonl", tmp_path / "run" / "metrics.jsonl")
@@ -186,14 +186,14 @@ def plain_content(folder: Path) -> tuple[bytes, list[tuple[int, float, dict[str,
 @pytest.mark.parametrize("kind", OTHER_CONFIGURATIONS)
 def test_resume_of_other_configurations_is_bit_exact(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = [*PLAIN, *OTHER_CONFIGURATIONS[kind]]
-    run_here(tmp_path / "uninterrupted", run)
+    train_in_process(tmp_path / "uninterrupted", run)
     start_interrupted_run(tmp_path / "run", "train:10:SIGTERM", run, monkeypatch)
     resume_to_end(tmp_path / "run")
     assert plain_content(tmp_path / "run") == plain_content(tmp_path / "uninterrupted")
 
 
 def test_resume_without_checkpoint_starts_at_step_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uninterrupted = plain_content(run_here(tmp_path / "uninterrupted", PLAIN).path)
+    uninterrupted = plain_content(train_in_process(tmp_path / "uninterrupted", PLAIN).path)
     start_interrupted_run(tmp_path / "run", "train:10:SIGTERM", PLAIN, monkeypatch)
     for file in list_checkpoints(tmp_path / "run"):
         file.path.unlink()
@@ -209,14 +209,14 @@ CONSTANT = [*PLAIN, "schedule=constant"]
 
 @pytest.fixture(scope="module")
 def done_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_here(tmp_path_factory.mktemp("done") / "run", [*CONSTANT, "trainer.epochs=2"]).path
+    return train_in_process(tmp_path_factory.mktemp("done") / "run", [*CONSTANT, "trainer.epochs=2"]).path
 
 
 def test_resume_extends_run_with_constant_schedule(done_run: Path, tmp_path: Path) -> None:
     longer = tmp_path / "longer"
     shutil.copytree(done_run, longer)
     resume_to_end(longer, "trainer.epochs=3")
-    uninterrupted = run_here(tmp_path / "uninterrupted", [*CONSTANT, "trainer.epochs=3"]).path
+    uninterrupted = train_in_process(tmp_path / "uninterrupted", [*CONSTANT, "trainer.epochs=3"]).path
     assert (longer / "weights.pt").read_bytes() == (uninterrupted / "weights.pt").read_bytes()
     assert json.loads((longer / "summary.json").read_text())["test_loss"] == pytest.approx(
         json.loads((uninterrupted / "summary.json").read_text())["test_loss"], abs=0
@@ -242,7 +242,7 @@ REFUSED = {
 def test_refuse_changes_shows_difference(done_run: Path, override: str) -> None:
     before = {path: path.read_bytes() for path in done_run.rglob("*") if path.is_file()}
     with pytest.raises(UsageError, match=re.escape(REFUSED[override])):
-        resume_here(done_run, [override])
+        resume_in_process(done_run, [override])
     assert {path: path.read_bytes() for path in done_run.rglob("*") if path.is_file()} == before, "the folder is unchanged"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, outcome, resume_here, run_here
+from tests.harness import COMMAND, SMALL, resume_in_process, run_content, train_in_process
 from tests.run import saboteur
 from train.run.checkpoint_files import list_checkpoints
 from train.store.run import read_run
@@ -31,7 +31,7 @@ RUN = [
 
 def test_handle_signals_ignores_further_signals_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another signal arrives at every write to the disk."""
-    uninterrupted = run_here(tmp_path / "uninterrupted", RUN).path
+    uninterrupted = train_in_process(tmp_path / "uninterrupted", RUN).path
     fsync, sent = os.fsync, []
 
     def interrupted_fsync(file: int) -> None:
@@ -43,14 +43,14 @@ def test_handle_signals_ignores_further_signals_while_saving(tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupted_fsync)
         patch.setenv("SABOTAGE", "train:6:SIGTERM")
-        run_here(tmp_path / "run", RUN)
+        train_in_process(tmp_path / "run", RUN)
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("interrupted", 143), "the first signal counts"
     assert run.reason.startswith("SIGTERM after step 6; to resume: train resume=")
     assert len(sent) >= 4
     saboteur.reset()
-    assert resume_here(tmp_path / "run")[1] == "done"
-    assert outcome(tmp_path / "run") == outcome(uninterrupted)
+    assert resume_in_process(tmp_path / "run")[1] == "done"
+    assert run_content(tmp_path / "run") == run_content(uninterrupted)
 
 
 def test_usr1_saves_checkpoint_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_usr1_saves_checkpoint_and_continues(tmp_path: Path, monkeypatch: pytest
         return renamed
 
     monkeypatch.setattr(Path, "replace", recorded_replace)
-    run_here(tmp_path / "run", [*RUN, *keep])
+    train_in_process(tmp_path / "run", [*RUN, *keep])
     assert read_run(tmp_path / "run").state == "done"
     assert [6] in steps, "the checkpoint was written before the run continued"
 
@@ -74,7 +74,7 @@ def test_usr1_saves_checkpoint_and_continues(tmp_path: Path, monkeypatch: pytest
 def test_signal_before_first_step_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal arrives during the theoretical prediction."""
     monkeypatch.setenv("SABOTAGE", "evaluate:1:SIGINT")
-    run_here(tmp_path / "run", [*RUN, "observe=basic"])
+    train_in_process(tmp_path / "run", [*RUN, "observe=basic"])
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("interrupted", 130)
     assert run.reason.startswith("SIGINT before the first step")
@@ -119,9 +119,9 @@ def test_signal_to_process_group_interrupts_run_in_order(tmp_path: Path) -> None
     assert (interrupted_run.state, interrupted_run.reason.split(" after ")[0]) == ("interrupted", "SIGTERM")
     steps = json.loads((folder / "summary.json").read_text())["steps"]
     length = steps // 3 + 2  # of three steps each
-    uninterrupted = run_here(tmp_path / "uninterrupted", [*run, "data.workers=0", f"trainer.epochs={length}"]).path
-    assert resume_here(folder, ["data.workers=0", f"trainer.epochs={length}"])[1] == "done"
-    assert outcome(folder) == outcome(uninterrupted)
+    uninterrupted = train_in_process(tmp_path / "uninterrupted", [*run, "data.workers=0", f"trainer.epochs={length}"]).path
+    assert resume_in_process(folder, ["data.workers=0", f"trainer.epochs={length}"])[1] == "done"
+    assert run_content(folder) == run_content(uninterrupted)
 
 
 def wait_for(pattern: Path, process: subprocess.Popen[bytes]) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from tests.harness import SMALL, run_here, settings_for
+from tests.harness import SMALL, settings_for, train_in_process
 from train.data.decode import decode
 from train.errors import RunError, UsageError
 from train.run.build import build
-from train.run.resume import command_line, stored_overrides, trusted_packages
+from train.run.resume import expand_resume_argument, stored_overrides, trusted_packages
 from train.run.trust import refuse_hydra_calls
 from train.store.run import read_run
 
@@ -77,13 +77,13 @@ def test_stored_overrides_contain_no_flags_and_no_trust(tmp_path: Path) -> None:
     (tmp_path / "overrides.yaml").write_text(HOSTILE)
     (tmp_path / "status.json").write_text("{}")
     assert stored_overrides(tmp_path) == ["seed=3", "norm=layer"]
-    command = command_line(["norm=group", f"resume={tmp_path}"])
+    command = expand_resume_argument(["norm=group", f"resume={tmp_path}"])
     assert command == ["seed=3", "norm=group", f"resume='{tmp_path}'", f"hydra.run.dir='{tmp_path}'"]
 
 
 def test_yaml_of_a_run_folder_is_loaded_as_data(tmp_path: Path) -> None:
     harm = f'!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["{tmp_path}/harm"]]\n'
-    run = run_here(tmp_path / "run", [*SMALL, "observe=off", "trainer.epochs=0"]).path
+    run = train_in_process(tmp_path / "run", [*SMALL, "observe=off", "trainer.epochs=0"]).path
     for name in ("overrides.yaml", "config.yaml"):
         original = (run / name).read_text()
         (run / name).write_text(harm)
@@ -136,7 +136,7 @@ def test_command_line_quotes_every_folder_name(name: str, tmp_path: Path) -> Non
     folder.mkdir()
     (folder / "overrides.yaml").write_text("[]")
     (folder / "status.json").write_text("{}")
-    *_, quoted = command_line([f"resume={folder}"])
+    *_, quoted = expand_resume_argument([f"resume={folder}"])
     value = OverridesParser.create().parse_override(quoted).value()
     assert str(value).replace("\\${", "${") == str(folder)
 

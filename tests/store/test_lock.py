@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, SMALL, run_here
+from tests.harness import COMMAND, SMALL, train_in_process
 from train.errors import UsageError
 from train.run.failure import RunRequest, write_failure
 from train.run.folder import RunFolder, write_json
@@ -100,7 +100,7 @@ def test_acquire_waits_for_shared_checks_and_release_frees_the_lock(tmp_path: Pa
 
 
 def test_finished_run_releases_its_lock(tmp_path: Path) -> None:
-    run_here(tmp_path / "run", [*SMALL, "observe=off"])
+    train_in_process(tmp_path / "run", [*SMALL, "observe=off"])
     assert is_held(tmp_path / "run") is False
     assert read_run(tmp_path / "run").state == "done"
 

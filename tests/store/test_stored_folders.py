@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import COMMAND, resume_here
+from tests.harness import COMMAND, resume_in_process
 from train.sinks.jsonl import read_records
 from train.store.identity import VERSION, arm_id, identity
 from train.store.manifest import read_manifest, upgraded_manifest
@@ -54,7 +54,7 @@ def test_read_run_computes_the_present_ids_of_an_old_run() -> None:
 def test_resume_continues_a_stored_run(changes: tuple[str, ...], tmp_path: Path) -> None:
     folder = copy_stored("run", tmp_path / "run")
     before = list(read_records(folder / "metrics.jsonl"))
-    assert resume_here(folder, changes)[1] == "done"
+    assert resume_in_process(folder, changes)[1] == "done"
     after = list(read_records(folder / "metrics.jsonl"))
     assert after[: len(before)] == before
     steps = [record.step for record in after if "loss/train" in record.values]

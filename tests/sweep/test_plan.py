@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
-from train.run.job import resolve
+from train.run.job import resolve_config
 from train.store.identity import arm_id, experiment_of, identity
 from train.store.manifest import Manifest
 from train.sweep.axes import read_request
@@ -46,7 +46,7 @@ def test_make_plan_identities_match_hydra_composition(loader: Any, overrides: li
         composed = loader.load_configuration("config", list(run.overrides), RunMode.RUN)
         OmegaConf.set_struct(composed, False)
         del composed["hydra"]
-        content = experiment_of(resolve(composed))
+        content = experiment_of(resolve_config(composed))
         assert (run.identity, run.arm) == (identity(content), arm_id(content)), run.overrides
 
 

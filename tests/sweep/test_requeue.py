@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, outcome, run_here
+from tests.harness import COMMAND, SMALL, run_content, train_in_process
 from train.data.batches import Batching
 from train.data.contracts import Files
 from train.data.folder_reader import FolderReader
@@ -46,7 +46,7 @@ with_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="rea
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was never interrupted."""
-    return run_here(tmp_path_factory.mktemp("uninterrupted") / "run", [*RUN, *SABOTAGED]).path
+    return train_in_process(tmp_path_factory.mktemp("uninterrupted") / "run", [*RUN, *SABOTAGED]).path
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def test_preempted_job_is_requeued_and_resumes_bit_exactly(uninterrupted: Path, 
     (resumed,) = run.status["resumed"]
     assert (resumed["step"], resumed["status"]) == (7, "interrupted")
     assert resumed["reason"].startswith("SIGUSR2 after step 7; to resume: train resume=")
-    assert outcome(run.folder) == outcome(uninterrupted)
+    assert run_content(run.folder) == run_content(uninterrupted)
     assert not [override for override in run.overrides if "resume" in override], "the recorded command stays that of the user"
 
 
@@ -141,7 +141,7 @@ def test_terminated_job_resumes_when_slurm_restarts_it(uninterrupted: Path, tmp_
 
     assert restart_job(tmp_path, "") == 0, job_log(tmp_path)
     assert only_run(tmp_path).state == "done"
-    assert outcome(only_run(tmp_path).folder) == outcome(uninterrupted)
+    assert run_content(only_run(tmp_path).folder) == run_content(uninterrupted)
     assert "Requeued job" not in job_log(tmp_path)
 
 

@@ -102,17 +102,17 @@ def normalized_layer(layer: str, norm: _BatchNorm, positions: int) -> Normalized
 class BatchMoments:
     """Stores the running averages around train steps and computes the layers' mean and std from them later.
 
-    `batch_size`: images of each train step; `total`: train steps of the run; `room`: capacity, the number of rows that fit on the
+    `batch_size`: images of each train step; `total`: train steps of the run; `capacity`: the number of rows that fit on the
     device before `pop_rows`. Storing is a few copies between device tensors; only `pop_rows` makes the host wait.
     """
 
-    def __init__(self, layers: Sequence[NormalizedLayer], batch_size: int, total: int, room: int) -> None:
+    def __init__(self, layers: Sequence[NormalizedLayer], batch_size: int, total: int, capacity: int) -> None:
         self.layers = tuple(layer.layer for layer in layers)
         self.every = -(-total // MOST_ROWS) or 1
         self.next_step = 0
         """The rows of all steps below this number have been popped."""
         self._steps: list[int] = []
-        self._capacity = room
+        self._capacity = capacity
         if not layers:
             return
         self._sources = [layer.means for layer in layers] + [layer.variances for layer in layers]
@@ -120,8 +120,8 @@ class BatchMoments:
         self._widths = [len(layer.means) for layer in layers]
         channels = sum(self._widths)
         device = layers[0].means.device
-        self._averages = torch.zeros(room, 2, 2 * channels, device=device)  # before and after; means, then variances
-        self._counts = torch.zeros(room, 2, len(layers), dtype=torch.int64, device=device)
+        self._averages = torch.zeros(capacity, 2, 2 * channels, device=device)  # before and after; means, then variances
+        self._counts = torch.zeros(capacity, 2, len(layers), dtype=torch.int64, device=device)
         values_per_channel = [batch_size * layer.positions for layer in layers]
 
         def by_channel(numbers: Sequence[float]) -> Tensor:

@@ -77,7 +77,7 @@ def start_run(
 
     `overrides`: as typed. UsageError for every mistake that can be detected before training.
     """
-    resolved = resolve(config)
+    resolved = resolve_config(config)
     content = experiment_of(resolved)
     settings = parse(content, trusted_packages(resolved["trust"], overrides))
     checkpoints = check(CheckpointSettings, "checkpoint", resolved["checkpoint"])
@@ -91,7 +91,7 @@ def start_run(
     return session, content
 
 
-def resolve(config: DictConfig) -> dict[str, Any]:
+def resolve_config(config: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain values. UsageError for an unresolvable interpolation or a value left as `???`."""
     try:
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)

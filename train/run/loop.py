@@ -160,7 +160,9 @@ class Loop:
     def __post_init__(self) -> None:
         self.nan_watch = NanWatch(self.train_state.placement.device)
         self.epoch_began: float | None = None
-        self.moments = BatchMoments(self.observer.normalized_layers, self.plan.batch_size, self.plan.total, room=SNAPSHOT_EVERY)
+        self.moments = BatchMoments(
+            self.observer.normalized_layers, self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY
+        )
 
     def save(self) -> None:
         """Save the state, unless the loss is not finite: such a run cannot resume."""

@@ -30,7 +30,7 @@ _ABSENT = "(absent)"
 _FLAGS = {"-m", "--multirun"}
 
 
-def command_line(arguments: Sequence[str]) -> list[str]:
+def expand_resume_argument(arguments: Sequence[str]) -> list[str]:
     """Expand `resume=FOLDER` to the stored overrides of the run in FOLDER, plus the other arguments, in that folder.
 
     Other commands are returned unchanged. UsageError when there is no run in FOLDER.

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from train.config_errors import COULD_NOT_OVERRIDE, plain_message
 from train.errors import UsageError
 from train.naming import job_name
-from train.run.job import chosen_options, resolve
+from train.run.job import chosen_options, resolve_config
 from train.store.identity import SEEDS, arm_id, experiment_of, identity
 from train.store.manifest import Design, Dropped, PlannedRun
 from train.sweep import design as designing
@@ -199,7 +199,7 @@ def experiment_content(config: DictConfig) -> dict[str, Any]:
         task = config.copy()
         with open_dict(task):
             del task["hydra"]
-        return experiment_of(resolve(task))
+        return experiment_of(resolve_config(task))
     finally:
         HydraConfig.instance().cfg = previous
 
