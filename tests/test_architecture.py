@@ -16,6 +16,8 @@ PATH = re.compile(r"`((?:train|tests|scripts|conf|hydra_plugins)/[\w./]*)`")
 MENTIONED = sorted({*PATH.findall(TEXT), *PATH.findall(CONTRIBUTING)})
 FILES = sorted(set(re.findall(r"`(\w+\.py)`", TEXT + CONTRIBUTING)))
 TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", TEXT)))
+EXTENSIONS = CONTRIBUTING.partition("## Where each other extension goes")[2].partition("\n## ")[0]
+NAMES = sorted(set(re.findall(r"`([A-Za-z_]\w+)`", EXTENSIONS)))
 FUNCTIONS = sorted(set(re.findall(r"`(train/[\w/]+\.py): (\w+)(?:\.(\w+))?`", TEXT + CONTRIBUTING)))
 
 
@@ -36,6 +38,12 @@ def test_mentioned_path_exists(path: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_mentioned_file_exists(name: str) -> None:
     assert any(path.name == name for folder in ("train", "tests") for path in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mentioned_name_is_defined(name: str) -> None:
+    definition = re.compile(rf"^(?:(?:def|class) {name}\b|{name}\b.* = )", re.MULTILINE)
+    assert any(definition.search(path.read_text()) for path in PACKAGE.rglob("*.py")), f"nothing in train/ defines {name}"
 
 
 @pytest.mark.parametrize(("path", "name"), TESTS, ids="::".join)

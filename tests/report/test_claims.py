@@ -263,6 +263,7 @@ def test_find_threats_of_a_typical_sweep_are_notes() -> None:
         ("diverged_runs", [arm("a", 0.8, diverged=2)], "2 runs diverged (2 of a)"),
         ("failed_runs", [arm("a", 0.8, failed=1)], "1 run failed (1 of a)"),
         ("missing_runs", [arm("a", 0.8, missing=3)], "3 runs are missing (3 of a)"),
+        ("missing_runs", [arm("a", 0.8, missing=1)], "1 run is missing (1 of a)"),
         ("few_runs", [Sample("a", (0.5, 0.6))], "a (2)"),
         ("constant_arm", [Sample("a", (0.1, 0.1, 0.1))], "exactly the same test accuracy"),
         ("ceiling", [arm("a", 0.995, 0.001)], "above 99 %"),

@@ -62,9 +62,10 @@ def _lost_runs(data: _Evidence) -> _Findings:
     for name, severity, meaning in outcomes:
         counts = [(getattr(sample, name), sample.arm) for sample in data.samples if getattr(sample, name)]
         if counts:
-            verb = "are missing" if name == "missing" else name
+            total = sum(count for count, _ in counts)
+            verb = name if name != "missing" else "is missing" if total == 1 else "are missing"
             where = listed([f"{count} of {arm}" for count, arm in counts])
-            yield f"{name}_runs", f"{runs(sum(c for c, _ in counts))} {verb} ({where}): {meaning}.", severity
+            yield f"{name}_runs", f"{runs(total)} {verb} ({where}): {meaning}.", severity
 
 
 def _few_runs(data: _Evidence) -> _Findings:
