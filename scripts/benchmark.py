@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py                              # the training loop, at the default configuration
     python scripts/benchmark.py model=resnet norm=group      # at another one: any overrides of `train`
-    python scripts/benchmark.py --cost-of-observing          # with and without a look inside the network
+    python scripts/benchmark.py --cost-of-observing          # with and without measuring inside the network
     python scripts/benchmark.py --image-folder               # reading photographs
     python scripts/benchmark.py --sweep                      # many runs, from the command to the report
 

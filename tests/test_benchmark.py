@@ -98,7 +98,7 @@ def options(*overrides: str, only: str) -> Options:
 
 
 @pytest.mark.parametrize(
-    ("section", "chosen", "error", "said"),
+    ("section", "chosen", "error", "expected"),
     [
         ("loop", options("augment=rotate", only="plain"), UsageError, "choose augment=flip_crop"),
         ("loop", options("data=noise", "data.shape=[1,16,16]", only="plain"), UsageError, "choose data=fashion_mini"),
@@ -106,8 +106,8 @@ def options(*overrides: str, only: str) -> Options:
         ("observing", options("observe=off", only="train"), UsageError, "leave observe=off out"),
     ],
 )
-def test_benchmark_refuses_incomparable_settings(tmp_path, section, chosen, error, said):
-    with pytest.raises(error, match=said):
+def test_benchmark_refuses_incomparable_settings(tmp_path, section, chosen, error, expected):
+    with pytest.raises(error, match=expected):
         run_section(section, chosen, tmp_path, silent)
 
 

@@ -88,7 +88,7 @@ def start(checkout: Path, *arguments: str, **extra: str) -> subprocess.Completed
 
 
 def start_beside(checkout: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    """One start that goes on beside the test."""
+    """One start that runs beside the test."""
     pipe = subprocess.PIPE
     return subprocess.Popen(command(checkout, *arguments), env=environment(**extra), stdout=pipe, stderr=pipe, text=True)
 

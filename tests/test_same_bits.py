@@ -70,7 +70,7 @@ def test_compare_folders_sees_one_flipped_bit_of_a_tensor(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "said"),
+    ("name", "old", "new", "expected"),
     [
         ("run/metrics.jsonl", "0.7", "0.70001", "record 0 values.loss/train: 0.7 | 0.70001"),
         ("run/metrics.jsonl", '"step": 1', '"step": 2', "record 1 step: 1 | 2"),
@@ -82,9 +82,9 @@ def test_compare_folders_sees_one_flipped_bit_of_a_tensor(tmp_path: Path) -> Non
         ("results.csv", "b,4567,1.6,0.25\n", "", "row 1 arm: b | missing"),
     ],
 )
-def test_compare_folders_says_what_was_changed(name: str, old: str, new: str, said: str, tmp_path: Path) -> None:
+def test_compare_folders_names_what_was_changed(name: str, old: str, new: str, expected: str, tmp_path: Path) -> None:
     found = compare_after(tmp_path, replaced(name, old, new)).differences
-    assert found[0] == f"{name}: {said}"
+    assert found[0] == f"{name}: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_compare_folders_is_not_content_with_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "expected"),
     [
         (torch.tensor(0.0), torch.tensor(-0.0), "1 of 1 values, first at 0: 0.0 | -0.0"),
         (torch.zeros(2), torch.zeros(1, 2), "torch.float32 [2] | torch.float32 [1, 2]"),
@@ -127,8 +127,8 @@ def test_compare_folders_is_not_content_with_nothing(tmp_path: Path) -> None:
         ("0.0", "-0.0", "0.0 | -0.0"),
     ],
 )
-def test_difference_is_of_bits(first: Any, second: Any, said: str) -> None:
-    assert difference(first, second) == said
+def test_difference_is_of_bits(first: Any, second: Any, expected: str) -> None:
+    assert difference(first, second) == expected
 
 
 def ended(folder: Path, *codes: int | None, written: int = 1) -> Path:
@@ -161,8 +161,8 @@ def test_compare_case_that_may_be_refused_by_both_but_not_by_one(tmp_path: Path)
 
 def test_compare_case_sees_what_was_trained_again(tmp_path: Path) -> None:
     first, second = ended(tmp_path / "first", 0, 0), ended(tmp_path / "second", 0, 0, written=2)
-    said = "files of weights that each command wrote: [1, 1] | [2, 2]"
-    assert compare_case(Case("case", ()), first, second).differences == [said]
+    expected = "files of weights that each command wrote: [1, 1] | [2, 2]"
+    assert compare_case(Case("case", ()), first, second).differences == [expected]
 
 
 def test_compare_case_of_a_run_that_another_revision_began(tmp_path: Path) -> None:
