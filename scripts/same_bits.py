@@ -26,6 +26,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.store.run import read_run
+
 if TYPE_CHECKING:
     from catalogue import Case
     from same_bits_driver import Revision, Task
@@ -251,6 +253,12 @@ def read_json(path: Path) -> Items:
     return dict(flatten(json.loads(path.read_text(encoding="utf-8"))))
 
 
+def read_status(path: Path) -> Items:
+    """Read a status. Ids of an older version of the identity become those of the present version."""
+    run = read_run(path.parent)
+    return {**read_json(path), "identity": run.identity, "arm": run.arm}
+
+
 def read_table(path: Path) -> Items:
     with path.open(newline="", encoding="utf-8") as file:
         return {f"row {place} {key}": str(text) for place, row in enumerate(csv.DictReader(file)) for key, text in row.items()}
@@ -270,7 +278,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Items], Callable[[Items], int]]] 
     "weights.pt": ("weight tensors", read_weights, len),
     "metrics.jsonl": ("records", read_records, lambda items: len({name.split()[1] for name in items})),
     "summary.json": ("summaries", read_json, lambda _: 1),
-    "status.json": ("statuses", read_json, lambda _: 1),
+    "status.json": ("statuses", read_status, lambda _: 1),
     "results.csv": ("tables", read_table, lambda _: 1),
 }
 """File of results -> what it holds, how it is read, and how its items are counted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,10 @@ import torch
 from scripts.catalogue import Case, cases, choices
 from scripts.same_bits import Comparison, compare_case, compare_folders, conclusion, difference
 from train import cli
+from train.store.identity import VERSION
+from train.store.run import read_run
 
+STORED_RUN = Path(__file__).parent / "stored" / "run"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "same_bits.py"
 
 WEIGHTS = {"head.weight": torch.tensor([[0.5, float("nan")], [1.0, -2.0]]), "steps": torch.tensor(3)}
@@ -85,6 +89,18 @@ def test_compare_folders_sees_one_flipped_bit_of_a_tensor(tmp_path: Path) -> Non
 def test_compare_folders_names_what_was_changed(name: str, old: str, new: str, expected: str, tmp_path: Path) -> None:
     found = compare_after(tmp_path, replaced(name, old, new)).differences
     assert found[0] == f"{name}: {expected}"
+
+
+@pytest.mark.parametrize(("changed", "differences"), [({}, 0), ({"identity": "0123456789ab"}, 1)], ids=["same id", "other id"])
+def test_compare_folders_compares_ids_of_one_version(changed: dict[str, Any], differences: int, tmp_path: Path) -> None:
+    first, second = (shutil.copytree(STORED_RUN, tmp_path / name / "run") for name in ("first", "second"))
+    run = read_run(first)
+    assert run.identity != run.status["identity"], "the stored run is of version 1, and its id differs in version 2"
+    present = {"identity": run.identity, "arm": run.arm, "identity_version": VERSION, **changed}
+    (second / "status.json").write_text(json.dumps({**run.status, **present}))
+    found = compare_folders("case", first.parent, second.parent).differences
+    assert len(found) == differences
+    assert all(text.startswith("run/status.json: identity:") for text in found)
 
 
 @pytest.mark.parametrize(
