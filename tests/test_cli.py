@@ -27,6 +27,7 @@ REFUSED = {
     "norm=batch norm.groups=4": (
         "norm.groups: the chosen norm has no such key. It belongs to norm=group. The chosen norm has: norm"
     ),
+    "trainer.foo=3": "trainer.foo: there is no such key. Did you mean 'trainer.",
     "trainer.epoch=3": "Did you mean 'trainer.epochs'?",
     "inti=xavier": "Did you mean 'init'?",
     "+seeed=3": "train: seeed: there is no such key. Did you mean 'seed'?",

@@ -55,6 +55,7 @@ def unknown_key(key: str, config_dir: Path, arguments: Sequence[str]) -> str:
     """
     keys = [name for name in known_keys(config_dir, [a for a in arguments if not is_override_of(a, key)]) if name != key]
     parent = key.rpartition(".")[0]
+    keys = [name for name in keys if name != parent]  # it is right as typed
     siblings = [name for name in keys if name.rpartition(".")[0] == parent]
     if choices := choices_with_key(key, config_dir):
         available = [name for name in siblings if not name.endswith("._target_")]

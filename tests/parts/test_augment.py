@@ -35,10 +35,10 @@ def pictures(shape, count=16, dtype=torch.uint8):
 
 
 def one_by_one(op, images, reference):
-    """What `op` makes of a batch, and what `reference(image, its choices)` makes of each image alone."""
-    choices = op.draw(rng(), len(images), tuple(images.shape[1:]))
-    alone = [reference(image, {name: value[i] for name, value in choices.items()}) for i, image in enumerate(images)]
-    return op.apply(images, choices), torch.stack(alone)
+    """What `op` makes of a batch, and what `reference(image, its draws)` makes of each image alone."""
+    draws = op.draw(rng(), len(images), tuple(images.shape[1:]))
+    alone = [reference(image, {name: value[i] for name, value in draws.items()}) for i, image in enumerate(images)]
+    return op.apply(images, draws), torch.stack(alone)
 
 
 def same(actual, expected):
@@ -66,8 +66,8 @@ def test_crop_cuts_the_padded_image(shape, dtype, padding):
 
 @pytest.mark.parametrize("side", [28, 32])
 def test_crop_positions_are_uniform(side):
-    choices = augment.crop().draw(rng(), 81 * 200, (1, side, side))
-    counts = torch.bincount(choices["top"] * 9 + choices["left"], minlength=81)
+    draws = augment.crop().draw(rng(), 81 * 200, (1, side, side))
+    counts = torch.bincount(draws["top"] * 9 + draws["left"], minlength=81)
     assert len(counts) == 81
     assert ((counts - 200).abs() < 5 * 200**0.5).all()
 
@@ -83,9 +83,9 @@ def test_color_matches_torchvision(shape):
 
 
 def test_color_factors_fill_their_range():
-    choices = augment.color(0.4, 1.5, 0.0).draw(rng(), 20_000, (3, 8, 8))
+    draws = augment.color(0.4, 1.5, 0.0).draw(rng(), 20_000, (3, 8, 8))
     for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.0, 2.5), ("saturation", 1.0, 1.0)):
-        factor = choices[name]
+        factor = draws[name]
         assert factor.min() == pytest.approx(low, abs=1e-3)
         assert factor.max() == pytest.approx(high, abs=1e-3)
         assert factor.mean() == pytest.approx((low + high) / 2, abs=0.03)
@@ -138,12 +138,12 @@ def test_multi_scale_evaluates_the_centre(shape):
 
 
 def test_multi_scale_draws_every_length_and_position():
-    choices = augment.multi_scale().draw(rng(), 50_000, (1, 28, 28))
-    assert choices["target"].unique().tolist() == list(range(32, 61))
+    draws = augment.multi_scale().draw(rng(), 50_000, (1, 28, 28))
+    assert draws["target"].unique().tolist() == list(range(32, 61))
     for length in (32, 45, 60):
-        drawn = choices["target"] == length
+        drawn = draws["target"] == length
         for corner in ("top", "left"):
-            assert choices[corner][drawn].unique().tolist() == list(range(length - 28 + 1))
+            assert draws[corner][drawn].unique().tolist() == list(range(length - 28 + 1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 500), (500, 300), (64, 64)])
@@ -184,10 +184,10 @@ def test_erase_zeroes_drawn_rectangle(shape, dtype):
 
 
 def test_erase_respects_probability_and_ranges():
-    choices = augment.erase(0.3, [0.1, 0.2], [0.5, 2.0]).draw(rng(), 20_000, (3, 200, 200))
-    erased = choices["height"] > 0
+    draws = augment.erase(0.3, [0.1, 0.2], [0.5, 2.0]).draw(rng(), 20_000, (3, 200, 200))
+    erased = draws["height"] > 0
     assert erased.float().mean() == pytest.approx(0.3, abs=0.015)
-    top, left, height, width = (choices[name][erased] for name in ("top", "left", "height", "width"))
+    top, left, height, width = (draws[name][erased] for name in ("top", "left", "height", "width"))
     share, ratio = height * width / 200**2, height / width
     assert 0.095 < share.min() < 0.11
     assert 0.19 < share.max() < 0.205
@@ -226,11 +226,11 @@ def test_augment_draws_depend_on_generator(name):
 def test_augment_apply_is_pure_and_per_image(name):
     op, shape = OPS[name], (3, 32, 32)
     images = pictures(shape)
-    choices = op.draw(rng(), len(images), shape)
-    result = op.apply(images, choices)
+    draws = op.draw(rng(), len(images), shape)
+    result = op.apply(images, draws)
     assert images.equal(pictures(shape))
     assert tuple(result.shape[1:]) == op.output_shape(shape)
-    last = op.apply(images[-1:], {key: value[-1:] for key, value in choices.items()})
+    last = op.apply(images[-1:], {key: value[-1:] for key, value in draws.items()})
     torch.testing.assert_close(result[-1:], last, rtol=0, atol=1e-6)
 
 
@@ -269,14 +269,14 @@ def test_as_float_scales_bytes_only():
 @pytest.mark.parametrize("name", OPS)
 def test_augment_on_gpu_is_equal_without_waiting(name):
     op, images = OPS[name], pictures((3, 32, 32))
-    choices = op.draw(rng(), len(images), (3, 32, 32))
+    draws = op.draw(rng(), len(images), (3, 32, 32))
     device = torch.device("cuda")
     on_device = images.to(device)
-    op.apply(on_device, augment.move(choices, device))  # the first call loads kernels
+    op.apply(on_device, augment.move(draws, device))  # the first call loads kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = op.apply(on_device, augment.move(choices, device))
+        result = op.apply(on_device, augment.move(draws, device))
         op.evaluate(on_device)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(result.cpu(), op.apply(images, choices), rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.cpu(), op.apply(images, draws), rtol=0, atol=1e-4)

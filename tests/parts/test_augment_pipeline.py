@@ -23,11 +23,11 @@ def rng(seed=0):
 def test_pipeline_applies_ops_in_order():
     ops = [augment.multi_scale([12, 20], 10, 12, fit_to_data=False), augment.crop(), augment.erase()]
     pipeline, images = augment.Pipeline(ops), IMAGES
-    choices = pipeline.draw(rng(), 16, (3, 32, 40))
+    draws = pipeline.draw(rng(), 16, (3, 32, 40))
     expected = images
     for index, op in enumerate(ops):
-        expected = op.apply(expected, {key[2:]: value for key, value in choices.items() if key.startswith(f"{index}.")})
-    assert pipeline.apply(images, choices).equal(expected)
+        expected = op.apply(expected, {key[2:]: value for key, value in draws.items() if key.startswith(f"{index}.")})
+    assert pipeline.apply(images, draws).equal(expected)
     assert pipeline.output_shape((3, 32, 40)) == (3, 10, 10)
     assert pipeline.evaluate(images).equal(ops[0].evaluate(images))
     assert augment.Pipeline([]).apply(images, augment.Pipeline([]).draw(rng(), 16, (3, 32, 40))) is images

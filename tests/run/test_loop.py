@@ -21,7 +21,7 @@ from train.data.readers import open_readers
 from train.data.split import split_validation
 from train.parts import schedule as schedules
 from train.parts.augment import TrainingOnly
-from train.parts.contracts import Choices, Schedule, Shape
+from train.parts.contracts import Draws, Schedule, Shape
 from train.run.build import build
 from train.run.folder import RunFolder
 from train.run.session import prepare
@@ -279,10 +279,10 @@ def interrupting(at: int) -> Schedule:
 class Interrupting(TrainingOnly):
     """An augmentation that changes no image and raises SIGTERM when the first evaluation begins."""
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:  # noqa: ARG002
         return {}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:  # noqa: ARG002
+    def apply(self, images: Tensor, choices: Draws) -> Tensor:  # noqa: ARG002
         return images
 
     def evaluate(self, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from train.run.session import prepare
 IMPOSSIBLE = {
     "data=noise norm=group norm.groups=7": ["layer stage1.norm1", "norm.groups=7", "24 channels"],
     "data=noise model=resnet norm=group norm.groups=32": ["layer stem.norm", "norm.groups=32", "16 channels"],
-    "data=noise model=mlp norm=group norm.groups=512": ["layer norm1", "one value per mean"],
+    "data=noise model=mlp norm=group norm.groups=512": ["layer norm1", "each mean is of one value"],
     "data=noise model=mlp norm=instance": ["layer norm1", "norm=instance"],
     "data=noise data.shape=[1,4,4] norm=instance": ["layer stage3.norm1", "norm=instance", "1x1"],
     "data=noise data.shape=[3,2,2] model=resnet norm=instance": ["layer stage2.block1.norm1", "norm=instance", "1x1"],

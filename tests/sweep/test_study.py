@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.harness import SMALL
 from train import cli
-from train.run.rehearsal import check_configs
+from train.run.dry_run import check_configs
 from train.store.manifest import read_manifest
 from train.sweep.axes import read_request
 from train.sweep.plan import SweepPlan, make_plan

@@ -77,8 +77,8 @@ class ArrayReader:
         size, seed = self.batching.batch_size, self.batching.augment_seed
         for step in steps:
             part = slice(step * size, (step + 1) * size)
-            choices = self.op.draw(generator(seed, "augment", epoch, step), size, self.shape)
-            images = self.op.apply(self._gather(order[part]), choices)
+            draws = self.op.draw(generator(seed, "augment", epoch, step), size, self.shape)
+            images = self.op.apply(self._gather(order[part]), draws)
             yield Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, on_device[part]))
 
     def _gather(self, indices: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A pool of processes that decode image files, one batch per request.
 
-A worker gets a `Request` and returns pixels; it keeps no state and holds no labels, so it does not matter which worker does what.
+A worker gets a `DecodeRequest` and returns pixels. It keeps no state and holds no labels, so any worker can answer any request.
 
 Why `forkserver`: forking this process is unsafe once CUDA or an OpenMP region has run in it, and spawning imports torch anew for
 each worker, some seconds of a core. The server imports once, runs nothing, and forks each worker in milliseconds.
@@ -68,7 +68,7 @@ class Decoder(Dataset[Tensor | RunError]):
         return images
 
 
-class _Plan:
+class _RequestSampler:
     """The sampler of a DataLoader that outlives an epoch; its requests are set before each epoch."""
 
     requests: Iterable[DecodeRequest] = ()
@@ -84,8 +84,8 @@ class DecodingPool:
     """
 
     def __init__(self, decoder: Decoder, workers: int, *, keep: bool, pin: bool = False) -> None:
-        self._plan = _Plan()
-        self._make = partial(_loader, decoder, self._plan, workers, keep=keep, pin=pin)
+        self._sampler = _RequestSampler()
+        self._make = partial(_loader, decoder, self._sampler, workers, keep=keep, pin=pin)
         self._loader: DataLoader[Any] | None = None
         self._running: Generator[Tensor, None, None] | None = None
 
@@ -112,7 +112,7 @@ class DecodingPool:
 
         A DataLoader ends its processes when the last reference to its iterator goes. A traceback would hold one, so errors are
         raised outside of the loop."""
-        self._plan.requests = requests
+        self._sampler.requests = requests
         if self._loader is None:
             self._loader = self._make()
         failure: RunError | None = None
@@ -134,10 +134,10 @@ class DecodingPool:
             raise failure
 
 
-def _loader(decoder: Decoder, plan: _Plan, workers: int, *, keep: bool, pin: bool) -> DataLoader[Any]:
+def _loader(decoder: Decoder, sampler: _RequestSampler, workers: int, *, keep: bool, pin: bool) -> DataLoader[Any]:
     return DataLoader(
         decoder,
-        sampler=plan,
+        sampler=sampler,
         batch_size=None,
         num_workers=workers,
         persistent_workers=keep and workers > 0,

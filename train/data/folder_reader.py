@@ -95,8 +95,8 @@ class FolderReader:
         requests = (_request(self.source, part, epoch) for part in parts)
         for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
             draw = generator(self.batching.augment_seed, "augment", epoch, step, BATCH_OPS)
-            choices = self.op.draw(draw, size, self.shape)
-            yield self._batch(self.op.apply(self._send(images), choices), part)
+            draws = self.op.draw(draw, size, self.shape)
+            yield self._batch(self.op.apply(self._send(images), draws), part)
 
     def _batch(self, images: Tensor, part: Tensor) -> Batch:
         return Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, self._send(part)))

@@ -22,7 +22,7 @@ ActivationFactory: TypeAlias = Callable[[], nn.Module]
 Initializer: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], None]
 """init(model, images [N, C, H, W], generator): sets the parameters in place; `images` serve data-dependent inits."""
 
-Choices: TypeAlias = Mapping[str, Tensor]
+Draws: TypeAlias = Mapping[str, Tensor]
 """What an augmentation drew for a batch: CPU tensors whose first dimension is N."""
 
 ModelFactory: TypeAlias = Callable[..., nn.Module]
@@ -37,11 +37,11 @@ class Op(Protocol):
     """An augmentation. Images are uint8 [N, C, H, W], or float32 in [0, 1]; an op that needs floats converts by
     `train.parts.augment.as_float`, and one that only moves pixels keeps the type it was given."""
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """Draw the choices for `count` images of `shape`, from `generator` (CPU) alone."""
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
+        """Draw the random numbers for `count` images of `shape`, from `generator` (CPU) alone."""
         ...
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the augmented images, on the device of `images`; a pure function."""
         ...
 

@@ -33,15 +33,15 @@ Positive = Annotated[float, Interval(gt=0)]
 Distribution = Literal["normal", "uniform"]
 Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Draw: TypeAlias = Callable[[Layer, Generator], Tensor]
-Nominal: TypeAlias = Callable[[Layer], float]
+RequestedStd: TypeAlias = Callable[[Layer], float]
 
 
 @dataclass(frozen=True)
 class LayerByLayer:
-    """An initializer that fills each layer's weight by `draw`, with values of the deviation `requested_std(layer)`."""
+    """An initializer that fills each layer's weight by `draw`, with values of the standard deviation `requested_std(layer)`."""
 
     draw: Draw
-    requested_std: Nominal
+    requested_std: RequestedStd
 
     def __call__(self, model: nn.Module, images: Tensor, generator: Generator) -> None:  # noqa: ARG002
         with torch.no_grad():
@@ -101,7 +101,7 @@ def lsuv() -> Initializer:
     One forward pass serves all layers, because each hands on the output it has after the division. In this pass norms are
     in training mode (batch norm uses the statistics of `images`) and everything else in evaluation mode, so that nothing
     is dropped and nothing is drawn; modes and buffers, running statistics among them, are put back. A layer that runs more
-    than once is scaled the first time. One that does not run, or whose outputs have no finite positive deviation, stays
+    than once is scaled the first time. One that does not run, or whose outputs have no finite positive standard deviation, stays
     orthogonal.
     """
     start = orthogonal()
@@ -140,7 +140,7 @@ def fans(layer: Layer) -> tuple[int, int]:
     return layer.weight.shape[1] * positions, layer.weight.shape[0] // groups * positions
 
 
-def _independent(distribution: Distribution, std: Nominal) -> LayerByLayer:
+def _independent(distribution: Distribution, std: RequestedStd) -> LayerByLayer:
     return LayerByLayer(lambda layer, generator: _draw(layer, distribution, std(layer), generator), std)
 
 
@@ -151,7 +151,7 @@ def _fill(module: nn.Module, name: str, value: float) -> None:
 
 
 def _draw(layer: Layer, distribution: Distribution, std: float, generator: Generator) -> Tensor:
-    """Draw values of mean 0 and deviation `std`, in the shape of the layer's weight."""
+    """Draw values of mean 0 and standard deviation `std`, in the shape of the layer's weight."""
     weight = torch.empty(layer.weight.shape)
     if distribution == "normal":
         return weight.normal_(0, std, generator=generator)

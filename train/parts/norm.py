@@ -6,7 +6,7 @@ With gamma_c and beta_c learned per channel, starting at 1 and 0, every module c
 
 and they differ in the values that `mean` and `var` are taken over (the figure of Wu & He 2018):
 
-    module         [N, C]             [N, C, H, W]                  of its own for each
+    module         [N, C]             [N, C, H, W]                  separate statistics per
     BatchNorm      N                  N, H, W                       channel
     LayerNorm      C                  C, H, W                       image
     InstanceNorm   (nothing left)     H, W                          image and channel
@@ -72,7 +72,7 @@ class BatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.numel() == self.num_features:
             raise ShapeError(
-                f"norm=batch sees {_seen(input)} in training: one value per channel, so there is no variance. "
+                f"norm=batch gets inputs of {_seen(input)} in training: one value per channel, so there is no variance. "
                 "Use a larger trainer.batch_size or larger images, or norm=layer."
             )
 
@@ -94,7 +94,7 @@ class _PerImageNorm(nn.Module):
             raise ShapeError(_indivisible(self.channels, self.groups))
         if math.prod(x.shape[1:]) == self.groups:
             raise ShapeError(
-                f"norm={self.choice} sees {_seen(x)}: one value per mean, which it would turn into a constant. {self.remedy}"
+                f"norm={self.choice} gets inputs of {_seen(x)}: each mean is of one value: the output is constant. {self.remedy}"
             )
         return self.normalize(x)
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from train.errors import UsageError, did_you_mean
 from train.report.collect import Collection
 from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
-from train.report.tuning import Choice, Level, choose
+from train.report.tuning import Level, TunedLevel, choose
 from train.store.identity import SEEDS, arm_id
 from train.store.manifest import Design, Manifest
 from train.store.overrides import dotted_key, key_of
@@ -38,7 +38,7 @@ class Arm:
     runs: tuple[Run, ...]
     planned: int = 0
     is_baseline: bool = False
-    choice: Choice | None = None
+    choice: TunedLevel | None = None
 
     @property
     def label(self) -> str:
@@ -121,7 +121,7 @@ class _ArmDraft:
     planned: int
     planned_levels: Mapping[str, str]
     tuned: str = ""
-    choice: Choice | None = None
+    choice: TunedLevel | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:

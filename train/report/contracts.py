@@ -205,7 +205,7 @@ class Pairwise(Effect):
 class Conditions:
     """The conditions under which the runs of one arm were trained; more than one value in a field means that the runs differ.
 
-    `budgets`: planned examples or steps, diverged runs included; `learning_rates`: peak values.
+    `budgets`: training images seen by the completed runs (steps x batch size); `learning_rates`: peak values.
     """
 
     arm: str
@@ -221,9 +221,9 @@ class Facts:
     """Facts about the study beyond the values.
 
     `test_size`: images that the metric was evaluated on. `tuned_over`: learning rates tried for every arm, empty where the rate
-    was fixed. `tuned`: whether a level (of the learning rate or another key) was selected for each arm. `never_ended`: arms whose
-    runs were all lost at every level. `budget_factors`: factors that set the training budget, such as `trainer.epochs`;
-    `rate_factors`: factors that set the learning rate.
+    was fixed. `tuned`: whether a level (of the learning rate or another key) was selected for each arm. `lost_at_every_level`:
+    arms whose runs were all lost at every level. `budget_factors`: factors that set the training budget, such as
+    `trainer.epochs`; `rate_factors`: factors that set the learning rate.
     """
 
     conditions: tuple[Conditions, ...] = ()

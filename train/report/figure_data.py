@@ -18,8 +18,8 @@ from train.report.figures.heat import HeatTable, draw_heat
 from train.report.figures.interaction import MOST_PAIRS, Crossing, Mean, draw_interactions
 from train.report.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report.history import mean_curve
+from train.report.layer_signals import STATISTICS, arm_signals
 from train.report.metric import number
-from train.report.signals import STATISTICS, arm_signals
 
 MOST_ROWS, MOST_COLUMNS, MOST_POINTS = 60, 28, 40
 

@@ -91,7 +91,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TunedLevel:
     """The chosen level of one arm. `levels`: all levels tried or planned, in order; `chosen` is one of them."""
 
     levels: tuple[Level, ...]
@@ -137,11 +137,11 @@ class Choice:
         return edges
 
 
-def choose(levels: Sequence[Level]) -> Choice:
+def choose(levels: Sequence[Level]) -> TunedLevel:
     """Choose the best of the `levels` of one arm, at least one. Numbers are sorted; other levels keep their order."""
     ordered = tuple(sorted(levels, key=_sort_key(levels)))
     best = min(level.rank for level in ordered)
-    return Choice(ordered, next(level for level in ordered if _is_tie(level.rank, best)))
+    return TunedLevel(ordered, next(level for level in ordered if _is_tie(level.rank, best)))
 
 
 def _is_tie(rank: Sequence[float], best: Sequence[float]) -> bool:

@@ -12,11 +12,11 @@ from typing import TypeAlias
 from train.report import sentence_text, table_text
 from train.report.contracts import Severity, Threat
 from train.report.metric import Metric
-from train.report.tuning import Choice, Level
+from train.report.tuning import Level, TunedLevel
 from train.sinks.number_text import plural
 
 VALIDATION = Metric("accuracy/val")
-Chosen: TypeAlias = tuple[str, Choice]
+Chosen: TypeAlias = tuple[str, TunedLevel]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def level_rows(chosen: Sequence[Chosen]) -> tuple[LevelRow, ...]:
     )
 
 
-def _remark(choice: Choice) -> str:
+def _remark(choice: TunedLevel) -> str:
     """Return the note beside the chosen level."""
     if choice.lost_all:
         return "none could be chosen: runs diverged or failed at every level"
@@ -85,7 +85,7 @@ def tuning_paragraphs(keys: Sequence[str], chosen: Sequence[Chosen], metric: Met
     return rule, f"{independence} Tuning took {cost(chosen)}."
 
 
-def level_note(choice: Choice) -> str:
+def level_note(choice: TunedLevel) -> str:
     """Return the level at which an arm is compared, to stand beside its label."""
     return f"at {choice.chosen.name}" if choice.was_measured else f"no level could be chosen; this is {choice.chosen.name}"
 
@@ -146,7 +146,7 @@ def _no_choice(chosen: Sequence[Chosen]) -> _Threats:
         yield "tuning_unmeasured", f"{message}, and the first one is shown.", "serious"
 
 
-def _lost(choice: Choice) -> int:
+def _lost(choice: TunedLevel) -> int:
     return sum(level.lost for level in choice.levels)
 
 
@@ -165,7 +165,7 @@ def _single_level(chosen: Sequence[Chosen]) -> _Threats:
         yield "tuning_one_level", f"{message}: it was not tuned, and another level may be better.", "caution"
 
 
-def _has_one_level(choice: Choice) -> bool:
+def _has_one_level(choice: TunedLevel) -> bool:
     return sum(level.was_tried for level in choice.levels) == 1
 
 
@@ -207,7 +207,7 @@ def _ties(chosen: Sequence[Chosen]) -> _Threats:
         yield "tuning_tie", f"Levels were tied for {sentence_text.listed(tied)}: the first was chosen.", "note"
 
 
-def _tied_names(choice: Choice) -> list[str]:
+def _tied_names(choice: TunedLevel) -> list[str]:
     levels: list[Level] = [choice.chosen, *choice.tied]
     return [level.name for level in levels]
 

@@ -59,12 +59,13 @@ class FoundCheckpoint:
 def loop_state(loop: Loop) -> dict[str, Any]:
     """Return everything in a loop that the next update, the next record or the end depends on."""
     train_state, result = loop.train_state, loop.result
+    # Names of format 1: `bookmark` is the snapshot, `looked` is `evaluated`.
     return {
         "model": train_state.model.state_dict(),
         "optimizer": train_state.optimizer.state_dict(),
         "scaler": train_state.scaler.state_dict(),
-        "losses": [m.loss for m in loop.recent],
-        "correct": [m.correct for m in loop.recent],
+        "losses": [m.loss for m in loop.unrecorded],
+        "correct": [m.correct for m in loop.unrecorded],
         "moments": loop.moments.state(),
         "bookmark": loop.snapshot.state() if loop.snapshot else None,
         "steps": result.steps,
@@ -85,7 +86,7 @@ def restore_loop(loop: Loop, state: Mapping[str, Any]) -> None:
         train_state.scaler.load_state_dict(state["scaler"])
     device = train_state.placement.device
     pairs = zip(state["losses"], state["correct"], strict=True)
-    loop.recent = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
+    loop.unrecorded = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
     loop.moments.load_state(state["moments"])
     if state["bookmark"]:
         loop.snapshot = Snapshot(train_state, result.steps)

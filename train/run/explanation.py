@@ -67,11 +67,11 @@ class ExplanationSink(Sink):
 
     def record(self, record: Record) -> None:
         first = self.verdict is None
-        self.replay(record)
+        self.restore(record)
         if first and self.verdict is not None:
             self._explain_start(record, self.verdict)
 
-    def replay(self, record: Record) -> None:
+    def restore(self, record: Record) -> None:
         if "loss/train" in record.values:
             self._losses.append((record.step, record.values["loss/train"]))
         if record.step == 0 and self.verdict is None and any(tag.startswith("activation_std/") for tag in record.values):

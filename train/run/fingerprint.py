@@ -1,4 +1,4 @@
-"""The fingerprint of a run: proof that the chosen ingredients are in its model, optimizer and data.
+"""The fingerprint of a run: evidence that the chosen ingredients are in its model, optimizer and data.
 
 It is plain data for summary.json. `train.run.contradictions` turns mismatches into sentences.
 """

@@ -116,7 +116,7 @@ class Loop:
     began: float = field(default_factory=time.perf_counter)
     saver: Saver = field(default_factory=NoSaver)
     result: TrainResult = field(default_factory=TrainResult)
-    recent: list[Measurement] = field(default_factory=list)
+    unrecorded: list[Measurement] = field(default_factory=list)
     best: Best | None = None
     evaluated: bool = True  # whether the evaluations due after the last step (validation split, probe) are done
     snapshot: Snapshot | None = None
@@ -128,12 +128,12 @@ class Loop:
         if not self.evaluated:
             self.evaluate_when_due(self.result.steps)
         for step, batch in () if self.stop else self.batches(self.result.steps):
-            measurement = self.observed_step(step, batch)
-            self.recent.append(measurement)
+            measurement = self.run_step(step, batch)
+            self.unrecorded.append(measurement)
             self.nan_watch.add(step, measurement.loss)
             done = self.result.steps = step + 1
             snapshot_due = due(done, SNAPSHOT_EVERY, self.plan.total)
-            if self.diverged(
+            if self.check_divergence(
                 wait=snapshot_due or self.evaluation_due(done)
             ):  # the wait also keeps training out of evaluation time
                 break
@@ -166,7 +166,7 @@ class Loop:
 
     def save(self) -> None:
         """Save the state, unless the loss is not finite: such a run cannot resume."""
-        if self.result.status != "diverged" and not self.diverged(wait=True) and self.plan.total:
+        if self.result.status != "diverged" and not self.check_divergence(wait=True) and self.plan.total:
             self.saver.save(self)
 
     def batches(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
@@ -189,7 +189,7 @@ class Loop:
         """Return the seconds since the epoch began, evaluations included."""
         return 0.0 if self.epoch_began is None else time.perf_counter() - self.epoch_began
 
-    def observed_step(self, step: int, batch: Batch) -> Measurement:
+    def run_step(self, step: int, batch: Batch) -> Measurement:
         """Run one train step, observed where that is due. Its dropout depends only on the step number."""
         self.seed_dropout(step)
         factor = self.schedule(step, self.plan.total)
@@ -257,14 +257,14 @@ class Loop:
         for step, values in self.moments.pop_rows(before):
             self.record(step, values)
 
-    def diverged(self, wait: bool = False) -> bool:
+    def check_divergence(self, wait: bool = False) -> bool:
         failed_step = self.nan_watch.first_nonfinite(wait)
         if failed_step is None:
             return False
         self.result.status = "diverged"
         self.result.reason = f"the training loss was not finite at step {failed_step}"
         if late := self.result.steps - (failed_step + 1):  # updates made before the loss reached the host
-            del self.recent[-late:]
+            del self.unrecorded[-late:]
         self.result.steps = failed_step + 1
         return True
 
@@ -291,11 +291,11 @@ class Loop:
 
     def record_training(self, done: int) -> None:
         """Record mean loss and accuracy since the last record; the only copy of both from device to host."""
-        if not self.recent:
+        if not self.unrecorded:
             return
-        table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in self.recent]).cpu()
+        table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in self.unrecorded]).cpu()
         loss, correct = table.double().mean(dim=0).tolist()
-        self.recent.clear()
+        self.unrecorded.clear()
         self.result.train_loss = loss
         lr = self.train_state.optimizer.param_groups[0]["lr"]
         self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})

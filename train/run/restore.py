@@ -42,7 +42,7 @@ def restore_run(
         return
     saver.refuse_other_data(checkpoint)
     for record in read_records(metrics_file):
-        sink.replay(record)
+        sink.restore(record)
     restore_loop(loop, checkpoint.loop)
     sink.message(f"Resuming at step {checkpoint.step}.")
 

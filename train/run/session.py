@@ -124,9 +124,9 @@ class Session:
                 sink.start(info)
                 train_state = self.train_state(readers)
                 observer = self.observer(train_state.model, readers)
-                proof = self.verify_choices(train_state, readers, sink)
+                evidence = self.verify_choices(train_state, readers, sink)
                 explanation.network = self.network_info(train_state.model, observer, readers)
-                saver = self.saver(proof, sink)
+                saver = self.saver(evidence, sink)
                 loop = Loop(
                     train_state, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver
                 )
@@ -149,23 +149,23 @@ class Session:
         summary = summarise(result, test, self.cost, plan.batch_size, self.placement.device, self.folder.path, began)
         verdict = {"initial_verdict": asdict(explanation.verdict)} if explanation.verdict else {}
         content = {name: json_value(value) for name, value in asdict(summary).items()}
-        write_json(self.folder.summary_file, content | verdict | proof)
+        write_json(self.folder.summary_file, content | verdict | evidence)
         return summary
 
-    def saver(self, proof: Mapping[str, Any], sink: Sink) -> CheckpointSaver:
-        first_batch = proof["fingerprint"]["first_batch"]["sha256"]
+    def saver(self, evidence: Mapping[str, Any], sink: Sink) -> CheckpointSaver:
+        first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
         return CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
 
     def verify_choices(self, train_state: TrainState, readers: Readers, sink: Sink) -> dict[str, Any]:
         """Return the fingerprint, which proves that the chosen ingredients are in this run, and warn of contradictions to it."""
-        proof = fingerprint(
+        evidence = fingerprint(
             train_state.model, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
         )
-        conflicts = contradictions(proof)
+        conflicts = contradictions(evidence)
         for sentence in conflicts:
             sink.message(sentence, "warning")
             log.warning(sentence)
-        return {"fingerprint": proof, "contradictions": conflicts}
+        return {"fingerprint": evidence, "contradictions": conflicts}
 
     def network_info(self, model: nn.Module, observer: Observer, readers: Readers) -> NetworkInfo:
         """Return the network's facts for the explanation of step 0. Theory is computed only if the layers are observed."""

@@ -40,8 +40,8 @@ class BroadcastSink(Sink):
     def message(self, text: str, level: Level = "info") -> None:
         self._each(lambda sink: sink.message(text, level))
 
-    def replay(self, record: Record) -> None:
-        self._each(lambda sink: sink.replay(record))
+    def restore(self, record: Record) -> None:
+        self._each(lambda sink: sink.restore(record))
 
     def sync(self) -> Mapping[str, int]:
         offsets: dict[str, int] = {}

@@ -104,7 +104,7 @@ class Sink(Protocol):
     def message(self, text: str, level: Level = "info") -> None:
         """Show a message to the user now."""
 
-    def replay(self, record: Record) -> None:
+    def restore(self, record: Record) -> None:
         """Restore state from a row written before the run was resumed, without displaying it. Called after `start`."""
 
     def sync(self) -> Mapping[str, int]:

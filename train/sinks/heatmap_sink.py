@@ -39,11 +39,11 @@ class HeatMapSink(Sink):
         self._due_at = self._clock() + self._every_s
 
     def record(self, record: Record) -> None:
-        self.replay(record)
+        self.restore(record)
         if self._clock() >= self._due_at:
             self._draw()
 
-    def replay(self, record: Record) -> None:
+    def restore(self, record: Record) -> None:
         rows: dict[str, dict[str, float]] = {statistic: {} for statistic in self._columns}
         for tag, value in record.values.items():
             statistic, _, layer = tag.partition("/")

@@ -80,7 +80,7 @@ class TensorBoardSink(Sink):
         if self._config:
             self._write(0, [values.text("config", self._config)])
 
-    def replay(self, record: Record) -> None:
+    def restore(self, record: Record) -> None:
         """Rewrite an earlier record, needed only if the previous event file could not be continued."""
         if not self._is_continued:
             self.record(record)

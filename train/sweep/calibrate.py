@@ -14,12 +14,12 @@ from train.sweep.fork_server import ForkServer
 
 MAX_TIMED_ARMS = 8
 """Further arms are estimated by the mean of the timed ones."""
-CALL = "train.run.rehearsal:time_run"
+CALL = "train.run.dry_run:time_run"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one arm as `train.run.rehearsal.time_run` measures them; `steps`: of the whole run."""
+    """Times of one arm as `train.run.dry_run.time_run` measures them; `steps`: of the whole run."""
 
     start_s: float
     step_s: float

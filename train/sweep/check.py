@@ -8,7 +8,7 @@ from typing import Any
 from train.sweep.devices import cpu_cores
 from train.sweep.fork_server import ForkServer
 
-CALL = "train.run.rehearsal:check_configs"
+CALL = "train.run.dry_run:check_configs"
 MIN_CONFIGS_PER_WORKER = 8
 """A worker takes some 50 ms per configuration, and half a second to load the bundled data."""
 

@@ -1,4 +1,4 @@
-"""Augmentations: `draw` makes the random choices (CPU tensors, one draw per image), `apply` applies them (batched, on the
+"""Augmentations: `draw` draws the random numbers (CPU tensors, one draw per image), `apply` applies them (batched, on the
 images' device). Each factory function here is one choice of the group `augment`; they compose in the order of the config.
 
 `pixels`: color, erase. `geometry`: flip, crop, rotate. `framing`: multi_scale. `pipeline`: several ops as one.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from train.errors import UsageError
 from train.parts.augment.op import as_float, centres, sample, uniform_int
-from train.parts.contracts import Choices, Shape
+from train.parts.contracts import Draws, Shape
 
 Region = tuple[float, float, float, float]
 
@@ -53,7 +53,7 @@ class MultiScale:
         low, high, test, crop = (round(length * scale) for length in (low, high, self.test_short_side, self.crop))
         return low, high, test, crop
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw `target`: L, and `top`, `left`: the corner of the crop in the resized image; int64 [N]."""
         _, height, width = shape
         short = min(height, width)
@@ -63,10 +63,10 @@ class MultiScale:
         left = uniform_int(generator, resized(width, short, target) - crop)
         return {"target": target, "top": top, "left": left}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the crops, float32 [N, C, crop, crop]."""
         crop = self._lengths(*images.shape[2:])[3]
-        return cut(images, choices["target"], choices["top"], choices["left"], crop)
+        return cut(images, draws["target"], draws["top"], draws["left"], crop)
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Return the centre crop of the images resized to the test short side, float32 [N, C, crop, crop]."""
@@ -82,7 +82,7 @@ class MultiScale:
         return shape[0], crop, crop
 
     def train_region(self, generator: torch.Generator, height: int, width: int) -> Region:
-        """Draw a random crop, as (top, left, height, width) in pixels of the source; the numbers are taken as they are."""
+        """Draw a random crop, as (top, left, height, width) in pixels of the source. `fit_to_data` has no effect here."""
         low, high = self.short_side
         target = low + int(uniform_int(generator, torch.tensor(high - low)))
         across, down = torch.rand(2, generator=generator, dtype=torch.float64).tolist()

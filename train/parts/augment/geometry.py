@@ -12,7 +12,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from train.parts.augment.op import TrainingOnly, as_float, centres, sample, uniform, uniform_int
-from train.parts.contracts import Choices, Shape
+from train.parts.contracts import Draws, Shape
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Flip(TrainingOnly):
 
     p: float
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:  # noqa: ARG002
         """Draw `flip`: bool [N]."""
         return {"flip": torch.rand(count, generator=generator) < self.p}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Mirror the drawn images."""
-        return torch.where(choices["flip"][:, None, None, None], images.flip(3), images)
+        return torch.where(draws["flip"][:, None, None, None], images.flip(3), images)
 
 
 def flip(p: Annotated[float, Interval(ge=0, le=1)] = 0.5) -> Flip:
@@ -45,18 +45,18 @@ class Crop(TrainingOnly):
         """Return the number of zero pixels added to each side of an image."""
         return math.ceil(min(height, width) / 8) if self.padding is None else self.padding
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw `top`, `left`: int64 [N], the corner of the crop in the padded image."""
         last = torch.full((count,), 2 * self.pixels(shape[1], shape[2]))
         return {"top": uniform_int(generator, last), "left": uniform_int(generator, last)}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Cut one crop of the original size out of each padded image."""
         count, channels, height, width = images.shape
         padding = self.pixels(height, width)
         padded = F.pad(images, (padding, padding, padding, padding)).flatten(2)
-        row = choices["top"][:, None] + torch.arange(height, device=images.device)
-        column = choices["left"][:, None] + torch.arange(width, device=images.device)
+        row = draws["top"][:, None] + torch.arange(height, device=images.device)
+        column = draws["left"][:, None] + torch.arange(width, device=images.device)
         # One flat index per pixel of the result: several times faster than indexing rows and columns apart.
         index = row[:, :, None] * (width + 2 * padding) + column[:, None, :]
         return padded.gather(2, index.view(count, 1, -1).expand(-1, channels, -1)).view(count, channels, height, width)
@@ -77,17 +77,17 @@ class Rotate(TrainingOnly):
 
     degrees: float
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:  # noqa: ARG002
         """Draw `radians`: float32 [N], anticlockwise."""
         limit = math.radians(self.degrees)
         return {"radians": uniform(generator, count, -limit, limit)}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the rotated images, float32."""
         height, width = images.shape[2:]
         x = centres(width, images.device)[None, None, :] - width / 2
         y = centres(height, images.device)[None, :, None] - height / 2
-        cos, sin = choices["radians"].cos()[:, None, None], choices["radians"].sin()[:, None, None]
+        cos, sin = draws["radians"].cos()[:, None, None], draws["radians"].sin()[:, None, None]
         return sample(as_float(images), (cos * x - sin * y) * (2 / width), (sin * x + cos * y) * (2 / height), "zeros")
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from train.errors import UsageError
-from train.parts.contracts import Choices, Framing, Op, Shape
+from train.parts.contracts import Draws, Framing, Op, Shape
 
 
-def move(choices: Choices, device: torch.device) -> Choices:
-    """Copy the choices to `device`; to a GPU out of pinned memory, so that the host does not wait."""
+def move(draws: Draws, device: torch.device) -> Draws:
+    """Copy the draws to `device`; to a GPU out of pinned memory, so that the host does not wait."""
     if device.type != "cuda":
-        return {name: value.to(device) for name, value in choices.items()}
-    return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in choices.items()}
+        return {name: value.to(device) for name, value in draws.items()}
+    return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in draws.items()}
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,20 @@ class Pipeline:
         """The ops after the framing; all of them where there is none."""
         return self if self.framing is None else Pipeline(self.ops[1:])
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
-        """Draw the choices of all ops for `count` images of `shape`. Each op has a generator of its own, so that the
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
+        """Draw the random numbers of all ops for `count` images of `shape`. Each op has a generator of its own, so that the
         amount that it draws does not change what the others draw."""
         seeds = torch.randint(2**63 - 1, (len(self.ops),), generator=generator).tolist()
-        choices: dict[str, Tensor] = {}
+        draws: dict[str, Tensor] = {}
         for index, (op, seed) in enumerate(zip(self.ops, seeds, strict=True)):
             drawn = op.draw(torch.Generator().manual_seed(seed), count, shape)
-            choices |= {f"{index}.{name}": value for name, value in drawn.items()}
+            draws |= {f"{index}.{name}": value for name, value in drawn.items()}
             shape = op.output_shape(shape)
-        return choices
+        return draws
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
-        """Apply all ops in order; choices that are still on the host are moved to the images' device."""
-        moved = move(choices, images.device)
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Apply all ops in order; draws that are still on the host are moved to the images' device."""
+        moved = move(draws, images.device)
         for index, op in enumerate(self.ops):
             start = f"{index}."
             images = op.apply(images, {name.removeprefix(start): moved[name] for name in moved if name.startswith(start)})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from train.errors import UsageError
 from train.parts.augment.op import TrainingOnly, as_float, uniform, uniform_int
-from train.parts.contracts import Choices, Shape
+from train.parts.contracts import Draws, Shape
 
 ATTEMPTS = 10
 """The number of rectangles that `erase` draws for an image, of which it takes the first that fits."""
@@ -41,16 +41,16 @@ class Color(TrainingOnly):
     contrast: float
     saturation: float
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:  # noqa: ARG002
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:  # noqa: ARG002
         """Draw `brightness`, `contrast`, `saturation`: float32 [N], factors."""
         widths = {"brightness": self.brightness, "contrast": self.contrast, "saturation": self.saturation}
         return {name: uniform(generator, count, max(0.0, 1 - width), 1 + width) for name, width in widths.items()}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Return the changed images, float32 in [0, 1]."""
-        images = blend(as_float(images), 0.0, choices["brightness"])
-        images = blend(images, grey(images).mean((2, 3), keepdim=True), choices["contrast"])
-        return blend(images, grey(images), choices["saturation"]) if images.shape[1] == 3 else images
+        images = blend(as_float(images), 0.0, draws["brightness"])
+        images = blend(images, grey(images).mean((2, 3), keepdim=True), draws["contrast"])
+        return blend(images, grey(images), draws["saturation"]) if images.shape[1] == 3 else images
 
 
 def color(
@@ -75,7 +75,7 @@ class Erase(TrainingOnly):
     scale: Sequence[float]
     ratio: Sequence[float]
 
-    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Choices:
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw `top`, `left`, `height`, `width`: int64 [N], the rectangle; of height 0 where nothing is erased."""
         _, height, width = shape
         tries = count * ATTEMPTS
@@ -89,12 +89,12 @@ class Erase(TrainingOnly):
         top, left = uniform_int(generator, height - high), uniform_int(generator, width - wide)
         return {"top": top, "left": left, "height": high, "width": wide}
 
-    def apply(self, images: Tensor, choices: Choices) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Fill the drawn rectangles with zeros."""
-        row = torch.arange(images.shape[2], device=images.device) - choices["top"][:, None]
-        column = torch.arange(images.shape[3], device=images.device) - choices["left"][:, None]
-        rows = (row >= 0) & (row < choices["height"][:, None])
-        columns = (column >= 0) & (column < choices["width"][:, None])
+        row = torch.arange(images.shape[2], device=images.device) - draws["top"][:, None]
+        column = torch.arange(images.shape[3], device=images.device) - draws["left"][:, None]
+        rows = (row >= 0) & (row < draws["height"][:, None])
+        columns = (column >= 0) & (column < draws["width"][:, None])
         return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 

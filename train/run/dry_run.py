@@ -1,4 +1,4 @@
-"""Checks and timings of configurations before a sweep runs them. Imports torch, so the sweep calls it in a separate process."""
+"""Dry runs of configurations before a sweep: a check of each, and the time of a few steps. Imports torch: call it in a worker."""
 
 from __future__ import annotations
 
