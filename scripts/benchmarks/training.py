@@ -97,7 +97,7 @@ class TrainLoop:
         configure_determinism(self.session.settings.trainer.deterministic)
         stop = StopSignal()
         sink = self.open_sinks(steps, stop)
-        loop = replace(self.loop, sink=sink, stop=stop, ending=TrainResult(), recent=[])
+        loop = replace(self.loop, sink=sink, stop=stop, result=TrainResult(), unrecorded=[])
         return partial(self.run, loop, sink, steps)
 
     def run(self, loop: Loop, sink: Sink, steps: int) -> None:
