@@ -157,7 +157,8 @@ def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subproc
 def test_dry_run_prints_plan_and_writes_nothing(tmp_path: Path) -> None:
     result = run_train(tmp_path, "-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic")
     assert result.returncode == 0, result.stderr
-    for text in ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "time   about", "for 6 runs", "timed on 2 arms"):
+    planned = ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "power  3 seeds detect a difference of 3.1 standard")
+    for text in (*planned, "time   about", "for 6 runs", "timed on 2 arms"):
         assert text in result.stdout
     assert "with 3 seeds no exact test" in result.stdout
     assert not list(tmp_path.iterdir())
@@ -165,6 +166,7 @@ def test_dry_run_prints_plan_and_writes_nothing(tmp_path: Path) -> None:
 
 REFUSED = {
     "sweep.design=gird": "sweep.design=gird: it should be 'grid', 'one_at_a_time' or 'leave_one_out'.",
+    "sweep.spread=0": "sweep.spread=0: it should be greater than 0",
     "sweep.desing=grid": "Did you mean 'sweep.design'?",
     "report.metric=accuracy/tst": "Did you mean 'accuracy/test'?",
     "norm=batch,grup": "norm=grup: there is no such choice. Did you mean norm=group?",

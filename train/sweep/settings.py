@@ -29,6 +29,7 @@ class SweepSettings(BaseModel):
     resume: Literal["last"] | None
     reuse_other_code: bool
     dry_run: bool
+    spread: Annotated[float, Gt(0)] | None
 
     @property
     def tuned(self) -> tuple[str, ...]:
