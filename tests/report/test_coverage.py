@@ -55,38 +55,24 @@ MEANS = (0.80, 0.80, 0.81, 0.85, 0.70, 0.80)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sds", "variances"),
+    "sds",
     [
-        ((0.01, 0.01, 0.01, 0.01, 0.01, 0.01), "unequal"),
-        ((0.03, 0.01, 0.01, 0.01, 0.01, 0.01), "unequal"),
-        ((0.01, 0.01, 0.01, 0.01, 0.01, 0.04), "unequal"),
-        ((0.01, 0.005, 0.02, 0.0025, 0.04, 0.01), "unequal"),
-        ((0.01, 0.01, 0.01, 0.01, 0.01, 0.01), "equal"),
+        (0.01, 0.01, 0.01, 0.01, 0.01, 0.01),
+        (0.03, 0.01, 0.01, 0.01, 0.01, 0.01),
+        (0.01, 0.01, 0.01, 0.01, 0.01, 0.04),
+        (0.01, 0.005, 0.02, 0.0025, 0.04, 0.01),
     ],
-    ids=["equal", "noisy baseline", "noisy arm", "all different", "equal and pooled"],
+    ids=["equal", "noisy baseline", "noisy arm", "all different"],
 )
-def test_compare_intervals_cover_the_truth_simultaneously(sds: tuple[float, ...], variances: str) -> None:
+def test_compare_intervals_cover_the_truth_simultaneously(sds: tuple[float, ...]) -> None:
     generator = np.random.default_rng(1)
     truth = [mean - MEANS[0] for mean in MEANS[1:]]
     covered = 0
     for _ in range(SWEEPS):
         baseline, *arms = simulate_sweep(generator, MEANS, sds)
-        comparisons = compare(baseline, arms, variances=variances)  # type: ignore[arg-type]
+        comparisons = compare(baseline, arms)
         covered += all(covers(comparison, value) for comparison, value in zip(comparisons, truth, strict=True))
     assert covered >= fewest_covered(SWEEPS)
-    if variances == "equal":
-        assert covered <= int(stats.binom.ppf(0.995, SWEEPS, 0.95))  # Dunnett's intervals are exact, not conservative
-
-
-@pytest.mark.slow
-def test_compare_with_pooled_unequal_spreads_loses_coverage() -> None:
-    """The reason why pooling is not the default: the same noisy baseline as above."""
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(300):
-        baseline, *arms = simulate_sweep(generator, [0.8] * 6, (0.03, 0.01, 0.01, 0.01, 0.01, 0.01))
-        covered += all(covers(comparison, 0.0) for comparison in compare(baseline, arms, variances="equal"))
-    assert covered < fewest_covered(300)
 
 
 def simulate_grid(
@@ -140,14 +126,12 @@ def test_claims_of_arms_are_rarely_false_under_the_null() -> None:
 @pytest.mark.slow
 def test_claims_of_grid_are_rarely_false_under_the_null() -> None:
     generator = np.random.default_rng(7)
-    false = tests = 0
+    false = 0
     for _ in range(SWEEPS):
         cells = simulate_grid(generator, lambda *_: 0.8, 0.004)
         grid = factorial(cells, FACTORS)
         false += any(claim.verdict == "supported" for claim in claims_of_grid(grid, cells, WORDING))
-        tests += next(test.p for test in grid.tests if test.term == ("init",)) < 0.05  # type: ignore[operator]
     assert 0 < false <= most_false(SWEEPS)
-    assert tests <= most_false(SWEEPS, 0.07)  # the F test pools spreads that differ threefold here; no verdict rests on it
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no
 SMALLEST_EFFECT = 0.005
 """Half a percentage point: 1.7 binomial standard errors of an accuracy of 90 % on 10,000 test images."""
 BUDGET_TOLERANCE = 0.01
-METHOD_NAMES = {"welch": "Welch", "pooled": "pooled spread", "none": ""}
+METHOD_NAMES = {"welch": "Welch", "none": ""}
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _support(comparison: _LevelComparison, wording: Wording) -> str:
     ]
     if isinstance(effect, Comparison | MainEffect):
         parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
-    method = "Dunnett" if isinstance(effect, Comparison) and effect.method == "pooled" else METHOD_NAMES[effect.method]
+    method = METHOD_NAMES[effect.method]
     return ", ".join([*parts, *([method] if method else []), *([comparison.averaged_over] if comparison.averaged_over else [])])
 
 

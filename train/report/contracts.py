@@ -12,8 +12,8 @@ from typing import Literal, Protocol, TypeAlias
 
 Verdict: TypeAlias = Literal["supported", "no_effect_larger_than", "underpowered", "not_comparable"]
 Severity: TypeAlias = Literal["note", "caution", "serious"]
-Method: TypeAlias = Literal["welch", "pooled", "none"]
-"""Estimator of a difference's spread: `welch` uses the groups being compared, `pooled` uses all groups together."""
+Method: TypeAlias = Literal["welch", "none"]
+"""Estimator of a difference's spread: `welch` uses the groups being compared; `none` where they do not determine it."""
 
 
 class MetricInfo(Protocol):
@@ -95,17 +95,12 @@ class Probability:
 
 @dataclass(frozen=True)
 class Comparison(Effect):
-    """The comparison of an arm (`n` runs) with the baseline (`n_baseline` runs).
-
-    `p_holm`: Holm's step-down adjustment of `p`. It can be below `p_adjusted` but has no interval; None where the spread is
-    pooled.
-    """
+    """The comparison of an arm (`n` runs) with the baseline (`n_baseline` runs)."""
 
     arm: str = ""
     baseline: str = ""
     n: int = 0
     n_baseline: int = 0
-    p_holm: float | None = None
     probability_better: Probability | None = None
 
 
@@ -157,18 +152,6 @@ class Interaction(Effect):
 
 
 @dataclass(frozen=True)
-class FTest:
-    """The type III F test of a term. `term`: one factor, or two for their interaction. `statistic` and `p` are None where a cell
-    is empty."""
-
-    term: tuple[str, ...]
-    statistic: float | None
-    df: int
-    df_residual: int
-    p: float | None
-
-
-@dataclass(frozen=True)
 class MarginalMean:
     """The mean at one level of one factor, or at one level of each of two, for tables and interaction plots.
 
@@ -188,14 +171,13 @@ class Grid:
 
     main: tuple[MainEffect, ...]
     interactions: tuple[Interaction, ...]
-    tests: tuple[FTest, ...]
     means: tuple[MarginalMean, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pairwise(Effect):
-    """The difference `first` minus `second`, one of all pairs of arms or levels (Games-Howell; Tukey-Kramer where pooled)."""
+    """The difference `first` minus `second`, one of all pairs of arms or levels (Games & Howell)."""
 
     first: str = ""
     second: str = ""

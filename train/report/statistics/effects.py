@@ -5,25 +5,19 @@ contrast of them with equal weights: runs missing from a cell do not bias the ef
 cells (`train.report.statistics.moments.contrast`), so that cells may have different variances.
 
 Multiplicity: the intervals of all main effects of a grid are simultaneous by Sidak's inequality (1967, JASA 62: never too narrow,
-whatever the correlations); those of all two-way interactions are a second family. F tests are the type III tests of a
-fixed-effects analysis of variance; they pool the spread of all cells.
+whatever the correlations); those of all two-way interactions are a second family.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import combinations, product
 from typing import Any
 
-import numpy as np
-from scipy import special
-
-from train.report.contracts import Cell, FTest, Grid, Interaction, MainEffect, MarginalMean
-from train.report.statistics.compare import METHODS
+from train.report.contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
 from train.report.statistics.intervals import sidak
-from train.report.statistics.moments import Contrast, SampleMoments, Variances, contrast, moments, pooled_variance
+from train.report.statistics.moments import Contrast, SampleMoments, contrast, moments
 from train.report.statistics.student import two_sided_quantile
 
 UNKNOWN = "no interval: the spread between seeds is unknown"
@@ -38,7 +32,6 @@ class _Table:
 
     factors: Mapping[str, tuple[str, ...]]
     cells: Mapping[CellKey, SampleMoments]
-    variances: Variances
 
     def contexts(self, *fixed: str) -> list[dict[str, str]]:
         """Return all combinations of the levels of the factors not in `fixed`."""
@@ -50,19 +43,13 @@ class _Table:
 
     def contrast(self, weights: Mapping[CellKey, float]) -> Contrast:
         groups = [self.cells[key] for key in weights]
-        return contrast(list(weights.values()), groups, pool=list(self.cells.values()), variances=self.variances)
+        return contrast(list(weights.values()), groups, pool=list(self.cells.values()))
 
     def runs(self, keys: Iterable[CellKey]) -> int:
         return sum(self.cells[key].n for key in keys)
 
 
-def factorial(
-    cells: Sequence[Cell],
-    factors: Mapping[str, Sequence[str]],
-    *,
-    confidence: float = 0.95,
-    variances: Variances = "unequal",
-) -> Grid:
+def factorial(cells: Sequence[Cell], factors: Mapping[str, Sequence[str]], *, confidence: float = 0.95) -> Grid:
     """Analyse a grid. `factors`: name -> levels, the baseline level first.
 
     Cells with a diverged run are excluded, because the mean of the remaining runs is a selection. Effects then average over the
@@ -71,14 +58,13 @@ def factorial(
     levels = {factor: tuple(names) for factor, names in factors.items()}
     order = [(tuple(cell.levels[factor] for factor in levels), cell.sample) for cell in cells]
     used = {key: moments(sample.values) for key, sample in order if sample.values and not sample.diverged}
-    table = _Table(levels, used, variances)
+    table = _Table(levels, used)
     notes = [f"excluded because {s.diverged} of {s.ended} runs diverged: {_named(levels, p)}" for p, s in order if s.diverged]
     absent = [key for key in product(*levels.values()) if key not in {p for p, _ in order} or key not in used]
     notes += [f"no value: {_named(levels, key)}" for key in absent if key not in {p for p, s in order if s.diverged}]
     return Grid(
         main=tuple(_main_effects(table, confidence)),
         interactions=tuple(_interactions(table, confidence)),
-        tests=tuple(_f_tests(table)),
         means=tuple(_marginal_means(table, confidence)),
         notes=tuple(notes),
     )
@@ -103,7 +89,7 @@ def _main_effects(table: _Table, confidence: float) -> list[MainEffect]:
             }
             labels |= {"combinations": len(pairs), "of_combinations": len(contexts)}
             drafts.append((table.contrast(weights) if pairs else None, labels))
-    return _family(MainEffect, drafts, table.variances, confidence)
+    return _family(MainEffect, drafts, confidence)
 
 
 def _interactions(table: _Table, confidence: float) -> list[Interaction]:
@@ -125,12 +111,10 @@ def _interactions(table: _Table, confidence: float) -> list[Interaction]:
             labels = {"first": first, "first_level": first_level, "first_baseline": first_base}
             labels |= {"second": second, "second_level": second_level, "second_baseline": second_base}
             drafts.append((table.contrast(weights) if squares else None, labels))
-    return _family(Interaction, drafts, table.variances, confidence)
+    return _family(Interaction, drafts, confidence)
 
 
-def _family(
-    kind: Callable[..., Any], drafts: Sequence[tuple[Contrast | None, dict[str, Any]]], variances: Variances, confidence: float
-) -> list[Any]:
+def _family(kind: Callable[..., Any], drafts: Sequence[tuple[Contrast | None, dict[str, Any]]], confidence: float) -> list[Any]:
     """Return the effects with Sidak's level for the number of contrasts that have an error."""
     count = sum(difference is not None and difference.has_error for difference, _ in drafts)
     effects = []
@@ -145,36 +129,8 @@ def _family(
             )
             continue
         numbers = sidak(difference, count, confidence)
-        effects.append(kind(difference=difference.estimate, method=METHODS[variances], **numbers, **labels))
+        effects.append(kind(difference=difference.estimate, method="welch", **numbers, **labels))
     return effects
-
-
-def _f_tests(table: _Table) -> list[FTest]:
-    """Test every factor and pair of factors by the cell means m: F = (C m)' (C D C')^-1 (C m) / (q s^2), D = diag(1 / n)."""
-    sizes = {factor: len(levels) for factor, levels in table.factors.items()}
-    terms = [(factor,) for factor in sizes] + list(combinations(sizes, 2))
-    keys = list(product(*table.factors.values()))
-    spread, df = pooled_variance(list(table.cells.values()))
-    tests = []
-    for term in terms:
-        count = int(np.prod([sizes[factor] - 1 for factor in term]))
-        if count == 0:
-            continue
-        if len(table.cells) < len(keys) or spread == 0:
-            tests.append(FTest(term, None, count, df, None))
-            continue
-        means = np.array([table.cells[key].mean for key in keys])
-        weights = reduce(
-            np.kron, [_contrasts_with_first(n) if factor in term else np.full((1, n), 1 / n) for factor, n in sizes.items()]
-        )
-        scatter = weights @ np.diag([1 / table.cells[key].n for key in keys]) @ weights.T
-        statistic = float((weights @ means) @ np.linalg.solve(scatter, weights @ means)) / count / spread
-        tests.append(FTest(term, statistic, count, df, float(special.fdtrc(count, df, statistic))))
-    return tests
-
-
-def _contrasts_with_first(levels: int) -> np.ndarray:
-    return np.hstack([-np.ones((levels - 1, 1)), np.eye(levels - 1)])
 
 
 def _marginal_means(table: _Table, confidence: float) -> list[MarginalMean]:

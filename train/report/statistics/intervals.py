@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import expm1, log1p
 from typing import Any
 
@@ -11,31 +10,14 @@ from train.report.statistics.power import sidak_quantile, smallest_detectable
 from train.report.statistics.student import two_sided_p
 
 
-def unadjusted_p(difference: Contrast) -> float:
-    """Return the unadjusted two-sided p value of the contrast."""
-    return two_sided_p(difference.estimate / difference.standard_error, difference.df)
-
-
 def sidak(difference: Contrast, count: int, confidence: float) -> dict[str, Any]:
     """Return the numbers of one of `count` simultaneous intervals by Sidak's inequality (1967, JASA 62).
 
     The inequality holds for any correlation.
     """
     critical = sidak_quantile(difference.df, count, confidence)
-    p = unadjusted_p(difference)
+    p = _unadjusted_p(difference)
     return effect_numbers(difference, critical, 1.0 if p >= 1 else -expm1(count * log1p(-p)))
-
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p values by Holm's step-down method.
-
-    Holm (1979, "A simple sequentially rejective multiple test procedure", Scand. J. Statistics 6).
-    """
-    largest, adjusted = 0.0, {}
-    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
-        adjusted[name] = largest
-    return adjusted
 
 
 def effect_numbers(difference: Contrast, critical: float, p_adjusted: float) -> dict[str, Any]:
@@ -44,10 +26,15 @@ def effect_numbers(difference: Contrast, critical: float, p_adjusted: float) -> 
     return {
         "low": difference.estimate - half,
         "high": difference.estimate + half,
-        "p": unadjusted_p(difference),
+        "p": _unadjusted_p(difference),
         "p_adjusted": p_adjusted,
         "standard_error": difference.standard_error,
         "df": difference.df,
         "critical": critical,
         "detectable": smallest_detectable(difference.standard_error, difference.df, critical),
     }
+
+
+def _unadjusted_p(difference: Contrast) -> float:
+    """Return the unadjusted two-sided p value of the contrast."""
+    return two_sided_p(difference.estimate / difference.standard_error, difference.df)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
-from typing import Literal, TypeAlias
 
 import numpy as np
-
-Variances: TypeAlias = Literal["unequal", "equal"]
 
 
 @dataclass(frozen=True)
@@ -58,21 +55,17 @@ def pooled_variance(groups: Sequence[SampleMoments]) -> tuple[float, int]:
     return (sum(group.variance * (group.n - 1) for group in groups) / df if df else 0.0), df
 
 
-def contrast(
-    weights: Sequence[float], groups: Sequence[SampleMoments], *, pool: Sequence[SampleMoments], variances: Variances
-) -> Contrast:
-    """Return sum w_i mean_i over `groups`; its error uses the common variance of `pool` (equal) or each group's own (unequal).
+def contrast(weights: Sequence[float], groups: Sequence[SampleMoments], *, pool: Sequence[SampleMoments] = ()) -> Contrast:
+    """Return sum w_i mean_i over `groups`, with the error that follows from the variance of each group.
 
-    With separate variances, the degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of
-    variance components", Biometrics Bulletin 2): V^2 / sum(V_i^2 / df_i) for V = sum V_i. A group with one run has no
-    variance of its own and uses the common one.
+    The degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin 2): V^2 / sum(V_i^2 / df_i) for V = sum V_i. A group with one run has no variance of its own and uses the
+    common one of `pool`, which can be left out where every group has two runs or only the estimate is used.
     """
     common, common_df = pooled_variance(pool)
     estimate = sum(weight * group.mean for weight, group in zip(weights, groups, strict=True))
-    own = [(w**2 * g.mean_variance, g.n - 1) for w, g in zip(weights, groups, strict=True) if variances == "unequal" and g.n > 1]
-    borrowed = sum(
-        w**2 * common / g.n for w, g in zip(weights, groups, strict=True) if w != 0 and (variances == "equal" or g.n == 1)
-    )
+    own = [(w**2 * g.mean_variance, g.n - 1) for w, g in zip(weights, groups, strict=True) if g.n > 1]
+    borrowed = sum(w**2 * common / g.n for w, g in zip(weights, groups, strict=True) if w != 0 and g.n == 1)
     parts = [(variance, df) for variance, df in [*own, (borrowed, common_df)] if variance > 0 and df > 0]
     total = sum(variance for variance, _ in parts)
     df = total**2 / sum(variance**2 / df for variance, df in parts) if parts else inf
