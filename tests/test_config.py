@@ -10,7 +10,7 @@ import pytest
 from annotated_types import Ge, Interval, Len
 
 from tests.harness import compose_config
-from train.config import TrainerSettings, check_call, epochs_needed, parse, total_steps
+from train.config import TrainerSettings, check_call, parse, total_steps
 from train.errors import UsageError
 
 
@@ -163,8 +163,3 @@ def test_total_steps_of_epochs_and_max_steps(epochs: int, max_steps: int | None,
     trainer = parse(compose_config([])).trainer
     assert isinstance(trainer, TrainerSettings)
     assert total_steps(trainer.model_copy(update={"epochs": epochs, "max_steps": max_steps}), per_epoch) == total
-
-
-@pytest.mark.parametrize(("steps", "per_epoch", "epochs"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2)])
-def test_epochs_needed_rounds_up(steps: int, per_epoch: int, epochs: int) -> None:
-    assert epochs_needed(steps, per_epoch) == epochs

@@ -6,7 +6,6 @@ Imports no torch, so that a wrong key or value is reported at once.
 from __future__ import annotations
 
 import inspect
-import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -210,7 +209,3 @@ def total_steps(trainer: TrainerSettings, steps_per_epoch: int) -> int:
     """Return the number of train steps of the run: those of all its epochs, limited by `max_steps`."""
     steps = trainer.epochs * steps_per_epoch
     return steps if trainer.max_steps is None else min(steps, trainer.max_steps)
-
-
-def epochs_needed(steps: int, steps_per_epoch: int) -> int:
-    return math.ceil(steps / steps_per_epoch) if steps_per_epoch else 0

@@ -17,10 +17,10 @@ ACCURACY = Metric("accuracy/test")
 ARMS = {"norm=none": (0.70, 0.72, 0.77), "norm=batch": (0.80, 0.83), "norm=group": (0.9,)}
 
 
-def write_arms(folder: Path, **state: str) -> None:
+def write_arms(folder: Path) -> None:
     for norm, values in ARMS.items():
         for seed, value in enumerate(values):
-            write_run(folder / f"{norm}_{seed}", [norm, f"seed={seed}"], value, **state)
+            write_run(folder / f"{norm}_{seed}", [norm, f"seed={seed}"], value)
 
 
 def test_measured_spread_pools_completed_runs_of_each_arm(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def power_lines(
         yield f"power  {seeds} seeds detect a difference of {_in_sd(detectable(1, seeds, comparisons))} or more ({condition})"
     else:
         yield f"power  one seed detects nothing: the spread between seeds stays unknown ({condition})"
-    columns = sorted({*SEEDS, *([seeds] if seeds > 1 else [])})
+    columns = sorted(set(SEEDS) | ({seeds} if seeds > 1 else set()))
     unit = points(metric).strip() or metric.name
     width = max(len("standard deviations"), len(unit))
     yield _row("seeds per arm", [str(count) for count in columns], width)

@@ -188,7 +188,7 @@ def _unequal_spread(data: _Evidence) -> _Findings:
     ratio = sqrt(spread[most] / spread[least])
     if ratio >= SPREAD_RATIO:
         text = f"The standard deviation between seeds is {ratio:.1f} times as large in {most} as in {least}"
-        yield "unequal_spread", f"{text}; intervals with a pooled spread would be misleading.", "note"
+        yield "unequal_spread", f"{text}; each interval uses the spread of its own arms.", "note"
 
 
 def _test_set(data: _Evidence) -> _Findings:
