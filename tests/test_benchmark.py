@@ -119,9 +119,16 @@ def test_benchmark_suggests_nearest_contestant():
 def silent(text: str) -> None: ...
 
 
+def spin(seconds: float) -> None:
+    """Keep a processor busy, so that the kernel counts ticks even on an idle machine."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 @dataclass
-class Sleeper:
-    """Works for a millisecond a step, and remembers what it was asked for."""
+class Spinner:
+    """Works for 2.5 ms a step, and remembers what it was asked for."""
 
     name: str
     detail: str = ""
@@ -129,7 +136,7 @@ class Sleeper:
 
     def window(self, steps: int) -> Callable[[], None]:
         self.asked.append(steps)
-        return partial(time.sleep, steps / 1000)
+        return partial(spin, steps / 400)
 
     def close(self) -> None: ...
 
@@ -139,7 +146,7 @@ def procedure(repeats: int, tolerance: float) -> Procedure:
 
 
 def test_interleave_takes_turns_after_lead_in():
-    contestants = [Sleeper("a"), Sleeper("b")]
+    contestants = [Spinner("a"), Spinner("b")]
     windows = interleave(contestants, procedure(repeats=3, tolerance=1.0), lambda: None, silent)
     assert [(w.round, w.contestant) for w in windows] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
     assert all(w.kept and w.images == 100 and 0.02 <= w.seconds < 1 for w in windows)
@@ -148,7 +155,7 @@ def test_interleave_takes_turns_after_lead_in():
 
 @linux
 def test_interleave_repeats_disturbed_windows():
-    windows = interleave([Sleeper("a")], procedure(repeats=2, tolerance=-1.0), lambda: None, silent)
+    windows = interleave([Spinner("a")], procedure(repeats=2, tolerance=-1.0), lambda: None, silent)
     assert [(w.round, w.attempt, w.disturbed) for w in windows] == [(r, a, True) for r in range(2) for a in range(3)]
     for _, attempts in groupby(windows, key=lambda window: window.round):
         shares = [(w.foreign or 0.0, w.kept) for w in attempts]
