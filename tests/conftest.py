@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from tests.harness import COMMAND
+from train.cli import ENVIRONMENT
+from train.sweep.fork_server import ForkServer
 
 # Torch reads it once, at the first matrix product on a GPU, which may happen in a test without a session.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+Train: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Imports torch once for all commands of the session."""
+    with ForkServer(threads=1) as server:
+        yield server
+
+
 @pytest.fixture
-def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs the command `train` in its own process, in an empty folder."""
+def train(fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Return a function that runs the command `train` in an empty folder, in a process that has torch imported.
+
+    `real_train` starts the installed command instead, several seconds slower.
+    """
+
+    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        output = tmp_path_factory.mktemp("output")
+        files = output / "stdout", output / "stderr"
+        order = (arguments, str(tmp_path), *map(str, files))
+        variables = ENVIRONMENT | {"COLUMNS": "100"} | environment
+        worker = fork_server.start("tests.harness:run_command_with_files", order, environment=variables)
+        exits = fork_server.wait(timeout)
+        if not exits:
+            fork_server.signal(worker, signal.SIGKILL)
+            fork_server.wait()
+            raise subprocess.TimeoutExpired(["train", *arguments], timeout)
+        stdout, stderr = (file.read_text(encoding="utf-8") for file in files)
+        return subprocess.CompletedProcess(["train", *arguments], exits[0].exit_code, stdout, stderr)
+
+    return run
+
+
+@pytest.fixture
+def real_train(tmp_path: Path) -> Train:
+    """Return a function that runs the installed command `train` in its own process, in an empty folder."""
 
     def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -36,6 +36,17 @@ def run_command_in_worker(order: tuple[Sequence[str], str]) -> None:
         cli.main()
 
 
+def run_command_with_files(order: tuple[Sequence[str], str, str, str]) -> None:
+    """Run the command `train` in a worker of the fork server. `order`: arguments, folder, and the files of stdout and stderr."""
+    arguments, folder, stdout, stderr = order
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.chdir(folder)
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.argv = [str(COMMAND), *arguments]
+    cli.main()
+
+
 def compose_config(overrides: Sequence[str]) -> dict[str, object]:
     """Return the resolved configuration that the command would run."""
     cli.register_resolvers()

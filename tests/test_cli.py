@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,13 +55,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    """Imports torch once for all refused commands."""
-    with ForkServer(threads=1) as server:
-        yield server
-
-
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_bad_input_prints_one_message_and_leaves_nothing(
     fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
@@ -79,8 +72,8 @@ def test_bad_input_prints_one_message_and_leaves_nothing(
     assert not list(tmp_path.rglob("*")), "a refused command leaves no files behind"
 
 
-def test_bad_input_of_the_real_command_is_one_message(train: Train, tmp_path: Path) -> None:
-    result = train("norm=group", "norm.groups=7")
+def test_bad_input_of_the_real_command_is_one_message(real_train: Train, tmp_path: Path) -> None:
+    result = real_train("norm=group", "norm.groups=7")
     assert (result.returncode, result.stdout) == (2, "")
     assert len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*"))
@@ -101,13 +94,13 @@ def test_flags_that_start_no_run_do_not_import_torch(arguments: list[str], tmp_p
     assert result.stdout.splitlines()[-1] == "False"
 
 
-def test_completion_offers_choices(train: Train) -> None:
-    result = train("-sc", "query=bash", COMP_LINE="train init=xa", COMP_POINT="13")
+def test_completion_offers_choices(real_train: Train) -> None:
+    result = real_train("-sc", "query=bash", COMP_LINE="train init=xa", COMP_POINT="13")
     assert "init=xavier" in result.stdout
 
 
-def test_run_writes_a_complete_folder(train: Train, tmp_path: Path) -> None:
-    result = train("init=xavier", "norm=batch", *SMALL)
+def test_run_writes_a_complete_folder(real_train: Train, tmp_path: Path) -> None:
+    result = real_train("init=xavier", "norm=batch", *SMALL)
     assert result.returncode == 0, result.stderr
     folder = only_run(tmp_path)
     names = {path.name for path in folder.iterdir()}
@@ -136,9 +129,9 @@ def test_run_dir_with_a_run_is_refused_and_unchanged(train: Train, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_simultaneous_runs_get_distinct_folders(train: Train, tmp_path: Path) -> None:
+def test_simultaneous_runs_get_distinct_folders(real_train: Train, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: train(*SMALL), range(4)))
+        results = list(pool.map(lambda _: real_train(*SMALL), range(4)))
     assert [result.returncode for result in results] == [0] * 4
     folders = list((tmp_path / "outputs").iterdir())
     assert len(folders) == 4
@@ -188,8 +181,8 @@ def test_config_dir_adds_a_choice_by_one_function_and_one_yaml(train: Train, tmp
     assert "norm.start=much: it should be a number." in wrong.stderr
 
 
-def test_multirun_writes_a_folder_per_job(train: Train, tmp_path: Path) -> None:
-    result = train("-m", *SMALL, "norm=batch,none", "seed=0,1")
+def test_multirun_writes_a_folder_per_job(real_train: Train, tmp_path: Path) -> None:
+    result = real_train("-m", *SMALL, "norm=batch,none", "seed=0,1")
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs").iterdir()
     folders = sorted(path.parent for path in sweep.glob("*/status.json"))
