@@ -41,7 +41,7 @@ def train(fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.Temp
         files = output / "stdout", output / "stderr"
         order = (arguments, str(tmp_path), *map(str, files))
         variables = ENVIRONMENT | {"COLUMNS": "100"} | environment
-        worker = fork_server.start("tests.harness:run_command_with_files", order, environment=variables)
+        worker = fork_server.start("tests.harness:run_command_in_worker", order, environment=variables)
         exits = fork_server.wait(timeout)
         if not exits:
             fork_server.signal(worker, signal.SIGKILL)

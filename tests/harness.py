@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -27,16 +26,7 @@ TRUST = ("tests",)
 COMMAND = Path(sys.executable).with_name("train")
 
 
-def run_command_in_worker(order: tuple[Sequence[str], str]) -> None:
-    """Run the command `train` in a worker of the fork server, with stdout dropped. `order`: (arguments, folder)."""
-    arguments, folder = order
-    os.chdir(folder)
-    sys.argv = ["train", *arguments]
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        cli.main()
-
-
-def run_command_with_files(order: tuple[Sequence[str], str, str, str]) -> None:
+def run_command_in_worker(order: tuple[Sequence[str], str, str, str]) -> None:
     """Run the command `train` in a worker of the fork server. `order`: arguments, folder, and the files of stdout and stderr."""
     arguments, folder, stdout, stderr = order
     for descriptor, path in ((1, stdout), (2, stderr)):

@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import COMMAND, SMALL, only_run
-from train.cli import ENVIRONMENT
 from train.sinks.jsonl import read_records
-from train.sweep.fork_server import ForkServer
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -56,16 +54,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_bad_input_prints_one_message_and_leaves_nothing(
-    fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: str
-) -> None:
-    log = tmp_path_factory.mktemp("log") / "output"
-    fork_server.start(
-        "tests.harness:run_command_in_worker", (arguments.split(), str(tmp_path)), log, {"COLUMNS": "100"} | ENVIRONMENT
-    )
-    (worker_exit,) = fork_server.wait(timeout=120)
-    output = log.read_text()
-    assert worker_exit.exit_code == 2, output
+def test_bad_input_prints_one_message_and_leaves_nothing(train: Train, tmp_path: Path, arguments: str) -> None:
+    result = train(*arguments.split())
+    output = result.stderr
+    assert result.returncode == 2, output
     assert REFUSED[arguments] in output
     assert "Traceback" not in output
     assert len(output.strip().splitlines()) == 1
