@@ -79,7 +79,7 @@ class ObserveSettings(BaseModel):
 
 
 class ThresholdSettings(BaseModel):
-    """The keys of `observe.thresholds`. `train.observe.verdict.Thresholds` describes them."""
+    """The keys of `observe.thresholds`. `train.explain.verdict.Thresholds` describes them."""
 
     model_config = STRICT
     fade: Annotated[float, Gt(0)]

@@ -28,7 +28,7 @@ from train.run.signals import StopSignal
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.console import ConsoleSink
 from train.sinks.contracts import Sink
-from train.sinks.heatmap_sink import HeatMapSink
+from train.sinks.heatmap import HeatMapSink
 from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink

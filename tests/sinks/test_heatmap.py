@@ -9,11 +9,11 @@ import pytest
 from matplotlib.colors import LogNorm
 from PIL import Image
 
-from train.sinks import heatmap
+from train.figures import columns as columns_module
+from train.figures.columns import MAX_COLUMNS, Columns, LearningRate
+from train.figures.heat_map import as_table, colors, column_of, draw, numbers_between, scale, tick_text
 from train.sinks.contracts import Record, Sink
-from train.sinks.heatmap import Columns, LearningRate
-from train.sinks.heatmap_figure import as_table, colors, column_of, draw, numbers_between, scale, tick_text
-from train.sinks.heatmap_sink import HeatMapSink
+from train.sinks.heatmap import HeatMapSink
 
 LAYERS = ["stem.conv", "stage1.block1.conv1", "head"]
 
@@ -48,7 +48,7 @@ def test_columns_keep_the_layer_order_of_the_records():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 63, 64, 65, 1000])
 def test_columns_thinning_keeps_first_last_and_even_spacing(monkeypatch, count):
-    monkeypatch.setattr(heatmap, "MAX_COLUMNS", 8)
+    monkeypatch.setattr(columns_module, "MAX_COLUMNS", 8)
     columns = columns_of(range(count))
     assert len(columns.steps) == len(columns.values) <= 8
     assert (columns.steps[0], columns.steps[-1]) == (0, count - 1)
@@ -59,7 +59,7 @@ def test_columns_thinning_keeps_first_last_and_even_spacing(monkeypatch, count):
 
 @pytest.mark.parametrize("broken", [0, 7, 8, 9, 21, 150, 199])
 def test_columns_thinning_keeps_the_first_broken_step(monkeypatch, broken):
-    monkeypatch.setattr(heatmap, "MAX_COLUMNS", 8)
+    monkeypatch.setattr(columns_module, "MAX_COLUMNS", 8)
     columns = columns_of(range(200), lambda step, row: math.nan if step >= broken and row else 1.0)
     assert columns.broken_step == broken
     assert broken in columns.steps
@@ -104,7 +104,7 @@ def test_learning_rate_with_constant_jumps_is_a_thinned_curve():
     for step in range(10_000):
         lr.add(step, 0.9**step)
     assert not lr.stands_out
-    assert len(lr.steps) == len(lr.values) <= 2 * heatmap.MAX_COLUMNS
+    assert len(lr.steps) == len(lr.values) <= 2 * MAX_COLUMNS
 
 
 def test_scale_spans_decades_and_ignores_one_exploding_column():
@@ -246,5 +246,5 @@ def test_heat_map_sink_marks_first_non_finite_step_in_every_map(info, summary, b
 
 
 def test_heat_map_sink_imports_matplotlib_only_to_draw():
-    code = "import sys, train.sinks.heatmap_sink, train.sinks.tensorboard; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, train.sinks.heatmap, train.sinks.tensorboard; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,8 +7,8 @@ import pytest
 
 from train.sinks.contracts import Record
 from train.sinks.lines import LineSink, line_writer
-from train.sinks.number_text import binomial_standard_error, duration, number, scaled, size
 from train.sinks.terminal import stream_sink
+from train.text import binomial_standard_error, duration, number, scaled, size
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from train.errors import UsageError
+from train.observe.contracts import LayerInfo, LayerKind
 from train.observe.isolation import isolated
 from train.parts.activation import ActivationName, activation
 from train.parts.contracts import Shape
@@ -21,21 +22,6 @@ from train.parts.contracts import Shape
 WEIGHTED = (_ConvNd, nn.Linear)
 FUNCTIONS = {activation(name): name for name in get_args(ActivationName) if name != "identity"}
 TRIAL_IMAGES = 2
-
-Kind: TypeAlias = Literal["conv", "linear", "activation"]
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """One observed output. `name`: its module's name; later calls of the same module in a forward pass are `name#2` and so on.
-
-    `function`: the name of an activation under `model.activation`, or for torch's other activations the lower-case class name;
-    "" for layers that are no activations.
-    """
-
-    name: str
-    kind: Kind
-    function: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +51,7 @@ def find_layer_calls(model: nn.Module, input_shape: Shape) -> list[LayerCall]:
     """
     layer_calls: list[LayerCall] = []
     counts: Counter[str] = Counter()
-    weighted_kind: list[Kind] = []
+    weighted_kind: list[LayerKind] = []
 
     def recorder(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -95,7 +81,7 @@ def channel_dim(output: Tensor, after_linear: bool) -> int:
     return output.ndim - 1 if after_linear or output.ndim < 2 else 1
 
 
-def kind_of(module: nn.Module) -> Kind:
+def kind_of(module: nn.Module) -> LayerKind:
     return "conv" if isinstance(module, _ConvNd) else "linear" if isinstance(module, nn.Linear) else "activation"
 
 

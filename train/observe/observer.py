@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from train.config import ObserveSettings
 from train.observe.batch_moments import find_normalized_layers
+from train.observe.contracts import LayerInfo
 from train.observe.histogram import Histogram, bin_counts
 from train.observe.isolation import isolated
-from train.observe.layers import WEIGHTED, LayerCall, LayerInfo, find_layer_calls, is_activation, observed_layers, select_names
+from train.observe.layers import WEIGHTED, LayerCall, find_layer_calls, is_activation, observed_layers, select_names
 from train.observe.measurements import MeasurementBuffer, Observation
 from train.observe.statistics import activation_statistics, euclidean_norm, gradient_statistics, similarity
 from train.observe.weights import WeightObserver

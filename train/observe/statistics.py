@@ -14,9 +14,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-SATURATED = {"tanh": (0.0, 0.97), "sigmoid": (0.5, 0.47)}
-"""Activation -> (centre, distance): an output further than `distance` from `centre` is saturated. There the slope is below 0.06
-of its maximum for tanh (beyond 0.97) and below 0.12 of it for sigmoid (below 0.03 or above 0.97)."""
+from train.observe.contracts import SATURATED
 
 ACTIVATION = ("mean", "std", "dead", "zero", "saturated", "nonfinite")
 ACTIVATION_BY_CHANNEL = ("channel_mean_sq", "channel_var")

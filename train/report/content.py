@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train import text as number_text
+from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
 from train.report.collect import FAILED, ExcludedRun
 from train.report.contracts import Claim, Threat
-from train.report.figures.style import ReportFigure
 from train.report.levels import text
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
-from train.sinks import number_text
 from train.store.manifest import Dropped, PlannedRun
 from train.store.run import Run
 

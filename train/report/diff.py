@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train import text as number_text
 from train.report.levels import ABSENT, text
 from train.report.metric import IN_SUMMARY, number
-from train.sinks import number_text
 from train.store.identity import experiment_of
 from train.store.overrides import flatten
 from train.store.run import Run, read_run

@@ -8,15 +8,15 @@ from itertools import combinations
 
 import numpy as np
 
+from train.figures import curves as curve_figure
+from train.figures.cost import ArmCost, draw_cost
+from train.figures.forest import ForestRow, draw_forest
+from train.figures.heat_table import HeatTable, draw_heat
+from train.figures.interaction import MOST_PAIRS, Crossing, Mean, draw_interactions
+from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
-from train.report.figures import curves as curve_figure
-from train.report.figures.cost import ArmCost, draw_cost
-from train.report.figures.forest import ForestRow, draw_forest
-from train.report.figures.heat import HeatTable, draw_heat
-from train.report.figures.interaction import MOST_PAIRS, Crossing, Mean, draw_interactions
-from train.report.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report.history import mean_curve
 from train.report.layer_signals import STATISTICS, arm_signals
 from train.report.metric import number

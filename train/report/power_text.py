@@ -15,8 +15,8 @@ from train.report.metric import Metric
 from train.report.sentence_text import at_least, plain, points, runs
 from train.report.statistics.moments import moments, pooled_variance
 from train.report.statistics.power import POWER, detectable, plan, runs_needed
-from train.sinks.number_text import plural
 from train.store.run import find_runs, read_run
+from train.text import plural
 
 SEEDS = (2, 3, 5, 10, 20)
 

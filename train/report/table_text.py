@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from train import text as number_text
 from train.report.contracts import Effect, Rate
 from train.report.metric import Metric
-from train.sinks import number_text
 
 UNKNOWN = "\u2013"
 MINUS = "\u2212"

@@ -13,7 +13,7 @@ from train.report import sentence_text, table_text
 from train.report.contracts import Severity, Threat
 from train.report.metric import Metric
 from train.report.tuning import Level, TunedLevel
-from train.sinks.number_text import plural
+from train.text import plural
 
 VALIDATION = Metric("accuracy/val")
 Chosen: TypeAlias = tuple[str, TunedLevel]

@@ -20,9 +20,10 @@ from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.errors import SIGNALLED, Interrupted, RunError
+from train.explain.sink import ExplanationSink, NetworkInfo
+from train.explain.verdict import Thresholds
 from train.observe.observer import Observer, select_layers
 from train.observe.probe import probe_images
-from train.observe.verdict import Thresholds
 from train.parts.regularization import parameter_groups
 from train.run import device, preflight
 from train.run.build import Parts, build
@@ -31,11 +32,11 @@ from train.run.checkpoint_files import prune_checkpoints
 from train.run.contradictions import contradictions
 from train.run.default_sinks import default_sinks
 from train.run.device import Placement
-from train.run.explanation import ExplanationSink, NetworkInfo, predict_signal, read_switches
 from train.run.fingerprint import fingerprint
 from train.run.folder import RunFolder, write_atomic, write_json
 from train.run.loop import Loop, TrainPlan, evaluate
 from train.run.memory import peak_bytes, reset_peak
+from train.run.network_info import predict_signal, read_switches
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
 from train.run.restore import restore_run, validate_length
 from train.run.resume import resume_command, resume_identities, resume_identity
@@ -43,7 +44,7 @@ from train.run.signals import StopSignal, handle_signals, signal_name
 from train.run.step import TrainState
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
-from train.sinks.heatmap_sink import HeatMapSink
+from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
 from train.sinks.log import log_file

@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
-from train.sinks.number_text import duration, number, percent
 from train.sinks.progress import RunProgress
 from train.sinks.run_text import SummaryRow, header_lines, outcome_line, summary_rows, tensorboard_command
+from train.text import duration, number, percent
 
 _REFRESH_S = 0.25
 _MARGIN = 3  # free columns at the right, so that the terminal's "^C" does not wrap the line

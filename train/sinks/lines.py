@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
-from train.sinks.number_text import duration, number
 from train.sinks.progress import RunProgress
 from train.sinks.run_text import header_lines, outcome_line, summary_rows, tensorboard_command
+from train.text import duration, number
 
 
 class LineSink(Sink):

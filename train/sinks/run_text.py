@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from train.sinks.contracts import RunInfo, Summary
-from train.sinks.number_text import binomial_standard_error, duration, number, percent, scaled, size
+from train.text import binomial_standard_error, duration, number, percent, scaled, size
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import Interrupted, UsageError
-from train.sinks.number_text import plural
 from train.store.manifest import PlannedRun
 from train.store.run import FINISHED
 from train.sweep.reuse import runs_by_identity
 from train.sweep.settings import ReportSettings
+from train.text import plural
 
 MAX_FAILURES = 20
 LOGS = ("train.log", "console.log")

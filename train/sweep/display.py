@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from train.sinks.lines import line_writer
-from train.sinks.number_text import duration, percent
 from train.sweep.progress import JobRow, State, remaining_s, state_counts
+from train.text import duration, percent
 
 Level = Literal["info", "warning", "error"]
 STYLES: dict[State, str] = {

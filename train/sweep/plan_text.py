@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from train.sinks.number_text import plural
 from train.sweep.arm import ComposedArm
 from train.sweep.calibrate import Timing
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import Rerun
+from train.text import plural
 
 FEW_SEEDS = 5
 MAX_DROPS = 10

@@ -8,9 +8,10 @@ channels, independent weights of mean 0 that are independent of the signal, and 
 `train.observe.theory.recursion` has the formulas and their limits.
 """
 
+from train.observe.contracts import Expected
 from train.observe.theory.chain import chain_of
 from train.observe.theory.gaussian import GaussianMoments, gaussian_moments
-from train.observe.theory.recursion import Expected, predict
+from train.observe.theory.recursion import predict
 from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted, Window
 
 __all__ = [

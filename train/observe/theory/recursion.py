@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from train.observe.contracts import Expected
 from train.observe.theory.channels import inverse_variance
 from train.observe.theory.gaussian import gaussian_moments
 from train.observe.theory.stages import Activation, Chain, Dropout, Flatten, GlobalPool, Norm, Stage, Uncovered, Weighted
@@ -42,21 +43,6 @@ MAX_VALUES = 2**19
 
 
 UNKNOWN_GAIN = "the scale of its gradient depends on the correlation between images and positions"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The prediction for the output of layer `name`, over all images, channels and positions. None: not covered.
-
-    `gradient_std` is relative to that of the last layer. `forward_gap` and `backward_gap` give the reason for a missing value.
-    """
-
-    name: str
-    mean: float | None
-    std: float | None
-    gradient_std: float | None
-    forward_gap: str = ""
-    backward_gap: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from train.report.figures.cost import CLOCK_S, MAX_TICKS, ArmCost, draw_cost, spacing
-from train.report.figures.curves import ArmCurves, Chart, CurveLine, draw_panels, draw_together
-from train.report.figures.style import ArmStyle
+from train.figures.cost import CLOCK_S, MAX_TICKS, ArmCost, draw_cost, spacing
+from train.figures.curves import ArmCurves, Chart, CurveLine, draw_panels, draw_together
+from train.figures.style import ArmStyle
 
 STYLES = [ArmStyle(1, "baseline", "#000000", "o", "-", True), ArmStyle(2, "norm=none", "#0072b2", "s", "-", False)]
 

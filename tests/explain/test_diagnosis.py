@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import train_in_process
-from train.observe.advice import Switches, suggest
-from train.observe.diagnosis import Diagnosis, diagnose
+from train.explain.advice import Switches, suggest
+from train.explain.diagnosis import Diagnosis, diagnose
 from train.sinks.contracts import Record
 from train.sinks.jsonl import read_records
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from train.report.figures.style import (
+from train.figures.style import (
     BASELINE_COLOR,
     COLORS,
     DASHES,

@@ -15,13 +15,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.report.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
-from train.sinks.heatmap_figure import colors, limits, numbers_between, scale
-from train.sinks.heatmap_figure import tick_text as short_number
+from train.figures.heat_map import colors, limits, numbers_between, scale
+from train.figures.heat_map import tick_text as short_number
+from train.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
 _BROKEN, _ZERO, _MISSING = (0.80, 0.05, 0.10), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
-"""The same colours as in `train.sinks.heatmap_figure`."""
+"""The same colours as in `train.figures.heat_map`."""
 
 
 @dataclass(frozen=True)

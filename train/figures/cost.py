@@ -10,8 +10,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator, NullLocator
 
-from train.report.figures.style import WIDTH_IN, ArmStyle, percent, shortened, tidy, to_svg
-from train.sinks.number_text import duration
+from train.figures.style import WIDTH_IN, ArmStyle, percent, shortened, tidy, to_svg
+from train.text import duration
 
 MAX_TICKS = 8
 CLOCK_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)

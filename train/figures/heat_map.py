@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.sinks.heatmap import HEAT_MAPS, SHARES, Columns, LearningRate
+from train.figures.columns import HEAT_MAPS, SHARES, Columns, LearningRate
 
 # Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
 # it by pattern and lightness.

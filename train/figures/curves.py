@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from train.report.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, percent, shortened, tidy, to_svg, wrapped
+from train.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, percent, shortened, tidy, to_svg, wrapped
 
 TOGETHER = 6
 """Up to this many arms share one chart; with more, each arm has its own small panel."""

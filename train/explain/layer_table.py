@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from train.observe.verdict import DEFAULT, LayerRow, Thresholds
+from train.explain.verdict import DEFAULT, LayerRow, Thresholds
 
 Tone = Literal["head", "normal", "bad", "note"]
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

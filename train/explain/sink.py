@@ -11,19 +11,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
-
-from train.config import Settings
-from train.observe.advice import Switches, suggest
-from train.observe.diagnosis import Diagnosis, at_chance, diagnose
-from train.observe.layer_table import render_table
-from train.observe.layers import LayerInfo
-from train.observe.theory import Expected, chain_of, predict
-from train.observe.verdict import DEFAULT, MEANING, LayerRow, Thresholds, Verdict, judge, layer_rows
-from train.parts.contracts import Shape
-from train.run.fingerprint import chosen_name
+from train.explain.advice import Switches, suggest
+from train.explain.diagnosis import Diagnosis, at_chance, diagnose
+from train.explain.layer_table import render_table
+from train.explain.verdict import DEFAULT, MEANING, LayerRow, Thresholds, Verdict, judge, layer_rows
+from train.observe.contracts import Expected, LayerInfo
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.jsonl import read_records
 
@@ -109,37 +102,18 @@ class ExplanationSink(Sink):
 
     def _draw(self, record: Record) -> None:
         try:
-            from train.observe.signal_figure import draw_signal, layer_points  # imports matplotlib
+            from train.figures.signal import Point, draw_signal  # imports matplotlib
 
-            png = draw_signal(layer_points(record.values), self.network.expected if self.network else (), self._title)
+            theory = {layer.name: layer for layer in self.network.expected} if self.network else {}
+            points = []
+            for row in self._rows(record):
+                expected = theory.get(row.layer) or Expected(row.layer, None, None, None)
+                gap = expected.forward_gap or expected.backward_gap
+                points.append(Point(row.layer, row.weighted, row.std, row.gradient_std, expected.std, expected.gradient_std, gap))
+            png = draw_signal(points, self._title)
             figures = self.metrics_file.parent / "figures"
             figures.mkdir(exist_ok=True)
             (figures / f"{FIGURE}.png").write_bytes(png)
             self.out.image(FIGURE, 0, png)
         except Exception as error:  # a failing figure must not cost the text
             log.warning("could not draw the signal figure", exc_info=error)
-
-
-def predict_signal(model: nn.Module, shape: Shape, images: Tensor) -> Sequence[Expected]:
-    """Return what theory predicts for the signal at initialisation; empty for models that it does not cover."""
-    try:
-        return predict(chain_of(model, shape), images)
-    except Exception as error:  # a user's model may not be a chain of known layers
-        log.info("theory makes no prediction for this model", exc_info=error)
-        return ()
-
-
-def read_switches(settings: Settings) -> Switches:
-    """Return the settings that the advice depends on."""
-
-    def setting(group: str, key: str) -> Any:
-        return settings.parts[group].get(key)
-
-    return Switches(
-        init=chosen_name(settings, "init"),
-        norm=chosen_name(settings, "norm"),
-        activation=setting("model", "activation"),
-        lr=setting("optimizer", "lr"),
-        grad_clip=settings.trainer.grad_clip,
-        warmup=setting("schedule", "warmup"),
-    )

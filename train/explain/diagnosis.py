@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from train.observe.advice import Finding, Kind, Switches, suggest
-from train.observe.layers import LayerInfo
-from train.observe.verdict import DEFAULT, Thresholds, Verdict, judge, layer_rows
+from train.explain.advice import Finding, Kind, Switches, suggest
+from train.explain.verdict import DEFAULT, Thresholds, Verdict, judge, layer_rows
+from train.observe.contracts import LayerInfo
 from train.sinks.contracts import Record
 from train.sinks.jsonl import encode_float
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from train.report.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, tidy, to_svg
+from train.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, tidy, to_svg
 
 
 @dataclass(frozen=True)

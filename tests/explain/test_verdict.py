@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import train_in_process
-from train.observe.layer_table import render_table, thin_rows
+from train.explain.layer_table import render_table, thin_rows
+from train.explain.verdict import Thresholds, hidden_rows, judge, layer_rows
 from train.observe.layers import LayerInfo
 from train.observe.theory.recursion import Expected
-from train.observe.verdict import Thresholds, hidden_rows, judge, layer_rows
 from train.sinks.jsonl import read_records
 
 

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from train.observe.layers import LayerInfo
-from train.observe.statistics import SATURATED
-from train.observe.theory.recursion import Expected
+from train.observe.contracts import SATURATED, Expected, LayerInfo
 
 Kind = Literal["broken", "dead", "saturated", "explodes", "fades", "gradient_explodes", "gradient_fades", "healthy"]
 _STD, _NONFINITE, _GRADIENT = "activation_std", "activation_nonfinite", "gradient_std"

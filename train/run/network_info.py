@@ -1,0 +1,43 @@
+"""What the explanation of a run needs to know about the network before its first train step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from train.config import Settings
+from train.explain.advice import Switches
+from train.observe.contracts import Expected
+from train.observe.theory import chain_of, predict
+from train.parts.contracts import Shape
+from train.run.fingerprint import chosen_name
+
+log = logging.getLogger("train")
+
+
+def predict_signal(model: nn.Module, shape: Shape, images: Tensor) -> Sequence[Expected]:
+    """Return what theory predicts for the signal at initialisation; empty for models that it does not cover."""
+    try:
+        return predict(chain_of(model, shape), images)
+    except Exception as error:  # a user's model may not be a chain of known layers
+        log.info("theory makes no prediction for this model", exc_info=error)
+        return ()
+
+
+def read_switches(settings: Settings) -> Switches:
+    """Return the settings that the advice depends on."""
+
+    def setting(group: str, key: str) -> Any:
+        return settings.parts[group].get(key)
+
+    return Switches(
+        init=chosen_name(settings, "init"),
+        norm=chosen_name(settings, "norm"),
+        activation=setting("model", "activation"),
+        lr=setting("optimizer", "lr"),
+        grad_clip=settings.trainer.grad_clip,
+        warmup=setting("schedule", "warmup"),
+    )
