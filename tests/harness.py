@@ -14,11 +14,11 @@ from scripts.catalogue import SMALL as SMALL
 from train import cli
 from train.config import Settings, parse
 from train.errors import Interrupted
-from train.run.folder import RunFolder
 from train.run.resume import expand_resume_argument
 from train.sinks.contracts import Status
-from train.sinks.jsonl import read_records
 from train.store.identity import experiment_of
+from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 TRUST = ("tests",)
 """Packages that runs in the test process may call."""

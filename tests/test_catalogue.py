@@ -13,7 +13,7 @@ from tests.harness import settings_for, train_in_process
 from train import cli
 from train.errors import UsageError
 from train.run.build import build
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 
 CONF = cli.config_dir()
 GROUPS = groups(CONF)

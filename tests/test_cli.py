@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import COMMAND, SMALL, only_run
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from train.cli import ENVIRONMENT
 from train.run.device import fast_bfloat16_unit
-from train.run.folder import git_state, versions
+from train.store.code import git_state, versions
 
 from .sections import Section
 from .windows import Window, processors

@@ -21,7 +21,6 @@ from train.config import parse
 from train.data.readers import Readers, open_readers
 from train.errors import RunError
 from train.run.device import configure_determinism
-from train.run.folder import RunFolder
 from train.run.loop import Loop, TrainResult
 from train.run.session import Session, prepare
 from train.run.signals import StopSignal
@@ -33,6 +32,7 @@ from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
 from train.store.identity import experiment_of
+from train.store.run_folder import RunFolder
 
 
 def open_session(overrides: Sequence[str], folder: Path) -> Session:

@@ -13,7 +13,7 @@ from tests.harness import train_in_process
 from train.explain.advice import Switches, suggest
 from train.explain.diagnosis import Diagnosis, diagnose
 from train.sinks.contracts import Record
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 
 LAYERS = ["fc1", "act1", "fc2", "act2", "head"]
 SWITCHES = Switches("kaiming", "none", "relu", lr=0.1, grad_clip=None, warmup=0.0)

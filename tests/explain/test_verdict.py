@@ -12,7 +12,7 @@ from train.explain.layer_table import render_table, thin_rows
 from train.explain.verdict import Thresholds, hidden_rows, judge, layer_rows
 from train.observe.layers import LayerInfo
 from train.observe.theory.recursion import Expected
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 
 
 def stack(stds: list[float], gradients: list[float] | None = None, **others: list[float]) -> dict[str, float]:

@@ -15,9 +15,9 @@ from train.config import ObserveSettings
 from train.data.contracts import Batch
 from train.data.readers import Readers, open_readers
 from train.observe.observer import Observer
-from train.run.folder import RunFolder
 from train.run.session import Session, prepare
 from train.run.step import TrainState, train_step
+from train.store.run_folder import RunFolder
 
 ONE = torch.ones(())
 NOISE = ["data=noise", "data.shape=[3,16,16]", "data.classes=4", "data.train_size=24", "data.test_size=8", "data.val_fraction=0"]

@@ -19,7 +19,7 @@ from train.observe.batch_moments import MOST_ROWS, BatchMoments
 from train.observe.observer import Observer
 from train.run.step import train_step
 from train.sinks.contracts import Record
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 
 MODELS = {
     "mlp": ["model.depth=2", "model.width=16", "model.activation=tanh"],

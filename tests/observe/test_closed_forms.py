@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import only_run
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

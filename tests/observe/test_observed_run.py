@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.harness import train_in_process
 from tests.observe.reference import BASE, prepared
-from train.run.folder import RunFolder
 from train.sinks.contracts import Sink
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 RUN = [*BASE, "model.width=4", "model.stages=2", "trainer.epochs=2", "trainer.record_every=1"]
 FULL_EVERY_STEP = ["observe=full", "observe.every=1", "observe.histogram_every=1", "observe.probe_size=5"]

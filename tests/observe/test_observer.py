@@ -23,8 +23,8 @@ from tests.observe.reference import (
 )
 from train.errors import UsageError
 from train.observe.observer import BASIC, FULL, LayerInfo, Observer
-from train.run.folder import RunFolder
 from train.run.session import prepare
+from train.store.run_folder import RunFolder
 
 MODELS = {
     "mlp": ["model.depth=2", "model.width=16", "model.activation=tanh"],

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from tests.harness import compose_config
-from train.sinks.jsonl import encode_float
 from train.store.identity import arm_id, experiment_of, identity
-from train.store.manifest import Design, Dropped, Manifest, PlannedArm, PlannedRun
+from train.store.manifest import Design, Dropped, Manifest, PlannedArm, PlannedRun, write_manifest
+from train.store.metrics import encode_float
 
 GROUPS = ("data", "augment", "init", "norm", "regularization", "model", "optimizer", "schedule", "observe")
 DEFAULTS = {"data": "fashion_mini", "augment": "flip_crop", "init": "kaiming", "norm": "batch", "regularization": "weight_decay"}
@@ -173,5 +173,5 @@ def write_sweep(
         dropped=tuple(dropped),
     )
     folder.mkdir(exist_ok=True)
-    (folder / "sweep.json").write_text(manifest.as_json())
+    write_manifest(folder, manifest)
     return folder

@@ -14,8 +14,8 @@ from train.report.make import ReportOptions, make_report
 from train.report.tensorboard import write_table
 from train.sinks.contracts import Record, RunInfo, Summary
 from train.sinks.hparams import hparams_row
-from train.sinks.jsonl import read_records
 from train.sinks.tensorboard import TensorBoardSink
+from train.store.metrics import read_records
 from train.store.run import find_runs, read_run
 
 pytestmark = pytest.mark.slow

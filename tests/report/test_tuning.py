@@ -16,7 +16,7 @@ from train.report.analysis import Analysis
 from train.report.make import ReportOptions, analyse_folders, make_report
 from train.report.table_text import UNKNOWN
 from train.store.identity import arm_id, identity
-from train.store.manifest import Manifest, PlannedArm, PlannedRun
+from train.store.manifest import Manifest, PlannedArm, PlannedRun, write_manifest
 
 Result: TypeAlias = tuple[float, float] | Literal["diverged", "failed", "interrupted", "missing"]
 """The result of one run: validation and test accuracy, or its state."""
@@ -73,7 +73,7 @@ def write(
         axes = {axis: names for axis, names in levels.items() if len(names) > 1 or axis in tune}
         seeds = {"seed": ("0", "1", "2")}
         manifest = Manifest(("train", "-m"), "grid", axes, seeds, arms[0].id, tuple(arms), tuple(planned), tune=tuple(tune))
-        (folder / "sweep.json").write_text(manifest.as_json())
+        write_manifest(folder, manifest)
     return folder
 
 

@@ -17,10 +17,10 @@ from train.config import CheckpointSettings
 from train.errors import UsageError
 from train.run.checkpoint import FORMAT, CheckpointSaver, encode_checkpoint, find_checkpoint
 from train.run.checkpoint_files import checksum, list_checkpoints, newest_valid, remove_after, write_checkpoint
-from train.run.folder import write_json
 from train.run.resume import can_resume, resume_identity
 from train.sinks.broadcast import BroadcastSink
-from train.sinks.jsonl import read_records
+from train.store.files import write_json
+from train.store.metrics import read_records
 from train.store.run import read_run
 
 RUN = [

@@ -18,11 +18,11 @@ import train.data.array_reader
 from tests.harness import settings_for, train_in_process
 from train.data.array_reader import ArrayReader
 from train.data.readers import Readers, open_readers
-from train.run.folder import RunFolder
 from train.run.nan_watch import NanWatch
 from train.run.session import Session, prepare
 from train.run.step import TrainState, train_step
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.cuda,

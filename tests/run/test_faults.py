@@ -20,7 +20,7 @@ from tests.harness import COMMAND, SMALL, resume_in_process, run_content, train_
 from train.errors import RunError, UsageError
 from train.run.checkpoint_files import list_checkpoints, newest_valid
 from train.run.memory import is_out_of_memory
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 from train.store.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]

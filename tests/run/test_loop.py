@@ -23,10 +23,10 @@ from train.parts import schedule as schedules
 from train.parts.augment import TrainingOnly
 from train.parts.contracts import Draws, Schedule, Shape
 from train.run.build import build
-from train.run.folder import RunFolder
 from train.run.session import prepare
 from train.sinks.contracts import Record
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 BASE = [
     "data=noise",

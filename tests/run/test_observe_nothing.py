@@ -13,8 +13,8 @@ from torch import Tensor
 from tests.harness import only_run, train_in_process
 from train.data.contracts import Arrays
 from train.data.noise import noise
-from train.run.folder import RunFolder
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -14,9 +14,9 @@ from train.errors import UsageError
 from train.run import preflight
 from train.run.build import build
 from train.run.device import choose_placement
-from train.run.folder import RunFolder
 from train.run.preflight import Cost
 from train.run.session import prepare
+from train.store.run_folder import RunFolder
 
 IMPOSSIBLE = {
     "data=noise norm=group norm.groups=7": ["layer stage1.norm1", "norm.groups=7", "24 channels"],

@@ -16,9 +16,9 @@ from tests.harness import settings_for, train_in_process
 from train.data.contracts import Arrays
 from train.data.readers import open_readers
 from train.rng import ROLES
-from train.run.folder import RunFolder
 from train.run.session import prepare
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

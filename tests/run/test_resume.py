@@ -17,7 +17,7 @@ from train.errors import UsageError
 from train.parts import schedule
 from train.run.checkpoint_files import list_checkpoints
 from train.run.resume import refuse_new_length
-from train.sinks.jsonl import read_records
+from train.store.metrics import read_records
 from train.store.run import read_run
 
 RUN = [

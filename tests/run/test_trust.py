@@ -30,7 +30,7 @@ UNTRUSTED = [
     "torch.nn.modules.module.warnings.sys.exit",
     "torch.optim.Optimizer.__init__.__globals__",
     "train.parts.init.math.sqrt",
-    "train.run.folder.run_git",
+    "train.store.code.run_git",
     "train.cli.main",
     "trainer.parts.anything",
     "hydra.utils.instantiate",

@@ -4,9 +4,10 @@ import pytest
 
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
-from train.sinks.jsonl import JsonlSink, read_records
+from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink
-from train.sinks.log import log_file
+from train.store.log import log_file
+from train.store.metrics import read_records
 
 RECORD = Record(5, 0.5, 1.0, {"loss/val": 1.0})
 

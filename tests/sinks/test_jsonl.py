@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from train.errors import RunError
 from train.sinks.contracts import Record, RunInfo
-from train.sinks.jsonl import JsonlSink, decode_float, encode_float, read_records
+from train.sinks.jsonl import JsonlSink
+from train.store.metrics import read_records
 
 RECORDS = [
     Record(0, 0.0, 0.0, {}),
@@ -73,23 +73,6 @@ def test_jsonl_sink_appends_on_resume(info):
     assert [record.step for record in read_records(path)] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "line", ["[]", "{", '{"step": 1}', '{"step":1,"epoch":0,"time_s":0,"values":{"a":"NaN","b":"Infinity?"}}']
-)
-def test_read_records_names_an_invalid_line(info, line):
-    path = write(info, RECORDS)
-    path.write_text(path.read_text() + line + "\n" + '{"step":9,"epoch":0,"time_s":0,"values":{}}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl, line 5: "):
-        list(read_records(path))
-
-
-def test_encode_float_and_decode_float():
-    assert [encode_float(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [1.5, "NaN", "Infinity", "-Infinity"]
-    assert decode_float("-Infinity") == -math.inf
-    with pytest.raises(ValueError, match="nope"):
-        decode_float("nope")
-
-
 def test_full_disk_raises_and_earlier_records_stay_readable(info):
     sink = JsonlSink()
     sink.start(info)
@@ -108,7 +91,7 @@ def test_full_disk_raises_and_earlier_records_stay_readable(info):
 def test_sinks_import_without_torch_rich_and_tensorboard():
     code = """
 import sys
-import train.sinks.contracts, train.sinks.broadcast, train.sinks.jsonl, train.sinks.lines, train.sinks.terminal, train.sinks.log
+import train.sinks.contracts, train.sinks.broadcast, train.sinks.jsonl, train.sinks.lines, train.sinks.terminal, train.store.log
 print([name for name in ("torch", "rich", "tensorboard", "numpy") if name in sys.modules])
 """
     root = Path(__file__).parents[2]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from train.store import code
-from train.store.code import code_difference, code_id, equivalent_ids, is_same_code, source_id
+from train.store.code import code_difference, code_id, equivalent_ids, git_state, is_same_code, source_id, versions
 
 SOURCE = b'''"""A module."""
 import math
@@ -90,3 +91,18 @@ def test_other_code_names_the_difference() -> None:
 def test_code_id_covers_existing_packages() -> None:
     package = Path(code.__file__).resolve().parents[1]
     assert all((package / name).exists() for name in code.PACKAGES)
+
+
+def test_versions_and_git_state_describe_the_code(tmp_path: Path) -> None:
+    assert {"train", "python", "torch", "hydra-core"} <= set(versions())
+    assert git_state(tmp_path) is None, "outside a checkout there is no commit"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "file").write_text("1")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    clean = git_state(tmp_path)
+    (tmp_path / "file").write_text("2")
+    changed = git_state(tmp_path)
+    assert clean is not None
+    assert changed is not None
+    assert (len(clean["commit"]), clean["dirty"], changed["dirty"]) == (40, False, True)

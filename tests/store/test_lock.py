@@ -16,16 +16,17 @@ import pytest
 
 from tests.harness import COMMAND, SMALL, train_in_process
 from train.errors import UsageError
-from train.run.failure import RunRequest, write_failure
-from train.run.folder import RunFolder, write_json
+from train.store.failure import RunRequest, write_failure
+from train.store.files import write_json
 from train.store.lock import Lock, is_held, last_holder, start_ticks
 from train.store.run import read_run
+from train.store.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD_FOLDER = """
 import sys, time
 from pathlib import Path
-from train.run.folder import RunFolder
+from train.store.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]))
 folder.claim({"seed": 0}, [])
 print("claimed", flush=True)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.harness import COMMAND, resume_in_process
-from train.sinks.jsonl import read_records
 from train.store.identity import VERSION, arm_id, identity
 from train.store.manifest import read_manifest, upgraded_manifest
+from train.store.metrics import read_records
 from train.store.run import find_runs, read_run
 
 STORED = Path(__file__).resolve().parents[1] / "stored"

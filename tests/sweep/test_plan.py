@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from train.errors import UsageError
 from train.run.job import resolve_config
 from train.store.identity import arm_id, experiment_of, identity
-from train.store.manifest import Manifest
+from train.store.manifest import Manifest, merge_manifests
 from train.sweep.axes import read_request
-from train.sweep.manifest import build_manifest, merge_manifests
+from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.settings import parse_sweep
 

@@ -15,9 +15,9 @@ from tests.harness import COMMAND, SMALL
 from tests.sweep.test_plan import plan_of
 from train.errors import UsageError
 from train.store.identity import arm_id
-from train.store.manifest import Manifest, read_manifest
+from train.store.manifest import Manifest, merge_manifests, read_manifest, write_manifest
 from train.sweep import plan_text
-from train.sweep.manifest import build_manifest, merge_manifests
+from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import run_statuses
 
@@ -96,7 +96,7 @@ def test_group_tuned_ignores_values_computed_from_tuned(loader: Any) -> None:
 def test_manifest_records_tuned_keys(loader: Any, tmp_path: Path) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES])
     manifest = manifest_of(plan)
-    (tmp_path / "sweep.json").write_text(manifest.as_json())
+    write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert manifest.tune == ("optimizer.lr",)
     assert manifest.axes == {"norm": ("none", "batch"), "optimizer.lr": ("0.1", "0.4")}

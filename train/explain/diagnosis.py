@@ -14,8 +14,7 @@ from typing import Any
 from train.explain.advice import Finding, Kind, Switches, suggest
 from train.explain.verdict import DEFAULT, Thresholds, Verdict, judge, layer_rows
 from train.observe.contracts import LayerInfo
-from train.sinks.contracts import Record
-from train.sinks.jsonl import encode_float
+from train.store.metrics import Record, encode_float
 
 FORWARD = ("activation_nonfinite", "activation_std", "activation_mean")
 BACKWARD = ("gradient_nonfinite", "gradient_std", "parameter_gradient_norm")

@@ -17,8 +17,9 @@ from train.explain.diagnosis import Diagnosis, at_chance, diagnose
 from train.explain.layer_table import render_table
 from train.explain.verdict import DEFAULT, MEANING, LayerRow, Thresholds, Verdict, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo
-from train.sinks.contracts import Record, RunInfo, Sink, Summary
-from train.sinks.jsonl import read_records
+from train.sinks.contracts import RunInfo, Sink, Summary
+from train.store.files import FIGURES_FOLDER
+from train.store.metrics import Record, read_records
 
 log = logging.getLogger("train")
 FIGURE = "signal_at_initialisation"
@@ -111,7 +112,7 @@ class ExplanationSink(Sink):
                 gap = expected.forward_gap or expected.backward_gap
                 points.append(Point(row.layer, row.weighted, row.std, row.gradient_std, expected.std, expected.gradient_std, gap))
             png = draw_signal(points, self._title)
-            figures = self.metrics_file.parent / "figures"
+            figures = self.metrics_file.parent / FIGURES_FOLDER
             figures.mkdir(exist_ok=True)
             (figures / f"{FIGURE}.png").write_bytes(png)
             self.out.image(FIGURE, 0, png)

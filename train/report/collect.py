@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import UsageError
-from train.store.manifest import FILE_NAME, Manifest, PlannedRun, read_manifest, upgraded_manifest
+from train.store.files import MANIFEST_FILE
+from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
 from train.store.run import FINISHED, Run, State, find_runs, read_run
 
 FAILED: tuple[State, ...] = ("failed", "lost")
@@ -80,14 +81,14 @@ def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[Exclud
     """Read the manifests in `folders` and one level below, so that a folder of sweeps works like a sweep."""
     visited: set[Path] = set()
     for top in folders:
-        for folder in [top, *(path.parent for path in sorted(top.glob(f"*/{FILE_NAME}")))]:
+        for folder in [top, *(path.parent for path in sorted(top.glob(f"*/{MANIFEST_FILE}")))]:
             if folder.resolve() in visited:
                 continue
             visited.add(folder.resolve())
             try:
                 manifest = read_manifest(folder)
             except (UsageError, OSError) as error:
-                unreadable.append(ExcludedRun(folder / FILE_NAME, str(error).removeprefix(f"{folder / FILE_NAME}: ")))
+                unreadable.append(ExcludedRun(folder / MANIFEST_FILE, str(error).removeprefix(f"{folder / MANIFEST_FILE}: ")))
                 continue
             if manifest is not None:
                 yield PlannedSweep(folder, upgraded_manifest(manifest, runs))

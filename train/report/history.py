@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from train.sinks.contracts import Record
-from train.sinks.jsonl import parse_record
+from train.store.metrics import INVALID, Record, parse_record, read_lines
 from train.store.run import Run
 
 SIGNAL_MARK = b'"gradient_std/'
@@ -65,7 +64,7 @@ def read_history(run: Run, tags: Iterable[str]) -> History:
     """
     wanted = tuple(dict.fromkeys(tags))
     try:
-        lines = [line for line in _read_bytes(run.metrics_file).splitlines(keepends=True) if line.endswith(b"\n")]
+        lines = read_lines(run.metrics_file)
     except OSError as error:
         return History(problem=f"{run.metrics_file.name} cannot be read ({error.strerror})")
     problems: list[str] = []
@@ -87,7 +86,7 @@ def read_history(run: Run, tags: Iterable[str]) -> History:
 def recorded_tags(run: Run) -> set[str]:
     """Return all tags of a run, with one entry per statistic of layers: `lr`, `loss/train`, `activation_std/<layer>`."""
     try:
-        records = _parse(_read_bytes(run.metrics_file).splitlines(keepends=True), [])
+        records = _parse(read_lines(run.metrics_file), [])
         tags = {tag for record in records for tag in record.values}
     except OSError:
         return set()
@@ -108,10 +107,6 @@ def mean_curve(curves: Sequence[Curve]) -> list[tuple[int, float, tuple[float, .
     ]
 
 
-def _read_bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
 def _parse(lines: Iterable[bytes], problems: list[str]) -> Iterator[Record]:
     for line in lines:
         try:
@@ -119,7 +114,7 @@ def _parse(lines: Iterable[bytes], problems: list[str]) -> Iterator[Record]:
             if not all(isinstance(value, int | float) for value in record.values.values()):
                 raise ValueError("a value is not a number")
             yield record
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except INVALID as error:
             problems.append(f"metrics.jsonl has an invalid line ({type(error).__name__}: {error})")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from train.errors import UsageError
 from train.report import metric as metrics
+from train.store.files import STATUS_FILE, write_atomic
 
 if TYPE_CHECKING:
     from train.report.analysis import Analysis
@@ -86,11 +86,11 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
         for stale in FIGURES - {figure.name for figure in figures}:
             (figures_folder / f"{stale}.svg").unlink(missing_ok=True)
         for figure in figures:
-            _write(figures_folder / f"{figure.name}.svg", figure.svg)
+            write_atomic(figures_folder / f"{figure.name}.svg", figure.svg)
         for name, data in files.items():
-            _write(out / name, data)
+            write_atomic(out / name, data)
     folders = analysis.study.collection.folders
-    if tensorboard and len(folders) == 1 and not (folders[0] / "status.json").exists():
+    if tensorboard and len(folders) == 1 and not (folders[0] / STATUS_FILE).exists():
         _write_charts(analysis, folders[0])
     return out / PAGE
 
@@ -102,13 +102,6 @@ def _writable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write the report ({error.strerror}). Name another folder.") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace the file atomically: a browser that reloads sees the old page or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def _write_charts(analysis: Analysis, folder: Path) -> None:

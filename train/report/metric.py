@@ -10,7 +10,7 @@ from typing import Any
 
 from train.errors import UsageError, did_you_mean
 from train.report.history import History, recorded_tags
-from train.sinks.jsonl import decode_float
+from train.store.metrics import decode_float
 from train.store.run import Run
 
 DEFAULT = "accuracy/test"

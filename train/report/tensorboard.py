@@ -8,7 +8,6 @@ runs: writing it twice gives the same files.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -27,7 +26,7 @@ from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
 from train.sinks.hparams import hparams_row
 from train.sinks.tfrecord import tfrecord
-from train.store.manifest import FILE_NAME
+from train.store.files import MANIFEST_FILE, write_atomic
 from train.store.run import Run
 
 _event: Any = event_pb2
@@ -56,7 +55,7 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
             _write(target / name, started, ((started + time_s, step, content) for time_s, step, content in points))
     charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
     _write(target, started, [(started, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
-    if (folder / FILE_NAME).exists():  # elsewhere, the table would lack the columns of runs added later
+    if (folder / MANIFEST_FILE).exists():  # elsewhere, the table would lack the columns of runs added later
         rows = [
             hparams_row(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs
         ]
@@ -141,11 +140,7 @@ def _first_start(runs: Sequence[Run]) -> float:
 
 def _write(folder: Path, started: float, events: Iterable[tuple[float, int, list[Any]]]) -> None:
     """Write one event file atomically."""
-    path = folder / EVENT_FILE
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(tfrecord(_event.Event(wall_time=started, file_version="brain.Event:2").SerializeToString()))
-        for time_s, step, content in events:
-            event = _event.Event(wall_time=time_s, step=step, summary=_summary.Summary(value=content))
-            file.write(tfrecord(event.SerializeToString()))
-    temporary.replace(path)
+    encoded = [_event.Event(wall_time=started, file_version="brain.Event:2")]
+    for time_s, step, content in events:
+        encoded.append(_event.Event(wall_time=time_s, step=step, summary=_summary.Summary(value=content)))
+    write_atomic(folder / EVENT_FILE, b"".join(tfrecord(event.SerializeToString()) for event in encoded))

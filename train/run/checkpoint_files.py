@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from train.run.folder import write_atomic
+from train.store.files import CHECKPOINTS_FOLDER, write_atomic
 
 Kind: TypeAlias = Literal["step", "best"]
-FOLDER = "checkpoints"
 _NAME = re.compile(r"(step|best)-(\d{9,})-([0-9a-f]{16})\.pt")
 
 
@@ -43,7 +42,7 @@ class CheckpointFile:
 
 def list_checkpoints(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
     """Return the checkpoints of a kind in the run folder `run`, newest first."""
-    folder = run / FOLDER
+    folder = run / CHECKPOINTS_FOLDER
     files = [
         CheckpointFile(path, int(match[2]), match[3])
         for path in (folder.iterdir() if folder.is_dir() else ())
@@ -59,7 +58,7 @@ def newest_valid(run: Path) -> CheckpointFile | None:
 
 def write_checkpoint(run: Path, kind: Kind, step: int, content: bytes, keep: int) -> None:
     """Write durably, then remove all but the newest `keep` of this kind. OSError when the write fails; nothing changes then."""
-    folder = run / FOLDER
+    folder = run / CHECKPOINTS_FOLDER
     folder.mkdir(exist_ok=True)
     path = folder / f"{kind}-{step:09d}-{checksum(content)}.pt"
     write_atomic(path, content)
@@ -79,7 +78,7 @@ def remove_after(run: Path, step: int) -> None:
         for file in list_checkpoints(run, kind):
             if file.step > step:
                 file.path.unlink(missing_ok=True)
-    for path in (run / FOLDER).glob(".*") if (run / FOLDER).is_dir() else ():
+    for path in (run / CHECKPOINTS_FOLDER).glob(".*") if (run / CHECKPOINTS_FOLDER).is_dir() else ():
         path.unlink(missing_ok=True)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 
-from train.run.folder import RunFolder
 from train.sinks.contracts import RunInfo, Sink
 from train.sinks.hparams import HParamsRow
 from train.sinks.lines import LineSink
 from train.sinks.terminal import stream_sink
+from train.store.files import CONFIG_FILE
+from train.store.run_folder import RunFolder
 
 log = logging.getLogger("train")
 
@@ -35,6 +36,6 @@ def tensorboard(folder: RunFolder, arm: HParamsRow | None) -> Sink:
     try:
         from train.sinks.tensorboard import TensorBoardSink
 
-        return TensorBoardSink((folder.path / "config.yaml").read_text(encoding="utf-8"), arm)
+        return TensorBoardSink((folder.path / CONFIG_FILE).read_text(encoding="utf-8"), arm)
     except Exception as error:
         return FailedSink("TensorBoard", error)

@@ -17,12 +17,12 @@ from train.data.contracts import Dataset
 from train.data.readers import Readers, open_readers
 from train.data.split import split_validation
 from train.errors import UsageError
-from train.run.folder import RunFolder
 from train.run.loop import Loop, TrainPlan, evaluate
 from train.run.session import Session, assemble, prepare
 from train.run.signals import StopSignal
 from train.run.step import TrainState
 from train.sinks.contracts import Sink
+from train.store.run_folder import RunFolder
 
 WARM_STEPS = 5
 MAX_STEPS = 60

@@ -15,13 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, Interrupted, UsageError
-from train.run.failure import RunRequest, requested_experiment, write_refusal
-from train.run.folder import RunFolder
 from train.run.resume import refuse_changes, run_to_resume, trusted_packages, user_overrides
 from train.run.signals import handle_signals
 from train.sinks.hparams import hparams_row
+from train.store.failure import RunRequest, requested_experiment, write_refusal
 from train.store.identity import BOOKKEEPING, experiment_of
 from train.store.overrides import drop_groups
+from train.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from train.run.session import Session

@@ -19,7 +19,7 @@ from train.run.memory import is_out_of_memory, peak_bytes
 from train.run.preflight import Cost
 from train.run.resume import resume_command
 from train.sinks.contracts import Summary
-from train.sinks.jsonl import encode_float
+from train.store.metrics import encode_float
 
 
 def summarise(

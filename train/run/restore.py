@@ -11,11 +11,11 @@ from train.errors import UsageError
 from train.run.build import Parts
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, restore_loop
 from train.run.fingerprint import chosen_name
-from train.run.folder import versions
 from train.run.loop import Loop
 from train.run.resume import refuse_new_length
 from train.sinks.contracts import Sink
-from train.sinks.jsonl import read_records
+from train.store.code import versions
+from train.store.metrics import read_records
 from train.store.run import Run
 
 

@@ -13,12 +13,13 @@ import yaml
 
 from train.errors import UsageError
 from train.run.checkpoint_files import newest_valid
-from train.run.folder import RunFolder
+from train.store.files import OVERRIDES_FILE, STATUS_FILE
 from train.store.identity import EXECUTION, VERSION, identity, upgraded
 from train.store.lock import is_held
 from train.store.manifest import read_manifest
 from train.store.overrides import flatten, key_of
 from train.store.run import Run, read_run
+from train.store.run_folder import RunFolder
 
 AUTO = "auto"
 LENGTH = ("trainer.epochs", "trainer.max_steps")
@@ -53,7 +54,7 @@ def stored_overrides(path: Path) -> list[str]:
     """Return the overrides stored in a run folder, without those that an untrusted folder must not set: flags, Hydra settings
     (which may name functions to call) and packages to trust."""
     try:
-        content = yaml.safe_load((path / "overrides.yaml").read_text(encoding="utf-8")) or []
+        content = yaml.safe_load((path / OVERRIDES_FILE).read_text(encoding="utf-8")) or []
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"resume={path}: overrides.yaml cannot be read ({type(error).__name__}: {error}).") from None
     if not isinstance(content, list):
@@ -162,7 +163,7 @@ def resume_command(path: Path) -> str:
 
 
 def _require_run(path: Path) -> None:
-    if (path / "status.json").exists():
+    if (path / STATUS_FILE).exists():
         return
     manifest = read_manifest(path)
     if manifest is not None:

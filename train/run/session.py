@@ -33,7 +33,6 @@ from train.run.contradictions import contradictions
 from train.run.default_sinks import default_sinks
 from train.run.device import Placement
 from train.run.fingerprint import fingerprint
-from train.run.folder import RunFolder, write_atomic, write_json
 from train.run.loop import Loop, TrainPlan, evaluate
 from train.run.memory import peak_bytes, reset_peak
 from train.run.network_info import predict_signal, read_switches
@@ -47,8 +46,9 @@ from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
-from train.sinks.log import log_file
+from train.store.log import log_file
 from train.store.run import Run
+from train.store.run_folder import RunFolder
 
 log = logging.getLogger("train")
 EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
@@ -150,7 +150,7 @@ class Session:
         summary = summarise(result, test, self.cost, plan.batch_size, self.placement.device, self.folder.path, began)
         verdict = {"initial_verdict": asdict(explanation.verdict)} if explanation.verdict else {}
         content = {name: json_value(value) for name, value in asdict(summary).items()}
-        write_json(self.folder.summary_file, content | verdict | evidence)
+        self.folder.write_summary(content | verdict | evidence)
         return summary
 
     def saver(self, evidence: Mapping[str, Any], sink: Sink) -> CheckpointSaver:
@@ -269,7 +269,7 @@ class Session:
     def save_weights(self, model: nn.Module) -> None:
         buffer = io.BytesIO()
         torch.save({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, buffer)
-        write_atomic(self.folder.weights_file, buffer.getvalue())
+        self.folder.write_weights(buffer.getvalue())
 
     def write_failure(self, error: BaseException, began: float) -> None:
         """Write the failure to the run folder; the terminal reports the exception itself."""

@@ -7,23 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
+from train.store.metrics import Record
+
 Level: TypeAlias = Literal["info", "warning", "error"]
 Status: TypeAlias = Literal["done", "diverged", "interrupted", "failed"]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One row of the run's history, on the host.
-
-    `step`: completed updates; `epoch`: passes over the training images, fractional; `time_s`: seconds since the run started.
-    `values`: TensorBoard tag -> number: `loss/train`, `accuracy/val` (a fraction), `lr`, `activation_std/<layer>`, ...
-    NaN and infinities are valid values.
-    """
-
-    step: int
-    epoch: float
-    time_s: float
-    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from train.figures.columns import BREAKING, HEAT_MAPS, Columns, LearningRate
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
+from train.store.files import FIGURES_FOLDER
 
 
 class HeatMapSink(Sink):
@@ -34,7 +35,7 @@ class HeatMapSink(Sink):
         self._broken_step: int | None = None
 
     def start(self, info: RunInfo) -> None:
-        self._folder = info.folder / "figures"
+        self._folder = info.folder / FIGURES_FOLDER
         self._title = info.name
         self._due_at = self._clock() + self._every_s
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import platform
+import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
@@ -22,6 +24,9 @@ EQUIVALENT = Path(__file__).with_name("equivalent_code.txt")
 
 DEPENDENCY = "torch"
 """The dependency whose version must match, too."""
+
+DEPENDENCIES = (DEPENDENCY, "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
+"""The dependencies whose versions a run records."""
 
 
 @cache
@@ -88,10 +93,10 @@ def is_same_code(stored: str, present: str | None = None) -> bool:
 
 def code_difference(status: Mapping[str, Any]) -> str:
     """Return how the code of the run with this status.json differs from the present code; empty if the numbers are the same."""
-    versions = dict(status.get("versions") or {})
+    recorded = dict(status.get("versions") or {})
     installed = metadata.version(DEPENDENCY)
-    if versions.get(DEPENDENCY, installed) != installed:
-        return f"made with {DEPENDENCY} {versions[DEPENDENCY]}, but {installed} is installed"
+    if recorded.get(DEPENDENCY, installed) != installed:
+        return f"made with {DEPENDENCY} {recorded[DEPENDENCY]}, but {installed} is installed"
     if not is_same_code(str(status.get("code", ""))):
         return "made by another version of this program"
     return ""
@@ -102,6 +107,29 @@ def numbers_key(status: Mapping[str, Any]) -> str:
     code = str(status.get("code") or "")
     if not code:
         return ""
-    versions = status.get("versions")
-    version = versions.get(DEPENDENCY, "") if isinstance(versions, Mapping) else ""
+    recorded = status.get("versions")
+    version = recorded.get(DEPENDENCY, "") if isinstance(recorded, Mapping) else ""
     return f"{DEPENDENCY} {version}, code {'equivalent' if code in equivalent_ids() else code}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of this program, of Python and of the packages that results may depend on."""
+    from train import __version__
+
+    return {"train": __version__, "python": platform.python_version()} | {name: metadata.version(name) for name in DEPENDENCIES}
+
+
+def git_state(checkout: Path) -> dict[str, Any] | None:
+    """Return the commit of a checkout and whether tracked files differ from it; None outside a checkout."""
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        commit = run_git(checkout, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(run_git(checkout, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def run_git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

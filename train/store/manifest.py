@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from train.errors import UsageError
+from train.store.files import MANIFEST_FILE, write_atomic
 from train.store.identity import VERSION, arm_id, identity, is_execution_key
 from train.store.overrides import dotted_key
 from train.store.run import Run
 
-FILE_NAME = "sweep.json"
 FORMAT = 1
 Design: TypeAlias = Literal["grid", "one_at_a_time", "leave_one_out"]
 
@@ -77,13 +77,10 @@ class Manifest:
     identity_version: int = VERSION
     """The version of the identity that produced the ids."""
 
-    def as_json(self) -> str:
-        return json.dumps({"format": FORMAT} | asdict(self), indent=2) + "\n"
-
 
 def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of the sweep in `folder`; None if there is none. UsageError for a damaged file or another format."""
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     if not path.exists():
         return None
     try:
@@ -107,6 +104,38 @@ def read_manifest(folder: Path) -> Manifest | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: this is not a sweep manifest ({type(error).__name__}: {error}).") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `sweep.json` atomically: a reader sees either the old plan or the new one."""
+    write_atomic(folder / MANIFEST_FILE, (json.dumps({"format": FORMAT} | asdict(manifest), indent=2) + "\n").encode())
+
+
+def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
+    """Return everything planned in the folder so far and not dropped since. Where the two conflict, `new` takes precedence.
+
+    A command that repeats a part of `old` leaves its command, design, baseline and tuned keys unchanged.
+    """
+    if old is None:
+        return new
+    identities = {run.identity for run in new.runs}
+    if identities < {run.identity for run in old.runs}:  # a part was repeated; the study is still the whole
+        old_arms = {arm.id: arm for arm in old.arms}
+        arms_as_before = tuple(old_arms.get(arm.id, arm) for arm in new.arms)
+        new = replace(new, command=old.command, design=old.design, baseline=old.baseline, tune=old.tune, arms=arms_as_before)
+    arms = {arm.id for arm in new.arms}
+    dropped = {item.overrides for item in new.dropped} | {arm.overrides for arm in (*old.arms, *new.arms)}
+    return replace(
+        new,
+        axes=_union(old.axes, new.axes),
+        seeds=_union(old.seeds, new.seeds),
+        arms=new.arms + tuple(arm for arm in old.arms if arm.id not in arms),
+        runs=new.runs + tuple(run for run in old.runs if run.identity not in identities),
+        dropped=new.dropped + tuple(item for item in old.dropped if item.overrides not in dropped),
+        zipped=tuple(dict.fromkeys((*old.zipped, *new.zipped))),
+        study=new.study or old.study,
+        notes=tuple(dict.fromkeys((*old.notes, *new.notes))),
+    )
 
 
 def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest | None = None) -> Manifest:
@@ -157,3 +186,7 @@ def _ids_by_overrides(old: Manifest, new: Manifest) -> dict[str, str]:
 
 def _experiment(overrides: Iterable[str]) -> frozenset[str]:
     return frozenset(override for override in overrides if not is_execution_key(dotted_key(override)))
+
+
+def _union(old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {axis: tuple(dict.fromkeys((*old.get(axis, ()), *new.get(axis, ())))) for axis in (*old, *new)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import yaml
 
 from train.errors import UsageError
+from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
 from train.store.identity import SEEDS, VERSION, arm_id, identity, upgraded
-from train.store.lock import is_held, is_process_alive
+from train.store.lock import LockHolder, is_held
 from train.store.overrides import drop_groups
 
 State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost"]
@@ -21,9 +21,6 @@ State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "i
 
 FINISHED = frozenset({"done", "diverged"})
 """The states that are results. Divergence is one: repeating the run would reproduce it."""
-
-PREVIOUS = "previous"
-"""Subfolder of a sweep for archived attempts whose runs were rerun. Nothing reads it."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +57,20 @@ class Run:
 
     @property
     def metrics_file(self) -> Path:
-        return self.folder / "metrics.jsonl"
+        return self.folder / METRICS_FILE
 
 
 def read_run(folder: Path) -> Run:
     """Read the run in `folder`. UsageError when there is no run, or its files are invalid."""
     try:
-        status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
-        config = upgraded(_mapping(_yaml(folder / "config.yaml") or {}, "config.yaml"))
-        overrides = _yaml(folder / "overrides.yaml") or []
-        summary = _summary(folder / "summary.json")
+        status = _json(folder / STATUS_FILE)
+        config = upgraded(_mapping(_yaml(folder / CONFIG_FILE) or {}, CONFIG_FILE))
+        overrides = _yaml(folder / OVERRIDES_FILE) or []
+        summary = _json(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).exists() else {}
         state, reason = _state(status)
         if state == "running" and _ended(folder, status):
             # The run may have ended normally between the two checks, so read its last status again.
-            status = _mapping(json.loads((folder / "status.json").read_text(encoding="utf-8")), "status.json")
+            status = _json(folder / STATUS_FILE)
             state, reason = _state(status)
             if state == "running":
                 state, reason = "lost", "its process ended without recording why (killed, or the machine stopped)"
@@ -97,6 +94,14 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return the content of status.json; empty if there is none or it is damaged."""
+    try:
+        return _json(folder / STATUS_FILE)
+    except (OSError, ValueError):
+        return {}
+
+
 def _is_of_older_version(status: Mapping[str, Any]) -> bool:
     """Return whether the stored ids are of an earlier version of the identity, so that they must be recomputed."""
     return bool(status.get("identity")) and status.get("identity_version", 1) != VERSION
@@ -113,7 +118,7 @@ def find_runs(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    if (folder / "status.json").exists():
+    if (folder / STATUS_FILE).exists():
         yield folder
         return
     for child in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -127,9 +132,8 @@ def _mapping(content: Any, name: str) -> dict[str, Any]:
     return content
 
 
-def _summary(path: Path) -> dict[str, Any]:
-    """Read summary.json; empty if it does not exist yet."""
-    return _mapping(json.loads(path.read_text(encoding="utf-8")), path.name) if path.exists() else {}
+def _json(path: Path) -> dict[str, Any]:
+    return _mapping(json.loads(path.read_text(encoding="utf-8")), path.name)
 
 
 def _yaml(path: Path) -> Any:
@@ -149,4 +153,4 @@ def _ended(folder: Path, status: Mapping[str, Any]) -> bool:
     locked = is_held(folder)
     if locked is not None:
         return not locked
-    return status.get("host") == socket.gethostname() and not is_process_alive(int(status.get("pid", 0)))
+    return not LockHolder(int(status.get("pid", 0)), str(status.get("host")), since="").may_be_alive()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import Interrupted, UsageError
+from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.manifest import PlannedRun
-from train.store.run import FINISHED
+from train.store.run import FINISHED, read_status
 from train.sweep.reuse import runs_by_identity
 from train.sweep.settings import ReportSettings
 from train.text import plural
 
 MAX_FAILURES = 20
-LOGS = ("train.log", "console.log")
+LOGS = (LOG_FILE, CONSOLE_LOG)
 """Files that tell why a run failed: its own log, or the output of its process."""
 
 STATE_ORDER = ("done", "diverged", "failed", "interrupted", "lost", "running", "queued", "missing")
@@ -60,11 +60,9 @@ def run_outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[RunOutcome
 
 def _without_record(planned: PlannedRun, folder: Path) -> RunOutcome:
     """Return the outcome of a run without a readable record: it never started, or its process died while writing."""
-    try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    if status := read_status(folder):
         return RunOutcome(planned, "failed", str(status.get("reason") or "its record is damaged"), folder)
-    except (OSError, ValueError, AttributeError):
-        return RunOutcome(planned, "missing", folder=folder if folder.exists() else None)
+    return RunOutcome(planned, "missing", folder=folder if folder.exists() else None)
 
 
 def conclude(

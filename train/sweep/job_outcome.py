@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from train.errors import SIGNALLED, OutOfMemoryError, UsageError
-from train.run.failure import write_failure
 from train.run.signals import signal_with_number
-from train.sweep.jobs import CONSOLE_LOG, Job
-from train.sweep.progress import END_STATES, State, read_status
+from train.store.failure import write_failure
+from train.store.files import CONSOLE_LOG
+from train.store.run import read_status
+from train.sweep.jobs import Job
+from train.sweep.progress import END_STATES, State
 
 TRANSIENT_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGBUS})
 """Signals whose cause is the machine, not the job, unless the pool sent them: out of memory (SIGBUS: out of shared memory), an

@@ -13,15 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from train.run.failure import RunRequest, requested_experiment
 from train.run.job import chosen_options
 from train.run.resume import user_overrides
+from train.store.failure import RunRequest, requested_experiment
 from train.sweep.devices import Slot
 from train.sweep.fork_server import Worker
 from train.sweep.progress import JobProgress, JobRow
-
-CONSOLE_LOG = "console.log"
-"""The file in the run folder that holds the job's output and traceback."""
 
 
 @dataclass

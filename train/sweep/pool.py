@@ -23,12 +23,13 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import Interrupted
+from train.store.files import CONSOLE_LOG
 from train.sweep import job as job_call
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
 from train.sweep.fork_server import ForkServer, ForkServerLost, WorkerExit
 from train.sweep.job_outcome import JobOutcome, resolve_outcome
-from train.sweep.jobs import CONSOLE_LOG, Job, compose_job, needs_torchvision
+from train.sweep.jobs import Job, compose_job, needs_torchvision
 from train.sweep.progress import JobProgress, JobRow, job_labels
 from train.sweep.reuse import archive
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
+
+from train.store.files import METRICS_FILE
+from train.store.metrics import INVALID, Record, parse_record, read_lines
+from train.store.run import read_status
 
 State: TypeAlias = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "not started"]
 END_STATES: tuple[State, ...] = ("done", "diverged", "failed", "interrupted")
@@ -58,7 +62,7 @@ class JobProgress:
 
     folder: Path
     _offset: int = 0
-    _first_record: tuple[int, float] | None = None
+    _first_record: Record | None = None
     _accuracies: dict[str, float] = field(default_factory=dict)
 
     def update(self, row: JobRow) -> None:
@@ -66,42 +70,27 @@ class JobProgress:
         if row.total_steps is None:
             row.total_steps = read_status(self.folder).get("total_steps")
         for record in self._new_records():
-            step, time_s = int(record["step"]), float(record["time_s"])
-            self._first_record = self._first_record or (step, time_s)
-            row.step = step
+            self._first_record = self._first_record or record
+            row.step = record.step
             for tag in ACCURACIES:
-                if isinstance(value := record["values"].get(tag), float):
+                if isinstance(value := record.values.get(tag), float) and math.isfinite(value):
                     self._accuracies[tag] = value
-            if row.total_steps is not None and step > self._first_record[0]:
-                row.remaining_s = (row.total_steps - step) * (time_s - self._first_record[1]) / (step - self._first_record[0])
+            if row.total_steps is not None and (steps := record.step - self._first_record.step) > 0:
+                row.remaining_s = (row.total_steps - record.step) * (record.time_s - self._first_record.time_s) / steps
         for tag in ACCURACIES:
             if tag in self._accuracies:
                 row.accuracy, row.accuracy_split = self._accuracies[tag], tag.partition("/")[2]
                 break
 
-    def _new_records(self) -> Iterable[dict[str, Any]]:
+    def _new_records(self) -> Iterable[Record]:
         try:
-            with (self.folder / "metrics.jsonl").open("rb") as file:
-                file.seek(self._offset)
-                text = file.read()
+            lines = read_lines(self.folder / METRICS_FILE, self._offset)
         except OSError:
             return
-        complete = text.rfind(b"\n") + 1
-        self._offset += complete
-        for line in text[:complete].splitlines():
-            with contextlib.suppress(ValueError):  # the display skips a damaged line, where a report would stop
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("values"), dict):
-                    yield record
-
-
-def read_status(folder: Path) -> dict[str, Any]:
-    """Return the content of status.json, empty if there is none."""
-    try:
-        content = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        self._offset += sum(map(len, lines))
+        for line in lines:
+            with contextlib.suppress(*INVALID):  # the display skips a damaged line, where a report would stop
+                yield parse_record(line)
 
 
 def remaining_s(rows: Sequence[JobRow], slots: int, now: float) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from train.errors import UsageError
-from train.store.manifest import FILE_NAME
+from train.store.files import MANIFEST_FILE
 
 ONE_TIME_KEYS = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run", "sweep.rerun")
 """Keys of a command that the command repeating it omits."""
@@ -17,7 +17,7 @@ ONE_TIME_KEYS = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run", "sweep.reru
 
 def newest_sweep(parent: Path) -> Path:
     """Return the sweep folder in `parent` whose plan was written last. UsageError when there is none."""
-    plans = sorted(parent.glob(f"*/{FILE_NAME}"), key=lambda path: path.stat().st_mtime)
+    plans = sorted(parent.glob(f"*/{MANIFEST_FILE}"), key=lambda path: path.stat().st_mtime)
     if not plans:
         remedy = "Omit it to start a new sweep, or name a sweep with hydra.sweep.dir=FOLDER."
         raise UsageError(f"sweep.resume=last: there is no sweep in {parent}. {remedy}")

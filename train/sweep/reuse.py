@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 from train.errors import UsageError
 from train.run.resume import can_resume
 from train.store.code import code_difference
+from train.store.files import PREVIOUS
 from train.store.manifest import PlannedRun
-from train.store.run import FINISHED, PREVIOUS, Run, find_runs, read_run
+from train.store.run import FINISHED, Run, find_runs, read_run
 from train.sweep.settings import Rerun
 
 Kind: TypeAlias = Literal["missing", "failed", "outdated", "diverged", "done", "running"]

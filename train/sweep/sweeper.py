@@ -19,7 +19,7 @@ from train.report.metric import Metric
 from train.run.resume import trusted_packages
 from train.sinks.hparams import hparams_row
 from train.store.lock import Lock
-from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
+from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, upgraded_manifest, write_manifest
 from train.sweep import plan_text
 from train.sweep.axes import SWEEP_ONLY, read_request
 from train.sweep.calibrate import estimate_s, time_arms
@@ -27,7 +27,7 @@ from train.sweep.check import find_impossible
 from train.sweep.conclude import conclude
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
-from train.sweep.manifest import build_manifest, merge_manifests, write_manifest
+from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.repeat import newest_sweep, repeat_command, set_sweep_dir
 from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, runs_by_identity

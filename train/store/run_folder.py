@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shlex
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from train.errors import UsageError
-from train.store.code import code_id
+from train.store.code import code_id, git_state, versions
+from train.store.files import (
+    CONFIG_FILE,
+    EVENT_FILES,
+    METRICS_FILE,
+    OVERRIDES_FILE,
+    STATUS_FILE,
+    SUMMARY_FILE,
+    WEIGHTS_FILE,
+    write_atomic,
+    write_json,
+)
 from train.store.identity import VERSION, arm_id, identity
 from train.store.lock import Lock, is_held, last_holder
-
-PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "tensorboard", "numpy", "pillow")
 
 _ENDING_FIELDS = frozenset({"status", "reason", "exit_code", "wall_s", "peak_memory_bytes", "diagnosis"})
 """Keys of status.json that describe how the run ended. Resuming drops them."""
@@ -33,10 +36,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.status_file = path / "status.json"
-        self.metrics_file = path / "metrics.jsonl"
-        self.summary_file = path / "summary.json"
-        self.weights_file = path / "weights.pt"
+        self.status_file = path / STATUS_FILE
+        self.metrics_file = path / METRICS_FILE
+        self.summary_file = path / SUMMARY_FILE
+        self.weights_file = path / WEIGHTS_FILE
         self.config: dict[str, Any] = {}
         """The configuration of the experiment. Empty until this process has claimed the folder."""
         self._status: dict[str, Any] = {}
@@ -90,7 +93,8 @@ class RunFolder:
 
     def _begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None) -> None:
         self.refuse_if_taken()
-        self._write_config(config, overrides)
+        self.config = dict(config)
+        write_config(self.path, config, overrides)
         self._status = {"started": timestamp()} | self._ownership(config, choices)
         temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
         try:
@@ -119,11 +123,12 @@ class RunFolder:
         resumed = [*status.get("resumed", ()), resumption]
         self._status = kept | self._ownership(config, choices) | {"resumed": resumed}
         write_json(self.status_file, self._status)
-        self._write_config(config, overrides)
+        self.config = dict(config)
+        write_config(self.path, config, overrides)
         self.summary_file.unlink(missing_ok=True)
         if not step:
             self.metrics_file.unlink(missing_ok=True)
-            for path in self.path.glob("events.out.tfevents.*"):
+            for path in self.path.glob(EVENT_FILES):
                 path.unlink(missing_ok=True)
 
     def _ownership(self, config: Mapping[str, Any], choices: Mapping[str, str] | None) -> dict[str, Any]:
@@ -140,64 +145,31 @@ class RunFolder:
             "git": git_state(Path(__file__).resolve().parents[2]),
         }
 
-    def _write_config(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-        """Write config.yaml and overrides.yaml. They precede status.json, so that every folder with a status can be resumed."""
-        self.config = dict(config)
-        for name, content in (("config.yaml", dict(config)), ("overrides.yaml", list(overrides))):
-            write_atomic(self.path / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())
-
     def update(self, **fields: Any) -> None:
         """Merge `fields` into status.json. The file is complete at every moment."""
         self._status |= fields
         write_json(self.status_file, self._status)
 
+    def write_summary(self, content: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        write_json(self.summary_file, content)
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace the file atomically by `content` as JSON. ValueError for NaN and infinity."""
-    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, default=str) + "\n").encode())
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` atomically and durably: readers see the old or the new content, also after a crash."""
-    temporary = path.with_name(f".{path.name[-200:]}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    def write_weights(self, content: bytes) -> None:
+        """Write weights.pt. `content`: the model's state dict as `torch.save` writes it."""
+        write_atomic(self.weights_file, content)
 
 
 def timestamp() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of this program, of Python and of the packages that results may depend on."""
-    from train import __version__
+def write_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], keep: bool = False) -> None:
+    """Write config.yaml and overrides.yaml. They precede status.json, so that every folder with a status can be resumed.
 
-    return {"train": __version__, "python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    `keep`: write only those that are missing.
+    """
+    from omegaconf import OmegaConf  # here, as only those who train need it
 
-
-def git_state(checkout: Path) -> dict[str, Any] | None:
-    """Return the commit of a checkout and whether tracked files differ from it; None outside a checkout."""
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        commit = run_git(checkout, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(run_git(checkout, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def run_git(checkout: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(checkout), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    for name, content in ((CONFIG_FILE, dict(config)), (OVERRIDES_FILE, list(overrides))):
+        if not (keep and (folder / name).exists()):
+            write_atomic(folder / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())

@@ -7,14 +7,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any, Literal
 
 from train.errors import RunError, UsageError
-from train.run.folder import RunFolder, write_json
-from train.sinks.log import log_file
+from train.store.files import write_json
 from train.store.identity import experiment_of
+from train.store.log import log_file
+from train.store.run_folder import RunFolder, write_config
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class RunRequest:
 
 def requested_experiment(config: DictConfig) -> dict[str, Any]:
     """Return the configuration that the run would have stored, unresolved if its interpolations cannot be resolved."""
+    from omegaconf import OmegaConf
+
     try:
         content = OmegaConf.to_container(config, resolve=True)
     except Exception:  # resolvers may raise anything
@@ -50,7 +54,8 @@ def write_failure(path: Path, request: RunRequest, status: Literal["failed", "in
     except UsageError:
         if not folder.status_file.exists():
             raise
-        _complete(path, request)  # the run had started
+        # The run had started, but perhaps its process was killed just after it had claimed the folder.
+        write_config(path, request.config, request.overrides, keep=True)
         previous = json.loads(folder.status_file.read_text(encoding="utf-8"))
         write_json(folder.status_file, previous | {"status": status, "reason": reason} | fields)
         return
@@ -80,10 +85,3 @@ def write_refusal(path: Path, request: RunRequest, error: Exception) -> None:
     record.exc_info = (type(error), error, error.__traceback__)
     handler.emit(record)
     handler.close()
-
-
-def _complete(path: Path, request: RunRequest) -> None:
-    """Write the configuration files that are missing because the process was killed just after it had claimed the folder."""
-    for name, content in (("config.yaml", dict(request.config)), ("overrides.yaml", list(request.overrides))):
-        if not (path / name).exists():
-            OmegaConf.save(OmegaConf.create(content), path / name)

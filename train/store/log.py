@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-FILE_NAME = "train.log"
+from train.store.files import LOG_FILE
 
 
 class LogFile(logging.FileHandler):
@@ -31,7 +31,7 @@ class LogFile(logging.FileHandler):
         elif not self._off:
             self._off = True
             print(
-                f"train: {FILE_NAME}: disabled after an error ({error.strerror}). The run continues without it.", file=sys.stderr
+                f"train: {LOG_FILE}: disabled after an error ({error.strerror}). The run continues without it.", file=sys.stderr
             )
 
     def close(self) -> None:
@@ -43,6 +43,6 @@ class LogFile(logging.FileHandler):
 
 def log_file(folder: Path) -> logging.Handler:
     """Return a handler that appends to `train.log` in the run folder. The caller must remove it from its logger and close it."""
-    handler = LogFile(folder / FILE_NAME)
+    handler = LogFile(folder / LOG_FILE)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

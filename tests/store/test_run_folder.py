@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,8 +14,8 @@ import yaml
 
 from tests.harness import SMALL, compose_config
 from train.errors import UsageError
-from train.run.folder import RunFolder, git_state, versions, write_atomic, write_json
 from train.store.identity import identity
+from train.store.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {"seed": 0, "seeds": {"init": 0}, "norm": {"_target_": "a.b", "eps": 1e-5}}
@@ -49,7 +46,7 @@ CLAIM_ON_INPUT = """
 import sys
 from pathlib import Path
 from train.errors import UsageError
-from train.run.folder import RunFolder
+from train.store.run_folder import RunFolder
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -85,36 +82,6 @@ def test_refuse_if_taken_names_the_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "other").refuse_if_taken()
 
 
-REPLACE_FOREVER = """
-import itertools, sys
-from pathlib import Path
-from train.run.folder import write_atomic
-path, size = Path(sys.argv[1]), int(sys.argv[2])
-print("ready", flush=True)
-for count in itertools.count():
-    write_atomic(path, bytes([count % 251]) * size)
-"""
-
-
-def test_write_atomic_survives_a_killed_writer(tmp_path: Path) -> None:
-    """All bytes of the file are equal, so that mixed or truncated content would be detected."""
-    path, size = tmp_path / "weights.pt", 1_000_000
-    write_atomic(path, b"\xff" * size)
-    rng = random.Random(0)
-    for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", REPLACE_FOREVER, str(path), str(size)], cwd=ROOT, stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
-        content = path.read_bytes()
-        assert len(content) == size
-        assert len(set(content)) == 1
-
-
 def test_update_never_exposes_a_partial_status(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.claim(CONFIG, [])
@@ -136,14 +103,6 @@ def test_update_never_exposes_a_partial_status(tmp_path: Path) -> None:
     assert json.loads(folder.status_file.read_text())["count"] == 199
 
 
-def test_write_json_refuses_nan_and_removes_its_temporary_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"one": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "a.json", {"one": float("nan")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"one": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
 def test_identity_depends_on_every_value_but_not_on_the_order() -> None:
     assert identity({"a": 1, "b": {"c": [1, 2]}}) == identity({"b": {"c": [1, 2]}, "a": 1})
     configs = [
@@ -162,18 +121,3 @@ def test_claim_stores_an_arm_id_that_ignores_seeds(tmp_path: Path) -> None:
     base, seed, role, norm = claim("a"), claim("b", "seed=5"), claim("c", "seeds.order=7"), claim("d", "norm=layer")
     assert base["arm"] == seed["arm"] == role["arm"] != norm["arm"]
     assert len({run["identity"] for run in (base, seed, role, norm)}) == 4
-
-
-def test_versions_and_git_state_describe_the_code(tmp_path: Path) -> None:
-    assert {"train", "python", "torch", "hydra-core"} <= set(versions())
-    assert git_state(tmp_path) is None, "outside a checkout there is no commit"
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
-    (tmp_path / "file").write_text("1")
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *command], check=True, capture_output=True)
-    clean = git_state(tmp_path)
-    (tmp_path / "file").write_text("2")
-    changed = git_state(tmp_path)
-    assert clean is not None
-    assert changed is not None
-    assert (len(clean["commit"]), clean["dirty"], changed["dirty"]) == (40, False, True)

@@ -1,0 +1,48 @@
+"""Reading metrics.jsonl: whole, in parts while it grows, and with damage."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from train.errors import RunError
+from train.store.metrics import Record, decode_float, encode_float, format_record, read_lines, read_records
+
+RECORDS = [Record(step, step / 10, step / 4, {"loss/train": 1.0 / (step + 1)}) for step in range(4)]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(map(format_record, RECORDS)))
+    return path
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "{", '{"step": 1}', '{"step":1,"epoch":0,"time_s":0,"values":{"a":"NaN","b":"Infinity?"}}']
+)
+def test_read_records_names_an_invalid_line(path: Path, line: str) -> None:
+    path.write_text(path.read_text() + line + "\n" + '{"step":9,"epoch":0,"time_s":0,"values":{}}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 5: "):
+        list(read_records(path))
+
+
+def test_encode_float_and_decode_float() -> None:
+    assert [encode_float(value) for value in (1.5, math.nan, math.inf, -math.inf)] == [1.5, "NaN", "Infinity", "-Infinity"]
+    assert decode_float("-Infinity") == -math.inf
+    with pytest.raises(ValueError, match="nope"):
+        decode_float("nope")
+
+
+def test_read_lines_returns_each_line_once_while_the_file_grows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_lines(path) == [], "there is no file yet"
+    content = b"".join(map(format_record, RECORDS)) + b"torn"
+    found: list[bytes] = []
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, len(content), 7):
+            file.write(content[start : start + 7])
+            found += read_lines(path, sum(map(len, found)))
+    assert found == [format_record(record) for record in RECORDS]

@@ -1,0 +1,110 @@
+"""metrics.jsonl: the primary record of a run; everything else is a view of it.
+
+One JSON object per line: {"step": 20, "epoch": 0.5, "time_s": 1.25, "values": {"loss/train": 0.7, ...}}. JSON has no NaN and
+no infinity, so these are written as the strings "NaN", "Infinity" and "-Infinity"; every finite float is restored bit-exact.
+A record is one write of one line, so a killed process leaves at most one torn line, which readers skip.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from train.errors import RunError
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+INVALID = (ValueError, KeyError, TypeError, AttributeError)
+"""What `parse_record` raises for a line that is no record."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of the run's history, on the host.
+
+    `step`: completed updates; `epoch`: passes over the training images, fractional; `time_s`: seconds since the run started.
+    `values`: TensorBoard tag -> number: `loss/train`, `accuracy/val` (a fraction), `lr`, `activation_std/<layer>`, ...
+    NaN and infinities are valid values.
+    """
+
+    step: int
+    epoch: float
+    time_s: float
+    values: Mapping[str, float]
+
+
+def encode_float(value: float) -> float | str:
+    """Return a float in a form that standard JSON can hold."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def decode_float(value: float | str) -> float:
+    """Invert `encode_float`. ValueError for any other string."""
+    if not isinstance(value, str):
+        return float(value)
+    if value not in _NON_FINITE:
+        raise ValueError(f"{value!r} is not a number")
+    return _NON_FINITE[value]
+
+
+def format_record(record: Record) -> bytes:
+    """Return the line of a record."""
+    row: dict[str, object] = {"step": record.step, "epoch": record.epoch, "time_s": record.time_s, "values": dict(record.values)}
+    try:
+        text = json.dumps(row, allow_nan=False, separators=(",", ":"))
+    except ValueError:  # rare: the C encoder is several times faster than checking every value first
+        row["values"] = {tag: encode_float(value) for tag, value in record.values.items()}
+        text = json.dumps(row, allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def parse_record(line: bytes) -> Record:
+    """Parse one line of the file. One of `INVALID` if it is no record."""
+    row = json.loads(line)
+    values = row["values"]
+    if not isinstance(values, dict):
+        raise TypeError("its values are no mapping")
+    if b'"NaN"' in line or b'Infinity"' in line:
+        values = {tag: decode_float(value) for tag, value in values.items()}
+    return Record(int(row["step"]), float(row["epoch"]), float(row["time_s"]), values)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the records in the order of writing, also while the file is being written. RunError names an invalid line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield parse_record(line)
+            except INVALID as error:
+                raise RunError(f"{path}, line {number}: not a valid record ({type(error).__name__}: {error}).") from error
+
+
+def read_lines(path: Path, offset: int = 0) -> list[bytes]:
+    """Return the complete lines from byte `offset` on, with their ends; empty if there is no file.
+
+    `offset` plus their lengths is the offset of the lines that are yet to come. OSError when reading fails.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(offset)
+        return [line for line in file if line.endswith(b"\n")]
+
+
+def open_to_append(path: Path, offset: int | None = None) -> FileIO:
+    """Open the file to continue it, without its torn end and without what was written beyond byte `offset`."""
+    if path.exists():
+        if offset is not None and path.stat().st_size > offset:
+            os.truncate(path, offset)
+        with path.open("r+b") as file:
+            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+    return FileIO(path, "ab")
