@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
-PROC = Path("/proc")
+import psutil
+
 GRANULARITY_S = 0.03
 """The error of the kernel's clock ticks; it matters for windows of a second or less."""
 IDLE_SHARE, IDLE_AFTER_S, SETTLED_BY_S = 0.1, 0.2, 10.0
@@ -83,10 +84,8 @@ class Usage:
 def usage() -> Usage | None:
     """Return the processor time so far; None where the kernel does not report it."""
     try:
-        ticks = os.sysconf("SC_CLK_TCK")
-        at = time.perf_counter()
-        return Usage(at, _busy_ticks() / ticks, _own_ticks() / ticks)
-    except (OSError, ValueError, AttributeError):
+        return Usage(time.perf_counter(), _busy_s(), _own_s())
+    except (OSError, AttributeError, LookupError, psutil.Error):  # LookupError: a container shows fewer processors
         return None
 
 
@@ -103,35 +102,21 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _busy_ticks() -> int:
+def _busy_s() -> float:
     """Return the busy time of the processors. Stolen time counts: another virtual machine disturbs as well."""
-    mine = {f"cpu{index}" for index in os.sched_getaffinity(0)}
-    total = 0
-    for line in (PROC / "stat").read_text().splitlines():
-        name, _, rest = line.partition(" ")
-        if name in mine:
-            user, nice, system, _idle, _wait, irq, softirq, steal = map(int, rest.split()[:8])
-            total += user + nice + system + irq + softirq + steal
-    return total
+    every = psutil.cpu_times(percpu=True)
+    mine = [every[index] for index in os.sched_getaffinity(0)]
+    return sum(t.user + t.nice + t.system + t.irq + t.softirq + t.steal for t in mine)
 
 
-def _own_ticks() -> int:
+def _own_s() -> float:
     """Return the time of this process and its descendants; an ended child counts in its parent, which has reaped it."""
-    parents: dict[int, int] = {}
-    spent: dict[int, int] = {}
-    for entry in PROC.iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "stat").read_text()
-            except OSError:  # it ended just now
-                continue
-            fields = text.rpartition(")")[2].split()  # the name before may hold spaces
-            parents[int(entry.name)] = int(fields[1])
-            spent[int(entry.name)] = sum(map(int, fields[11:15]))
-    family = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= more
-    return sum(spent.get(pid, 0) for pid in family)
+    process, total = psutil.Process(), 0.0
+    for member in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it ended just now
+            times = member.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def settle() -> None:

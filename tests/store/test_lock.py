@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,88 @@ def test_acquire_waits_for_shared_checks_and_release_frees_the_lock(tmp_path: Pa
         fcntl.flock(shared, fcntl.LOCK_SH)
         assert Lock(tmp_path).acquire() is not None, "while a check holds the shared lock"
     assert Lock(tmp_path).acquire() is None
+
+
+HOLD_LIKE_EARLIER_VERSIONS = """
+import fcntl, json, os, socket, sys
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+fcntl.flock(file, fcntl.LOCK_EX)
+with open("/proc/self/stat") as stat:
+    ticks = int(stat.read().rpartition(")")[2].split()[19])
+content = {"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-02 03:04:05", "ticks": ticks}
+os.pwrite(file, json.dumps(content).encode(), 0)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="earlier versions read /proc")
+def test_lock_of_earlier_versions_is_respected(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_LIKE_EARLIER_VERSIONS, str(tmp_path / ".lock")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    holder = Lock(tmp_path).acquire()
+    assert holder is not None
+    assert str(holder) == f"{process.pid} on {socket.gethostname()}, since 2026-01-02 03:04:05"
+    assert is_held(tmp_path)
+    assert holder.ticks == start_ticks(process.pid)
+    process.communicate("", timeout=30)
+    assert not is_held(tmp_path)
+    assert not holder.may_be_alive()
+    assert Lock(tmp_path).acquire() is None
+
+
+def test_earlier_versions_respect_the_lock(tmp_path: Path) -> None:
+    """They take it with `flock`, check it with a shared one, and read these four fields."""
+    import fcntl
+
+    assert Lock(tmp_path).acquire() is None
+    for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+        with (tmp_path / ".lock").open("r+") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+    content = json.loads((tmp_path / ".lock").read_text())
+    assert list(content) == ["pid", "host", "since", "ticks"]
+    assert (content["pid"], content["host"]) == (os.getpid(), socket.gethostname())
+    if Path("/proc/self/stat").exists():
+        assert content["ticks"] == int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def test_without_file_locks_the_recorded_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_file: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    lock = Lock(tmp_path)
+    assert lock.acquire() is None
+    assert is_held(tmp_path) is True
+    holder = Lock(tmp_path).acquire()
+    assert holder is not None
+    assert holder.pid == os.getpid()
+    lock.release()
+    assert is_held(tmp_path) is None, "nobody is recorded"
+    process = start_holder(tmp_path)
+    assert is_held(tmp_path) is True
+    process.kill()
+    process.communicate(timeout=30)
+    assert is_held(tmp_path) is False
+    assert Lock(tmp_path).acquire() is None
+
+
+def test_simultaneous_checks_do_not_disturb_each_other(tmp_path: Path) -> None:
+    lock = Lock(tmp_path)
+    lock.acquire()
+    lock.release()
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: is_held(tmp_path), range(2000)))
+
+
+def test_acquire_does_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    (tmp_path / ".lock").symlink_to(tmp_path / "diary.txt")
+    with pytest.raises(UsageError, match="cannot be written"):
+        RunFolder(tmp_path).lock()
+    assert (tmp_path / "diary.txt").read_text() == "dear diary"
 
 
 def test_finished_run_releases_its_lock(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from train.store.files import LOCK_FILE
 
-FILE_NAME = ".lock"
 _PATIENCE_S = 0.5
 """How long to try: `is_held` takes the lock briefly, and a new owner needs a moment to record itself."""
+_TICKS_PER_S = 100
+"""The unit of start times in Linux's `/proc`, where earlier versions of this file read them."""
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass(frozen=True)
@@ -43,38 +42,31 @@ class LockHolder:
         """Return False if the process has certainly ended: it ran on this host, and its id is free or in use by another."""
         if self.host != socket.gethostname():
             return True
-        return is_process_alive(self.pid) and (self.ticks is None or start_ticks(self.pid) in (None, self.ticks))
+        ticks = start_ticks(self.pid)
+        return ticks is not None and self.ticks in (None, ticks)
 
 
 class Lock:
     """A lock, held from `acquire` to `release` or the end of the process. Children lose their copies of it at exec."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE_NAME
+        self.folder, self.path = folder, folder / LOCK_FILE
         self._file: int | None = None
-
-    @property
-    def acquired(self) -> bool:
-        """Whether this object holds the lock."""
-        return self._file is not None
 
     def acquire(self) -> LockHolder | None:
         """Acquire the lock. Return None on success, else its holder. OSError when the folder cannot be written."""
-        if self.acquired:
+        if self._file is not None:
             return None
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            acquired = _try_lock(file, shared=False)
-            if acquired is None:
-                acquired = not _may_be_alive(_read_holder(self.path))
-            if acquired and _is_at(file, self.path):
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            if self._try_lock(file) and self._is_at(file):
                 self._file = file
                 self._write_holder(file)
                 return None
             os.close(file)
             if time.monotonic() > deadline:
-                return _read_holder(self.path) or LockHolder(0, "an unknown host", "just now")
+                return last_holder(self.folder) or LockHolder(0, "an unknown host", "just now")
             time.sleep(0.05)
 
     def release(self) -> None:
@@ -83,6 +75,23 @@ class Lock:
             file, self._file = self._file, None
             os.ftruncate(file, 0)
             os.close(file)
+
+    def _try_lock(self, file: int) -> bool:
+        """Lock the open file if it is free. If the file system has no locks, the recorded process decides."""
+        from filelock import lock_descriptor  # here, as importing it takes longer than this package
+
+        try:
+            return lock_descriptor(file, blocking=False)
+        except OSError:
+            holder = last_holder(self.folder)
+            return holder is None or not holder.may_be_alive()
+
+    def _is_at(self, file: int) -> bool:
+        """Return whether the path is still that of the file that was opened."""
+        try:
+            return os.path.samestat(os.fstat(file), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     @staticmethod
     def _write_holder(file: int) -> None:
@@ -94,73 +103,38 @@ class Lock:
 
 def is_held(folder: Path) -> bool | None:
     """Return whether a process holds the lock of the folder; None if unknown because there is no lock. Writes nothing."""
-    path = folder / FILE_NAME
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(folder / LOCK_FILE, os.O_RDONLY | _NO_LINK)
     except OSError:
         return None
     try:
-        free = _try_lock(file, shared=True)  # shared, so that concurrent checks do not disturb each other
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that concurrent checks do not disturb each other
+        return False
+    except BlockingIOError:
+        return True
+    except (OSError, ImportError):  # the file system has no locks, or the system is Windows
+        holder = last_holder(folder)
+        return None if holder is None else holder.may_be_alive()
     finally:
         os.close(file)
-    if free is None:
-        holder = _read_holder(path)
-        return None if holder is None else holder.may_be_alive()
-    return not free
 
 
 def last_holder(folder: Path) -> LockHolder | None:
     """Return the process that last recorded itself as the lock's holder; None if there is no such record."""
-    return _read_holder(folder / FILE_NAME)
-
-
-def start_ticks(pid: int) -> int | None:
-    """Return the start time of a process in clock ticks since boot; None where Linux's /proc is missing."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return int(fields[19])
-
-
-def _try_lock(file: int, shared: bool) -> bool | None:
-    """Try to lock without waiting. Return whether that succeeded; None if the file system has no locks."""
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _is_at(file: int, path: Path) -> bool:
-    """Return whether `path` is still the file that was opened."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _may_be_alive(holder: LockHolder | None) -> bool:
-    return holder is not None and holder.may_be_alive()
-
-
-def _read_holder(path: Path) -> LockHolder | None:
-    try:
-        return LockHolder(**json.loads(path.read_bytes()))
+        return LockHolder(**json.loads((folder / LOCK_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def is_process_alive(pid: int) -> bool:
-    """Return whether a process with this id runs on this host, under any user."""
+def start_ticks(pid: int) -> int | None:
+    """Return the start time of a process in clock ticks since boot; None if no process of this host has this id."""
+    import psutil  # here, as only few commands need it
+
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        boot = psutil.boot_time()
+        return round((psutil.Process(pid).create_time() - boot) * _TICKS_PER_S)
+    except (psutil.Error, OSError):
+        return None

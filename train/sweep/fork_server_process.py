@@ -44,6 +44,8 @@ PRELOADED = (
     "train.parts",
     "train.observe",
     "train.sinks",
+    "train.store",
+    "psutil",
     "torch._inductor",  # `torch.use_deterministic_algorithms` imports it, with dynamo and sympy: two seconds
     "matplotlib.backends.backend_agg",
     "PIL.PngImagePlugin",
