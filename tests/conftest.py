@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ Train: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """Imports torch once for all commands of the session."""
+    forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]  # that of a test before, which imported less
     with ForkServer(threads=1) as server:
         yield server
 
@@ -42,13 +44,12 @@ def train(fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.Temp
         order = (arguments, str(tmp_path), *map(str, files))
         variables = ENVIRONMENT | {"COLUMNS": "100"} | environment
         worker = fork_server.start("tests.harness:run_command_in_worker", order, environment=variables)
-        exits = fork_server.wait(timeout)
-        if not exits:
-            fork_server.signal(worker, signal.SIGKILL)
+        if not fork_server.wait(timeout):
+            worker.signal(signal.SIGKILL)
             fork_server.wait()
             raise subprocess.TimeoutExpired(["train", *arguments], timeout)
         stdout, stderr = (file.read_text(encoding="utf-8") for file in files)
-        return subprocess.CompletedProcess(["train", *arguments], exits[0].exit_code, stdout, stderr)
+        return subprocess.CompletedProcess(["train", *arguments], worker.exit_code or 0, stdout, stderr)
 
     return run
 

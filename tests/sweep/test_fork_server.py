@@ -11,32 +11,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from train.sweep.fork_server import ForkServer, ForkServerLost, Worker, WorkerExit
+from train.sweep.fork_server import SERVER_LOST, ForkServer, Worker
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 CALLS = "fork_server_calls"
 
 
-def start_fork_server(threads: int = 1) -> ForkServer:
-    sys.path.insert(0, str(HERE / "awkward"))  # the server inherits it
-    try:
-        return ForkServer(threads)
-    finally:
-        sys.path.remove(str(HERE / "awkward"))
+@pytest.fixture(scope="module", autouse=True)
+def importable_calls() -> Iterator[None]:
+    sys.path.insert(0, str(HERE / "awkward"))  # the workers inherit it
+    yield
+    sys.path.remove(str(HERE / "awkward"))
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> Iterator[ForkServer]:
-    with start_fork_server() as fork_server:
-        yield fork_server
-
-
-def outcome(fork_server: ForkServer, call: str, argument: object = None, **options: object) -> WorkerExit:
-    worker = fork_server.start(f"{CALLS}:{call}", argument, **options)  # pyright: ignore[reportArgumentType]
-    (worker_exit,) = fork_server.wait(60)
-    assert worker_exit.worker == worker
-    return worker_exit
+def outcome(fork_server: ForkServer, call: str, argument: object = None, **options: object) -> Worker:
+    started = fork_server.start(f"{CALLS}:{call}", argument, **options)  # pyright: ignore[reportArgumentType]
+    (worker,) = fork_server.wait(60)
+    assert worker is started
+    return worker
 
 
 def is_alive(pid: int) -> bool:
@@ -87,8 +82,8 @@ def test_worker_uses_requested_threads(fork_server: ForkServer) -> None:
 def test_failed_call_is_logged_and_server_continues(
     fork_server: ForkServer, tmp_path: Path, call: str, exit_code: int, message: str
 ) -> None:
-    worker_exit = outcome(fork_server, call, log=tmp_path / "deep" / "log")
-    assert (worker_exit.exit_code, worker_exit.value) == (exit_code, None)
+    worker = outcome(fork_server, call, log=tmp_path / "deep" / "log")
+    assert (worker.exit_code, worker.value) == (exit_code, None)
     assert message in (tmp_path / "deep" / "log").read_text()
     assert outcome(fork_server, "large", 3_000_000).value == "x" * 3_000_000
 
@@ -96,15 +91,15 @@ def test_failed_call_is_logged_and_server_continues(
 def test_signal_reaches_one_worker(fork_server: ForkServer) -> None:
     first, second = (fork_server.start(f"{CALLS}:sleeps") for _ in range(2))
     assert fork_server.wait(0.3) == []
-    fork_server.signal(first, signal.SIGTERM)
-    (worker_exit,) = fork_server.wait(60)
-    assert (worker_exit.worker, worker_exit.exit_code) == (first, -signal.SIGTERM)
-    assert fork_server.workers == (second,)
-    fork_server.signal(second, signal.SIGKILL)
-    (worker_exit,) = fork_server.wait(60)
-    assert worker_exit.exit_code == -signal.SIGKILL
+    first.signal(signal.SIGTERM)
+    (worker,) = fork_server.wait(60)
+    assert (worker, worker.exit_code) == (first, -signal.SIGTERM)
+    assert fork_server.workers == [second]
+    second.signal(signal.SIGKILL)
+    (worker,) = fork_server.wait(60)
+    assert worker.exit_code == -signal.SIGKILL
     assert fork_server.wait(60) == [], "no workers: there is nothing to wait for"
-    fork_server.signal(Worker(0), signal.SIGTERM)
+    second.signal(signal.SIGTERM)
 
 
 def test_grandchild_dies_with_worker(fork_server: ForkServer) -> None:
@@ -112,18 +107,48 @@ def test_grandchild_dies_with_worker(fork_server: ForkServer) -> None:
     wait_until(lambda: not is_alive(grandchild))
 
 
-def test_workers_die_with_server_and_wait_raises(tmp_path: Path) -> None:
-    with start_fork_server() as fork_server:
-        pids = tmp_path / "pids"
-        fork_server.start(f"{CALLS}:writes_pids_and_sleeps", str(pids))
-        wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
-        parent, worker = map(int, pids.read_text().split())
-        os.kill(parent, signal.SIGKILL)
-        with pytest.raises(ForkServerLost, match="SIGKILL"):
-            fork_server.wait(60)
-        wait_until(lambda: not is_alive(worker))
-        with pytest.raises(ForkServerLost):
-            fork_server.start(f"{CALLS}:sleeps")
+def test_workers_end_with_server_and_next_start_replaces_it(fork_server: ForkServer, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    fork_server.start(f"{CALLS}:writes_pids_and_sleeps", str(pids))
+    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+    server, pid = map(int, pids.read_text().split())
+    os.kill(server, signal.SIGKILL)
+    (worker,) = fork_server.wait(60)
+    assert worker.exit_code == SERVER_LOST
+    wait_until(lambda: not is_alive(pid))
+    assert outcome(fork_server, "large", 1).value == "x"
+
+
+def test_call_may_start_processes_that_decode_images(fork_server: ForkServer, tmp_path: Path) -> None:
+    """They come from a fork server of the worker's own."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (24, 24)).save(path)
+    worker = outcome(fork_server, "reads_images", str(path), log=tmp_path / "log")
+    assert worker.value is not None, (tmp_path / "log").read_text()
+    batches, pids = worker.value
+    assert batches == 6
+    assert pids
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_main_module_runs_once_and_current_folder_shadows_no_module(tmp_path: Path) -> None:
+    """The program has no guard `if __name__ == "__main__"`."""
+    for module in ("multiprocessing", "selectors", "torch", "train"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('shadowed')")
+    program = tmp_path / "programs" / "program.py"
+    program.parent.mkdir()
+    program.write_text(
+        "from train.sweep.fork_server import ForkServer\n"
+        "print('main')\n"
+        "with ForkServer(threads=1) as fork_server:\n"
+        "    fork_server.start('builtins:len', 'abc')\n"
+        "    print(fork_server.wait(60)[0].value)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "main\n3\n", "")
 
 
 def test_controller_imports_no_torch() -> None:

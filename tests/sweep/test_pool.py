@@ -176,10 +176,28 @@ def test_second_signal_kills_all_jobs(tmp_path: Path) -> None:
 def test_killed_controller_leaves_no_process(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=sleeps", "seed=0,1")
     sweep.wait_for(lambda: sweep.training_count() == 2)
-    assert len(sweep.processes()) == 4
+    assert len(sweep.processes()) == 5, "the controller, its resource tracker, the fork server and two workers"
     sweep.process.kill()
     sweep.wait_for_exit()
     wait_until(lambda: not sweep.processes(), 2.0)
+
+
+def test_killed_fork_server_fails_its_job_alone(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "model.how=sleeps,fine", "hydra.launcher.jobs_per_device=1")
+    sweep.wait_for(lambda: sweep.training_count() == 1)
+    (server,) = (pid for pid in sweep.processes() if is_fork_server(pid))
+    os.kill(server, signal.SIGKILL)
+    assert sweep.wait_for_exit() == 1, sweep.output
+    runs = sweep.runs()
+    assert {how: run.state for how, run in runs.items()} == {"sleeps": "failed", "fine": "done"}
+    assert "the fork server, which starts the jobs of a sweep, was killed" in runs["sleeps"].reason
+    assert runs["sleeps"].reason in sweep.output
+    assert sweep.processes() == []
+
+
+def is_fork_server(process: int) -> bool:
+    """Return whether this is a fork server; one of its workers has the same command line, but leads a session of its own."""
+    return b"forkserver" in Path(f"/proc/{process}/cmdline").read_bytes() and os.getsid(process) != process
 
 
 def test_invalid_launcher_setting_is_rejected_before_first_job(

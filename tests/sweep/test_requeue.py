@@ -86,11 +86,6 @@ def child_pids(process: int) -> list[int]:
         return []
 
 
-def is_fork_server(process: int) -> bool:
-    """Whether the process is the fork server of `tests/conftest.py`, which other tests still need."""
-    return b"fork_server_process" in Path(f"/proc/{process}/cmdline").read_bytes()
-
-
 def signal_starting_job(folder: Path) -> None:
     """Signal the job once Hydra has created its run folder; it then imports torch for some seconds."""
     deadline = time.monotonic() + 120
@@ -267,7 +262,7 @@ def test_folder_reader_workers_survive_signal_to_all_processes(tmp_path: Path) -
     reader = FolderReader(files, Pipeline([]), raw, batching, framing=CentreFraming(20, 16), workers=1)
     batches = reader.epoch(0)
     next(batches)
-    workers = [child for child in child_pids(os.getpid()) if not is_fork_server(child)]
+    workers = child_pids(os.getpid())
     workers += [grandchild for child in workers for grandchild in child_pids(child)]
     assert len(workers) >= 2
     for process in workers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.sweep.devices import Slot
-from train.sweep.fork_server import ForkServer
+from train.sweep.fork_server import ForkServer, Worker
 
 MAX_TIMED_ARMS = 8
 """Further arms are estimated by the mean of the timed ones."""
@@ -38,16 +38,16 @@ def time_arms(
     stride = max(1, -(-len(configs) // MAX_TIMED_ARMS))
     waiting = [dict(config) for config in configs[::stride]]
     free = list(slots)
-    used: dict[int, Slot] = {}
+    used: dict[Worker, Slot] = {}
     timings: list[Timing] = []
     while waiting or used:
         while waiting and free:
             slot = free.pop()
-            used[fork_server.start(CALL, (waiting.pop(0), trust), environment=slot.environment).id] = slot
-        for ended in fork_server.wait():
-            free.append(used.pop(ended.worker.id))
-            if isinstance(ended.value, dict):
-                timings.append(Timing(**ended.value))
+            used[fork_server.start(CALL, (waiting.pop(0), trust), environment=slot.environment)] = slot
+        for worker in fork_server.wait():
+            free.append(used.pop(worker))
+            if isinstance(worker.value, dict):
+                timings.append(Timing(**worker.value))
     return timings
 
 

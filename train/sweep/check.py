@@ -27,15 +27,15 @@ def find_impossible(
     reasons: dict[str, str] = {}
     while pending:
         groups = {
-            fork_server.start(CALL, ([dict(arms[id]) for id in group], trust), environment=environment).id: group
+            fork_server.start(CALL, ([dict(arms[id]) for id in group], trust), environment=environment): group
             for group in pending
         }
         pending = []
         while groups:
-            for ended in fork_server.wait():
-                group = groups.pop(ended.worker.id)
-                if isinstance(ended.value, list):
-                    reasons |= {id: reason for id, reason in zip(group, ended.value, strict=True) if reason is not None}
+            for worker in fork_server.wait():
+                group = groups.pop(worker)
+                if isinstance(worker.value, list):
+                    reasons |= {id: reason for id, reason in zip(group, worker.value, strict=True) if reason is not None}
                 elif len(group) > 1:
                     pending += [[id] for id in group]  # one of them crashed the worker; alone, its own run will report the crash
     return reasons

@@ -12,6 +12,7 @@ from train.run.signals import signal_with_number
 from train.store.failure import write_failure
 from train.store.files import CONSOLE_LOG
 from train.store.run import read_status
+from train.sweep.fork_server import SERVER_LOST
 from train.sweep.jobs import Job
 from train.sweep.progress import END_STATES, State
 
@@ -44,7 +45,8 @@ def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: flo
         write_failure(job.folder, job.run_request, state, reason, exit_code=code, wall_s=round(seconds, 3))
     except (OSError, ValueError, UsageError) as error:
         reason += f"; this could not be written to its run folder ({error})"
-    return JobOutcome(state, reason, exit_code < 0 and -exit_code in TRANSIENT_SIGNALS - job.sent_signals)
+    transient = exit_code == SERVER_LOST or (exit_code < 0 and -exit_code in TRANSIENT_SIGNALS - job.sent_signals)
+    return JobOutcome(state, reason, transient)
 
 
 def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -> tuple[Literal["failed", "interrupted"], str]:
@@ -58,6 +60,8 @@ def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -
             return "interrupted", f"terminated by {name} when the sweep was stopped"
         hint = "; the kernel does this when memory runs out" if exit_code == -signal.SIGKILL else ""
         return "failed", f"killed by {name}{hint}"
+    if exit_code == SERVER_LOST:
+        return "failed", f"the fork server, which starts the jobs of a sweep, was killed (exit code {exit_code})"
     if job.sent_signals and exit_code == SIGNALLED + signal.SIGINT:
         return "interrupted", "stopped before the first step"
     last = last_line(job.folder / CONSOLE_LOG)

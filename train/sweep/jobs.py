@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -79,18 +78,6 @@ def compose_job(job: Job, loader: ConfigLoader, master: DictConfig) -> None:
     job.row.folder = job.folder
 
 
-def needs_torchvision(config: DictConfig) -> bool:
-    """Return whether a part comes from torchvision: the fork server then imports it once for all jobs."""
-    return any("torchvision" in target for target in _targets(OmegaConf.to_container(config)))
-
-
 def _task_config(config: DictConfig) -> DictConfig:
     """Return the configuration without the `hydra` node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
-
-def _targets(content: Any) -> list[str]:
-    if isinstance(content, dict):
-        own_target = [str(content["_target_"])] if "_target_" in content else []
-        return own_target + [target for value in content.values() for target in _targets(value)]
-    return []

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,9 +27,9 @@ from train.store.files import CONSOLE_LOG
 from train.sweep import job as job_call
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
-from train.sweep.fork_server import ForkServer, ForkServerLost, WorkerExit
+from train.sweep.fork_server import ForkServer, Worker
 from train.sweep.job_outcome import JobOutcome, resolve_outcome
-from train.sweep.jobs import Job, compose_job, needs_torchvision
+from train.sweep.jobs import Job, compose_job
 from train.sweep.progress import JobProgress, JobRow, job_labels
 from train.sweep.reuse import archive
 
@@ -37,8 +37,6 @@ POLL_S = 0.2
 DISPLAY_INTERVAL_S = 0.5
 KILL_GRACE_S = 10.0
 """Time between SIGTERM and SIGKILL for a job that exceeds its time limit, so that it can save."""
-MAX_FORK_SERVERS = 3
-"""A fork server that was killed is replaced, up to this many in all."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,9 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
         Job(initial_index + position, list(overrides), JobRow(initial_index + position + 1, labels[position]))
         for position, overrides in enumerate(job_overrides)
     ]
-    pool = Pool(request, jobs, allocation, display_for(sys.stdout))
-    pool.run()
+    with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:
+        pool = Pool(request, jobs, allocation, fork_server, display_for(sys.stdout))
+        pool.run()
     if pool.signals.first is not None:
         raise Interrupted(pool.signals.first)
     return [job.as_job_return() for job in jobs]
@@ -108,27 +107,26 @@ class SignalCounter:
 
 
 class Pool:
-    """The scheduler of one launch. `waiting`: jobs to start, in order; `running`: worker id -> job; `free`: idle slots."""
+    """The scheduler of one launch. `waiting`: jobs to start, in order; `running`: worker -> job; `free`: idle slots."""
 
     def __init__(
         self,
         request: LaunchRequest,
         jobs: Sequence[Job],
         allocation: Allocation,
+        fork_server: ForkServer,
         display: Display,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.request, self.settings = request, request.settings
         self.jobs, self.allocation, self.display, self.clock = jobs, allocation, display, clock
+        self.fork_server = fork_server
         self.waiting = deque(jobs)
-        self.running: dict[int, Job] = {}
+        self.running: dict[Worker, Job] = {}
         self.free = deque(allocation.slots)
         self.signals = SignalCounter()
         self.handled_signals = 0
-        self.fork_server_count = 0
         self.displayed_at = -math.inf
-        self.fork_server: ForkServer | None = None
-        self.prewarmed = request.fork_server
 
     def run(self) -> None:
         """Run the jobs until none is running or waiting."""
@@ -140,39 +138,25 @@ class Pool:
             self.show(always=True)
         finally:
             self.display.close()
-            if self.fork_server is not None and self.fork_server is not self.request.fork_server:
-                self.fork_server.close()
 
     def poll(self) -> None:
         """Handle signals, start and finish jobs, enforce limits and update the display; waits briefly for an event."""
         self.handle_signals()
-        try:
-            fork_server = self.ensure_fork_server()
-            while self.waiting and self.free and fork_server.ready():
-                self.start(self.waiting.popleft(), fork_server)
-            for worker_exit in self.wait(fork_server):
-                self.finish(self.running.pop(worker_exit.worker.id), worker_exit)
-        except ForkServerLost as error:
-            self.handle_lost_server(error)
+        while self.waiting and self.free:
+            self.start(self.waiting.popleft())
+        for worker in self.wait():
+            self.finish(self.running.pop(worker), worker)
         self.enforce_limits()
         self.show()
 
-    def ensure_fork_server(self) -> ForkServer:
-        if self.fork_server is None:
-            self.fork_server_count += 1
-            self.fork_server, self.prewarmed = self.prewarmed or ForkServer(self.allocation.threads), None
-        return self.fork_server
-
-    def wait(self, fork_server: ForkServer) -> list[WorkerExit]:
+    def wait(self) -> list[Worker]:
         """Return the workers that exited. Composes the next jobs in the meantime, so that no slot waits for Hydra."""
         for job in list(self.waiting)[: len(self.allocation.slots)]:
             if job.config is None:
-                if exits := fork_server.wait(0.0):
-                    return exits
+                if exited := self.fork_server.wait(0.0):
+                    return exited
                 self.ensure_composed(job)
-        if not self.running:
-            fork_server.ready(POLL_S)
-        return fork_server.wait(POLL_S)
+        return self.fork_server.wait(POLL_S)
 
     def ensure_composed(self, job: Job) -> bool:
         """Compose the job's configuration if needed. False when that fails; the job is then recorded as failed."""
@@ -187,43 +171,37 @@ class Pool:
                 return False
         return True
 
-    def start(self, job: Job, fork_server: ForkServer) -> None:
-        """Start the job in the slot that has been idle for longest. ForkServerLost when the fork server is gone."""
+    def start(self, job: Job) -> None:
+        """Start the job in the slot that has been idle for longest; waits while the fork server imports."""
         if not self.ensure_composed(job):
             return
         assert job.config is not None
         assert job.folder is not None
-        if needs_torchvision(job.config):
-            fork_server.preload(["torchvision"])
         job_request = job_call.JobRequest(job.config, self.request.task, str(job.config.hydra.job.name), hydra_version_base())
-        slot = self.free[0]
-        try:
-            job.worker = fork_server.start(
-                job_call.CALL, job_request, job.folder / CONSOLE_LOG, slot.environment, self.allocation.threads
-            )
-        except ForkServerLost:
-            self.waiting.appendleft(job)
-            raise
-        self.free.popleft()
+        slot = self.free.popleft()
+        job.worker = self.fork_server.start(
+            job_call.CALL, job_request, job.folder / CONSOLE_LOG, slot.environment, self.allocation.threads
+        )
         now, row = self.clock(), job.row
         job.slot, job.progress, job.sent_signals = slot, JobProgress(job.folder), set()
         job.timed_out, job.kill_at = False, math.inf
         job.deadline = now + 60 * self.settings.timeout_minutes if self.settings.timeout_minutes else math.inf
         row.state, row.device, row.started_at, row.step, row.remaining_s = "running", slot.device, now, 0, None
-        self.running[job.worker.id] = job
+        self.running[job.worker] = job
         self.display.job_started(row)
 
-    def finish(self, job: Job, worker_exit: WorkerExit) -> None:
+    def finish(self, job: Job, worker: Worker) -> None:
         """Free the slot of a job whose process has exited; record its outcome or queue another attempt."""
         assert job.slot is not None
         assert job.progress is not None
+        assert worker.exit_code is not None
         self.free.append(job.slot)
         job.row.ended_at = self.clock()
-        job.value = worker_exit.value if isinstance(worker_exit.value, float) else math.nan
+        job.value = worker.value if isinstance(worker.value, float) else math.nan
         job.progress.update(job.row)
         outcome = resolve_outcome(
             job,
-            worker_exit.exit_code,
+            worker.exit_code,
             job.row.ended_at - job.row.started_at,
             self.settings.timeout_minutes,
             self.allocation.shared,
@@ -251,18 +229,6 @@ class Pool:
             job.row.state = "not started"
         self.waiting.clear()
 
-    def handle_lost_server(self, error: ForkServerLost) -> None:
-        """Finish all running jobs as killed: workers die with the fork server. The next `poll` starts a new one."""
-        assert self.fork_server is not None
-        self.fork_server.close()
-        self.fork_server = None
-        for job in self.running.values():
-            self.finish(job, WorkerExit(job.worker, -signal.SIGKILL))  # pyright: ignore[reportArgumentType]
-        self.running.clear()
-        self.display.message(str(error), "error")
-        if self.fork_server_count >= MAX_FORK_SERVERS:
-            raise error
-
     def handle_signals(self) -> None:
         """Cancel the waiting jobs. The first signal asks running jobs to save and exit; the second kills them."""
         if self.handled_signals == self.signals.count or self.signals.first is None:
@@ -285,9 +251,8 @@ class Pool:
 
     def send(self, job: Job, number: int) -> None:
         assert job.worker is not None
-        assert self.fork_server is not None
         job.sent_signals.add(number)
-        self.fork_server.signal(job.worker, number)
+        job.worker.signal(number)
 
     def show(self, always: bool = False) -> None:
         now = self.clock()

@@ -62,7 +62,8 @@ class Sweep:
         folder = self.folder()
         max_runs = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
         allocation = self.allocate(max_runs)
-        with ForkServer(allocation.threads) as fork_server:  # imports while the arms are composed
+        modules = ["torchvision"] if "torchvision" in " ".join(overrides) else []
+        with ForkServer(allocation.threads, modules) as fork_server:  # imports while the arms are composed
             composed = make_plan(request, self.settings, self.loader, self.master)
             self.preload_report()
             plan = composed.without_arms(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -63,6 +64,24 @@ def sleeps(_: object) -> None:
 
 def starts_grandchild(_: object) -> int:
     return subprocess.Popen(["sleep", "600"]).pid
+
+
+def reads_images(path: str) -> tuple[int, list[int]]:
+    """Read six images by a process of the call's own; return the number of batches, and the processes that decode."""
+    import torch
+
+    from train.data.batches import Batching
+    from train.data.contracts import Files
+    from train.data.folder_reader import FolderReader
+    from train.data.image_folder import CentreFraming
+    from train.data.preprocess import Preprocess
+    from train.parts.augment import Pipeline
+
+    files, batching = Files((Path(path),) * 6, torch.zeros(6, dtype=torch.int64)), Batching(1, torch.device("cpu"), 0, 0)
+    raw = Preprocess("none", (0.0,) * 3, (1.0,) * 3)
+    reader = FolderReader(files, Pipeline([]), raw, batching, framing=CentreFraming(20, 16), workers=1)
+    batches = list(reader.epoch(0))
+    return len(batches), [child.pid or 0 for child in multiprocessing.active_children()]
 
 
 def writes_pids_and_sleeps(path: str) -> None:
