@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from train.report.metric import Metric
 from train.sweep.arm import ComposedArm
 from train.sweep.calibrate import Timing
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RERUN_KINDS, RunStatus
-from train.sweep.settings import Rerun
+from train.sweep.settings import ReportSettings, Rerun
 from train.text import plural
 
 FEW_SEEDS = 5
@@ -87,6 +88,15 @@ def arm_lines(plan: SweepPlan) -> Iterator[str]:
         label, text = ("baseline", _pairs(levels)) if first is plan.baseline else ("", _pairs(differences))
         tried = f"  at {_tried(plan, (first, *others))}" if plan.tune else ""
         yield f"  {label:8}  {text or 'the unchanged configuration'}{tried}"
+
+
+def power_lines(plan: SweepPlan, folder: Path, spread: float | None, report: ReportSettings) -> Iterator[str]:
+    """Yield which differences the planned seeds can detect. `spread`: between seeds; None: that of the runs in `folder`."""
+    from train.report import power_text  # imports scipy
+
+    metric, seeds = Metric(report.metric), max(len(arm.runs) for arm in plan.arms)
+    source = power_text.Spread(spread, "sweep.spread") if spread else power_text.measured_spread(folder, metric)
+    return power_text.power_lines(seeds, len(plan.compared) - 1, metric, source, report.smallest_effect)
 
 
 def estimate_lines(timed: Sequence[Timing], seconds: float | None, runs: int, at_once: int | None) -> Iterator[str]:

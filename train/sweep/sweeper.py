@@ -15,7 +15,6 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import RunError, UsageError
-from train.report.metric import Metric
 from train.run.resume import trusted_packages
 from train.sinks.hparams import hparams_row
 from train.store.lock import Lock
@@ -75,7 +74,7 @@ class Sweep:
             self.validate_resume(folder, plan)
             self.print_plan(plan, statuses, folder)
             if self.settings.dry_run:
-                self.print_power(plan, folder)
+                print("\n".join(plan_text.power_lines(plan, folder, self.settings.spread, self.report)), flush=True)
                 self.print_estimate(plan, statuses, trust, fork_server)
                 return []
             if self.is_pool:  # the fork server starts the jobs, too
@@ -144,16 +143,6 @@ class Sweep:
         if self.settings.dry_run:
             print("\n".join(plan_text.arm_lines(plan)))
         print("\n".join(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder)), flush=True)
-
-    def print_power(self, plan: SweepPlan, folder: Path) -> None:
-        """Print which differences the planned seeds can detect."""
-        from train.report.power_text import Spread, measured_spread, power_lines  # imports scipy
-
-        metric, given = Metric(self.report.metric), self.settings.spread
-        spread = Spread(given, "sweep.spread") if given else measured_spread(folder, metric)
-        seeds = max(len(arm.runs) for arm in plan.arms)
-        lines = power_lines(seeds, len(plan.compared) - 1, metric, spread, self.report.smallest_effect)
-        print("\n".join(lines), flush=True)
 
     def print_estimate(
         self, plan: SweepPlan, statuses: Sequence[RunStatus], trust: tuple[str, ...], fork_server: ForkServer
