@@ -42,11 +42,16 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def read_pids(path: Path) -> list[int]:
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 60)
+    return [int(pid) for pid in path.read_text().split()]
 
 
 def test_worker_returns_value_and_has_torch_imported(fork_server: ForkServer) -> None:
@@ -108,15 +113,34 @@ def test_grandchild_dies_with_worker(fork_server: ForkServer) -> None:
 
 
 def test_workers_end_with_server_and_next_start_replaces_it(fork_server: ForkServer, tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    fork_server.start(f"{CALLS}:writes_pids_and_sleeps", str(pids))
-    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
-    server, pid = map(int, pids.read_text().split())
+    fork_server.start(f"{CALLS}:writes_pids_and_sleeps", str(tmp_path / "pids"))
+    server, pid, grandchild = read_pids(tmp_path / "pids")
     os.kill(server, signal.SIGKILL)
     (worker,) = fork_server.wait(60)
     assert worker.exit_code == SERVER_LOST
-    wait_until(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(pid) and not is_alive(grandchild))
     assert outcome(fork_server, "large", 1).value == "x"
+
+
+def test_no_process_outlives_killed_parent(tmp_path: Path) -> None:
+    program = (
+        "from train.sweep.fork_server import ForkServer\n"
+        "fork_server = ForkServer(threads=1)\n"
+        f"fork_server.start('{CALLS}:writes_pids_and_sleeps', 'pids')\n"
+        "fork_server.wait()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE / "awkward")])}
+    with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment) as parent:
+        pids = read_pids(tmp_path / "pids")
+        parent.kill()
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_signals_to_all_processes_do_not_reach_server(fork_server: ForkServer) -> None:
+    server = outcome(fork_server, "parent").value
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(server, number)
+    assert outcome(fork_server, "parent").value == server
 
 
 def test_call_may_start_processes_that_decode_images(fork_server: ForkServer, tmp_path: Path) -> None:
@@ -142,11 +166,11 @@ def test_main_module_runs_once_and_current_folder_shadows_no_module(tmp_path: Pa
         "print('main')\n"
         "with ForkServer(threads=1) as fork_server:\n"
         "    fork_server.start('builtins:len', 'abc')\n"
-        "    print(fork_server.wait(60)[0].value)\n"
+        "    print(fork_server.wait()[0].value)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "main\n3\n", "")
 

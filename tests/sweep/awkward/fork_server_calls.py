@@ -32,6 +32,10 @@ def threads_of_parent(_: object) -> int:
     return len(list(Path(f"/proc/{os.getppid()}/task").iterdir()))
 
 
+def parent(_: object) -> int:
+    return os.getppid()
+
+
 def tensor_threads(_: object) -> tuple[int, str]:
     import torch
 
@@ -85,5 +89,6 @@ def reads_images(path: str) -> tuple[int, list[int]]:
 
 
 def writes_pids_and_sleeps(path: str) -> None:
-    Path(path).write_text(f"{os.getppid()} {os.getpid()}\n")
+    """Write the process ids of the fork server, this worker, and a process that it starts."""
+    Path(path).write_text(f"{os.getppid()} {os.getpid()} {starts_grandchild(None)}\n")
     sleeps(None)
