@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from train.errors import UsageError
 from train.sweep.fork_server import SERVER_LOST, ForkServer, Worker
 
 HERE = Path(__file__).parent
@@ -173,6 +175,12 @@ def test_main_module_runs_once_and_current_folder_shadows_no_module(tmp_path: Pa
         [sys.executable, program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "main\n3\n", "")
+
+
+def test_system_that_cannot_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(UsageError, match="hydra/launcher=pool: this system cannot fork processes"):
+        ForkServer(threads=1)
 
 
 def test_controller_imports_no_torch() -> None:

@@ -174,6 +174,8 @@ def _ensure_server(threads: int) -> None:
         resource_tracker.ensure_running()  # the first time it lets SIGINT and SIGTERM through again
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
         forkserver.ensure_running()
+    except OSError as error:  # its socket lies in TMPDIR, and the system limits the length of its path
+        raise RunError(f"The fork server, which starts the jobs of a sweep, needs a short TMPDIR: {error}.") from error
     finally:
         os.environ.clear()
         os.environ.update(environment)
