@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
 
 
 def read_pids(path: Path) -> list[int]:
-    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 60)
+    wait_until(lambda: path.exists() and path.read_text().endswith("\n"), 120)
     return [int(pid) for pid in path.read_text().split()]
 
 
@@ -133,8 +133,10 @@ def test_no_process_outlives_killed_parent(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE / "awkward")])}
     with subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment) as parent:
-        pids = read_pids(tmp_path / "pids")
-        parent.kill()
+        try:
+            pids = read_pids(tmp_path / "pids")
+        finally:
+            parent.kill()
     wait_until(lambda: not any(map(is_alive, pids)))
 
 
