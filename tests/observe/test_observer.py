@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,10 @@ from tests.observe.reference import (
     settings,
 )
 from train.errors import UsageError
-from train.observe.observer import BASIC, FULL, LayerInfo, Observer
+from train.observe.observer import LayerInfo, Observer
 from train.run.session import prepare
 from train.store.run_folder import RunFolder
+from train.tags import STATISTICS, measured, split
 
 MODELS = {
     "mlp": ["model.depth=2", "model.width=16", "model.activation=tanh"],
@@ -52,7 +54,7 @@ def test_observer_values_match_the_reference(model: str, precision: str, tmp_pat
         # A mean near zero is a difference of large sums: its float32 error is proportional to the std.
         scale = expected[tag.replace("_mean/", "_std/")] if "_mean/" in tag else 0.0
         assert values[tag] == pytest.approx(value, rel=2e-4, abs=1e-7 + 1e-6 * scale), tag
-    assert {tag.partition("/")[0] for tag in values} >= FULL - {"activation_saturated"}
+    assert {split(tag)[0] for tag in values} >= measured("full") - {"activation_saturated"}
     states = (train_state.model.state_dict(), reference.model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -62,7 +64,17 @@ def test_observer_basic_level_measures_basic_statistics(tmp_path: Path) -> None:
     train_state = session.train_state(readers)
     observer = Observer(train_state.model, settings(level="basic"), session.parts.input_shape)
     values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
-    assert {tag.partition("/")[0] for tag in values} == BASIC
+    assert {split(tag)[0] for tag in values} == measured("basic")
+
+
+def test_observer_measures_exactly_the_statistics_of_the_table() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
+    images = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    observer = Observer(model, settings(), (1, 4, 4), probe=images)
+    with observer.observing_weights(), observer.observing_signals(torch.ones(())):
+        model(images).square().sum().backward()
+    observer.observe_probe(nullcontext())
+    assert {split(tag)[0] for tag in observer.collect().values} == {statistic.name for statistic in STATISTICS}
 
 
 def test_gradients_are_measured_before_clipping(tmp_path: Path) -> None:
@@ -113,7 +125,7 @@ def test_observe_layers_pattern_selects_layers(pattern: str | list[str], expecte
     observer = Observer(train_state.model, settings(layers=pattern), session.parts.input_shape)
     assert [layer.name for layer in observer.layers] == expected
     values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
-    assert {tag.partition("/")[2] for tag in values} == set(expected)
+    assert {split(tag)[1] for tag in values} == set(expected)
 
 
 @pytest.mark.parametrize("pattern", ["stage9.*", "[head,convolution]"])

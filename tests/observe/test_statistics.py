@@ -12,17 +12,15 @@ from torch import Tensor
 
 from train.observe.histogram import BINS, LIMIT, bin_counts, histogram_from_counts
 from train.observe.statistics import (
-    ACTIVATION,
-    ACTIVATION_BY_CHANNEL,
-    GRADIENT,
     activation_statistics,
     euclidean_norm,
     gradient_statistics,
     similarity,
     standard_deviation,
 )
+from train.tags import measured
 
-ALL = {*ACTIVATION, *ACTIVATION_BY_CHANNEL}
+ALL, GRADIENT = measured("full", "activation_"), measured("full", "gradient_")
 SHAPES = {"conv": ([6, 5, 4, 3], 1), "linear": ([6, 5], 1), "tokens": ([6, 7, 5], 2), "channels last": ([2, 3, 4, 5], 3)}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FUNCTIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "": lambda x: x}
@@ -83,6 +81,15 @@ def test_statistics_return_only_wanted_values() -> None:
     assert set(activation_statistics(normal([4, 3]), 1, "tanh", {"std", "saturated"})) == {"std", "saturated"}
     assert set(activation_statistics(normal([4, 3]), 1, "", {"std", "saturated", "dead"})) == {"std"}
     assert set(gradient_statistics(normal([4, 3]), ONE, {"std"})) == {"std"}
+
+
+def test_every_statistic_that_is_computed_is_in_the_table() -> None:
+    class Everything(frozenset[str]):
+        def __contains__(self, _: object) -> bool:
+            return True
+
+    assert set(activation_statistics(normal([4, 3]), 1, "tanh", Everything())) == ALL
+    assert set(gradient_statistics(normal([4, 3]), ONE, Everything())) == GRADIENT
 
 
 def test_std_is_exact_around_a_large_mean() -> None:

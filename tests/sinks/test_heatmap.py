@@ -13,7 +13,7 @@ from train.figures import columns as columns_module
 from train.figures.columns import MAX_COLUMNS, Columns, LearningRate
 from train.figures.heat_map import as_table, colors, column_of, draw, numbers_between, scale, tick_text
 from train.sinks.contracts import Record, Sink
-from train.sinks.heatmap import HeatMapSink
+from train.sinks.heatmap import HEAT_MAPS, HeatMapSink
 
 LAYERS = ["stem.conv", "stage1.block1.conv1", "head"]
 
@@ -159,7 +159,7 @@ def test_draw_handles_any_number_of_layers(count):
         lr.add(step, 0.1 / (1 + step))
         for i in range(count):
             columns.add(step, f"stage1.block{i}.conv1", 0.9**i if step < 40 else math.nan)
-    picture = Image.open(io.BytesIO(draw("activation_std", columns, lr, 40, "init=xavier")))
+    picture = Image.open(io.BytesIO(draw(HEAT_MAPS["activation_std"], columns, lr, 40, "init=xavier")))
     assert picture.width == 950
     assert 200 <= picture.height <= 2200
     assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20

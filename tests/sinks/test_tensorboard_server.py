@@ -12,7 +12,7 @@ from tests.tensorboard_server import Query, serve_tensorboard
 from train.sinks.contracts import Record, RunInfo, Summary
 from train.sinks.hparams import hparams_row
 from train.sinks.tensorboard import TensorBoardSink
-from train.sinks.tensorboard_protos import CHARTS, METRICS
+from train.sinks.tensorboard_protos import METRICS, charts
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +73,8 @@ def test_server_lists_scalars_images_histograms_and_config(query):
 
 def test_server_merges_layouts_and_finds_the_curves_of_a_chart(query):
     categories = {category["title"]: category["chart"] for category in query("custom_scalars/layout")["category"]}
-    assert list(categories) == list(CHARTS)
-    assert [chart["title"] for chart in categories["activations"]] == list(CHARTS["activations"])
+    assert list(categories) == list(charts())
+    assert [chart["title"] for chart in categories["activations"]] == list(charts()["activations"])
     (pattern,) = categories["activations"][0]["multiline"]["tag"]
     curves = query(f"custom_scalars/scalars?run=none0&tag={urllib.parse.quote(pattern)}")
     assert curves["regex_valid"]

@@ -7,7 +7,7 @@ omits what the run does already.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,10 +15,8 @@ from train.explain.advice import Finding, Kind, Switches, suggest
 from train.explain.verdict import DEFAULT, Thresholds, Verdict, judge, layer_rows
 from train.observe.contracts import LayerInfo
 from train.store.metrics import Record, encode_float
+from train.tags import diagnosed, join, layers_of, split
 
-FORWARD = ("activation_nonfinite", "activation_std", "activation_mean")
-BACKWARD = ("gradient_nonfinite", "gradient_std", "parameter_gradient_norm")
-WEIGHTS = ("weight_std", "update_ratio")
 HISTORY_LENGTH = 5
 
 
@@ -78,10 +76,6 @@ class _Fault:
     step: int
     message: str
 
-    @property
-    def tag(self) -> str:
-        return f"{self.statistic}/{self.layer}"
-
 
 def diagnose(
     records: Sequence[Record],
@@ -99,7 +93,7 @@ def diagnose(
     diverged = any(not math.isfinite(loss) for _, loss in losses)
     if not diverged and not at_chance(losses, classes, limits):
         return None
-    observed = [record for record in records if any(tag.startswith(f"{FORWARD[1]}/") for tag in record.values)]
+    observed = [record for record in records if layers_of("activation_std", record.values)]
     initial = observed[0] if observed and observed[0].step == 0 else None
     verdict = judge(layer_rows(initial.values, layers), thresholds) if initial else None
     candidates = [_not_finite(observed), _first_excess(observed, thresholds, limits), _initial_fault(verdict, diverged)]
@@ -126,12 +120,12 @@ def _not_finite(observed: Sequence[Record]) -> _Fault | None:
     weights.
     """
     for record in observed:
-        for statistics, last in ((FORWARD, False), (BACKWARD, True), (WEIGHTS, False)):
-            broken = [pair for pair in _split(record, statistics) if _is_broken(pair[0], record.values["/".join(pair)])]
+        for group, last in (("activations", False), ("gradients", True), ("weights", False)):
+            broken = [pair for pair in _pairs(record, diagnosed(group)) if _is_broken(pair[0], record.values[join(*pair)])]
             if broken:
                 layer = broken[-1 if last else 0][1]
                 statistic = next(name for name, broken_layer in broken if broken_layer == layer)
-                value = record.values[f"{statistic}/{layer}"]
+                value = record.values[join(statistic, layer)]
                 message = f"{value:g} values" if statistic.endswith("nonfinite") else f"{statistic} {value:g}"
                 return _Fault("not_finite", statistic, layer, record.step, f"not finite ({message})")
     return None
@@ -157,12 +151,12 @@ def _excess(
     """Return a value relative to its limit, with its fault, or None within the limit. `start`: the first record's values."""
     if not math.isfinite(value):
         return None
-    statistic, _, layer = tag.partition("/")
+    statistic, layer = split(tag)
     growth = limits.growth_limit(statistic)
     share = {"activation_dead": thresholds.dead, "activation_saturated": thresholds.saturated}.get(statistic)
     if growth is not None:
         # Not relative to the layer's own start: where the signal had faded, learning begins with growth.
-        largest = max((v for name, v in start.items() if name.startswith(f"{statistic}/") and v > 0), default=math.inf)
+        largest = max((v for name, v in start.items() if split(name)[0] == statistic and v > 0), default=math.inf)
         message = f"{value:.3g}, {value / largest:.3g} times the largest of any layer at the start"
         return (
             (value / largest / growth, _Fault("growth", statistic, layer, step, message)) if value >= growth * largest else None
@@ -185,26 +179,22 @@ def _initial_fault(verdict: Verdict | None, diverged: bool) -> _Fault | None:
 
 def _small_updates(observed: Sequence[Record], limits: Limits) -> _Fault | None:
     """Return the fault if weights hardly move even in the record where they move most."""
-    updates = [(value, layer, record.step) for record in observed for _, layer, value in _values(record, "update_ratio")]
+    updates = [
+        (record.values[join("update_ratio", layer)], layer, record.step)
+        for record in observed
+        for layer in layers_of("update_ratio", record.values)
+    ]
     if not updates or max(updates)[0] >= limits.small_update:
         return None
     value, layer, step = max(updates)
     return _Fault("small_update", "update_ratio", layer, step, f"at most {value:.2g} of the weights' norm in one step")
 
 
-def _split(record: Record, statistics: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(record: Record, statistics: Collection[str]) -> list[tuple[str, str]]:
     """Return (statistic, layer) for the record's tags of these statistics, grouped by layer, in the order of the tags."""
-    pairs = [
-        (statistic, layer) for statistic, _, layer in (tag.partition("/") for tag in record.values) if statistic in statistics
-    ]
+    pairs = [pair for pair in map(split, record.values) if pair[0] in statistics]
     positions = {layer: position for position, layer in enumerate(dict.fromkeys(layer for _, layer in pairs))}
     return sorted(pairs, key=lambda pair: positions[pair[1]])
-
-
-def _values(record: Record, statistic: str) -> Iterator[tuple[str, str, float]]:
-    for tag, value in record.values.items():
-        if tag.startswith(f"{statistic}/"):
-            yield statistic, tag.partition("/")[2], value
 
 
 def _compose(
@@ -256,8 +246,7 @@ def _history(fault: _Fault, observed: Sequence[Record]) -> tuple[tuple[int, floa
 
     For a count of non-finite values, return those of the std, which says more.
     """
-    stds = {"activation_nonfinite": f"activation_std/{fault.layer}", "gradient_nonfinite": f"gradient_std/{fault.layer}"}
-    tag = stds.get(fault.statistic, f"{fault.statistic}/{fault.layer}")
+    tag = join(fault.statistic.replace("_nonfinite", "_std"), fault.layer)
     return tuple((r.step, r.values[tag]) for r in observed if r.step < fault.step and tag in r.values)[-HISTORY_LENGTH:]
 
 

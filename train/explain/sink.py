@@ -20,6 +20,7 @@ from train.observe.contracts import Expected, LayerInfo
 from train.sinks.contracts import RunInfo, Sink, Summary
 from train.store.files import FIGURES_FOLDER
 from train.store.metrics import Record, read_records
+from train.tags import layers_of
 
 log = logging.getLogger("train")
 FIGURE = "signal_at_initialisation"
@@ -68,7 +69,7 @@ class ExplanationSink(Sink):
     def restore(self, record: Record) -> None:
         if "loss/train" in record.values:
             self._losses.append((record.step, record.values["loss/train"]))
-        if record.step == 0 and self.verdict is None and any(tag.startswith("activation_std/") for tag in record.values):
+        if record.step == 0 and self.verdict is None and layers_of("activation_std", record.values):
             expected = self.network.expected if self.network else ()
             self.verdict = judge(self._rows(record), self.thresholds, expected)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from train.observe.contracts import SATURATED, Expected, LayerInfo
+from train.tags import join, layers_of, module_of
 
 Kind = Literal["broken", "dead", "saturated", "explodes", "fades", "gradient_explodes", "gradient_fades", "healthy"]
 _STD, _NONFINITE, _GRADIENT = "activation_std", "activation_nonfinite", "gradient_std"
@@ -103,12 +104,11 @@ def layer_rows(values: Mapping[str, float], layers: Sequence[LayerInfo] = ()) ->
     if layers:
         described = [(layer.name, layer.kind != "activation", layer.function) for layer in layers]
     else:
-        names = [tag.partition("/")[2] for tag in values if tag.startswith(f"{_STD}/")]
-        described = [(name, f"weight_std/{name.partition('#')[0]}" in values, "") for name in names]
+        described = [(name, join("weight_std", module_of(name)) in values, "") for name in layers_of(_STD, values)]
     rows: list[LayerRow] = []
     previous: dict[bool, float] = {}
     for name, weighted, function in described:
-        std = values.get(f"{_STD}/{name}")
+        std = values.get(join(_STD, name))
         if std is not None:
             rows.append(_row(name, weighted, function, std, previous.get(weighted), values))
             previous[weighted] = std
@@ -122,10 +122,10 @@ def _row(name: str, weighted: bool, function: str, std: float, previous: float |
         function=function,
         std=std,
         ratio=std / previous if previous else None,
-        dead=values.get(f"activation_dead/{name}"),
-        saturated=values.get(f"activation_saturated/{name}"),
-        nonfinite=values.get(f"{_NONFINITE}/{name}", 0) + values.get(f"gradient_nonfinite/{name}", 0),
-        gradient_std=values.get(f"{_GRADIENT}/{name}"),
+        dead=values.get(join("activation_dead", name)),
+        saturated=values.get(join("activation_saturated", name)),
+        nonfinite=values.get(join(_NONFINITE, name), 0) + values.get(join("gradient_nonfinite", name), 0),
+        gradient_std=values.get(join(_GRADIENT, name)),
     )
 
 

@@ -5,20 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-HEAT_MAPS = {
-    "activation_std": "std of the activations",
-    "gradient_std": "std of the gradients at the outputs",
-    "update_ratio": "update ratio |w after - w before| / |w before|",
-    "activation_dead": "share of dead channels",
-}
-"""Statistic -> title of its heat map. The scale is logarithmic; for a share it is a square root from 0 to 1."""
-
-SHARES = frozenset({"activation_dead", "activation_zero", "activation_saturated"})
-
-BREAKING = frozenset({"activation_std", "gradient_std", "loss"})
-"""A non-finite value of these is marked in every map. An update ratio is not among them: it is infinite where a weight starts at
-zero."""
-
 MAX_COLUMNS = 500
 MAX_JUMPS = 8
 JUMP = 1.05

@@ -18,7 +18,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.figures.columns import HEAT_MAPS, SHARES, Columns, LearningRate
+from train.figures.columns import Columns, LearningRate
+from train.tags import Statistic
 
 # Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
 # it by pattern and lightness.
@@ -30,14 +31,14 @@ _SPREAD = (0.02, 0.95)
 """Quantiles of the columns' minima and maxima that bound the colour scale, so that one exploding column does not fill it."""
 
 
-def draw(statistic: str, columns: Columns, lr: LearningRate, broken_step: int | None, title: str) -> bytes:
+def draw(statistic: Statistic, columns: Columns, lr: LearningRate, broken_step: int | None, title: str) -> bytes:
     """Return a PNG of layers (rows, the first on top) by recorded steps (columns of equal width).
 
     The learning rate is drawn above if it changed, and a line marks `broken_step`. Cells that are zero on a log scale, not finite
     or not measured have colours outside the scale.
     """
     table = as_table(columns)
-    norm = scale(table, statistic in SHARES)
+    norm = scale(table, statistic.is_share)
     with_lr = len(set(lr.values)) > 1
     entries = _legend_entries(table, norm, broken_step)
     rows = len(columns.layers)
@@ -49,7 +50,7 @@ def draw(statistic: str, columns: Columns, lr: LearningRate, broken_step: int | 
     axes.imshow(colors(table, norm), aspect="auto", interpolation="nearest")
     _label(axes, columns)
     _color_bar(figure, (box[0] + box[2] + 0.02, box[1], 0.018, box[3]), norm, table)
-    _heading(figure, HEAT_MAPS.get(statistic, statistic), title, height)
+    _heading(figure, statistic.heat_map, title, height)
     if with_lr:
         _learning_rate(figure.add_axes((box[0], (foot + body + 0.05) / height, box[2], 0.24 / height)), columns, lr)
     _marks(axes, columns, lr, broken_step)

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from train.observe.isolation import isolated
 from train.observe.layers import TRIAL_IMAGES, LayerCall
 from train.parts.contracts import Shape
+from train.tags import join
 
 MOST_ROWS = 2000
 """Maximum number of rows of a run; a longer run has a row at every second, third, ... step only."""
@@ -166,8 +167,8 @@ class BatchMoments:
         rows: list[tuple[int, dict[str, float]]] = []
         for i, step in enumerate(self._steps[:count]):
             indices = [j for j in range(len(self.layers)) if usable[i][j]]
-            values = {f"activation_mean/{self.layers[j]}": means[i][j] for j in indices}
-            values |= {f"activation_std/{self.layers[j]}": stds[i][j] for j in indices}
+            values = {join("activation_mean", self.layers[j]): means[i][j] for j in indices}
+            values |= {join("activation_std", self.layers[j]): stds[i][j] for j in indices}
             if values:
                 rows.append((step, values))
         self.next_step = self._steps[count - 1] + 1

@@ -18,6 +18,7 @@ from train.observe.contracts import LayerInfo, LayerKind
 from train.observe.isolation import isolated
 from train.parts.activation import ActivationName, activation
 from train.parts.contracts import Shape
+from train.tags import layer_of, module_of
 
 WEIGHTED = (_ConvNd, nn.Linear)
 FUNCTIONS = {activation(name): name for name in get_args(ActivationName) if name != "identity"}
@@ -59,7 +60,7 @@ def find_layer_calls(model: nn.Module, input_shape: Shape) -> list[LayerCall]:
                 weighted_kind[:] = [kind_of(module)]
             call = counts[name]
             counts[name] += 1
-            info = LayerInfo(f"{name}#{call + 1}" if call else name, kind_of(module), function_of(module))
+            info = LayerInfo(layer_of(name, call), kind_of(module), function_of(module))
             layer_calls.append(LayerCall(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
 
         return hook
@@ -106,4 +107,4 @@ def select_names(names: Sequence[str], patterns: str | Sequence[str]) -> list[st
 
 
 def matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name.partition("#")[0], pattern)
+    return fnmatchcase(name, pattern) or fnmatchcase(module_of(name), pattern)

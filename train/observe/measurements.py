@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from train.observe.histogram import Histogram, histogram_from_counts
+from train.tags import join
 
 
 @dataclass(frozen=True)
@@ -67,4 +68,4 @@ def ordered_tags(scalars: Mapping[tuple[str, str], float], layers: Iterable[str]
     statistics = list(dict.fromkeys(statistic for statistic, _ in scalars))
     names = list(layers)
     keys = [(statistic, layer) for statistic in statistics for layer in names]
-    return {f"{statistic}/{layer}": scalars[statistic, layer] for statistic, layer in keys if (statistic, layer) in scalars}
+    return {join(*key): scalars[key] for key in keys if key in scalars}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -20,18 +20,9 @@ from train.observe.measurements import MeasurementBuffer, Observation
 from train.observe.statistics import activation_statistics, euclidean_norm, gradient_statistics, similarity
 from train.observe.weights import WeightObserver
 from train.parts.contracts import Shape
+from train.tags import join, measured
 
 __all__ = ["Histogram", "LayerInfo", "Observation", "Observer", "due", "is_activation", "observed_layers"]
-
-BASIC = frozenset(
-    [
-        *("activation_mean", "activation_std", "activation_dead", "activation_zero", "activation_saturated"),
-        *("activation_nonfinite", "gradient_std", "parameter_gradient_norm", "weight_std", "update_ratio"),
-    ]
-)
-FULL = BASIC | {"activation_channel_mean_sq", "activation_channel_var", "gradient_nonfinite", "weight_distance"}
-LEVELS = {"basic": BASIC, "full": FULL}
-PROBE = frozenset(["mean", "std", "dead"])
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -53,8 +44,8 @@ class Observer:
         self.model = model
         self.settings = settings
         self.probe = probe
-        self.wanted = LEVELS[settings.level]
-        self._for_outputs, self._for_gradients = strip_prefix("activation_", self.wanted), strip_prefix("gradient_", self.wanted)
+        self._of_outputs, self._of_gradients = (measured(settings.level, prefix) for prefix in ("activation_", "gradient_"))
+        self._of_probe = measured("probe", "probe_activation_")
         off = not settings.every and not settings.histogram_every and probe is None
         calls, self._weighted = ([], {}) if off else select_layers(model, input_shape, settings.layers)
         self.layers: tuple[LayerInfo, ...] = tuple(call.info for call in calls)
@@ -67,7 +58,7 @@ class Observer:
             self._calls[call.module][call.call] = call
         self._modules = dict(model.named_modules())
         measures_steps = settings.every or settings.histogram_every
-        self._weights = WeightObserver(self._weighted, self.wanted if measures_steps else ())
+        self._weights = WeightObserver(self._weighted, measured(settings.level) if measures_steps else ())
         self._buffer = MeasurementBuffer()
 
     def due(self, step: int, last: int) -> bool:
@@ -132,7 +123,7 @@ class Observer:
             return
 
         def on_output(call: LayerCall, output: Tensor) -> None:
-            statistics = activation_statistics(output, call.channel_dim, call.info.function, PROBE)
+            statistics = activation_statistics(output, call.channel_dim, call.info.function, self._of_probe)
             self._buffer.add("probe_activation_", call.info.name, statistics)
             self._buffer.add("probe_", call.info.name, {"similarity": similarity(output)})
 
@@ -166,13 +157,13 @@ class Observer:
     @torch.no_grad()
     def _measure_output(self, call: LayerCall, output: Tensor, histograms: bool) -> None:
         y, info = output.detach(), call.info
-        self._buffer.add("activation_", info.name, activation_statistics(y, call.channel_dim, info.function, self._for_outputs))
+        self._buffer.add("activation_", info.name, activation_statistics(y, call.channel_dim, info.function, self._of_outputs))
         if histograms:
-            self._buffer.add_row(f"activation_histogram/{info.name}", bin_counts(y))
+            self._buffer.add_row(join("activation_histogram", info.name), bin_counts(y))
 
     @torch.no_grad()
     def _measure_gradient(self, call: LayerCall, gradient: Tensor, scale: Tensor) -> None:
-        self._buffer.add("gradient_", call.info.name, gradient_statistics(gradient.detach(), scale, self._for_gradients))
+        self._buffer.add("gradient_", call.info.name, gradient_statistics(gradient.detach(), scale, self._of_gradients))
 
 
 def select_layers(
@@ -188,8 +179,3 @@ def select_layers(
     names = set(select_names(list(dict.fromkeys([*(call.info.name for call in calls), *weighted])), patterns))
     order = dict.fromkeys([*(call.module for call in calls), *weighted])
     return [call for call in calls if call.info.name in names], {n: weighted[n] for n in order if n in weighted and n in names}
-
-
-def strip_prefix(prefix: str, tags: Collection[str]) -> frozenset[str]:
-    """Return the tags that begin with `prefix`, without it."""
-    return frozenset(tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix))

@@ -16,17 +16,12 @@ from torch import Tensor
 
 from train.observe.contracts import SATURATED
 
-ACTIVATION = ("mean", "std", "dead", "zero", "saturated", "nonfinite")
-ACTIVATION_BY_CHANNEL = ("channel_mean_sq", "channel_var")
-GRADIENT = ("std", "nonfinite")
-
-
 LARGEST_POWER = 100
 """Largest exponent of 2 that `magnitude` uses: float32 holds both 2**100 and its inverse."""
 
 
 def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Collection[str]) -> dict[str, Tensor]:
-    """Return the `wanted` statistics out of ACTIVATION and ACTIVATION_BY_CHANNEL that are defined for y.
+    """Return the `wanted` statistics that are defined for y; their tags begin with `activation_` (`train.tags`).
 
     mean, std: over all values (std divides by their number). zero: share of values that are exactly 0. nonfinite: number of
     NaN or infinite values. channel_mean_sq, channel_var: squared mean and variance of each channel, averaged over the channels;
@@ -62,7 +57,7 @@ def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Co
 
 
 def gradient_statistics(gradient: Tensor, scale: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-    """Return the `wanted` statistics out of GRADIENT. std: over all values, divided by the loss `scale` in the gradient."""
+    """Return the `wanted` statistics; their tags begin with `gradient_`. std: over all values, divided by the loss `scale`."""
     x = gradient.float()
     statistics = {"std": standard_deviation(x) / scale}
     if "nonfinite" in wanted:

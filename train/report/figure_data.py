@@ -18,8 +18,9 @@ from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.history import mean_curve
-from train.report.layer_signals import STATISTICS, arm_signals
+from train.report.layer_signals import SIGNALS, arm_signals
 from train.report.metric import number
+from train.tags import split
 
 MOST_ROWS, MOST_COLUMNS, MOST_POINTS = 60, 28, 40
 
@@ -28,7 +29,7 @@ CURVES = (
     ("loss/train", "training loss", "loss_train"),
 )
 
-FIGURES = frozenset({"differences", "interactions", "curves", "cost", *STATISTICS, *(f"curves_{name}" for _, _, name in CURVES)})
+FIGURES = frozenset({"differences", "interactions", "curves", "cost", *SIGNALS, *(f"curves_{name}" for _, _, name in CURVES)})
 """All figure names that a report can have. A new report deletes the figures of an earlier one that it no longer has."""
 
 
@@ -149,18 +150,18 @@ def _chart(analysis: Analysis, styles: Mapping[str, ArmStyle], tag: str, title: 
         arm_curves.append(curve_figure.ArmCurves(styles[arm.id], lines, mean))
     if not any(arm.lines for arm in arm_curves):
         return None
-    return curve_figure.Chart(title, tag.startswith("accuracy/"), arm_curves)
+    return curve_figure.Chart(title, split(tag)[0] == "accuracy", arm_curves)
 
 
 def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
     arms, selection = extremes([arm for arm in analysis.ranked if arm.runs], MOST_COLUMNS)
-    for statistic, title in STATISTICS.items():
+    for statistic, title in SIGNALS.items():
         signal = arm_signals(analysis, arms, statistic)
         if signal is None:
             continue
         first, last = (np.array([values[arm.id] for arm in arms]).T for values in (signal.first, signal.last))
         table = HeatTable(
-            f"std of the {'activations' if 'activation' in statistic else 'gradients'}",
+            title.replace("standard deviation", "std"),
             signal.layers,
             [styles[arm.id] for arm in arms],
             first,

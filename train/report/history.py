@@ -10,8 +10,9 @@ from pathlib import Path
 
 from train.store.metrics import INVALID, Record, parse_record, read_lines
 from train.store.run import Run
+from train.tags import join, split
 
-SIGNAL_MARK = b'"gradient_std/'
+SIGNAL_MARK = f'"{join("gradient_std", "")}'.encode()
 """Marks records that observe every layer. Records in between may hold the activations of a few layers only."""
 
 CURVE_TAGS = ("loss/train", "accuracy/train", "loss/val", "accuracy/val")
@@ -91,7 +92,8 @@ def recorded_tags(run: Run) -> set[str]:
     except OSError:
         return set()
     of_network = {"loss", "accuracy"}
-    return {tag if "/" not in tag or tag.partition("/")[0] in of_network else f"{tag.partition('/')[0]}/<layer>" for tag in tags}
+    pairs = map(split, tags)
+    return {name if not layer else join(name, layer if name in of_network else "<layer>") for name, layer in pairs}
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[int, float, tuple[float, ...]]]:

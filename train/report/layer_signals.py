@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from train.report.analysis import Analysis
 from train.report.arms import Arm
+from train.tags import STATISTICS, join, layers_of
 
-STATISTICS = {
-    "activation_std": "standard deviation of the activations",
-    "gradient_std": "standard deviation of the gradients",
-}
+SIGNALS = {statistic.name: statistic.signal for statistic in STATISTICS if statistic.signal}
+"""Statistic -> what it is in words, for those that a report draws."""
 NOT_MEASURED = -math.inf
 
 
@@ -37,21 +36,16 @@ def arm_signals(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> ArmS
     """
     first = {arm.id: [analysis.history(run).first_signal for run in arm.runs] for arm in arms}
     last = {arm.id: [analysis.history(run).last_signal for run in arm.runs_in("done") or arm.runs_in("diverged")] for arm in arms}
-    prefix = f"{statistic}/"
     signals = [signal for by_arm in (first, last) for arm_runs in by_arm.values() for signal in arm_runs]
-    layers = tuple(dict.fromkeys(tag.removeprefix(prefix) for signal in signals for tag in signal if tag.startswith(prefix)))
+    layers = tuple(dict.fromkeys(layer for signal in signals for layer in layers_of(statistic, signal)))
     if not layers:
         return None
-    return ArmSignals(statistic, layers, _means(first, prefix, layers), _means(last, prefix, layers))
+    tags = [join(statistic, layer) for layer in layers]
+    return ArmSignals(statistic, layers, _means(first, tags), _means(last, tags))
 
 
-def _means(
-    signals: Mapping[str, Sequence[Mapping[str, float]]], prefix: str, layers: Sequence[str]
-) -> dict[str, tuple[float, ...]]:
-    return {
-        arm: tuple(_mean([signal[prefix + layer] for signal in runs if prefix + layer in signal]) for layer in layers)
-        for arm, runs in signals.items()
-    }
+def _means(signals: Mapping[str, Sequence[Mapping[str, float]]], tags: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    return {arm: tuple(_mean([signal[tag] for signal in runs if tag in signal]) for tag in tags) for arm, runs in signals.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

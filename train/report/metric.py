@@ -12,6 +12,7 @@ from train.errors import UsageError, did_you_mean
 from train.report.history import History, recorded_tags
 from train.store.metrics import decode_float
 from train.store.run import Run
+from train.tags import split
 
 DEFAULT = "accuracy/test"
 
@@ -36,17 +37,17 @@ class Metric:
 
     @property
     def is_share(self) -> bool:
-        return self.tag.startswith("accuracy/")
+        return split(self.tag)[0] == "accuracy"
 
     @property
     def higher_is_better(self) -> bool:
-        return not self.tag.startswith("loss/")
+        return split(self.tag)[0] != "loss"
 
     @property
     def name(self) -> str:
         """A readable name such as `test accuracy`; the tag itself for other tags."""
-        quantity, _, split = self.tag.partition("/")
-        return f"{_SPLITS[split]} {quantity}" if quantity in ("accuracy", "loss") and split in _SPLITS else self.tag
+        quantity, part = split(self.tag)
+        return f"{_SPLITS[part]} {quantity}" if quantity in ("accuracy", "loss") and part in _SPLITS else self.tag
 
     def value(self, run: Run, history: History) -> float:
         """Return the value after the last step of the run; NaN without one."""
@@ -57,7 +58,7 @@ class Metric:
 
     def examples(self, run: Run) -> int | None:
         """Return the number of images that the metric was evaluated on; None when unknown."""
-        count = run.summary.get(_EXAMPLES.get(self.tag.partition("/")[2], ""))
+        count = run.summary.get(_EXAMPLES.get(split(self.tag)[1], ""))
         return count if isinstance(count, int) and count > 0 else None
 
 

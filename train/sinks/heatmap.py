@@ -7,9 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from train.figures.columns import BREAKING, HEAT_MAPS, Columns, LearningRate
+from train.figures.columns import Columns, LearningRate
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.store.files import FIGURES_FOLDER
+from train.tags import STATISTICS, split
+
+HEAT_MAPS = {statistic.name: statistic for statistic in STATISTICS if statistic.heat_map}
+BREAKING = {"loss", *(statistic.name for statistic in STATISTICS if statistic.breaks)}
+"""A non-finite value of these is marked in every map."""
 
 
 class HeatMapSink(Sink):
@@ -47,7 +52,7 @@ class HeatMapSink(Sink):
     def restore(self, record: Record) -> None:
         rows: dict[str, dict[str, float]] = {statistic: {} for statistic in self._columns}
         for tag, value in record.values.items():
-            statistic, _, layer = tag.partition("/")
+            statistic, layer = split(tag)
             if statistic in rows:
                 rows[statistic][layer] = value
             if self._broken_step is None and statistic in BREAKING and not math.isfinite(value):
@@ -70,7 +75,7 @@ class HeatMapSink(Sink):
 
         started = self._clock()
         pictures = {
-            statistic: draw(statistic, columns, self._lr, self._broken_step, self._title)
+            statistic: draw(HEAT_MAPS[statistic], columns, self._lr, self._broken_step, self._title)
             for statistic, columns in drawable.items()
         }
         self._folder.mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from train.sinks.contracts import Status, Summary
 from train.sinks.hparams import HParamsRow, Value
+from train.tags import STATISTICS, join
 
 # Generated modules, whose contents a type checker cannot see.
 _summary: Any = summary_pb2
@@ -32,40 +33,20 @@ _plugin_data: Any = plugin_data_pb2
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _COLORSPACE_RGBA = 4
 
-CHARTS = {
-    "training": {
-        "loss": ["loss/train", "loss/val"],
-        "accuracy": ["accuracy/train", "accuracy/val"],
-        "learning rate": ["lr"],
-    },
-    "activations": {
-        "std": ["activation_std/.*"],
-        "mean": ["activation_mean/.*"],
-        "share of dead channels": ["activation_dead/.*"],
-        "share of exact zeros": ["activation_zero/.*"],
-        "share of saturated values": ["activation_saturated/.*"],
-        "values that are not finite": ["activation_nonfinite/.*"],
-        "mean square of a channel's mean": ["activation_channel_mean_sq/.*"],
-        "mean variance within a channel": ["activation_channel_var/.*"],
-    },
-    "gradients": {
-        "std at the outputs": ["gradient_std/.*"],
-        "norm at the parameters": ["parameter_gradient_norm/.*"],
-        "values that are not finite": ["gradient_nonfinite/.*"],
-    },
-    "weights": {
-        "std": ["weight_std/.*"],
-        "distance from initialisation": ["weight_distance/.*"],
-        "update ratio": ["update_ratio/.*"],
-    },
-    "probe": {
-        "activation std": ["probe_activation_std/.*"],
-        "activation mean": ["probe_activation_mean/.*"],
-        "share of dead channels": ["probe_activation_dead/.*"],
-        "mean cosine between inputs": ["probe_similarity/.*"],
-    },
+TRAINING_CHARTS = {
+    "loss": ["loss/train", "loss/val"],
+    "accuracy": ["accuracy/train", "accuracy/val"],
+    "learning rate": ["lr"],
 }
-"""Category -> chart -> the tags whose curves it draws, as regular expressions that match from the start."""
+
+
+def charts() -> dict[str, dict[str, list[str]]]:
+    """Return category -> chart -> the tags whose curves it draws, as regular expressions that match from the start."""
+    categories = {"training": TRAINING_CHARTS}
+    for statistic in STATISTICS:
+        categories.setdefault(statistic.group, {})[statistic.title] = [join(statistic.name, ".*")]
+    return categories
+
 
 METRICS = {
     "accuracy/test": "accuracy on the test split",
@@ -116,9 +97,9 @@ def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Any:
 def layout() -> Any:
     """Return the charts of the Custom Scalars page, the same in every run: TensorBoard merges the layouts of all runs."""
     page = _layout.Layout()
-    for category, charts in CHARTS.items():
+    for category, titles in charts().items():
         section = page.category.add(title=category)
-        for title, tags in charts.items():
+        for title, tags in titles.items():
             lines = _layout.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
             section.chart.append(_layout.Chart(title=title, multiline=lines))
     return _page(page)

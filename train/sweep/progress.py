@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from train.store.files import METRICS_FILE
 from train.store.metrics import INVALID, Record, parse_record, read_lines
 from train.store.run import read_status
+from train.tags import split
 
 State: TypeAlias = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "not started"]
 END_STATES: tuple[State, ...] = ("done", "diverged", "failed", "interrupted")
@@ -79,7 +80,7 @@ class JobProgress:
                 row.remaining_s = (row.total_steps - record.step) * (record.time_s - self._first_record.time_s) / steps
         for tag in ACCURACIES:
             if tag in self._accuracies:
-                row.accuracy, row.accuracy_split = self._accuracies[tag], tag.partition("/")[2]
+                row.accuracy, row.accuracy_split = self._accuracies[tag], split(tag)[1]
                 break
 
     def _new_records(self) -> Iterable[Record]:

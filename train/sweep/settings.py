@@ -12,6 +12,7 @@ from train.config import STRICT, check
 from train.errors import UsageError, did_you_mean
 from train.report.metric import IN_SUMMARY
 from train.store.manifest import Design
+from train.tags import split
 
 Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
 
@@ -51,7 +52,7 @@ class ReportSettings(BaseModel):
 def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportSettings]:
     """Check `sweep` and `report` of the resolved configuration. UsageError names the first wrong key."""
     sweep, report = check(SweepSettings, "sweep", config["sweep"]), check(ReportSettings, "report", config["report"])
-    kind, slash, _ = report.metric.partition("/")
-    if report.metric not in IN_SUMMARY and (not slash or kind in ("accuracy", "loss")):
+    statistic, layer = split(report.metric)
+    if report.metric not in IN_SUMMARY and (not layer or statistic in ("accuracy", "loss")):
         raise UsageError(f"report.metric={report.metric}: no run records this metric. {did_you_mean(report.metric, IN_SUMMARY)}")
     return sweep, report
