@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from scripts.catalogue import SMALL as SMALL
 from train import cli
-from train.config import Settings, parse
+from train.config import Settings, ThresholdSettings, parse
 from train.errors import Interrupted
 from train.run.resume import expand_resume_argument
 from train.sinks.contracts import Status
@@ -44,6 +45,12 @@ def compose_config(overrides: Sequence[str]) -> dict[str, object]:
         content = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
     assert isinstance(content, dict)
     return experiment_of({str(key): value for key, value in content.items()})
+
+
+def thresholds_for(**changes: float) -> ThresholdSettings:
+    """Return the thresholds of `conf/config.yaml` with these changes."""
+    content = yaml.safe_load((cli.config_dir() / "config.yaml").read_text(encoding="utf-8"))
+    return ThresholdSettings(**content["observe"]["thresholds"] | changes)
 
 
 def settings_for(overrides: Sequence[str]) -> Settings:

@@ -79,7 +79,11 @@ class ObserveSettings(BaseModel):
 
 
 class ThresholdSettings(BaseModel):
-    """The keys of `observe.thresholds`. `train.explain.verdict.Thresholds` describes them."""
+    """The keys of `observe.thresholds`, heuristics of the verdict, not limits beyond which a network cannot train.
+
+    `fade`, `explode`: std of the last hidden layer relative to the first. `gradient_fade`, `gradient_explode`: std of the
+    gradient at the first hidden layer relative to the last. `dead`, `saturated`: share of a layer.
+    """
 
     model_config = STRICT
     fade: Annotated[float, Gt(0)]

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import train_in_process
+from tests.harness import thresholds_for, train_in_process
 from train.explain.advice import Switches, suggest
 from train.explain.diagnosis import Diagnosis, diagnose
 from train.sinks.contracts import Record
 from train.store.metrics import read_records
 
+THRESHOLDS = thresholds_for()
 LAYERS = ["fc1", "act1", "fc2", "act2", "head"]
 SWITCHES = Switches("kaiming", "none", "relu", lr=0.1, grad_clip=None, warmup=0.0)
 STEADY = {"activation_std": 1.0, "gradient_std": 0.01, "activation_nonfinite": 0.0, "gradient_nonfinite": 0.0}
@@ -32,18 +33,18 @@ def loss(step: int, value: float) -> Record:
 
 
 def diagnosis_of(*records: Record, switches: Switches = SWITCHES) -> Diagnosis:
-    diagnosis = diagnose(records, 10, switches)
+    diagnosis = diagnose(records, 10, switches, THRESHOLDS)
     assert diagnosis is not None
     json.dumps(diagnosis.as_json(), allow_nan=False)
     return diagnosis
 
 
 def test_diagnose_returns_none_for_a_run_that_learned():
-    assert diagnose([observation(0), loss(20, 2.3), observation(20), loss(100, 1.9)], 10, SWITCHES) is None
+    assert diagnose([observation(0), loss(20, 2.3), observation(20), loss(100, 1.9)], 10, SWITCHES, THRESHOLDS) is None
 
 
 def test_diagnose_returns_none_for_a_short_run():
-    assert diagnose([observation(0), loss(10, 2.4), loss(20, 2.4)], 10, SWITCHES) is None
+    assert diagnose([observation(0), loss(10, 2.4), loss(20, 2.4)], 10, SWITCHES, THRESHOLDS) is None
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import train_in_process
+from tests.harness import thresholds_for, train_in_process
 from train.explain.layer_table import render_table, thin_rows
-from train.explain.verdict import Thresholds, hidden_rows, judge, layer_rows
+from train.explain.verdict import describe, hidden_rows, judge, layer_rows
 from train.observe.layers import LayerInfo
 from train.observe.theory.recursion import Expected
 from train.store.metrics import read_records
@@ -27,6 +27,7 @@ def stack(stds: list[float], gradients: list[float] | None = None, **others: lis
     return values
 
 
+THRESHOLDS = thresholds_for()
 LECTURE = [0.492, 0.289, 0.179, 0.113, 0.072, 0.046]
 
 
@@ -63,15 +64,15 @@ def test_layer_rows_take_order_and_kind_from_layer_infos():
     ],
 )
 def test_judge_verdicts(values, kind, layer, text):
-    verdict = judge(layer_rows(values))
+    verdict = judge(layer_rows(values), THRESHOLDS)
     assert (verdict.kind, verdict.layer) == (kind, layer)
     assert text in verdict.sentence
 
 
 def test_thresholds_are_applied_and_described():
-    assert judge(layer_rows(stack(LECTURE)), Thresholds(fade=0.01)).kind == "healthy"
-    assert "below x0.01 fades" in Thresholds(fade=0.01).describe()
-    assert Thresholds().describe().startswith("heuristics:")
+    assert judge(layer_rows(stack(LECTURE)), thresholds_for(fade=0.01)).kind == "healthy"
+    assert "below x0.01 fades" in describe(thresholds_for(fade=0.01))
+    assert describe(THRESHOLDS).startswith("heuristics:")
 
 
 def test_judge_quotes_theory_where_it_covers_the_layer():
@@ -79,13 +80,13 @@ def test_judge_quotes_theory_where_it_covers_the_layer():
     expected = [Expected("act5", None, 0.073, 0.2), Expected("act6", None, None, None), Expected("fc1", 0.0, 1.0, 0.0125)]
     assert (
         "theory expects std 0.073 at act5 and 0.013 of the gradient std at fc1"
-        in judge(layer_rows(values), expected=expected).sentence
+        in judge(layer_rows(values), THRESHOLDS, expected).sentence
     )
-    assert "theory" not in judge(layer_rows(values)).sentence
+    assert "theory" not in judge(layer_rows(values), THRESHOLDS).sentence
 
 
 def table_texts(values: dict[str, float], width: int, unicode: bool = True) -> list[str]:
-    return [line.text for line in render_table(layer_rows(values), width, unicode)]
+    return [line.text for line in render_table(layer_rows(values), width, THRESHOLDS, unicode)]
 
 
 @pytest.mark.parametrize("unicode", [True, False])
@@ -106,7 +107,7 @@ def test_render_table_bars_are_logarithmic():
     assert heading.split()[:3] == ["layer", "0.01", "10"]
     assert [line.count("#") for line in rows] == [16, 8, 0, 0, 0]  # of 24, over three decades
     assert [line.split()[1] for line in rows[2:]] == ["|", "|", "nan"]
-    assert [line.tone for line in render_table(layer_rows(stack([1.0, math.nan])), 80)] == [
+    assert [line.tone for line in render_table(layer_rows(stack([1.0, math.nan])), 80, THRESHOLDS)] == [
         "head",
         "normal",
         "normal",
@@ -136,6 +137,6 @@ def test_judge_the_lecture_network_in_a_real_run(init, kind, tmp_path: Path):
     rows = layer_rows(next(read_records(run.metrics_file)).values)
     assert [row.layer for row in hidden_rows(rows)] == [f"act{i}" for i in range(1, 7)]
     assert rows[-1].layer == "head"
-    verdict = judge(rows)
+    verdict = judge(rows, THRESHOLDS)
     assert verdict.kind == kind
     assert "of the output's gradient std reaches fc1" in verdict.sentence

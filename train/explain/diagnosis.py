@@ -11,39 +11,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from train.config import ThresholdSettings
 from train.explain.advice import Finding, Kind, Switches, suggest
-from train.explain.verdict import DEFAULT, Thresholds, Verdict, judge, layer_rows
+from train.explain.verdict import Verdict, judge, layer_rows
 from train.observe.contracts import LayerInfo
 from train.store.metrics import Record, encode_float
 from train.tags import diagnosed, join, layers_of, split
 
 HISTORY_LENGTH = 5
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits beyond which a value counts as an anomaly. They are heuristics.
-
-    `growth`, `gradient_growth`: relative to the largest value of any layer at the start. `large_update`, `small_update`: change
-    of a layer's weights in one step, relative to the weights. `chance`: a run does not learn if its loss never falls below this
-    share of ln(classes) in at least `steps` steps.
-    """
-
-    growth: float = 10.0
-    gradient_growth: float = 100.0
-    large_update: float = 0.3
-    small_update: float = 1e-6
-    chance: float = 0.98
-    steps: int = 50
-
-    def growth_limit(self, statistic: str) -> float | None:
-        """Return the growth limit of a statistic that should keep its order of magnitude, None for other statistics."""
-        if statistic in ("activation_std", "weight_std"):
-            return self.growth
-        return self.gradient_growth if statistic in ("gradient_std", "parameter_gradient_norm") else None
-
-
-LIMITS = Limits()
+# Limits beyond which a value counts as an anomaly. They are heuristics.
+GROWTH = {"activation_std": 10.0, "weight_std": 10.0, "gradient_std": 100.0, "parameter_gradient_norm": 100.0}
+"""Statistic that should keep its order of magnitude -> limit, relative to the largest value of any layer at the start."""
+LARGE_UPDATE, SMALL_UPDATE = 0.3, 1e-6
+"""Limits of the change of a layer's weights in one step, relative to the weights."""
+CHANCE, ENOUGH_STEPS = 0.98, 50
+"""A run does not learn if its loss never falls below this share of ln(classes) in at least so many steps."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +64,8 @@ def diagnose(
     records: Sequence[Record],
     classes: int,
     switches: Switches,
+    thresholds: ThresholdSettings,
     layers: Sequence[LayerInfo] = (),
-    thresholds: Thresholds = DEFAULT,
-    limits: Limits = LIMITS,
 ) -> Diagnosis | None:
     """Return what went wrong in the run with these `records` (one `metrics.jsonl`, in its order); None if nothing did.
 
@@ -91,26 +73,26 @@ def diagnose(
     """
     losses = [(record.step, record.values["loss/train"]) for record in records if "loss/train" in record.values]
     diverged = any(not math.isfinite(loss) for _, loss in losses)
-    if not diverged and not at_chance(losses, classes, limits):
+    if not diverged and not at_chance(losses, classes):
         return None
     observed = [record for record in records if layers_of("activation_std", record.values)]
     initial = observed[0] if observed and observed[0].step == 0 else None
     verdict = judge(layer_rows(initial.values, layers), thresholds) if initial else None
-    candidates = [_not_finite(observed), _first_excess(observed, thresholds, limits), _initial_fault(verdict, diverged)]
+    candidates = [_not_finite(observed), _first_excess(observed, thresholds), _initial_fault(verdict, diverged)]
     faults = sorted((fault for fault in candidates if fault is not None), key=lambda fault: fault.step)
     if not faults and not diverged:
-        faults = [fault for fault in [_small_updates(observed, limits)] if fault is not None]
+        faults = [fault for fault in [_small_updates(observed)] if fault is not None]
     return _compose("diverged" if diverged else "cannot_learn", faults, observed, losses, classes, switches)
 
 
-def at_chance(losses: Sequence[tuple[int, float]], classes: int, limits: Limits = LIMITS) -> bool:
+def at_chance(losses: Sequence[tuple[int, float]], classes: int) -> bool:
     """Return whether the training loss never fell below the loss of guessing, ln(classes), by more than noise.
 
     `losses`: the recorded (step, loss). False for a run that was too short to tell.
     """
-    if len(losses) < 2 or losses[-1][0] < limits.steps:
+    if len(losses) < 2 or losses[-1][0] < ENOUGH_STEPS:
         return False
-    return min(loss for _, loss in losses) >= limits.chance * math.log(classes)
+    return min(loss for _, loss in losses) >= CHANCE * math.log(classes)
 
 
 def _not_finite(observed: Sequence[Record]) -> _Fault | None:
@@ -135,10 +117,10 @@ def _is_broken(statistic: str, value: float) -> bool:
     return not math.isfinite(value) or (statistic.endswith("nonfinite") and value > 0)
 
 
-def _first_excess(observed: Sequence[Record], thresholds: Thresholds, limits: Limits) -> _Fault | None:
+def _first_excess(observed: Sequence[Record], thresholds: ThresholdSettings) -> _Fault | None:
     """Return the largest excess over a limit in the first record after the initial one that has any."""
     for record in observed[1:]:
-        pairs = (_excess(tag, value, observed[0].values, record.step, thresholds, limits) for tag, value in record.values.items())
+        pairs = (_excess(tag, value, observed[0].values, record.step, thresholds) for tag, value in record.values.items())
         excesses = [pair for pair in pairs if pair is not None]
         if excesses:
             return max(excesses, key=lambda pair: pair[0])[1]
@@ -146,13 +128,13 @@ def _first_excess(observed: Sequence[Record], thresholds: Thresholds, limits: Li
 
 
 def _excess(
-    tag: str, value: float, start: Mapping[str, float], step: int, thresholds: Thresholds, limits: Limits
+    tag: str, value: float, start: Mapping[str, float], step: int, thresholds: ThresholdSettings
 ) -> tuple[float, _Fault] | None:
     """Return a value relative to its limit, with its fault, or None within the limit. `start`: the first record's values."""
     if not math.isfinite(value):
         return None
     statistic, layer = split(tag)
-    growth = limits.growth_limit(statistic)
+    growth = GROWTH.get(statistic)
     share = {"activation_dead": thresholds.dead, "activation_saturated": thresholds.saturated}.get(statistic)
     if growth is not None:
         # Not relative to the layer's own start: where the signal had faded, learning begins with growth.
@@ -161,9 +143,9 @@ def _excess(
         return (
             (value / largest / growth, _Fault("growth", statistic, layer, step, message)) if value >= growth * largest else None
         )
-    if statistic == "update_ratio" and value >= limits.large_update:
+    if statistic == "update_ratio" and value >= LARGE_UPDATE:
         message = f"{value:.3g} of the weights' norm in one step"
-        return value / limits.large_update, _Fault("large_update", statistic, layer, step, message)
+        return value / LARGE_UPDATE, _Fault("large_update", statistic, layer, step, message)
     if share is not None and value >= share > start.get(tag, math.inf):
         message = f"{100 * value:.0f} %, from {100 * start[tag]:.0f} %"
         return value / share, _Fault("dying", statistic, layer, step, message)
@@ -177,14 +159,14 @@ def _initial_fault(verdict: Verdict | None, diverged: bool) -> _Fault | None:
     return _Fault("initial", verdict.statistic, verdict.layer, 0, verdict.sentence)
 
 
-def _small_updates(observed: Sequence[Record], limits: Limits) -> _Fault | None:
+def _small_updates(observed: Sequence[Record]) -> _Fault | None:
     """Return the fault if weights hardly move even in the record where they move most."""
     updates = [
         (record.values[join("update_ratio", layer)], layer, record.step)
         for record in observed
         for layer in layers_of("update_ratio", record.values)
     ]
-    if not updates or max(updates)[0] >= limits.small_update:
+    if not updates or max(updates)[0] >= SMALL_UPDATE:
         return None
     value, layer, step = max(updates)
     return _Fault("small_update", "update_ratio", layer, step, f"at most {value:.2g} of the weights' norm in one step")

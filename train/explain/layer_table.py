@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from train.explain.verdict import DEFAULT, LayerRow, Thresholds
+from train.config import ThresholdSettings
+from train.explain.verdict import LayerRow
 
 Tone = Literal["head", "normal", "bad", "note"]
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -39,9 +40,9 @@ class _Column:
 def render_table(
     rows: Sequence[LayerRow],
     width: int,
+    thresholds: ThresholdSettings,
     unicode: bool = True,
     most: int = 24,
-    thresholds: Thresholds = DEFAULT,
 ) -> list[TextLine]:
     """Return the table in at most `width` columns and with about `most` layers.
 
@@ -78,7 +79,7 @@ def _select_units(units: Sequence[list[LayerRow]], every: int) -> list[list[Laye
     return [unit for i, unit in enumerate(units) if i % every == 0 or i in (broken, len(units) - 1)]
 
 
-def _bad(row: LayerRow, thresholds: Thresholds) -> bool:
+def _bad(row: LayerRow, thresholds: ThresholdSettings) -> bool:
     return row.broken or (row.dead or 0) >= thresholds.dead or (row.saturated or 0) >= thresholds.saturated or row.std == 0
 
 

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.config import ThresholdSettings
 from train.explain.advice import Switches, suggest
 from train.explain.diagnosis import Diagnosis, at_chance, diagnose
 from train.explain.layer_table import render_table
-from train.explain.verdict import DEFAULT, MEANING, LayerRow, Thresholds, Verdict, judge, layer_rows
+from train.explain.verdict import MEANING, LayerRow, Verdict, describe, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo
 from train.sinks.contracts import RunInfo, Sink, Summary
 from train.store.files import FIGURES_FOLDER
@@ -47,7 +48,7 @@ class ExplanationSink(Sink):
 
     name = "the explanation"
 
-    def __init__(self, out: Sink, metrics_file: Path, thresholds: Thresholds = DEFAULT) -> None:
+    def __init__(self, out: Sink, metrics_file: Path, thresholds: ThresholdSettings) -> None:
         self.out = out
         self.thresholds = thresholds
         self.metrics_file = metrics_file
@@ -78,7 +79,7 @@ class ExplanationSink(Sink):
         if network is None or not (summary.status == "diverged" or at_chance(self._losses, network.classes)):
             return
         records = list(read_records(self.metrics_file))
-        self.diagnosis = diagnose(records, network.classes, network.switches, network.layers, self.thresholds)
+        self.diagnosis = diagnose(records, network.classes, network.switches, self.thresholds, network.layers)
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
 
@@ -89,12 +90,12 @@ class ExplanationSink(Sink):
         # sys.__stdout__, as rich's live display replaces sys.stdout by a proxy that has no encoding
         unicode = sys.__stdout__ is not None and sys.__stdout__.encoding.lower().startswith("utf")
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns - 1
-        lines = ["", *(line.text for line in render_table(self._rows(record), width, unicode, thresholds=self.thresholds)), ""]
+        lines = ["", *(line.text for line in render_table(self._rows(record), width, self.thresholds, unicode)), ""]
         self.out.message("\n".join(lines))
         self.out.message(verdict.sentence, "info" if verdict.kind == "healthy" else "warning")
         if verdict.kind != "healthy":
             self.out.message(f"meaning: {MEANING[verdict.kind]}{self._remedy(verdict)}")
-        self.out.message(f"({self.thresholds.describe()})")
+        self.out.message(f"({describe(self.thresholds)})")
         self._draw(record)
 
     def _remedy(self, verdict: Verdict) -> str:

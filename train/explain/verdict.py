@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from train.config import ThresholdSettings
 from train.observe.contracts import SATURATED, Expected, LayerInfo
 from train.tags import join, layers_of, module_of
 
@@ -31,34 +32,6 @@ MEANING: Mapping[Kind, str] = {
     "healthy": "",
 }
 """The consequence of each verdict for training, for people who see such a verdict for the first time."""
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Thresholds of the verdict. They are heuristics: rules of thumb, not limits beyond which a network cannot train.
-
-    `fade`, `explode`: std of the last hidden layer relative to the first. `gradient_fade`, `gradient_explode`: std of the
-    gradient at the first hidden layer relative to the last. `dead`, `saturated`: share of a layer.
-    """
-
-    fade: float = 0.2
-    explode: float = 5.0
-    gradient_fade: float = 0.01
-    gradient_explode: float = 100.0
-    dead: float = 0.5
-    saturated: float = 0.3
-
-    def describe(self) -> str:
-        """Return one line that defines the words of the verdict."""
-        return (
-            f"heuristics: last hidden layer relative to the first: std below x{self.fade:g} fades, above x{self.explode:g} "
-            f"explodes; first relative to the last: gradient std below x{self.gradient_fade:g} fades, above "
-            f"x{self.gradient_explode:g} explodes; dead from {100 * self.dead:g} % of a layer's channels, saturated from "
-            f"{100 * self.saturated:g} % of its values"
-        )
-
-
-DEFAULT = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -138,7 +111,7 @@ def hidden_rows(rows: Sequence[LayerRow]) -> list[LayerRow]:
     return activations if len(activations) > 1 else [row for row in rows if row.weighted][:-1]
 
 
-def judge(rows: Sequence[LayerRow], thresholds: Thresholds = DEFAULT, expected: Sequence[Expected] = ()) -> Verdict:
+def judge(rows: Sequence[LayerRow], thresholds: ThresholdSettings, expected: Sequence[Expected] = ()) -> Verdict:
     """Return the verdict on the worst problem in the rows, with the values that theory expects where `expected` has them."""
     chain = hidden_rows(rows)
     problem = _broken(rows) or _units(rows, thresholds) or _signal(chain, thresholds) or _gradient(chain, thresholds)
@@ -164,7 +137,7 @@ def _broken(rows: Sequence[LayerRow]) -> Verdict | None:
     return Verdict("broken", sentence, _NONFINITE if forward else "gradient_nonfinite", row.layer)
 
 
-def _units(rows: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None:
+def _units(rows: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict | None:
     """Return the verdict on the layer with the largest share of dead units, else of saturated ones."""
     dead = [(row.dead, row) for row in rows if row.dead is not None and row.dead >= thresholds.dead]
     if dead:
@@ -187,7 +160,7 @@ def _outputs(row: LayerRow) -> str:
     return f"{row.function} outputs of {row.layer} are below {centre - distance:.2g} or above {centre + distance:.2g}"
 
 
-def _signal(chain: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None:
+def _signal(chain: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict | None:
     if not chain:
         return None
     start = chain[0].std
@@ -202,7 +175,7 @@ def _signal(chain: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None
     return None
 
 
-def _gradient(chain: Sequence[LayerRow], thresholds: Thresholds) -> Verdict | None:
+def _gradient(chain: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict | None:
     gradients = [(row.layer, row.gradient_std) for row in chain if row.gradient_std is not None]
     if len(gradients) < 2 or gradients[-1][1] == 0:
         return None
@@ -244,6 +217,16 @@ def _theory(rows: Sequence[LayerRow], chain: Sequence[LayerRow], expected: Seque
     parts = [f"std {two_digits(stds[layer])} at {layer}" for layer in last]
     parts += [f"{two_digits(gradients[layer])} of the gradient std at {layer}" for layer in first if layer in gradients]
     return f"mean-field theory expects {' and '.join(parts)}" if parts else ""
+
+
+def describe(thresholds: ThresholdSettings) -> str:
+    """Return one line that defines the words of the verdict."""
+    return (
+        f"heuristics: last hidden layer relative to the first: std below x{thresholds.fade:g} fades, "
+        f"above x{thresholds.explode:g} explodes; first relative to the last: gradient std below x{thresholds.gradient_fade:g} "
+        f"fades, above x{thresholds.gradient_explode:g} explodes; dead from {100 * thresholds.dead:g} % of a layer's channels, "
+        f"saturated from {100 * thresholds.saturated:g} % of its values"
+    )
 
 
 def two_digits(value: float) -> str:

@@ -21,7 +21,6 @@ from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.errors import SIGNALLED, Interrupted, RunError
 from train.explain.sink import ExplanationSink, NetworkInfo
-from train.explain.verdict import Thresholds
 from train.observe.observer import Observer, select_layers
 from train.observe.probe import probe_images
 from train.parts.regularization import parameter_groups
@@ -87,7 +86,7 @@ class Session:
         began = time.perf_counter() - self.checkpoint.elapsed_s
         with self.logging():
             views = BroadcastSink(default_sinks(self.folder, arm))
-            explanation = ExplanationSink(views, self.folder.metrics_file, Thresholds(**self.settings.thresholds.model_dump()))
+            explanation = ExplanationSink(views, self.folder.metrics_file, self.settings.thresholds)
             sink = BroadcastSink([JsonlSink(), views, HeatMapSink(views), explanation])
             try:
                 summary = self.train(title, sink, explanation, stop, began)
