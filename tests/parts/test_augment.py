@@ -272,10 +272,10 @@ def test_augment_on_gpu_is_equal_without_waiting(name):
     draws = op.draw(rng(), len(images), (3, 32, 32))
     device = torch.device("cuda")
     on_device = images.to(device)
-    op.apply(on_device, augment.move(draws, device))  # the first call loads kernels
+    op.apply(on_device, {name: augment.send(drawn, device) for name, drawn in draws.items()})  # the first call loads kernels
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = op.apply(on_device, augment.move(draws, device))
+        result = op.apply(on_device, {name: augment.send(drawn, device) for name, drawn in draws.items()})
         op.evaluate(on_device)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -13,6 +13,7 @@ from torch import Tensor
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Arrays, Batch
 from train.data.preprocess import Preprocess
+from train.parts.augment import send
 from train.parts.contracts import Op, Shape
 from train.rng import generator
 
@@ -67,12 +68,12 @@ class ArrayReader:
         """Yield all images once in their own order, for evaluation; the last batch may be smaller."""
         for begin in range(0, len(self), self.batching.batch_size):
             part = slice(begin, begin + self.batching.batch_size)
-            images = self.images[part] if self.resident else _send(self.images[part], self.batching.device)
+            images = self.images[part] if self.resident else send(self.images[part], self.batching.device)
             yield Batch(self.preprocess.apply(self.op.evaluate(images), self.batching.memory_format), self.labels[part])
 
     def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
         """Yield the batches of `steps`. The order is copied to the device once; a step takes a view of it."""
-        on_device = _send(order, self.batching.device)
+        on_device = send(order, self.batching.device)
         order = on_device if self.resident else order
         size, seed = self.batching.batch_size, self.batching.augment_seed
         for step in steps:
@@ -95,8 +96,3 @@ def _home(images: Tensor, device: torch.device) -> torch.device:
         return device
     free, _ = torch.cuda.mem_get_info(device)
     return device if images.nbytes < SHARE_OF_FREE_MEMORY * free else torch.device("cpu")
-
-
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """Copy values to the device without making the host wait."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

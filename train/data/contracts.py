@@ -21,6 +21,10 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, indices: Tensor) -> Arrays:
+        """Return the images at `indices`, in this order."""
+        return Arrays(self.images.index_select(0, indices), self.labels[indices])
+
 
 @dataclass(frozen=True)
 class Files:
@@ -31,6 +35,10 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: Tensor) -> Files:
+        """Return the images at `indices`, in this order."""
+        return Files(tuple(self.paths[index] for index in indices.tolist()), self.labels[indices])
 
 
 Source: TypeAlias = Arrays | Files

@@ -14,7 +14,7 @@ from train.data.batches import Batching, whole_batches
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
 from train.data.preprocess import Kind, Preprocess, channel_histogram, preprocess_from_histogram
-from train.parts.augment import Pipeline
+from train.parts.augment import Pipeline, send
 from train.parts.contracts import Framing, Shape
 from train.rng import generator
 
@@ -82,7 +82,7 @@ class FolderReader:
         parts = torch.arange(len(self)).split(self.batching.batch_size)
         requests = (_request(self.source, part, None) for part in parts)
         for part, images in zip(parts, self._evaluation.decoded(requests), strict=True):
-            yield self._batch(self.op.evaluate(self._send(images)), part)
+            yield self._batch(self.op.evaluate(send(images, self.batching.device)), part)
 
     def close(self) -> None:
         """End the processes; reading again starts new ones."""
@@ -96,16 +96,11 @@ class FolderReader:
         for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
             draw = generator(self.batching.augment_seed, "augment", epoch, step, BATCH_OPS)
             draws = self.op.draw(draw, size, self.shape)
-            yield self._batch(self.op.apply(self._send(images), draws), part)
+            yield self._batch(self.op.apply(send(images, self.batching.device), draws), part)
 
     def _batch(self, images: Tensor, part: Tensor) -> Batch:
-        return Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, self._send(part)))
-
-    def _send(self, values: Tensor) -> Tensor:
-        """Copy values to the device without making the host wait; images are in pinned memory already."""
-        if self.batching.device.type != "cuda":
-            return values.to(self.batching.device)
-        return (values if values.is_pinned() else values.pin_memory()).to(self.batching.device, non_blocking=True)
+        labels = self.labels.index_select(0, send(part, self.batching.device))
+        return Batch(self.preprocess.apply(images, self.batching.memory_format), labels)
 
 
 def fit_files(

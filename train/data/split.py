@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from train.data.contracts import Arrays, Source, Splits
+from train.data.contracts import Splits
 from train.errors import UsageError
 from train.rng import generator
 
@@ -30,7 +30,8 @@ def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
             f"data.val_fraction={fraction} of {len(splits.train)} training images leaves no image of any class for validation. "
             "Raise it, or use data.val_fraction=0 for no validation split."
         )
-    return replace(splits, train=_select(splits.train, ~taken), val=_select(splits.train, taken))
+    train, val = (splits.train.take(torch.nonzero(chosen).flatten()) for chosen in (~taken, taken))
+    return replace(splits, train=train, val=val)
 
 
 def _draw(labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -42,10 +43,3 @@ def _draw(labels: Tensor, fraction: float, seed: int) -> Tensor:
         count = min(math.floor(fraction * len(members) + 0.5), len(members) - 1)
         taken[members[torch.randperm(len(members), generator=randomness)[:count]]] = True
     return taken
-
-
-def _select(source: Source, chosen: Tensor) -> Source:
-    indices = torch.nonzero(chosen).flatten()
-    if isinstance(source, Arrays):
-        return Arrays(source.images.index_select(0, indices), source.labels[indices])
-    return replace(source, paths=tuple(source.paths[index] for index in indices.tolist()), labels=source.labels[indices])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from train.data.contracts import Arrays, Dataset, Source, Splits
+from train.data.contracts import Dataset, Source, Splits
 from train.data.preprocess import Preprocess
 from train.data.readers import ReaderSettings, open_readers
 from train.parts.augment import Pipeline
@@ -25,7 +25,7 @@ def probe_images(
     runs on the same split use the same images, whatever their seeds. RunError for a broken image file.
     """
     indices = torch.randperm(len(train), generator=generator(SEED, "probe"))[:size]
-    source = subset(train, indices)
+    source = train.take(indices)
     plain = replace(settings, preprocess="none", batching=replace(settings.batching, batch_size=len(indices)))
     readers = open_readers(dataset, Splits(train=source, test=source), pipeline, plain)
     try:
@@ -34,10 +34,3 @@ def probe_images(
         return next(iter(reader.eval_batches())).images
     finally:
         readers.close()
-
-
-def subset(source: Source, indices: Tensor) -> Source:
-    """Return the images at `indices`, in this order."""
-    if isinstance(source, Arrays):
-        return Arrays(source.images.index_select(0, indices), source.labels[indices])
-    return replace(source, paths=tuple(source.paths[index] for index in indices.tolist()), labels=source.labels[indices])

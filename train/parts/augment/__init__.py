@@ -7,7 +7,7 @@ images' device). Each factory function here is one choice of the group `augment`
 from train.parts.augment.framing import MultiScale, multi_scale
 from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
 from train.parts.augment.op import TrainingOnly, as_float
-from train.parts.augment.pipeline import Pipeline, move
+from train.parts.augment.pipeline import Pipeline, send
 from train.parts.augment.pixels import Color, Erase, color, erase
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "crop",
     "erase",
     "flip",
-    "move",
     "multi_scale",
     "rotate",
+    "send",
 ]

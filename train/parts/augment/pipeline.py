@@ -12,11 +12,11 @@ from train.errors import UsageError
 from train.parts.contracts import Draws, Framing, Op, Shape
 
 
-def move(draws: Draws, device: torch.device) -> Draws:
-    """Copy the draws to `device`; to a GPU out of pinned memory, so that the host does not wait."""
-    if device.type != "cuda":
-        return {name: value.to(device) for name, value in draws.items()}
-    return {name: value if value.is_cuda else value.pin_memory().to(device, non_blocking=True) for name, value in draws.items()}
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Copy values to `device`; to a GPU out of pinned memory, so that the host does not wait."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Pipeline:
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Apply all ops in order; draws that are still on the host are moved to the images' device."""
-        moved = move(draws, images.device)
+        moved = {name: send(value, images.device) for name, value in draws.items()}
         for index, op in enumerate(self.ops):
             start = f"{index}."
             images = op.apply(images, {name.removeprefix(start): moved[name] for name in moved if name.startswith(start)})
