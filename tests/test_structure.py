@@ -36,7 +36,7 @@ BELOW: dict[str, set[str]] = {
     "config_errors": {"errors"},
     "naming": set(),
     "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "errors"},
-    "explain": {"config", "observe", "figures", "sinks", "store", "tags", "errors"},
+    "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
     "config": {"errors"},
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
     "sinks": {"figures", "store", "tags", "text", "errors"},

@@ -13,10 +13,10 @@ import pytest
 
 from train.report.claims import Wording, claims_of_arms, claims_of_grid
 from train.report.contracts import Cell, Claim, Conditions, Facts, Sample, Threat
-from train.report.sentence_text import MINUS
 from train.report.statistics.compare import compare
 from train.report.statistics.effects import factorial
 from train.report.statistics.threats import find_threats
+from train.text import MINUS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.report.folders import write_run, write_sweep
 from train.report.make import ReportOptions, make_report
-from train.report.table_text import MINUS
 from train.store.manifest import Dropped
 from train.store.run import find_runs
+from train.text import MINUS
 
 BASE = ("init=kaiming", "norm=batch")
 ARMS = {

@@ -13,9 +13,10 @@ from tests.report.folders import write_run, write_sweep
 from tests.report.test_report import results, table_rows
 from train.report.history import read_history
 from train.report.make import ReportOptions, make_report
-from train.report.table_text import MINUS, UNKNOWN
+from train.report.table_text import UNKNOWN
 from train.store.code import code_id
 from train.store.run import read_run
+from train.text import MINUS
 
 QUIET = ReportOptions(tensorboard=False)
 

@@ -7,8 +7,8 @@ import pytest
 
 from train.sinks.contracts import Record
 from train.sinks.lines import LineSink, line_writer
+from train.sinks.run_text import binomial_standard_error
 from train.sinks.terminal import stream_sink
-from train.text import binomial_standard_error, duration, number, scaled, size
 
 
 @pytest.fixture
@@ -127,28 +127,6 @@ def test_stream_sink_writes_plain_lines_in_the_stream_encoding(info):
     assert buffer.getvalue().splitlines()[0] == b"\\xb5"
     line_writer(stream)("on")
     assert buffer.getvalue().splitlines()[-1] == b"on"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (duration(0.9), "0:00"),
-        (duration(3599.9), "59:59"),
-        (duration(3600), "1:00:00"),
-        (duration(2 * 86400 + 3 * 3600 + 4 * 60 + 5), "2 d 3:04:05"),
-        (number(0.0), "0"),
-        (number(2.302585), "2.303"),
-        (number(0.000012), "1.2e-05"),
-        (number(-math.inf), "-inf"),
-        (scaled(812), "812 "),
-        (scaled(999_600), "1 M"),
-        (scaled(4.1e9), "4.1 G"),
-        (size(3 << 20), "3 MiB"),
-        (size(5 << 30), "5.00 GiB"),
-    ],
-)
-def test_number_text_formats(text, expected):
-    assert text == expected
 
 
 def test_binomial_standard_error_is_the_spread_of_the_mean():

@@ -17,6 +17,7 @@ from train.explain.verdict import Verdict, judge, layer_rows
 from train.observe.contracts import LayerInfo
 from train.store.metrics import Record, encode_float
 from train.tags import diagnosed, join, layers_of, split
+from train.text import percent, two_digits
 
 HISTORY_LENGTH = 5
 
@@ -147,7 +148,7 @@ def _excess(
         message = f"{value:.3g} of the weights' norm in one step"
         return value / LARGE_UPDATE, _Fault("large_update", statistic, layer, step, message)
     if share is not None and value >= share > start.get(tag, math.inf):
-        message = f"{100 * value:.0f} %, from {100 * start[tag]:.0f} %"
+        message = f"{percent(value, 0)}, from {percent(start[tag], 0)}"
         return value / share, _Fault("dying", statistic, layer, step, message)
     return None
 
@@ -169,7 +170,7 @@ def _small_updates(observed: Sequence[Record]) -> _Fault | None:
     if not updates or max(updates)[0] >= SMALL_UPDATE:
         return None
     value, layer, step = max(updates)
-    return _Fault("small_update", "update_ratio", layer, step, f"at most {value:.2g} of the weights' norm in one step")
+    return _Fault("small_update", "update_ratio", layer, step, f"at most {two_digits(value)} of the weights' norm in one step")
 
 
 def _pairs(record: Record, statistics: Collection[str]) -> list[tuple[str, str]]:

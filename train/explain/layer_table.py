@@ -9,6 +9,7 @@ from typing import Literal
 
 from train.config import ThresholdSettings
 from train.explain.verdict import LayerRow
+from train.text import bounded_percent, factor, three_digits
 
 Tone = Literal["head", "normal", "bad", "note"]
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -89,12 +90,12 @@ def _columns(rows: Sequence[LayerRow], unicode: bool) -> list[_Column]:
     columns = [
         _Column("layer", lambda _: "layer", lambda row, _: row.layer, left=True),
         _Column("bar", std.title, lambda row, size: std.bar(row.std, size), left=True),
-        _Column("std", lambda _: "std", lambda row, _: _number(row.std)),
-        _Column("ratio", lambda _: "ratio", lambda row, _: _ratio(row.ratio)),
-        _Column("dead", lambda _: "dead", lambda row, _: _share(row.dead)),
-        _Column("saturated", lambda _: "satur.", lambda row, _: _share(row.saturated)),
+        _Column("std", lambda _: "std", lambda row, _: _cell(three_digits, row.std)),
+        _Column("ratio", lambda _: "ratio", lambda row, _: _cell(factor, row.ratio)),
+        _Column("dead", lambda _: "dead", lambda row, _: _cell(bounded_percent, row.dead)),
+        _Column("saturated", lambda _: "satur.", lambda row, _: _cell(bounded_percent, row.saturated)),
         _Column("gradient bar", gradient.title, lambda row, size: gradient.bar(row.gradient_std, size), left=True),
-        _Column("gradient", lambda _: "grad std", lambda row, _: _number(row.gradient_std)),
+        _Column("gradient", lambda _: "grad std", lambda row, _: _cell(three_digits, row.gradient_std)),
     ]
     return [column for column in columns if any(column.cell(row, _BARS[0]).strip() for row in rows)]
 
@@ -153,21 +154,5 @@ class _Scale:
         return (_EIGHTHS[8] * full + _EIGHTHS[eighth]).rstrip() or _EIGHTHS[1]
 
 
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:#.3g}" if 0.001 <= abs(value) < 1000 else f"{value:.1e}" if value else "0"
-
-
-def _ratio(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"x{value:.2f}" if 0.005 <= value < 100 or not value else f"x{value:.0e}"
-
-
-def _share(value: float | None) -> str:
-    """Format a share in percent; shares other than 0 and 1 are never rounded to 0 % or 100 %."""
-    if value is None:
-        return ""
-    percent = 100 * value
-    return "<1 %" if 0 < percent < 1 else ">99 %" if 99 < percent < 100 else f"{percent:.0f} %"
+def _cell(form: Callable[[float], str], value: float | None) -> str:
+    return "" if value is None else form(value)

@@ -14,6 +14,7 @@ from typing import Literal
 from train.config import ThresholdSettings
 from train.observe.contracts import SATURATED, Expected, LayerInfo
 from train.tags import join, layers_of, module_of
+from train.text import exact_percent, percent, two_digits
 
 Kind = Literal["broken", "dead", "saturated", "explodes", "fades", "gradient_explodes", "gradient_fades", "healthy"]
 _STD, _NONFINITE, _GRADIENT = "activation_std", "activation_nonfinite", "gradient_std"
@@ -142,13 +143,13 @@ def _units(rows: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict |
     dead = [(row.dead, row) for row in rows if row.dead is not None and row.dead >= thresholds.dead]
     if dead:
         share, row = max(dead, key=lambda pair: pair[0])
-        others = f" ({len(dead)} layers are above {100 * thresholds.dead:g} %)" if len(dead) > 1 else ""
-        sentence = f"dead: {_percent(share)} of the channels of {row.layer} are zero for the whole batch{others}"
+        others = f" ({len(dead)} layers are above {exact_percent(thresholds.dead)})" if len(dead) > 1 else ""
+        sentence = f"dead: {percent(share, 0)} of the channels of {row.layer} are zero for the whole batch{others}"
         return Verdict("dead", sentence, "activation_dead", row.layer)
     stuck = [(row.saturated, row) for row in rows if row.saturated is not None and row.saturated >= thresholds.saturated]
     if stuck:
         share, row = max(stuck, key=lambda pair: pair[0])
-        sentence = f"saturated: {_percent(share)} of the {_outputs(row)}, {_trend(hidden_rows(rows))}"
+        sentence = f"saturated: {percent(share, 0)} of the {_outputs(row)}, {_trend(hidden_rows(rows))}"
         return Verdict("saturated", sentence, "activation_saturated", row.layer)
     return None
 
@@ -157,7 +158,8 @@ def _outputs(row: LayerRow) -> str:
     if row.function not in SATURATED:
         return f"outputs of {row.layer} are at the ends of their range"
     centre, distance = SATURATED[row.function]
-    return f"{row.function} outputs of {row.layer} are below {centre - distance:.2g} or above {centre + distance:.2g}"
+    low, high = two_digits(centre - distance), two_digits(centre + distance)
+    return f"{row.function} outputs of {row.layer} are below {low} or above {high}"
 
 
 def _signal(chain: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict | None:
@@ -224,19 +226,10 @@ def describe(thresholds: ThresholdSettings) -> str:
     return (
         f"heuristics: last hidden layer relative to the first: std below x{thresholds.fade:g} fades, "
         f"above x{thresholds.explode:g} explodes; first relative to the last: gradient std below x{thresholds.gradient_fade:g} "
-        f"fades, above x{thresholds.gradient_explode:g} explodes; dead from {100 * thresholds.dead:g} % of a layer's channels, "
-        f"saturated from {100 * thresholds.saturated:g} % of its values"
+        f"fades, above x{thresholds.gradient_explode:g} explodes; dead from {exact_percent(thresholds.dead)} of a layer's "
+        f"channels, saturated from {exact_percent(thresholds.saturated)} of its values"
     )
-
-
-def two_digits(value: float) -> str:
-    """Format a value with two significant digits: 0.49, 12, 3e-05."""
-    return f"{value:.2g}"
 
 
 def _per_layer(change: float, layers: int) -> str:
     return two_digits(change ** (1 / (layers - 1)))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator, NullLocator
 
-from train.figures.style import WIDTH_IN, ArmStyle, percent, shortened, tidy, to_svg
+from train.figures.style import WIDTH_IN, ArmStyle, in_percent, shortened, tidy, to_svg
 from train.text import duration
 
 MAX_TICKS = 8
@@ -51,7 +51,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
         axes.xaxis.set_major_locator(MultipleLocator(spacing(max(times) - min(times) or 0.1 * max(times))))
     axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
     if share:
-        axes.yaxis.set_major_formatter(FuncFormatter(percent))
+        in_percent(axes.yaxis)
     axes.set_xlabel("time of a run (h:min:s)" if max(times) >= 60 else "time of a run")
     axes.set_ylabel(metric)
     tidy(axes, "both")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from train.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, padded, percent, shortened, tidy, to_svg, wrapped
+from train.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, in_percent, padded, shortened, tidy, to_svg, wrapped
 
 TOGETHER = 6
 """Up to this many arms share one chart; with more, each arm has its own small panel."""
@@ -135,7 +135,7 @@ def _finish(axes: Axes, chart: Chart, limits: tuple[float, float], log: bool) ->
         axes.yaxis.set_minor_formatter(FuncFormatter(_one_two_five) if narrow else NullFormatter())
         axes.tick_params(axis="y", which="minor", length=1.5, labelsize=7)
     elif chart.share:
-        axes.yaxis.set_major_formatter(FuncFormatter(percent))
+        in_percent(axes.yaxis)
     axes.set_ylim(*limits)
     axes.set_xlim(0, _last_epoch(chart) * 1.02)
     tidy(axes)

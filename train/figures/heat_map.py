@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from train.figures.columns import Columns, LearningRate
 from train.tags import Statistic
+from train.text import short_number
 
 # Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
 # it by pattern and lightness.
@@ -136,13 +137,6 @@ def numbers_between(low: float, high: float) -> list[float]:
     return inside
 
 
-def tick_text(number: float) -> str:
-    """Format a tick: 0, 0.02, 500, 1e4, 2e-5."""
-    if number == 0 or 1e-3 <= number < 1e4:
-        return f"{number:g}"
-    return f"{number:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-
-
 def _label(axes: Axes, columns: Columns) -> None:
     names, count = list(columns.layers), len(columns.layers)
     every = math.ceil(count / _MAX_LABELS)
@@ -166,7 +160,7 @@ def _color_bar(figure: Figure, box: tuple[float, float, float, float], norm: Nor
     extend = "both" if below and above else "min" if below else "max" if above else "neither"
     bar = figure.colorbar(ScalarMappable(norm, _COLORS), cax=figure.add_axes(box), extend=extend, extendfrac=0.03)
     ticks = numbers_between(low, high) if isinstance(norm, LogNorm) else [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]
-    bar.set_ticks(ticks, labels=[tick_text(tick) for tick in ticks])
+    bar.set_ticks(ticks, labels=[short_number(tick) for tick in ticks])
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.tick_params(labelsize=8, length=2.5, pad=2)
 

@@ -16,8 +16,8 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from train.figures.heat_map import colors, limits, numbers_between, scale
-from train.figures.heat_map import tick_text as short_number
 from train.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
+from train.text import short_number
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
 _BROKEN, _ZERO, _MISSING = (0.80, 0.05, 0.10), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)

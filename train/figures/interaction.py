@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from train.figures.style import (
     BASELINE_COLOR,
@@ -15,7 +14,7 @@ from train.figures.style import (
     DASHES,
     MARKERS,
     WIDTH_IN,
-    percent,
+    in_percent,
     shortened,
     tidy,
     to_svg,
@@ -58,7 +57,7 @@ def draw_interactions(crossings: Sequence[Crossing], metric: str, share: bool) -
             continue
         _draw(axes, drawn[index])
         if share:
-            axes.yaxis.set_major_formatter(FuncFormatter(percent))
+            in_percent(axes.yaxis)
         if index % columns == 0:
             axes.set_ylabel(metric)
     return to_svg(figure)

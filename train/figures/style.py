@@ -13,8 +13,12 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.ticker import FuncFormatter
+
+from train.text import exact_percent
 
 WIDTH_IN = 9.0
 FONT = "DejaVu Sans"
@@ -119,9 +123,8 @@ def _glyphs() -> Mapping[int, int]:
     return get_font(findfont(FONT)).get_charmap()
 
 
-def percent(fraction: float, _: int = 0) -> str:
-    """Format the label of a tick."""
-    return f"{100 * fraction:g} %".replace("-", "\u2212")
+def in_percent(axis: Axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda fraction, _: exact_percent(fraction)))
 
 
 def tidy(axes: Axes, grid: str = "y") -> None:

@@ -15,8 +15,7 @@ from train.report.claims import SMALLEST_EFFECT, Wording, claims_of_arms, claims
 from train.report.collect import FAILED
 from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
 from train.report.history import History
-from train.report.metric import Metric, number
-from train.report.sentence_text import listed
+from train.report.metric import Metric, as_float
 from train.report.statistics.compare import compare, pairwise
 from train.report.statistics.effects import factorial
 from train.report.statistics.rates import divergence
@@ -24,6 +23,7 @@ from train.report.statistics.threats import RANK, find_threats
 from train.report.tuning_text import Chosen, tuning_threats
 from train.store.code import numbers_key
 from train.store.run import Run
+from train.text import listed
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
@@ -200,8 +200,8 @@ def _conditions(arm: Arm, name: str, versions: Mapping[Path, str]) -> Conditions
     done = [run for run in ended if run.state == "done"]
     return Conditions(
         arm=name,
-        budgets=_distinct(number(run.summary.get("steps")) * number(_config_value(run, "trainer", "batch_size")) for run in done),
-        learning_rates=_distinct(number(_config_value(run, "optimizer", "lr")) for run in ended),
+        budgets=_distinct(map(_budget, done)),
+        learning_rates=_distinct(as_float(_config_value(run, "optimizer", "lr")) for run in ended),
         versions=tuple(sorted({versions[run.folder] for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
@@ -221,6 +221,11 @@ def code_version(run: Run) -> str:
     if isinstance(git, dict):
         parts.append(f"commit {str(git.get('commit', ''))[:10]}{' with changes' if git.get('dirty') else ''}")
     return ", ".join(parts)
+
+
+def _budget(run: Run) -> float:
+    """Return the number of images that the run was trained on."""
+    return as_float(run.summary.get("steps")) * as_float(_config_value(run, "trainer", "batch_size"))
 
 
 def _config_value(run: Run, *keys: str) -> Any:

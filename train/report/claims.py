@@ -41,6 +41,7 @@ from train.report.contracts import (
     Verdict,
 )
 from train.report.statistics.rates import divergence, equal_rates_p
+from train.text import plural, settings
 
 ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no_effect_larger_than")
 SMALLEST_EFFECT = 0.005
@@ -180,7 +181,7 @@ def _obstacles(comparison: _LevelComparison, facts: Facts) -> list[str]:
         (sum(sample.failed for sample in side), name)
         for side, name in zip((comparison.treatment, comparison.control), comparison.names, strict=True)
     ]
-    obstacles += [f"{sentence_text.runs(count)} with {name} failed" for count, name in failed if count]
+    obstacles += [f"{plural(count, 'run')} with {name} failed" for count, name in failed if count]
     obstacles += [
         f"no run of {sample.arm} completed at any level tried"
         for sample in (*comparison.treatment, *comparison.control)
@@ -189,7 +190,7 @@ def _obstacles(comparison: _LevelComparison, facts: Facts) -> list[str]:
     if comparison.factor not in facts.budget_factors:
         left, right = (_values(side, facts, "budgets") for side in (comparison.treatment, comparison.control))
         if left and right and _differ(left, right):
-            obstacles.append(f"the budgets differ ({sentence_text.numbers(left)} against {sentence_text.numbers(right)})")
+            obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)})")
     return obstacles
 
 
@@ -238,7 +239,7 @@ def _no_interval(comparison: _LevelComparison, wording: Wording) -> str:
     reason = comparison.effect.note or "one side has no value"
     return (
         f"{comparison.names[0]} against {comparison.names[1]}: no conclusion about {wording.metric.name} from "
-        f"{counts[0]} against {sentence_text.runs(counts[1])} ({reason})."
+        f"{counts[0]} against {plural(counts[1], 'run')} ({reason})."
     )
 
 
@@ -293,7 +294,7 @@ def _support(comparison: _LevelComparison, wording: Wording) -> str:
         sentence_text.interval(effect, wording.metric, sentence_text.decimals_for(effect, wording.metric), wording.confidence)
     ]
     if isinstance(effect, Comparison | MainEffect):
-        parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
+        parts.append(f"{effect.n} against {plural(effect.n_baseline, 'run')}")
     method = METHOD_NAMES[effect.method]
     return ", ".join([*parts, *([method] if method else []), *([comparison.averaged_over] if comparison.averaged_over else [])])
 
@@ -305,14 +306,14 @@ def _qualified(comparison: _LevelComparison, wording: Wording, facts: Facts) -> 
     if not (left and right):
         return scope
     if facts.tuned_over:
-        return f"{scope}, with the learning rate tuned for every arm over {sentence_text.numbers(facts.tuned_over)}"
+        return f"{scope}, with the learning rate tuned for every arm over {settings(facts.tuned_over)}"
     if comparison.factor in facts.rate_factors:
         return scope
     if left != right:
-        rates = f"{sentence_text.numbers(left)} against {sentence_text.numbers(right)}"
+        rates = f"{settings(left)} against {settings(right)}"
         return f"{scope}, with the learning rate changed as well ({rates})"
     rates = "rate" if len(left) == 1 else "rates"
-    return f"{scope}, at the learning {rates} {sentence_text.numbers(left)}, not tuned per arm"
+    return f"{scope}, at the learning {rates} {settings(left)}, not tuned per arm"
 
 
 def _interaction(i: Interaction, factor: str, wording: Wording) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train import text as number_text
 from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
@@ -19,6 +18,7 @@ from train.report.levels import text
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped, PlannedRun
 from train.store.run import Run
+from train.text import plural
 
 VERDICTS = {
     "supported": "supported",
@@ -125,7 +125,7 @@ def title_of(analysis: Analysis) -> str:
     factors = [factor for factor, levels in analysis.study.factors.items() if len(levels) > 1]
     if not 1 <= len(factors) <= 4:
         return (
-            f"{number_text.plural(len(analysis.study.arms), 'arm')} compared by {analysis.metric.name}"
+            f"{plural(len(analysis.study.arms), 'arm')} compared by {analysis.metric.name}"
             if factors
             else "One arm, without a comparison"
         )
@@ -174,9 +174,9 @@ def _counts(analysis: Analysis) -> str:
     states = Counter(run.state for run in study.runs)
     counts = [f"{states[state]} {state}" for state in _STATES if states[state]]
     missing = len(study.collection.missing)
-    arms = number_text.plural(len(study.arms), "arm")
+    arms = plural(len(study.arms), "arm")
     return ", ".join(
-        [f"{number_text.plural(len(study.runs), 'run')} of {arms}: {', '.join(counts) or 'none yet'}"]
+        [f"{plural(len(study.runs), 'run')} of {arms}: {', '.join(counts) or 'none yet'}"]
         + ([f"{missing} not started"] if missing else [])
     )
 

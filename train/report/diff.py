@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train import text as number_text
 from train.report.levels import ABSENT, text
-from train.report.metric import IN_SUMMARY, number
+from train.report.metric import IN_SUMMARY, as_float
 from train.store.identity import experiment_of
 from train.store.overrides import flatten
 from train.store.run import Run, read_run
+from train.text import number, percent
 
 _RESULTS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
 
@@ -64,9 +64,9 @@ def _results(a: Run, b: Run) -> Iterator[Difference]:
     if a.state != b.state or a.reason != b.reason:
         yield Difference("state", *(f"{run.state}: {run.reason}" if run.reason else run.state for run in (a, b)))
     for key in (*IN_SUMMARY.values(), *_RESULTS):
-        left, right = (number(run.summary.get(key)) for run in (a, b))
+        left, right = (as_float(run.summary.get(key)) for run in (a, b))
         if left != right and not (math.isnan(left) and math.isnan(right)):
-            yield Difference(key, _number(key, left), _number(key, right) + _change(key, right - left))
+            yield Difference(key, _value(key, left), _value(key, right) + _change(key, right - left))
 
 
 def _change(key: str, change: float) -> str:
@@ -75,12 +75,12 @@ def _change(key: str, change: float) -> str:
     return f"  ({100 * change:+.2f} points)" if key.endswith("_accuracy") else f"  ({change:+.4g})"
 
 
-def _number(key: str, value: float) -> str:
+def _value(key: str, value: float) -> str:
     if math.isnan(value):
         return ABSENT
     if key.endswith("_accuracy"):
-        return number_text.percent(value, 2)
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else number_text.number(value)
+        return percent(value, 2)
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else number(value)
 
 
 def _relation(a: Run, b: Run) -> str:

@@ -19,7 +19,7 @@ from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.history import mean_curve
 from train.report.layer_signals import SIGNALS, arm_signals
-from train.report.metric import number
+from train.report.metric import as_float
 from train.tags import split
 
 MOST_ROWS, MOST_COLUMNS, MOST_POINTS = 60, 28, 40
@@ -179,7 +179,7 @@ def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Repor
     arms, selection = extremes([arm for arm in analysis.ranked if analysis.runs_with_value(arm)], MOST_POINTS)
     costs = []
     for arm in arms:
-        pairs = [(number(run.summary.get("time_s")), analysis.value(run)) for run in analysis.runs_with_value(arm)]
+        pairs = [(as_float(run.summary.get("time_s")), analysis.value(run)) for run in analysis.runs_with_value(arm)]
         pairs = [(time, value) for time, value in pairs if math.isfinite(time)]
         if pairs:
             costs.append(ArmCost(styles[arm.id], [time for time, _ in pairs], [value for _, value in pairs]))

@@ -53,7 +53,7 @@ class Metric:
         """Return the value after the last step of the run; NaN without one."""
         key = IN_SUMMARY.get(self.tag)
         if key is not None and run.summary.get(key) is not None:
-            return number(run.summary[key])
+            return as_float(run.summary[key])
         return history.last(self.tag)
 
     def examples(self, run: Run) -> int | None:
@@ -62,7 +62,7 @@ class Metric:
         return count if isinstance(count, int) and count > 0 else None
 
 
-def number(value: Any) -> float:
+def as_float(value: Any) -> float:
     """Convert a value of summary.json or status.json to a float; NaN for anything that is no number."""
     try:
         return decode_float(value)

@@ -12,11 +12,11 @@ from pathlib import Path
 from train.report.claims import SMALLEST_EFFECT
 from train.report.history import read_histories
 from train.report.metric import Metric
-from train.report.sentence_text import at_least, plain, points, runs
+from train.report.sentence_text import at_least, plain, points
 from train.report.statistics.moments import moments, pooled_variance
 from train.report.statistics.power import POWER, detectable, plan, runs_needed
 from train.store.run import find_runs, read_run
-from train.text import plural
+from train.text import percent, plural
 
 SEEDS = (2, 3, 5, 10, 20)
 
@@ -43,7 +43,7 @@ def measured_spread(folder: Path, metric: Metric) -> Spread | None:
     groups = [moments(group) for group in values.values() if len(group) > 1]
     variance, _ = pooled_variance(groups)
     count = sum(group.n for group in groups)
-    return Spread(sqrt(variance), f"{runs(count)} of {plural(len(groups), 'arm')} in {folder}") if variance > 0 else None
+    return Spread(sqrt(variance), f"{plural(count, 'run')} of {plural(len(groups), 'arm')} in {folder}") if variance > 0 else None
 
 
 def power_lines(
@@ -55,7 +55,7 @@ def power_lines(
     """
     if comparisons < 1:
         return
-    condition = f"{100 * POWER:.0f} % power, {plural(comparisons, 'comparison')} with the baseline"
+    condition = f"{percent(POWER, 0)} power, {plural(comparisons, 'comparison')} with the baseline"
     if seeds > 1:
         yield f"power  {seeds} seeds detect a difference of {_in_sd(detectable(1, seeds, comparisons))} or more ({condition})"
     else:

@@ -13,7 +13,7 @@ from train.report.analysis import Analysis, code_version
 from train.report.arms import Arm
 from train.report.content import relative_path
 from train.report.levels import factors_of, setting_of
-from train.report.metric import IN_SUMMARY, number
+from train.report.metric import IN_SUMMARY, as_float
 from train.report.table import command
 from train.store.run import Run
 
@@ -86,4 +86,4 @@ def _provenance(run: Run) -> Iterable[Any]:
 
 def _cell(value: Any) -> Any:
     """Return a number bit-exact, or an empty string."""
-    return value if isinstance(value, int) else "" if math.isnan(exact := number(value)) else repr(exact)
+    return value if isinstance(value, int) else "" if math.isnan(exact := as_float(value)) else repr(exact)

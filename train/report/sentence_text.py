@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, log10
 
 from train.report.contracts import Effect, MetricInfo, Rate
+from train.text import MINUS, plural, short_percent
 
-MINUS = "\N{MINUS SIGN}"
 MOST_DECIMALS = 5
 
 
@@ -54,7 +53,7 @@ def interval(effect: Effect, metric: MetricInfo, decimals: int, confidence: floa
     if effect.low is None or effect.high is None:
         return "no interval"
     low, high = signed(effect.low, metric, decimals), signed(effect.high, metric, decimals)
-    return f"{percent(confidence)} CI {low} to {high}"
+    return f"{short_percent(confidence)} CI {low} to {high}"
 
 
 def rate(rate: Rate) -> str:
@@ -62,26 +61,4 @@ def rate(rate: Rate) -> str:
     if rate.total == 0:
         return "0 of 0 runs"
     interval_text = f"95 % CI {100 * rate.low:.0f} to {100 * rate.high:.0f}"
-    return f"{rate.count} of {runs(rate.total)} ({percent(rate.count / rate.total)}, {interval_text})"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-def runs(count: int) -> str:
-    return f"{count} run" if count == 1 else f"{count} runs"
-
-
-def number(value: float) -> str:
-    """Format a setting such as a learning rate or a budget; whole numbers from 1,000 get separators."""
-    return f"{value:,.0f}" if isfinite(value) and value == round(value) and abs(value) >= 1000 else f"{value:g}"
-
-
-def numbers(values: Iterable[float]) -> str:
-    return listed([number(value) for value in values])
-
-
-def listed(words: Sequence[str]) -> str:
-    """Join words: `a, b and c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+    return f"{rate.count} of {plural(rate.total, 'run')} ({short_percent(rate.count / rate.total)}, {interval_text})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from train.report import table_text
@@ -12,9 +12,10 @@ from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Effect
-from train.report.metric import number
+from train.report.metric import as_float
 from train.report.tuning_text import level_note
 from train.store.run import Run
+from train.text import exact_duration, scaled, size
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,12 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         probability_interval=f"[{better.low:.2f}, {better.high:.2f}]" if better else "",
         divergence_rate=table_text.rate(rate),
         divergence_interval=table_text.rate_interval(rate),
-        parameters=_span((number(run.summary.get("parameters")) for run in done), table_text.scaled),
-        flops=_span((number(run.summary.get("flops_per_image")) for run in done), table_text.scaled),
-        time=table_text.duration(_average(number(run.summary.get("time_s")) for run in done)),
-        memory=table_text.size(
-            max([b for run in done if math.isfinite(b := number(run.summary.get("peak_memory_bytes")))], default=math.nan)
+        parameters=_span((as_float(run.summary.get("parameters")) for run in done), scaled),
+        flops=_span((as_float(run.summary.get("flops_per_image")) for run in done), scaled),
+        time=table_text.known(exact_duration, _average(as_float(run.summary.get("time_s")) for run in done)),
+        memory=table_text.known(
+            size,
+            max([b for run in done if math.isfinite(b := as_float(run.summary.get("peak_memory_bytes")))], default=math.nan),
         ),
         note=comparison.note if comparison else "",
     )
@@ -238,9 +240,7 @@ def _average(values: Iterable[float]) -> float:
     return sum(finite) / len(finite) if finite else math.nan
 
 
-def _span(values: Iterable[float], text: object) -> str:
+def _span(values: Iterable[float], form: Callable[[float], str]) -> str:
     finite = sorted({value for value in values if math.isfinite(value)})
-    assert callable(text)
-    return (
-        " to ".join(str(text(value)) for value in ([finite[0], finite[-1]] if len(finite) > 1 else finite)) or table_text.UNKNOWN
-    )
+    ends = [finite[0], finite[-1]] if len(finite) > 1 else finite
+    return " to ".join(form(value).strip() for value in ends) or table_text.UNKNOWN

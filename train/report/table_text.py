@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from train import text as number_text
 from train.report.contracts import Effect, Rate
 from train.report.metric import Metric
+from train.text import MINUS, number, percent
 
 UNKNOWN = "\u2013"
-MINUS = "\u2212"
 
 
-def value(metric: Metric, number: float | None, digits: int = 2) -> str:
+def value(metric: Metric, result: float | None, digits: int = 2) -> str:
     """Format a value of the metric: `71.65 %` for a share, otherwise the number."""
-    if number is None or not math.isfinite(number):
+    if result is None or not math.isfinite(result):
         return UNKNOWN
-    return number_text.percent(number, digits) if metric.is_share else number_text.number(number).replace("-", MINUS)
+    return percent(result, digits) if metric.is_share else number(result).replace("-", MINUS)
 
 
-def bare(metric: Metric, number: float | None, digits: int = 2) -> str:
+def bare(metric: Metric, result: float | None, digits: int = 2) -> str:
     """Format like `value`, without the unit, for columns whose heading has it."""
-    return value(metric, number, digits).removesuffix(" %")
+    return value(metric, result, digits).removesuffix(" %")
 
 
-def difference(metric: Metric, number: float | None) -> str:
+def difference(metric: Metric, change: float | None) -> str:
     """Format a difference with its sign and without a unit; for a share in percentage points."""
-    if number is None or not math.isfinite(number):
+    if change is None or not math.isfinite(change):
         return UNKNOWN
-    text = f"{100 * number:+.2f}" if metric.is_share else f"{number:+.4g}"
+    text = f"{100 * change:+.2f}" if metric.is_share else f"{change:+.4g}"
     return text.replace("-", MINUS)
 
 
@@ -61,20 +61,6 @@ def rate_interval(rate: Rate) -> str:
     return f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}] %" if rate.total else ""
 
 
-def duration(seconds: float) -> str:
-    """Format a duration; below two minutes in seconds with one decimal."""
-    if not math.isfinite(seconds):
-        return UNKNOWN
-    return f"{seconds:.1f} s" if seconds < 120 else number_text.duration(seconds)
-
-
-def count(number: float) -> str:
-    return f"{number:,.0f}" if math.isfinite(number) else UNKNOWN
-
-
-def scaled(number: float) -> str:
-    return number_text.scaled(number).strip() if math.isfinite(number) else UNKNOWN
-
-
-def size(count_bytes: float) -> str:
-    return number_text.size(count_bytes) if math.isfinite(count_bytes) else UNKNOWN
+def known(form: Callable[[float], str], measured: float) -> str:
+    """Format a measured value with a function of `train.text`."""
+    return form(measured).strip() if math.isfinite(measured) else UNKNOWN

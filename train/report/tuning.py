@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from train.report.collect import FAILED
-from train.report.metric import number
+from train.report.metric import as_float
 from train.store.run import Run
 
 TIE_TOLERANCE = 1e-12
@@ -41,7 +41,7 @@ class Level:
     @cached_property
     def values(self) -> tuple[float, ...]:
         """The final validation accuracies of the completed runs that have one."""
-        accuracies = [number(run.summary.get("val_accuracy")) for run in self.runs if run.state == "done"]
+        accuracies = [as_float(run.summary.get("val_accuracy")) for run in self.runs if run.state == "done"]
         return tuple(value for value in accuracies if math.isfinite(value))
 
     @property

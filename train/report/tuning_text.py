@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from train.report import sentence_text, table_text
+from train.report import table_text
 from train.report.contracts import Severity, Threat
 from train.report.metric import Metric
 from train.report.tuning import Level, TunedLevel
-from train.text import plural
+from train.text import listed, plural
 
 VALIDATION = Metric("accuracy/val")
 Chosen: TypeAlias = tuple[str, TunedLevel]
@@ -71,7 +71,7 @@ def _remark(choice: TunedLevel) -> str:
 
 def tuning_paragraphs(keys: Sequence[str], chosen: Sequence[Chosen], metric: Metric) -> tuple[str, ...]:
     """Return paragraphs on how levels were chosen and how many runs that took."""
-    names = sentence_text.listed(list(keys))
+    names = listed(list(keys))
     rule = (
         f"Tuned for every arm, and not compared as a factor: {names}. Each arm is compared at the level with the best mean "
         "validation accuracy after the last step of its runs. Levels that lost runs (diverged, failed) rank below levels that "
@@ -116,7 +116,7 @@ _Threats = Iterator[tuple[str, str, Severity]]
 
 
 def _same_runs(keys: Sequence[str], metric: Metric) -> tuple[str, str, Severity]:
-    names = sentence_text.listed(list(keys))
+    names = listed(list(keys))
     if is_of_validation(metric):
         sentence = (
             f"The levels of {names} were chosen on the validation split, and the arms are compared on it ({metric.name}), with "
@@ -133,15 +133,15 @@ def _same_runs(keys: Sequence[str], metric: Metric) -> tuple[str, str, Severity]
 
 def _no_choice(chosen: Sequence[Chosen]) -> _Threats:
     lost = [
-        f"{name} ({sentence_text.listed([level.name for level in choice.levels])}; {plural(_lost(choice), 'run')})"
+        f"{name} ({listed([level.name for level in choice.levels])}; {plural(_lost(choice), 'run')})"
         for name, choice in chosen
         if choice.lost_all
     ]
     if lost:
-        yield "tuning_lost", f"Every run diverged or failed at every level tried: {sentence_text.listed(lost)}.", "serious"
+        yield "tuning_lost", f"Every run diverged or failed at every level tried: {listed(lost)}.", "serious"
     unmeasured = [name for name, choice in chosen if not choice.was_measured and not choice.lost_all]
     if unmeasured:
-        arms = sentence_text.listed(unmeasured)
+        arms = listed(unmeasured)
         message = f"No completed run of {arms} has a validation accuracy: no level could be chosen"
         yield "tuning_unmeasured", f"{message}, and the first one is shown.", "serious"
 
@@ -155,13 +155,13 @@ def _lossy(chosen: Sequence[Chosen]) -> _Threats:
     if lossy:
         message = "No level without diverged or failed runs could be chosen for"
         rule = "levels without pending runs ranked first, then those with the smallest share of lost runs"
-        yield "tuning_lossy", f"{message} {sentence_text.listed(lossy)}: {rule}.", "serious"
+        yield "tuning_lossy", f"{message} {listed(lossy)}: {rule}.", "serious"
 
 
 def _single_level(chosen: Sequence[Chosen]) -> _Threats:
     single = [f"{name} ({choice.chosen.name})" for name, choice in chosen if choice.was_measured and _has_one_level(choice)]
     if single:
-        message = f"Only one level was tried for {sentence_text.listed(single)}"
+        message = f"Only one level was tried for {listed(single)}"
         yield "tuning_one_level", f"{message}: it was not tuned, and another level may be better.", "caution"
 
 
@@ -174,7 +174,7 @@ def _edges(chosen: Sequence[Chosen]) -> _Threats:
         f"{name} ({key}={choice.chosen.setting[key]}, the {end})" for name, choice in chosen for key, end in choice.edges.items()
     ]
     if at_edge:
-        message = f"The chosen level is at the edge of the range tried for {sentence_text.listed(at_edge)}"
+        message = f"The chosen level is at the edge of the range tried for {listed(at_edge)}"
         yield "tuning_edge", f"{message}: the best level may lie outside. Widen the range.", "caution"
 
 
@@ -182,7 +182,7 @@ def _unequal(chosen: Sequence[Chosen]) -> _Threats:
     """More levels give an arm more chances of a good result."""
     counts = {name: sum(level.was_tried for level in choice.levels) for name, choice in chosen}
     if len(set(counts.values())) > 1:
-        message = sentence_text.listed([f"{count} of {name}" for name, count in counts.items()])
+        message = listed([f"{count} of {name}" for name, count in counts.items()])
         yield (
             "tuning_unequal",
             f"Arms were tuned over unequal numbers of levels ({message}): more levels favour an arm.",
@@ -190,7 +190,7 @@ def _unequal(chosen: Sequence[Chosen]) -> _Threats:
         )
     uneven = [name for name, choice in chosen if len({level.size for level in choice.levels if level.was_tried}) > 1]
     if uneven:
-        message = f"Levels of {sentence_text.listed(uneven)} were tried with unequal numbers of runs"
+        message = f"Levels of {listed(uneven)} were tried with unequal numbers of runs"
         yield "tuning_uneven", f"{message}: their means are not equally precise.", "caution"
 
 
@@ -202,9 +202,9 @@ def _provisional(chosen: Sequence[Chosen]) -> _Threats:
 
 
 def _ties(chosen: Sequence[Chosen]) -> _Threats:
-    tied = [f"{name} ({sentence_text.listed(_tied_names(choice))})" for name, choice in chosen if choice.tied]
+    tied = [f"{name} ({listed(_tied_names(choice))})" for name, choice in chosen if choice.tied]
     if tied:
-        yield "tuning_tie", f"Levels were tied for {sentence_text.listed(tied)}: the first was chosen.", "note"
+        yield "tuning_tie", f"Levels were tied for {listed(tied)}: the first was chosen.", "note"
 
 
 def _tied_names(choice: TunedLevel) -> list[str]:

@@ -128,7 +128,7 @@ def live_view(progress: RunProgress, width: int) -> Group:
 def _position(progress: RunProgress) -> list[tuple[int, str]]:
     epochs = f"{progress.info.epochs:g}"
     left = f"{duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
-    return [(1, f"{100 * progress.fraction:3.0f} %"), (0, f"epoch {progress.epoch:{len(epochs) + 2}.1f}/{epochs}"), (0, left)]
+    return [(1, f"{percent(progress.fraction, 0):>5}"), (0, f"epoch {progress.epoch:{len(epochs) + 2}.1f}/{epochs}"), (0, left)]
 
 
 def _metrics(progress: RunProgress) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
 from train.sinks.progress import RunProgress
 from train.sinks.run_text import header_lines, outcome_line, summary_rows, tensorboard_command
 from train.tags import split
-from train.text import duration, number
+from train.text import duration, number, percent
 
 
 class LineSink(Sink):
@@ -66,7 +66,7 @@ class LineSink(Sink):
         self._written_at = self._clock()
         fields = [f"step={progress.step}/{progress.info.total_steps}", f"epoch={progress.epoch:.2f}/{progress.info.epochs:g}"]
         for tag, value in progress.values.items():
-            fields.append(f"{tag}={100 * value:.1f}%" if split(tag)[0] == "accuracy" else f"{tag}={number(value)}")
+            fields.append(f"{tag}={percent(value).replace(' ', '') if split(tag)[0] == 'accuracy' else number(value)}")
         if progress.images_per_s is not None:
             fields.append(f"images_per_s={progress.images_per_s:.0f}")
         if progress.remaining_s is not None:

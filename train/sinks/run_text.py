@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 
 from train.sinks.contracts import RunInfo, Summary
-from train.text import binomial_standard_error, duration, number, percent, scaled, size
+from train.text import duration, number, percent, scaled, size
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ def outcome_line(summary: Summary) -> str:
 def tensorboard_command(summary: Summary) -> str:
     """Return the POSIX shell command that opens TensorBoard on the folder that contains this run."""
     return f"tensorboard --logdir {shlex.quote(str(summary.folder.parent))}"
+
+
+def binomial_standard_error(p: float, n: int) -> float:
+    """Return sqrt(p (1 - p) / n), the standard error of an accuracy p measured on n examples.
+
+    It does not include the spread between seeds.
+    """
+    return math.sqrt(p * (1 - p) / n)
 
 
 def _accuracy(label: str, accuracy: float | None, examples: int, plus_minus: str) -> SummaryRow | None:

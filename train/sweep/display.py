@@ -19,7 +19,7 @@ from rich.text import Text
 
 from train.sinks.lines import line_writer
 from train.sweep.progress import JobRow, State, remaining_s, state_counts
-from train.text import duration, percent
+from train.text import duration, percent, plural
 
 Level = Literal["info", "warning", "error"]
 STYLES: dict[State, str] = {
@@ -119,8 +119,7 @@ class LiveDisplay(Display):
 
 
 def header_line(rows: Sequence[JobRow], allocation: str) -> str:
-    runs = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
-    return f"{runs}, {allocation}"
+    return f"{plural(len(rows), 'run')}, {allocation}"
 
 
 def job_line(row: JobRow, now: float) -> str:
@@ -160,7 +159,7 @@ def visible_rows(rows: Sequence[JobRow], limit: int) -> list[JobRow]:
 
 def row_cells(row: JobRow, now: float, wide: bool) -> list[str]:
     fraction = row.fraction if row.state == "running" else None
-    state = f"{100 * fraction:.0f} %" if fraction is not None else "starting" if row.state == "running" else row.state
+    state = percent(fraction, 0) if fraction is not None else "starting" if row.state == "running" else row.state
     steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps is not None else ""
     accuracy = percent(row.accuracy) if row.accuracy is not None else ""
     time = duration(row.seconds(now)) if row.has_started else ""

@@ -12,7 +12,7 @@ from train.sweep.calibrate import Timing
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import ReportSettings, Rerun
-from train.text import plural
+from train.text import plural, rough_duration
 
 FEW_SEEDS = 5
 MAX_DROPS = 10
@@ -113,14 +113,6 @@ def estimate_lines(timed: Sequence[Timing], seconds: float | None, runs: int, at
     parallel = f", {at_once} at a time" if at_once else ", one after the other (how many this launcher runs at once is unknown)"
     yield f"time   about {rough_duration(seconds)} for {plural(runs, 'run')} of about {rough_duration(mean_s)}{parallel}"
     yield f"       timed on {plural(len(timed), 'arm')}: {spread}, {max(t.start_s for t in timed):.1f} s to the first step"
-
-
-def rough_duration(seconds: float) -> str:
-    """Format a duration as `45 s`, `12 min` or `3 h 05 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _tried(plan: SweepPlan, arms: Sequence[ComposedArm]) -> str:

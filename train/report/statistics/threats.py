@@ -10,9 +10,10 @@ import numpy as np
 from scipy import stats
 
 from train.report.contracts import Conditions, Facts, MetricInfo, Sample, Severity, Threat
-from train.report.sentence_text import MINUS, listed, numbers, percent, plain, points, runs
+from train.report.sentence_text import plain, points
 from train.report.statistics.moments import moments, pooled_variance
 from train.report.statistics.pairing import pairing
+from train.text import MINUS, listed, plural, settings, short_percent
 
 ALPHA = 0.05
 CEILING = 0.99
@@ -65,7 +66,7 @@ def _lost_runs(data: _Evidence) -> _Findings:
             total = sum(count for count, _ in counts)
             verb = name if name != "missing" else "is missing" if total == 1 else "are missing"
             where = listed([f"{count} of {arm}" for count, arm in counts])
-            yield f"{name}_runs", f"{runs(total)} {verb} ({where}): {meaning}.", severity
+            yield f"{name}_runs", f"{plural(total, 'run')} {verb} ({where}): {meaning}.", severity
 
 
 def _few_runs(data: _Evidence) -> _Findings:
@@ -101,7 +102,7 @@ def _conditions(data: _Evidence) -> _Findings:
 def _budgets(data: _Evidence) -> _Findings:
     budgets = _union(data.facts.conditions, "budgets")
     if len(budgets) > 1:
-        text = f"Runs have different training budgets ({numbers(budgets)})."
+        text = f"Runs have different training budgets ({settings(budgets)})."
         yield "budgets", text, "note" if data.facts.budget_factors else "serious"
 
 
@@ -110,7 +111,7 @@ def _learning_rate(data: _Evidence) -> _Findings:
     if data.facts.rate_factors or data.facts.tuned_over or not rates:
         return
     many = "the rate" if len(rates) == 1 else "rates"
-    text = f"The learning rate was not tuned per arm; {many} {numbers(rates)} may suit some arms better than others"
+    text = f"The learning rate was not tuned per arm; {many} {settings(rates)} may suit some arms better than others"
     remedy = "To tune it for every arm, sweep levels of optimizer.lr with sweep.tune=optimizer.lr"
     yield "learning_rate", f"{text}, and another rate may rank them differently. {remedy}.", "caution"
 
@@ -211,13 +212,15 @@ def _ceiling(data: _Evidence) -> _Findings:
         return
     high = [sample.arm for sample in data.samples if sample.values and float(np.mean(sample.values)) >= CEILING]
     if high:
-        yield "ceiling", f"{listed(high)}: above {percent(CEILING)}, which leaves little headroom for differences.", "caution"
+        message = f"{listed(high)}: above {short_percent(CEILING)}, which leaves little headroom for differences."
+        yield "ceiling", message, "caution"
 
 
 def _many_comparisons(data: _Evidence) -> _Findings:
     if data.comparisons > 1:
         chance = 1 - 0.95**data.comparisons
-        text = f"{data.comparisons} differences are tested; at 5 % each, chance gives one in up to {percent(chance)} of sweeps"
+        share = short_percent(chance)
+        text = f"{data.comparisons} differences are tested; at 5 % each, chance gives one in up to {share} of sweeps"
         yield "comparisons", f"{text}. The intervals and adjusted p values correct for this, within this report only.", "note"
 
 
