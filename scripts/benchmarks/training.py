@@ -20,6 +20,7 @@ from train import cli
 from train.config import parse
 from train.data.readers import Readers, open_readers
 from train.errors import RunError
+from train.parts.model.trace import trace
 from train.run.device import configure_determinism
 from train.run.loop import Loop, TrainResult
 from train.run.session import Session, prepare
@@ -56,7 +57,8 @@ def describe(session: Session) -> str:
 def new_loop(session: Session, readers: Readers) -> Loop:
     """Return a loop as the session makes it, but without a validation split and with sinks that write nowhere."""
     train_state = session.train_state(readers)
-    observer = session.observer(train_state.model, readers)
+    calls = trace(train_state.model, session.parts.input_shape)
+    observer = session.observer(train_state.model, calls, readers)
     plan = session.plan(readers)
     return Loop(train_state, session.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), StopSignal())
 

@@ -15,6 +15,7 @@ from train.config import ObserveSettings
 from train.data.contracts import Batch
 from train.data.readers import Readers, open_readers
 from train.observe.observer import Observer
+from train.parts.model.trace import trace
 from train.run.session import Session, prepare
 from train.run.step import TrainState, train_step
 from train.store.run_folder import RunFolder
@@ -34,6 +35,11 @@ def settings(**changes: Any) -> ObserveSettings:
         "layers": "*",
     }
     return ObserveSettings(**(defaults | changes))
+
+
+def observer_of(model: nn.Module, shape: tuple[int, ...], probe: Tensor | None = None, **changes: Any) -> Observer:
+    """Return the observer of a model for images of `shape`, or vectors."""
+    return Observer(model, settings(**changes), trace(model, cast(Any, shape)), probe)
 
 
 def prepared(folder: Path, overrides: list[str]) -> tuple[Session, Readers]:
@@ -140,7 +146,7 @@ def observed_values(train_state: TrainState, observer: Observer, batches: list[B
 
 def measured_values(model: nn.Module, images: Tensor, **changes: Any) -> dict[str, float]:
     """Return what the observer measures in one forward and backward pass of the mean output."""
-    observer = Observer(model, settings(**changes), cast(Any, tuple(images.shape[1:])))
+    observer = observer_of(model, tuple(images.shape[1:]), **changes)
     with observer.observing_signals(ONE):
         model(images).mean().backward()
     return dict(observer.collect().values)

@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.harness import train_in_process
-from tests.observe.reference import BASE, SignalRecorder, prepared, settings
+from tests.observe.reference import BASE, SignalRecorder, observer_of, prepared
 from tests.run import saboteur
 from train.observe.batch_moments import MOST_ROWS, BatchMoments
-from train.observe.observer import Observer
 from train.run.step import train_step
 from train.sinks.contracts import Record
 from train.store.metrics import read_records
@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 def test_batch_moments_match_the_reference_at_every_step(model: str, precision: str, tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, f"model={model}", *MODELS[model], f"trainer.precision={precision}"])
     train_state = session.train_state(readers)
-    observer = Observer(train_state.model, settings(), session.parts.input_shape)
+    observer = observer_of(train_state.model, session.parts.input_shape)
     moments = BatchMoments(observer.normalized_layers, batch_size=8, total=6, capacity=6)
     references: list[dict[str, float]] = []
     for step, batch in enumerate([*readers.train.epoch(0), *readers.train.epoch(1)]):
@@ -91,7 +91,7 @@ class Zoo(nn.Module):
 def test_find_normalized_layers_selects_direct_norm_inputs() -> None:
     zoo = Zoo()
     before = {name: value.clone() for name, value in zoo.state_dict().items()}
-    observer = Observer(zoo, settings(), (2, 3, 3))
+    observer = observer_of(zoo, (2, 3, 3))
     assert [layer.layer for layer in observer.normalized_layers] == [
         "layers.plain",
         "act",
@@ -112,14 +112,14 @@ def test_find_normalized_layers_selects_direct_norm_inputs() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"every_step": False}, {"every": 0}])
-def test_normalized_layers_are_empty_when_switched_off(changes: dict[str, object]) -> None:
-    assert Observer(Zoo(), settings(**changes), (2, 3, 3)).normalized_layers == ()
+def test_normalized_layers_are_empty_when_switched_off(changes: dict[str, Any]) -> None:
+    assert observer_of(Zoo(), (2, 3, 3), **changes).normalized_layers == ()
 
 
 def test_batch_moments_need_exactly_one_batch_per_step() -> None:
     """No values if the norm was in evaluation mode, not called, or called twice."""
     net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    moments = BatchMoments(Observer(net, settings(), (3,)).normalized_layers, batch_size=8, total=3, capacity=3)  # type: ignore[arg-type]
+    moments = BatchMoments(observer_of(net, (3,)).normalized_layers, batch_size=8, total=3, capacity=3)
     x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     for step, (training, calls) in enumerate([(True, 1), (False, 1), (True, 0), (True, 2), (True, 1)][:3]):
         net.train(training)
@@ -144,7 +144,7 @@ def recovered_stds(inputs: list[Tensor]) -> dict[int, float]:
     with torch.no_grad():
         layer.weight.copy_(torch.eye(3))
     net = nn.Sequential(layer, norm)
-    layers = Observer(net, settings(), (3,)).normalized_layers  # type: ignore[arg-type]
+    layers = observer_of(net, (3,)).normalized_layers
     moments = BatchMoments(layers, batch_size=len(inputs[0]), total=len(inputs), capacity=len(inputs))
     for step, x in enumerate(inputs):
         with moments.recording(step), torch.no_grad():
@@ -179,7 +179,7 @@ def test_batch_moments_stop_after_the_first_nonfinite_step() -> None:
 
 @pytest.mark.parametrize("total", [1, 1999, 2000, 2001, 6500, 100_000])
 def test_batch_moments_due_limits_the_number_of_rows(total: int) -> None:
-    layers = Observer(Zoo(), settings(), (2, 3, 3)).normalized_layers
+    layers = observer_of(Zoo(), (2, 3, 3)).normalized_layers
     moments = BatchMoments(layers, batch_size=5, total=total, capacity=1)
     due = [step for step in range(total) if moments.due(step)]
     assert due[0] == 0

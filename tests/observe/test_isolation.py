@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.observe.reference import BASE, ONE, Net, SignalRecorder, images_for_net, prepared, settings
-from train.observe.isolation import backward_isolated, isolated
-from train.observe.observer import Observer
+from tests.observe.reference import BASE, ONE, Net, SignalRecorder, images_for_net, observer_of, prepared
+from train.parts.isolation import backward_isolated, has_averages, isolated
+from train.parts.model.trace import trace
 from train.run.step import train_step
 
 
@@ -29,7 +29,7 @@ def test_observing_signals_removes_its_hooks(failure: str) -> None:
             raise ZeroDivisionError
 
     model, outputs = Net(False), list[Tensor]()
-    observer = Observer(model, settings(), (3, 6, 6))
+    observer = observer_of(model, (3, 6, 6))
     model.conv.register_forward_hook(lambda *arguments: outputs.append(arguments[2]))
     handle = model.head.register_forward_hook(fail) if failure == "forward" else model.head.weight.register_hook(fail)
     before = count_hooks(model)
@@ -73,11 +73,11 @@ def are_equal(a: Any, b: Any) -> bool:
 def test_observe_probe_and_backward_isolated_leave_no_trace() -> None:
     model, images = stateful_model(), images_for_net()
     before = copy_state(model)
-    observer = Observer(model, settings(), (3, 6, 6), images)
+    observer = observer_of(model, (3, 6, 6), images)
     observer.observe_probe(torch.autocast("cpu", torch.bfloat16))
     with observer.observing_signals(ONE):
         backward_isolated(model, lambda: model(images).sum())
-    with pytest.raises(RuntimeError), isolated(model, batch_statistics=True):
+    with pytest.raises(RuntimeError), isolated(model, training=has_averages):
         model(images[..., :5])  # fails in the head, after norm and dropout have run
     assert are_equal(copy_state(model), before)
     values = observer.collect().values
@@ -89,7 +89,7 @@ def test_observe_probe_uses_batch_statistics_without_dropout() -> None:
     state = model.state_dict()
     model.load_state_dict(state | {"1.running_var": torch.full_like(state["1.running_var"], 1e6)})
     recorder = SignalRecorder(model)
-    observer = Observer(model, settings(), (3, 6, 6), images)
+    observer = observer_of(model, (3, 6, 6), images)
     observer.observe_probe(torch.autocast("cpu", enabled=False))
     for module in model:
         module.train(not isinstance(module, nn.Dropout))
@@ -117,7 +117,7 @@ def test_observer_copies_to_the_host_only_in_collect() -> None:
             return func(*args, **(kwargs or {}))
 
     model, images = stateful_model(), images_for_net()
-    observer = Observer(model, settings(), (3, 6, 6), images)
+    observer = observer_of(model, (3, 6, 6), images)
     with ReadCounter() as reads:
         observer.observe_probe(torch.autocast("cpu", enabled=False))
         with observer.observing_signals(ONE, histograms=True), observer.observing_weights():
@@ -132,7 +132,8 @@ def test_observed_step_does_not_wait_for_the_gpu(tmp_path: Path) -> None:
         pytest.skip("no GPU that torch can use")
     session, readers = prepared(tmp_path / "run", [*BASE, "trainer.device=cuda", "model.width=8", "observe=full"])
     train_state = session.train_state(readers)
-    observer = session.observer(train_state.model, readers)
+    calls = trace(train_state.model, session.parts.input_shape)
+    observer = session.observer(train_state.model, calls, readers)
     batch = next(readers.train.epoch(0))
     scale = torch.ones((), device="cuda")
     train_step(train_state, batch, 1.0)

@@ -18,12 +18,12 @@ from tests.observe.reference import (
     images_for_net,
     measured_values,
     observed_values,
+    observer_of,
     prepared,
     reference_values,
-    settings,
 )
 from train.errors import UsageError
-from train.observe.observer import LayerInfo, Observer
+from train.observe.observer import LayerInfo
 from train.run.session import prepare
 from train.store.run_folder import RunFolder
 from train.tags import STATISTICS, measured, split
@@ -43,7 +43,7 @@ def test_observer_values_match_the_reference(model: str, precision: str, tmp_pat
     choice = [f"model={model}", *MODELS[model], f"trainer.precision={precision}"]
     session, readers = prepared(tmp_path / "run", [*BASE, *choice])
     train_state, reference = session.train_state(readers), session.train_state(readers)
-    observer = Observer(train_state.model, settings(), session.parts.input_shape)
+    observer = observer_of(train_state.model, session.parts.input_shape)
     batches = list(readers.train.epoch(0))
     torch.manual_seed(0)
     values = observed_values(train_state, observer, batches)
@@ -62,7 +62,7 @@ def test_observer_values_match_the_reference(model: str, precision: str, tmp_pat
 def test_observer_basic_level_measures_basic_statistics(tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, "model=mlp", "model.width=8", "model.activation=tanh"])
     train_state = session.train_state(readers)
-    observer = Observer(train_state.model, settings(level="basic"), session.parts.input_shape)
+    observer = observer_of(train_state.model, session.parts.input_shape, level="basic")
     values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     assert {split(tag)[0] for tag in values} == measured("basic")
 
@@ -70,7 +70,7 @@ def test_observer_basic_level_measures_basic_statistics(tmp_path: Path) -> None:
 def test_observer_measures_exactly_the_statistics_of_the_table() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3))
     images = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    observer = Observer(model, settings(), (1, 4, 4), probe=images)
+    observer = observer_of(model, (1, 4, 4), probe=images)
     with observer.observing_weights(), observer.observing_signals(torch.ones(())):
         model(images).square().sum().backward()
     observer.observe_probe(nullcontext())
@@ -82,7 +82,7 @@ def test_gradients_are_measured_before_clipping(tmp_path: Path) -> None:
     for clip in ("null", "1e-3"):
         session, readers = prepared(tmp_path / clip, [*BASE, "model.width=4", f"trainer.grad_clip={clip}"])
         train_state = session.train_state(readers)
-        observer = Observer(train_state.model, settings(), session.parts.input_shape)
+        observer = observer_of(train_state.model, session.parts.input_shape)
         torch.manual_seed(0)
         values_by_clip[clip] = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     gradient_tags = [tag for tag in values_by_clip["null"] if "gradient" in tag]
@@ -102,7 +102,7 @@ def test_observer_layers_are_in_order_of_execution() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.act(self.conv(x)).mean((2, 3)))
 
-    observer = Observer(Backwards(), settings(), (1, 5, 5))
+    observer = observer_of(Backwards(), (1, 5, 5))
     expected = (LayerInfo("conv", "conv", ""), LayerInfo("act", "activation", "leaky_relu"), LayerInfo("head", "linear", ""))
     assert observer.layers == expected
     values = measured_values(Backwards(), torch.ones(2, 1, 5, 5))
@@ -122,7 +122,7 @@ def test_observer_layers_are_in_order_of_execution() -> None:
 def test_observe_layers_pattern_selects_layers(pattern: str | list[str], expected: list[str], tmp_path: Path) -> None:
     session, readers = prepared(tmp_path / "run", [*BASE, "model.stages=2", "model.convs=1", "model.width=4"])
     train_state = session.train_state(readers)
-    observer = Observer(train_state.model, settings(layers=pattern), session.parts.input_shape)
+    observer = observer_of(train_state.model, session.parts.input_shape, layers=pattern)
     assert [layer.name for layer in observer.layers] == expected
     values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     assert {split(tag)[1] for tag in values} == set(expected)

@@ -28,6 +28,7 @@ from train.observe.theory.channels import inverse_variance
 from train.parts import init, norm
 from train.parts.activation import activation
 from train.parts.model import convnet, mlp, plain, resnet
+from train.parts.model.trace import trace
 
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "hardswish", "softplus", "tanh", "sigmoid"]
 WIDTH = 4096
@@ -66,7 +67,7 @@ def run_theory(chain, images) -> Any:
 
 
 def build_chain(model, *shape) -> Any:
-    return chain_of(model, shape)  # pyright: ignore[reportArgumentType]
+    return chain_of(trace(model, shape))  # pyright: ignore[reportArgumentType]
 
 
 def with_prefix(expected, prefix) -> Any:

@@ -17,7 +17,6 @@ from train.errors import ShapeError, UsageError
 from train.parts import norm as norms
 from train.parts.activation import activation
 from train.parts.model import torchvision
-from train.parts.model.trace import trace
 
 FAMILIES = [
     *("convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2"),
@@ -238,14 +237,3 @@ def test_torchvision_refuses_impossible_settings(error, arguments, message):
 def test_torchvision_is_imported_late():
     code = "import sys, train.parts.model; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_trace_norm_reads_whole_output_only():
-    class Half(nn.Module):
-        def forward(self, x):
-            return x[:, :4]
-
-    layers = [nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1), Half(), nn.BatchNorm2d(4)]
-    model = nn.Sequential(*layers, nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8))
-    assert trace(model, (3, 5, 5)).before_norm == {"6"}
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -18,8 +18,9 @@ from tests import harness
 from train.data.contracts import Batch
 from train.data.preprocess import Preprocess
 from train.parts import init, norm
+from train.parts.model.trace import trace
 from train.parts.regularization import parameter_groups
-from train.run.build import Parts, build
+from train.run.build import Parts, TrackedNorm, build
 from train.run.contradictions import contradictions
 from train.run.fingerprint import fingerprint
 
@@ -59,7 +60,7 @@ def fingerprint_of(
     change(model)
     regularization = parts.regularization if decay is None else replace(parts.regularization, weight_decay=decay)
     optimizer = parts.optimizer(parameter_groups(model, regularization))
-    result = fingerprint(model, settings, parts, optimizer, batch(), PREPROCESS)
+    result = fingerprint(model, trace(model, parts.input_shape), settings, parts, optimizer, batch(), PREPROCESS)
     assert json.loads(json.dumps(result, allow_nan=False)) == json.loads(json.dumps(result))
     return result
 
@@ -116,9 +117,11 @@ def test_first_batch_hash_ignores_the_memory_format():
     parts = build(settings)
     model = parts.new_model()
     optimizer = parts.optimizer(parameter_groups(model, parts.regularization))
+    calls = trace(model, parts.input_shape)
     channels_last = Batch(batch().images.contiguous(memory_format=torch.channels_last), batch().labels)
     first, second = (
-        fingerprint(model, settings, parts, optimizer, data, PREPROCESS)["first_batch"] for data in (batch(), channels_last)
+        fingerprint(model, calls, settings, parts, optimizer, data, PREPROCESS)["first_batch"]
+        for data in (batch(), channels_last)
     )
     assert first == second
 
@@ -175,7 +178,7 @@ CASES = [
         "norm=batch, but the model contains no such layer: it contains 6 Group",
     ),
     (["norm=none"], {"parts_change": ignoring(norm=norm.batch())}, "norm=none, but the model contains norm layers: 6 BatchNorm"),
-    (["norm=batch"], {"change": lambda m: m.add_module("more", nn.LayerNorm(4))}, "but the model also contains 1 LayerNorm"),
+    (["norm=batch"], {"change": lambda m: m.add_module("more", nn.LayerNorm(10))}, "but the model also contains 1 LayerNorm"),
     (["model.activation=tanh"], {"parts_change": ignoring(activation=nn.ReLU)}, "activation=tanh, but the model contains 6 ReLU"),
     (
         ["regularization=dropout"],
@@ -209,13 +212,14 @@ def test_contradictions_name_parameters_missing_from_the_optimizer():
     parts.init(model, batch().images, torch.Generator().manual_seed(0))
     groups = parameter_groups(model, parts.regularization)
     groups[0]["params"] = groups[0]["params"][1:]
-    (sentence,) = contradictions(fingerprint(model, settings, parts, parts.optimizer(groups), batch(), PREPROCESS))
+    calls = trace(model, parts.input_shape)
+    (sentence,) = contradictions(fingerprint(model, calls, settings, parts, parts.optimizer(groups), batch(), PREPROCESS))
     assert sentence == "1 trainable parameters are not in the optimizer and never change: stage1.conv1.weight."
 
 
 def test_fingerprint_recognises_a_custom_norm_by_its_type():
     def with_norm(parts: Parts) -> Parts:
-        return replace(parts, norm=RMS)
+        return replace(parts, norm=TrackedNorm(RMS))
 
     result = fingerprint_of([], parts_change=with_norm)
     assert result["norm"]["built"] == {"RMS": 6}
@@ -226,7 +230,7 @@ def test_fingerprint_recognises_a_custom_norm_by_its_type():
 
 def test_fingerprint_counts_wrapped_norms_and_biases_before_norms():
     def with_norm(parts: Parts) -> Parts:
-        return replace(parts, norm=lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.Dropout2d(0.0)))
+        return replace(parts, norm=TrackedNorm(lambda channels: nn.Sequential(nn.BatchNorm2d(channels), nn.Dropout2d(0.0))))
 
     assert fingerprint_of([], parts_change=with_norm)["norm"]["built"]["BatchNorm2d"] == 6
 
@@ -235,6 +239,20 @@ def test_fingerprint_counts_wrapped_norms_and_biases_before_norms():
         conv.bias = nn.Parameter(torch.zeros(16))
 
     assert fingerprint_of([], bias)["norm"]["biases_before"] == 1
+
+
+def test_norms_count_as_built_only_if_the_chosen_norm_made_them():
+    """A model that ignores its argument may hold layers of the same type, with other settings."""
+    result = fingerprint_of(["norm=batch", "norm.momentum=0.01"], parts_change=ignoring(norm=norm.batch()))
+    assert (result["norm"]["built"], result["norm"]["others"]) == ({}, {"BatchNorm": 6})
+    (sentence,) = contradictions(result)
+    assert "norm=batch, but the model contains no such layer: it contains 6 BatchNorm instead" in sentence
+
+
+def test_tracked_norm_remembers_the_types_of_every_width():
+    made = TrackedNorm(lambda channels: nn.LayerNorm(channels) if channels < 4 else nn.GroupNorm(2, channels))
+    assert [type(made(channels)) for channels in (2, 4)] == [nn.LayerNorm, nn.GroupNorm]
+    assert made.types == {nn.LayerNorm, nn.GroupNorm}
 
 
 def test_fingerprint_of_a_torchvision_model():

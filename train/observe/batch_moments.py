@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from train.observe.isolation import isolated
-from train.observe.layers import TRIAL_IMAGES, LayerCall
-from train.parts.contracts import Shape
+from train.observe.layers import LayerCall
+from train.parts.model.trace import TRACED_IMAGES, Call
 from train.tags import join
 
 MOST_ROWS = 2000
@@ -52,39 +50,25 @@ class NormalizedLayer:
     positions: int
 
 
-def find_normalized_layers(model: nn.Module, layer_calls: Sequence[LayerCall], input_shape: Shape) -> tuple[NormalizedLayer, ...]:
+def find_normalized_layers(calls: Sequence[Call], layer_calls: Sequence[LayerCall]) -> tuple[NormalizedLayer, ...]:
     """Return those of `layer_calls` whose output enters a batch norm with float32 running averages, in order of execution.
 
-    Runs the model on its own device, on two black images. Excluded are norms that are called more than once (their averages mix
-    several batches) or that average over all steps (momentum null), and outputs changed before the norm.
+    `calls`: all of the same forward pass. Excluded are norms that are called more than once (their averages mix several batches)
+    or that average over all steps (momentum null), and outputs changed before the norm.
     """
     names = {(call.module, call.call): call.info.name for call in layer_calls}
-    observed = {call.module for call in layer_calls}
-    counts: Counter[nn.Module] = Counter()
-    outputs: list[tuple[str, Tensor, int]] = []
-    layers: dict[nn.Module, NormalizedLayer] = {}
-
-    def after_layer(module: str, layer: nn.Module, _: Any, output: Tensor) -> None:
-        if name := names.get((module, counts[layer])):
-            outputs.append((name, output, output._version))
-        counts[layer] += 1
-
-    def before_norm(norm: _BatchNorm, inputs: Sequence[Tensor]) -> None:
-        counts[norm] += 1
-        for name, output, version in outputs:
-            if inputs and inputs[0] is output and output._version == version:  # the version counts in-place changes
-                layers[norm] = normalized_layer(name, norm, output.numel() // (TRIAL_IMAGES * norm.num_features))
-
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(isolated(model))
-        for name, module in model.named_modules():
-            if name in observed:
-                stack.callback(module.register_forward_hook(partial(after_layer, name)).remove)
-            elif isinstance(module, _BatchNorm) and keeps_averages(module):
-                stack.callback(module.register_forward_pre_hook(before_norm).remove)
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        model(torch.zeros(TRIAL_IMAGES, *input_shape, device=device))
-    return tuple({layer.layer: layer for norm, layer in layers.items() if counts[norm] == 1}.values())
+    counts = Counter(call.module for call in calls)
+    layers: dict[str, NormalizedLayer] = {}
+    for call in calls:
+        norm = call.module
+        if not isinstance(norm, _BatchNorm) or not keeps_averages(norm) or counts[norm] > 1:
+            continue
+        for source in reversed(calls[: call.returned_before]):
+            name = names.get((source.name, source.number))
+            if name and source.output is call.input and source.output_version == call.input_version:
+                layers[name] = normalized_layer(name, norm, source.output.numel() // (TRACED_IMAGES * norm.num_features))
+                break
+    return tuple(layers.values())
 
 
 def keeps_averages(norm: _BatchNorm) -> bool:

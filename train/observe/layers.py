@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, get_args
+from typing import get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from train.errors import UsageError
 from train.observe.contracts import LayerInfo, LayerKind
-from train.observe.isolation import isolated
 from train.parts.activation import ActivationName, activation
-from train.parts.contracts import Shape
+from train.parts.kinds import WeightedLayer, is_activation
+from train.parts.model.trace import Call
 from train.tags import layer_of, module_of
 
-WEIGHTED = (_ConvNd, nn.Linear)
 FUNCTIONS = {activation(name): name for name in get_args(ActivationName) if name != "identity"}
-TRIAL_IMAGES = 2
 
 
 @dataclass(frozen=True)
@@ -35,42 +30,23 @@ class LayerCall:
     channel_dim: int
 
 
-def is_activation(module: nn.Module) -> bool:
-    """Return whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
-    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
-
-
 def observed_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return every convolution, linear layer and activation function by name, in the order of definition."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED) or is_activation(module)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, WeightedLayer) or is_activation(module)}
 
 
-def find_layer_calls(model: nn.Module, input_shape: Shape) -> list[LayerCall]:
-    """Return every output of an observed layer in one forward pass of `model`, in order of execution.
-
-    Runs the model on its own device (the meta device included), on two black images in evaluation mode.
-    """
+def find_layer_calls(calls: Sequence[Call]) -> list[LayerCall]:
+    """Return the calls of observed layers among the `calls` of a forward pass, in order of execution."""
     layer_calls: list[LayerCall] = []
-    counts: Counter[str] = Counter()
-    weighted_kind: list[LayerKind] = []
-
-    def recorder(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, _: Any, output: Tensor) -> None:
-            if isinstance(module, WEIGHTED):
-                weighted_kind[:] = [kind_of(module)]
-            call = counts[name]
-            counts[name] += 1
-            info = LayerInfo(layer_of(name, call), kind_of(module), function_of(module))
-            layer_calls.append(LayerCall(info, name, call, channel_dim(output, weighted_kind[:1] == ["linear"])))
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(isolated(model))
-        for name, module in observed_layers(model).items():
-            stack.callback(module.register_forward_hook(recorder(name)).remove)
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        model(torch.zeros(TRIAL_IMAGES, *input_shape, device=device))
+    after_linear = False
+    for call in calls:
+        module = call.module
+        if isinstance(module, WeightedLayer):
+            after_linear = isinstance(module, nn.Linear)
+        elif not is_activation(module):
+            continue
+        info = LayerInfo(layer_of(call.name, call.number), kind_of(module), function_of(module))
+        layer_calls.append(LayerCall(info, call.name, call.number, channel_dim(call.output, after_linear)))
     return layer_calls
 
 

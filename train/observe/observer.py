@@ -14,15 +14,16 @@ from train.config import ObserveSettings
 from train.observe.batch_moments import find_normalized_layers
 from train.observe.contracts import LayerInfo
 from train.observe.histogram import Histogram, bin_counts
-from train.observe.isolation import isolated
-from train.observe.layers import WEIGHTED, LayerCall, find_layer_calls, is_activation, observed_layers, select_names
+from train.observe.layers import LayerCall, find_layer_calls, observed_layers, select_names
 from train.observe.measurements import MeasurementBuffer, Observation
 from train.observe.statistics import activation_statistics, euclidean_norm, gradient_statistics, similarity
 from train.observe.weights import WeightObserver
-from train.parts.contracts import Shape
+from train.parts.isolation import has_averages, isolated
+from train.parts.kinds import WeightedLayer
+from train.parts.model.trace import Call
 from train.tags import join, measured
 
-__all__ = ["Histogram", "LayerInfo", "Observation", "Observer", "due", "is_activation", "observed_layers"]
+__all__ = ["Histogram", "LayerInfo", "Observation", "Observer", "due", "observed_layers"]
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -36,25 +37,25 @@ def due(step: int, every: int, last: int) -> bool:
 class Observer:
     """Measures the layers of `model` that `settings` select. The numbers stay on the device until `collect`.
 
-    `input_shape`: (C, H, W) of the images; `probe`: images [n, C, H, W] on the device, pre-processed for the model, or None.
+    `calls`: what `trace` returned for it; `probe`: images [n, C, H, W] on the device, pre-processed for the model, or None.
     Construct it while the weights are the initial ones: `weight_distance` is measured relative to them.
     """
 
-    def __init__(self, model: nn.Module, settings: ObserveSettings, input_shape: Shape, probe: Tensor | None = None) -> None:
+    def __init__(self, model: nn.Module, settings: ObserveSettings, calls: Sequence[Call], probe: Tensor | None = None) -> None:
         self.model = model
         self.settings = settings
         self.probe = probe
         self._of_outputs, self._of_gradients = (measured(settings.level, prefix) for prefix in ("activation_", "gradient_"))
         self._of_probe = measured("probe", "probe_activation_")
         off = not settings.every and not settings.histogram_every and probe is None
-        calls, self._weighted = ([], {}) if off else select_layers(model, input_shape, settings.layers)
-        self.layers: tuple[LayerInfo, ...] = tuple(call.info for call in calls)
+        selected, self._weighted = ([], {}) if off else select_layers(model, calls, settings.layers)
+        self.layers: tuple[LayerInfo, ...] = tuple(call.info for call in selected)
         """The observed outputs in order of execution."""
         every_step = settings.every and settings.every_step
-        self.normalized_layers = find_normalized_layers(model, calls, input_shape) if every_step and calls else ()
+        self.normalized_layers = find_normalized_layers(calls, selected) if every_step and selected else ()
         """The outputs whose mean and std are recorded at every step."""
         self._calls: dict[str, dict[int, LayerCall]] = defaultdict(dict)
-        for call in calls:
+        for call in selected:
             self._calls[call.module][call.call] = call
         self._modules = dict(model.named_modules())
         measures_steps = settings.every or settings.histogram_every
@@ -127,7 +128,7 @@ class Observer:
             self._buffer.add("probe_activation_", call.info.name, statistics)
             self._buffer.add("probe_", call.info.name, {"similarity": similarity(output)})
 
-        with isolated(self.model, batch_statistics=True), self._hooked(on_output), autocast:
+        with isolated(self.model, training=has_averages), self._hooked(on_output), autocast:
             self.model(self.probe)
 
     @contextmanager
@@ -167,15 +168,16 @@ class Observer:
 
 
 def select_layers(
-    model: nn.Module, input_shape: Shape, patterns: str | Sequence[str]
+    model: nn.Module, calls: Sequence[Call], patterns: str | Sequence[str]
 ) -> tuple[list[LayerCall], dict[str, nn.Module]]:
     """Return the outputs and the layers with weights that `observe.layers` matches, in order of execution.
 
     Layers whose module is not called, such as the projection in nn.MultiheadAttention, come last. UsageError when a pattern
     matches nothing.
     """
-    calls = find_layer_calls(model, input_shape)
-    weighted = {name: module for name, module in observed_layers(model).items() if isinstance(module, WEIGHTED)}
-    names = set(select_names(list(dict.fromkeys([*(call.info.name for call in calls), *weighted])), patterns))
-    order = dict.fromkeys([*(call.module for call in calls), *weighted])
-    return [call for call in calls if call.info.name in names], {n: weighted[n] for n in order if n in weighted and n in names}
+    layer_calls = find_layer_calls(calls)
+    weighted = {name: module for name, module in observed_layers(model).items() if isinstance(module, WeightedLayer)}
+    names = set(select_names(list(dict.fromkeys([*(call.info.name for call in layer_calls), *weighted])), patterns))
+    order = dict.fromkeys([*(call.module for call in layer_calls), *weighted])
+    selected = [call for call in layer_calls if call.info.name in names]
+    return selected, {name: weighted[name] for name in order if name in weighted and name in names}

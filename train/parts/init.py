@@ -17,7 +17,6 @@ fan_in = inputs that reach one output, fan_out = outputs that one input reaches.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +27,11 @@ from annotated_types import Interval
 from torch import Generator, Tensor, nn
 
 from train.parts.contracts import Initializer
+from train.parts.isolation import isolated
+from train.parts.kinds import Layer, is_norm
 
 Positive = Annotated[float, Interval(gt=0)]
 Distribution = Literal["normal", "uniform"]
-Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Draw: TypeAlias = Callable[[Layer, Generator], Tensor]
 RequestedStd: TypeAlias = Callable[[Layer], float]
 
@@ -49,7 +49,7 @@ class LayerByLayer:
                 if isinstance(module, Layer):
                     module.weight.copy_(self.draw(module, generator))
                     _fill(module, "bias", 0.0)
-                elif re.search(r"Norm(\dd)?$", type(module).__name__):
+                elif is_norm(module):
                     _fill(module, "weight", 1.0)
                     _fill(module, "bias", 0.0)
 
@@ -118,7 +118,7 @@ def lsuv() -> Initializer:
             layer.get_parameter("weight").div_(std)
             return output / std
 
-        with torch.no_grad(), _measuring(model), _hooked(model, scale):
+        with torch.no_grad(), isolated(model, training=is_norm), _hooked(model, scale):
             model(images.to(next(model.parameters()).device))
 
     return init
@@ -165,22 +165,6 @@ def _draw_orthogonal(layer: Layer, gain: float, generator: Generator) -> Tensor:
     for block in weight.chunk(groups):
         nn.init.orthogonal_(block, gain, generator=generator)
     return weight
-
-
-@contextmanager
-def _measuring(model: nn.Module) -> Iterator[None]:
-    """Put norms in training mode and everything else in evaluation mode; restore modes and buffers at the end."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-    for module in modes:
-        module.training = re.search(r"Norm(\dd)?$", type(module).__name__) is not None
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for buffer, before in buffers.items():
-            buffer.copy_(before)
 
 
 @contextmanager

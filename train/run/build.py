@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.utils import get_method
 from torch import nn
+from torch.optim import Optimizer
 
 from train.config import Settings, check_call
 from train.data.contracts import Dataset, Framed
@@ -19,9 +20,23 @@ from train.parts.activation import activation as activation_named
 from train.parts.augment import Pipeline
 from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
 from train.parts.optimizer import OptimizerFactory
-from train.parts.regularization import Regularization
+from train.parts.regularization import Regularization, parameter_groups
 from train.run.trust import ALLOWED_PACKAGES, is_allowed
 from train.store.identity import current_target
+
+
+class TrackedNorm:
+    """A norm factory that remembers the types of the modules it made. `types` has no containers, unless they are all there is."""
+
+    def __init__(self, make: NormFactory) -> None:
+        self.make = make
+        self.types: set[type[nn.Module]] = set()
+
+    def __call__(self, channels: int) -> nn.Module:
+        module = self.make(channels)
+        types = {type(part) for part in module.modules()}
+        self.types |= types if len(types) == 1 else types - {nn.Sequential, nn.Identity}
+        return module
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Parts:
     dataset: Dataset
     pipeline: Pipeline
     init: Initializer
-    norm: NormFactory | None
+    norm: TrackedNorm | None
     activation: ActivationFactory | None
     regularization: Regularization
     optimizer: OptimizerFactory
@@ -43,6 +58,10 @@ class Parts:
     def new_model(self) -> nn.Module:
         """Return a model on the default device with torch's default weights, drawn from the global generator."""
         return call_target("model", self.model_settings, self.model_inputs(), trust=self.trust)
+
+    def new_optimizer(self, model: nn.Module) -> Optimizer:
+        """Return the optimizer of the model's parameters, with weight decay where the regularization asks for it."""
+        return self.optimizer(parameter_groups(model, self.regularization))
 
     def model_inputs(self) -> dict[str, Any]:
         return {
@@ -59,12 +78,13 @@ def build(settings: Settings) -> Parts:
     parts = settings.parts
     choose = partial(call_target, trust=settings.trust)
     dataset: Dataset = choose("data", parts["data"], {}, offered={"root": settings.data.root})
+    norm: NormFactory | None = choose("norm", parts["norm"], {})
     pipeline = Pipeline([choose(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
     return Parts(
         dataset=dataset,
         pipeline=pipeline,
         init=choose("init", parts["init"], {}),
-        norm=choose("norm", parts["norm"], {}),
+        norm=None if norm is None else TrackedNorm(norm),
         activation=choose_activation(
             **check_call(choose_activation, "model", {"activation": parts["model"].get("activation")}, ())
         ),

@@ -17,6 +17,7 @@ from train.data.contracts import Dataset
 from train.data.readers import Readers, open_readers
 from train.data.split import split_validation
 from train.errors import UsageError
+from train.parts.model.trace import trace
 from train.run.loop import Loop, TrainPlan, evaluate
 from train.run.session import Session, assemble, prepare
 from train.run.signals import StopSignal
@@ -90,7 +91,8 @@ def step_times(session: Session, readers: Readers, plan: TrainPlan, train_state:
     stop = StopSignal()
     timer = StepTimer(stop)
     short = dataclasses.replace(plan, total=min(plan.total, MAX_STEPS))
-    observer = session.observer(train_state.model, readers)
+    calls = trace(train_state.model, session.parts.input_shape)
+    observer = session.observer(train_state.model, calls, readers)
     Loop(train_state, session.parts.schedule, readers.train, None, short, observer, timer, stop).run()
     return timer.times
 

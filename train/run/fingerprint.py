@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from train.config import Settings
 from train.data.contracts import Batch
 from train.data.preprocess import Preprocess
-from train.observe.observer import is_activation
-from train.parts.contracts import NormFactory
-from train.parts.init import Layer, fans
+from train.parts.init import fans
+from train.parts.kinds import Layer, is_activation, is_norm
+from train.parts.model.trace import Call, layers_before
 from train.parts.regularization import Regularization
 from train.run.build import Parts
 
@@ -30,14 +29,21 @@ _NAMES = 6
 
 
 def fingerprint(
-    model: nn.Module, settings: Settings, parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch, preprocess: Preprocess
+    model: nn.Module,
+    calls: Sequence[Call],
+    settings: Settings,
+    parts: Parts,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    preprocess: Preprocess,
 ) -> Fingerprint:
     """Return each choice (key `chosen`) beside what the model, the optimizer and the data contain. Changes nothing.
 
-    Call it before the first train step: `model` directly after the init, `batch` of epoch 0 and step 0.
+    Call it before the first train step: `model` directly after the init, `calls` as `trace` returned them, `batch` of epoch 0
+    and step 0.
     """
     return {
-        "norm": norms(model, parts, chosen_name(settings, "norm")),
+        "norm": norms(model, calls, parts, chosen_name(settings, "norm")),
         "activation": activations(model, parts, settings.parts["model"].get("activation")),
         "dropout": drop_rates(model, parts.regularization),
         "weight_decay": decay(model, parts.regularization, optimizer),
@@ -52,23 +58,22 @@ def chosen_name(settings: Settings, group: str) -> str:
     return str(settings.parts[group]["_target_"]).rpartition(".")[2]
 
 
-def norms(model: nn.Module, parts: Parts, chosen: str) -> Fingerprint:
-    """Count norm layers by type (`built`: of the chosen norm's types, `others`: the rest) and biases in front of a norm."""
-    chosen_types = _types_of(parts.norm, model) if parts.norm is not None else set()
+def norms(model: nn.Module, calls: Sequence[Call], parts: Parts, chosen: str) -> Fingerprint:
+    """Count norm layers by type (`built`: of types that the chosen norm made, `others`: the rest) and biases in front of a norm.
+
+    Such a bias is of a layer whose output a norm reads directly, so that the norm subtracts or absorbs the bias.
+    """
+    chosen_types = set() if parts.norm is None else parts.norm.types
     modules = list(_outermost(model, lambda module: type(module) in chosen_types or is_norm(module)))
     built = [module for module in modules if type(module) in chosen_types]
+    before = {call.module for call in layers_before(calls, modules)}
     return {
         "chosen": chosen,
         "asked": parts.norm is not None,
         "built": _by_type(built),
         "others": _by_type(module for module in modules if type(module) not in chosen_types),
-        "biases_before": biases_before(model, modules, parts.input_shape),
+        "biases_before": sum(getattr(layer, "bias", None) is not None for layer in before),
     }
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Return whether the class name ends in Norm, Norm2d or the like, as torch's and this package's norms do."""
-    return re.search(r"Norm(\dd)?$", type(module).__name__) is not None
 
 
 def activations(model: nn.Module, parts: Parts, chosen: str | None) -> Fingerprint:
@@ -132,58 +137,6 @@ def first_batch(batch: Batch) -> Fingerprint:
         "mean": _rounded(mean.item()),
         "std": _rounded(std.item()),
     }
-
-
-def biases_before(model: nn.Module, norm_layers: Iterable[nn.Module], shape: tuple[int, int, int]) -> int | None:
-    """Count the layers with a bias whose output a norm reads directly, so that the norm subtracts or absorbs the bias.
-
-    Takes one forward on the meta device; `shape` is [C, H, W]. None if the model cannot run there.
-    """
-    outputs: dict[int, tuple[Tensor, nn.Module]] = {}  # the reference keeps the tensor's id from being reused
-    layers: set[nn.Module] = set()
-
-    def after_layer(module: nn.Module, _: Any, output: Tensor) -> None:
-        root = _root(output)
-        outputs[id(root)] = (root, module)
-
-    def before_norm(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        source = outputs.get(id(_root(inputs[0]))) if inputs else None
-        if source is not None and getattr(source[1], "bias", None) is not None:
-            layers.add(source[1])
-
-    handles = [m.register_forward_hook(after_layer) for m in model.modules() if isinstance(m, Layer)]
-    handles += [m.register_forward_pre_hook(before_norm) for m in norm_layers]
-    modes = {module: module.training for module in model.modules()}
-    tensors = {name: t.detach().to("meta") for name, t in (*model.named_parameters(), *model.named_buffers())}
-    try:
-        with torch.no_grad():
-            torch.func.functional_call(model.eval(), tensors, (torch.empty(2, *shape, device="meta"),))
-    except (RuntimeError, ValueError, TypeError):
-        return None
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes.items():
-            module.training = training
-    return len(layers)
-
-
-def _root(x: Tensor) -> Tensor:
-    """Return the tensor that `x` is a view of, or `x` itself."""
-    return x if x._base is None else x._base
-
-
-def _types_of(norm: NormFactory, model: nn.Module) -> set[type[nn.Module]]:
-    """Return the types of the modules that a norm factory builds, without containers; empty if it fails on the meta device."""
-    for channels in sorted({module.weight.shape[0] for module in model.modules() if isinstance(module, Layer)}):
-        try:
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                module = norm(channels)
-        except Exception:  # a user's norm may refuse this number of channels; another layer's may fit
-            continue
-        types = {type(part) for part in module.modules()}
-        return types if len(types) == 1 else types - {nn.Sequential, nn.Identity}
-    return set()
 
 
 def _outermost(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterable[nn.Module]:

@@ -14,9 +14,9 @@ from torch import nn
 from train import rng
 from train.data.contracts import Batch
 from train.observe.batch_moments import BatchMoments
-from train.observe.isolation import backward_isolated
 from train.observe.observer import Observer, due
 from train.parts.contracts import Schedule
+from train.parts.isolation import backward_isolated
 from train.run.nan_watch import NanWatch
 from train.run.signals import StopSignal
 from train.run.snapshot import Snapshot

@@ -6,22 +6,22 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.config import Settings
 from train.explain.advice import Switches
 from train.observe.contracts import Expected
 from train.observe.theory import chain_of, predict
-from train.parts.contracts import Shape
+from train.parts.model.trace import Call
 from train.run.fingerprint import chosen_name
 
 log = logging.getLogger("train")
 
 
-def predict_signal(model: nn.Module, shape: Shape, images: Tensor) -> Sequence[Expected]:
+def predict_signal(calls: Sequence[Call], images: Tensor) -> Sequence[Expected]:
     """Return what theory predicts for the signal at initialisation; empty for models that it does not cover."""
     try:
-        return predict(chain_of(model, shape), images)
+        return predict(chain_of(calls), images)
     except Exception as error:  # a user's model may not be a chain of known layers
         log.info("theory makes no prediction for this model", exc_info=error)
         return ()

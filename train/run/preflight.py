@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.errors import ShapeError, UsageError
+from train.observe.observer import select_layers
+from train.parts.model.trace import recording, trace
 from train.run.build import Parts
 from train.run.device import Placement
 
@@ -27,10 +29,11 @@ class Cost:
     flops: int
 
 
-def check_model(parts: Parts, batch_size: int, placement: Placement) -> Cost:
+def check_model(parts: Parts, batch_size: int, placement: Placement, layers: str | Sequence[str] = "*") -> Cost:
     """Build the model on the meta device, run a forward pass in training mode and count parameters and FLOPs.
 
-    UsageError when a layer rejects its input, or the number of logits is not the number of classes.
+    UsageError when a layer rejects its input, the number of logits is not the number of classes, or `layers`, the patterns of
+    `observe.layers`, match no layer.
     """
     with torch.device("meta"):
         model = parts.new_model()
@@ -45,6 +48,8 @@ def check_model(parts: Parts, batch_size: int, placement: Placement) -> Cost:
         raise UsageError(
             f"model: returns shape {tuple(logits.shape)} for {len(images)} images; expected {(len(images), classes)}."
         )
+    if layers != "*":
+        select_layers(model, trace(model, parts.input_shape), layers)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, counter.get_total_flops() // len(images))
 
@@ -73,23 +78,12 @@ def refuse_broken_gradients(model: nn.Module) -> None:
 @contextmanager
 def named_errors(model: nn.Module, parts: Parts) -> Iterator[None]:
     """Turn an error in a layer's forward into a UsageError that names the layer and its input shape."""
-    path: list[tuple[str, Any]] = []
-    handles = []
-
-    def leave_layer(*_: Any) -> None:
-        path.pop()
-
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: path.append((name, inputs))))
-        handles.append(module.register_forward_hook(leave_layer))
-    try:
-        yield
-    except (RuntimeError, ValueError, IndexError, AssertionError, ShapeError) as error:
-        name, inputs = path[-1] if path else ("", ())
-        raise UsageError(describe_error(error, name or "the model", inputs, parts)) from error
-    finally:
-        for handle in handles:
-            handle.remove()
+    with recording(model) as record:
+        try:
+            yield
+        except (RuntimeError, ValueError, IndexError, AssertionError, ShapeError) as error:
+            name, inputs = (record.running[-1].name, record.running[-1].inputs) if record.running else ("", ())
+            raise UsageError(describe_error(error, name or "the model", inputs, parts)) from error
 
 
 def describe_error(error: Exception, name: str, inputs: Any, parts: Parts) -> str:

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from train import rng
-from train.config import CheckpointSettings, ObserveSettings, Settings, total_steps
+from train.config import CheckpointSettings, Settings, total_steps
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Splits
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.errors import SIGNALLED, Interrupted, RunError
 from train.explain.sink import ExplanationSink, NetworkInfo
-from train.observe.observer import Observer, select_layers
+from train.observe.observer import Observer
 from train.observe.probe import probe_images
-from train.parts.regularization import parameter_groups
+from train.parts.model.trace import Call, trace
 from train.run import device, preflight
 from train.run.build import Parts, build
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint
@@ -123,9 +123,11 @@ class Session:
                 self.describe(readers, plan)
                 sink.start(info)
                 train_state = self.train_state(readers)
-                observer = self.observer(train_state.model, readers)
-                evidence = self.verify_choices(train_state, readers, sink)
-                explanation.network = self.network_info(train_state.model, observer, readers)
+                calls = trace(train_state.model, self.parts.input_shape)
+                observer = self.observer(train_state.model, calls, readers)
+                evidence = self.verify_choices(train_state, calls, readers, sink)
+                explanation.network = self.network_info(calls, observer, readers)
+                del calls  # their tensors may be on the device
                 saver = self.saver(evidence, sink)
                 loop = Loop(
                     train_state, self.parts.schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver
@@ -156,10 +158,10 @@ class Session:
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
         return CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
 
-    def verify_choices(self, train_state: TrainState, readers: Readers, sink: Sink) -> dict[str, Any]:
+    def verify_choices(self, train_state: TrainState, calls: Sequence[Call], readers: Readers, sink: Sink) -> dict[str, Any]:
         """Return the fingerprint, which proves that the chosen ingredients are in this run, and warn of contradictions to it."""
         evidence = fingerprint(
-            train_state.model, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
+            train_state.model, calls, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
         )
         conflicts = contradictions(evidence)
         for sentence in conflicts:
@@ -167,10 +169,10 @@ class Session:
             log.warning(sentence)
         return {"fingerprint": evidence, "contradictions": conflicts}
 
-    def network_info(self, model: nn.Module, observer: Observer, readers: Readers) -> NetworkInfo:
+    def network_info(self, calls: Sequence[Call], observer: Observer, readers: Readers) -> NetworkInfo:
         """Return the network's facts for the explanation of step 0. Theory is computed only if the layers are observed."""
         images = readers.first_batch.images
-        expected = predict_signal(model, self.parts.input_shape, images) if observer.due(0, 0) else ()
+        expected = predict_signal(calls, images) if observer.due(0, 0) else ()
         return NetworkInfo(observer.layers, expected, len(self.parts.dataset.class_names), read_switches(self.settings))
 
     def reader_settings(self) -> ReaderSettings:
@@ -197,9 +199,9 @@ class Session:
 
     def train_state(self, readers: Readers) -> TrainState:
         """Return the model with the initial weights of the chosen init, and everything that updates it."""
-        trainer, regularization = self.settings.trainer, self.parts.regularization
+        trainer = self.settings.trainer
         model = self.placement.place(self.initial_model(readers))
-        optimizer = self.parts.optimizer(parameter_groups(model, regularization))
+        optimizer = self.parts.new_optimizer(model)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return TrainState(
@@ -208,15 +210,15 @@ class Session:
             optimizer=optimizer,
             scaler=torch.amp.GradScaler(self.placement.device.type, enabled=self.placement.dtype is torch.float16),
             placement=self.placement,
-            label_smoothing=regularization.label_smoothing,
+            label_smoothing=self.parts.regularization.label_smoothing,
             grad_clip=trainer.grad_clip,
         )
 
-    def observer(self, model: nn.Module, readers: Readers) -> Observer:
+    def observer(self, model: nn.Module, calls: Sequence[Call], readers: Readers) -> Observer:
         """Return the observer of a model with its initial weights."""
         size = self.settings.observe.probe_size
         images = self.probe(readers, size) if size else None
-        return Observer(model, self.settings.observe, self.parts.input_shape, images)
+        return Observer(model, self.settings.observe, calls, images)
 
     def probe(self, readers: Readers, size: int) -> Tensor:
         parts = self.parts
@@ -311,8 +313,7 @@ def assemble(settings: Settings) -> Assembly:
     device.configure_determinism(settings.trainer.deterministic)
     placement = device.choose_placement(settings.trainer)
     parts = build(settings)
-    cost = preflight.check_model(parts, settings.trainer.batch_size, placement)
-    refuse_unknown_layers(parts, settings.observe)
+    cost = preflight.check_model(parts, settings.trainer.batch_size, placement, settings.observe.layers)
     return Assembly(parts, placement, cost)
 
 
@@ -334,11 +335,3 @@ def prepare(
         validate_length(assembly.parts, settings, previous, checkpoint.step, steps_per_epoch)
     checkpoints = checkpoints or CheckpointSettings()
     return Session(settings, assembly.parts, assembly.placement, assembly.cost, splits, folder, checkpoints, previous, checkpoint)
-
-
-def refuse_unknown_layers(parts: Parts, observe: ObserveSettings) -> None:
-    """Raise UsageError when `observe.layers` matches no layer."""
-    if observe.layers == "*":
-        return
-    with torch.device("meta"):
-        select_layers(parts.new_model(), parts.input_shape, observe.layers)

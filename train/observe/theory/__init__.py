@@ -1,6 +1,6 @@
 """Predictions of mean-field theory for the signal at initialisation, layer by layer, forward and backward.
 
-    chain_of(model, shape) -> Chain                 the layers in order of execution, from one forward pass on meta tensors
+    chain_of(calls) -> Chain                        the layers in order of execution, from a recorded forward pass
     predict(chain, images) -> list of Expected       mean, std and relative gradient std at the output of every layer
 
 The theory (Poole et al. 2016; Schoenholz et al. 2017; He et al. 2015 for ReLU; Yang et al. 2019 for batch norm) assumes many

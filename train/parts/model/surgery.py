@@ -7,8 +7,8 @@ from collections.abc import Set
 from torch import Tensor, nn
 
 from train.parts.contracts import ActivationFactory, NormFactory
+from train.parts.kinds import Layer, is_norm
 from train.parts.model.layers import chain
-from train.parts.model.trace import Layer, Norm
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Tanh)  # Sigmoid and Hardsigmoid serve as gates
 
@@ -22,10 +22,6 @@ class ChannelsSecond(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x.movedim(-1, 1)).movedim(1, -1)
-
-
-def has_norms(model: nn.Module) -> bool:
-    return any(isinstance(module, Norm) for module in model.modules())
 
 
 def adapt_first_conv(model: nn.Module, channels: int) -> None:
@@ -50,7 +46,7 @@ def set_biases(model: nn.Module, before_norm: Set[str], norms: bool) -> None:
 
 def replace_norms(model: nn.Module, norm: NormFactory | None) -> None:
     for name, old in list(model.named_modules()):
-        if isinstance(old, Norm):
+        if is_norm(old):
             model.set_submodule(name, nn.Identity() if norm is None else _new_norm(old, norm))
 
 
@@ -77,10 +73,9 @@ def forbid_in_place(model: nn.Module) -> None:
             module.inplace = False  # pyright: ignore[reportArgumentType]
 
 
-def _new_norm(old: Norm, norm: NormFactory) -> nn.Module:
+def _new_norm(old: nn.Module, norm: NormFactory) -> nn.Module:
     from torchvision.models.convnext import LayerNorm2d  # a LayerNorm whose channels come second
 
-    if isinstance(old, nn.LayerNorm):
-        (channels,) = old.normalized_shape
-        return norm(channels) if isinstance(old, LayerNorm2d) else ChannelsSecond(norm(channels))
-    return norm(old.num_channels if isinstance(old, nn.GroupNorm) else old.num_features)
+    (channels,) = old.get_parameter("weight").shape
+    channels_last = isinstance(old, nn.LayerNorm) and not isinstance(old, LayerNorm2d)
+    return ChannelsSecond(norm(channels)) if channels_last else norm(channels)

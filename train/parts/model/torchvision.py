@@ -9,8 +9,9 @@ from torch import nn
 
 from train.errors import ShapeError, UsageError, did_you_mean
 from train.parts.contracts import ActivationFactory, NormFactory, Shape
+from train.parts.kinds import is_norm
 from train.parts.model import surgery
-from train.parts.model.trace import Trace, trace
+from train.parts.model.trace import ReluCalls, layers_before, trace
 
 TRACE_PX = (
     224  # the size that torchvision's classifiers are made for; inception_v3's 299 is not needed without its auxiliary head
@@ -41,9 +42,12 @@ def torchvision(
     """
     model = _construct(name, input_shape, classes)
     surgery.adapt_first_conv(model, input_shape[0])
-    traced = trace(model, _trace_shape(name, input_shape))
-    _check(name, model, norm, activation, traced)
-    surgery.set_biases(model, traced.before_norm, norms=norm is not None)
+    norms = {module for module in model.modules() if is_norm(module)}
+    with ReluCalls() as relus:
+        calls = trace(model, _trace_shape(name, input_shape))
+    functional_relu = relus.count > sum(isinstance(call.module, nn.ReLU) for call in calls)
+    _refuse(name, missing_norms=norm is not None and not norms, fixed_activation=activation is not None and functional_relu)
+    surgery.set_biases(model, {call.name for call in layers_before(calls, norms)}, norms=norm is not None)
     surgery.replace_norms(model, norm)
     if activation is not None:
         surgery.replace_activations(model, activation)
@@ -92,13 +96,14 @@ def _trace_shape(name: str, input_shape: Shape) -> Shape:
     return input_shape if fixed_size else (input_shape[0], TRACE_PX, TRACE_PX)
 
 
-def _check(name: str, model: nn.Module, norm: NormFactory | None, activation: ActivationFactory | None, traced: Trace) -> None:
-    if norm is not None and not surgery.has_norms(model):
+def _refuse(name: str, missing_norms: bool, fixed_activation: bool) -> None:
+    """Raise UsageError when the model lacks what is to be replaced."""
+    if missing_norms:
         from torchvision import models
 
         other = f"model.name={name}_bn or " if f"{name}_bn" in models.list_models(module=models) else ""
         raise UsageError(f"model.name={name} has no norm layers to replace. Use {other}norm=none.")
-    if activation is not None and traced.functional_relu:
+    if fixed_activation:
         raise UsageError(
             f"model.activation cannot be chosen for model.name={name}: it has ReLUs that are function calls, not modules. "
             "Use model.activation=null to keep them, or another model.name."

@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace in it, so that observing a run does not change it."""
+"""Running a model without leaving a trace in it, so that looking at a run does not change it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,28 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def isolated(model: nn.Module, batch_statistics: bool = False) -> Iterator[None]:
-    """Put the model in evaluation mode; restore buffers, the modes of all modules and the random state on exit.
+def isolated(model: nn.Module, training: Callable[[nn.Module], bool] = lambda _: False) -> Iterator[None]:
+    """Put in training mode the modules for which `training` returns True, all others in evaluation mode.
 
-    `batch_statistics`: norms with running averages use batch statistics nevertheless, as in training. At step 0 the averages
-    are 0 and 1, so a network evaluated with them behaves like one without norms.
+    Restores buffers, the modes of all modules and the random state on exit.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
         with restored(model):
             for module, _ in modes:
-                # Only modules with running averages have float buffers. Set the flag directly: `module.train()` would also
-                # enable dropout in submodules.
-                module.training = batch_statistics and any(b.is_floating_point() for b in module.buffers(recurse=False))
+                module.training = training(module)  # not `module.train()`, which would enable dropout in submodules
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def has_averages(module: nn.Module) -> bool:
+    """Return whether the module is a norm with running averages: no other module has buffers of floats.
+
+    At step 0 the averages are 0 and 1, so a network evaluated with them behaves like one without norms.
+    """
+    return any(buffer.is_floating_point() for buffer in module.buffers(recurse=False))
 
 
 @contextmanager

@@ -1,0 +1,25 @@
+"""What a weighted layer, a norm and an activation are: one definition for inits, models, observers and the fingerprint."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+"""The layers whose weights an init draws, subclasses included."""
+
+WeightedLayer: TypeAlias = nn.Linear | _ConvNd
+"""The layers with weights that are observed: those of `Layer`, and transposed convolutions, which inits leave alone."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether the class name ends in Norm, Norm2d or the like, as torch's and this package's norms do."""
+    return re.search(r"Norm(\dd)?$", type(module).__name__) is not None
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Return whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
+    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
