@@ -16,6 +16,7 @@ from train import cli
 from train.config import Settings, ThresholdSettings, parse
 from train.errors import Interrupted
 from train.run.resume import expand_resume_argument
+from train.run.trust import set_trusted
 from train.sinks.contracts import Status
 from train.store.identity import experiment_of
 from train.store.metrics import read_records
@@ -54,7 +55,8 @@ def thresholds_for(**changes: float) -> ThresholdSettings:
 
 
 def settings_for(overrides: Sequence[str]) -> Settings:
-    return parse(compose_config(overrides), TRUST)
+    set_trusted(TRUST)
+    return parse(compose_config(overrides))
 
 
 def train_in_process(folder: Path, overrides: Sequence[str]) -> RunFolder:

@@ -116,11 +116,9 @@ class Settings:
     observe: ObserveSettings
     thresholds: ThresholdSettings
     parts: Mapping[str, Mapping[str, Any]]
-    trust: tuple[str, ...] = ()
-    """Additional packages whose functions `parts` may name."""
 
 
-def parse(config: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Settings:
+def parse(config: Mapping[str, Any]) -> Settings:
     """Check the resolved configuration of one run. UsageError names the first wrong key."""
     keys = {"seed", "seeds", "trainer", *GROUPS}
     for key in config:
@@ -146,7 +144,6 @@ def parse(config: Mapping[str, Any], trust: tuple[str, ...] = ()) -> Settings:
         observe=check(ObserveSettings, "observe", observe),
         thresholds=check(ThresholdSettings, "observe.thresholds", thresholds),
         parts=parts,
-        trust=trust,
     )
 
 

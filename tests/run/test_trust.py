@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from tests.harness import SMALL, settings_for, train_in_process
+from tests.harness import SMALL, compose_config, settings_for, train_in_process
+from train import cli
 from train.data.decode import decode
 from train.errors import RunError, UsageError
 from train.run.build import build
-from train.run.resume import expand_resume_argument, stored_overrides, trusted_packages
-from train.run.trust import refuse_hydra_calls
+from train.run.dry_run import check_configs
+from train.run.job import start_run
+from train.run.resume import expand_resume_argument, stored_overrides
+from train.run.trust import refuse_hydra_calls, trusted, trusted_packages
 from train.store.run import read_run
+from train.store.run_folder import RunFolder
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 UNTRUSTED = [
@@ -58,6 +64,37 @@ def test_trusted_packages_come_from_the_command_line_only() -> None:
     assert trusted_packages([], []) == ()
     with pytest.raises(UsageError, match="a file asks to be trusted"):
         trusted_packages(["os"], ["experiment=from_elsewhere"])
+
+
+def test_trust_of_a_job_does_not_outlast_it(tmp_path: Path) -> None:
+    """Hydra's basic launcher runs the jobs of a multirun in one process."""
+    foreign = [*SMALL, "observe=off", "trainer.epochs=0", "norm=none", "norm._target_=tests.run.saboteur.norm"]
+    for name in ("trusting", "again"):
+        train_in_process(tmp_path / name, foreign)
+        assert trusted() == ("tests",)
+        with pytest.raises(UsageError, match="trust=tests"):
+            start_in_process(tmp_path / "other", foreign)
+        assert trusted() == ()
+    assert not (tmp_path / "other").exists()
+
+
+def start_in_process(folder: Path, overrides: list[str]) -> None:
+    """Start a job that trusts nobody, in this process."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
+        start_run(compose("config", overrides=overrides), RunFolder(folder), overrides, {})
+
+
+def test_trust_reaches_dry_runs_and_no_other_thread() -> None:
+    config = compose_config([*SMALL, "norm=none", "norm._target_=tests.run.saboteur.norm"])
+    (reason,) = check_configs(([config], ()))
+    assert reason is not None
+    assert "trust=tests" in reason
+    assert check_configs(([config], ("tests",))) == [None]
+    seen: list[tuple[str, ...]] = []
+    thread = threading.Thread(target=lambda: seen.append(trusted()))
+    thread.start()
+    thread.join()
+    assert (trusted(), seen) == (("tests",), [()])
 
 
 HOSTILE = """

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from hydra.utils import get_method
@@ -21,7 +20,7 @@ from train.parts.augment import Pipeline
 from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
 from train.parts.optimizer import OptimizerFactory
 from train.parts.regularization import Regularization, parameter_groups
-from train.run.trust import ALLOWED_PACKAGES, is_allowed
+from train.run.trust import ALLOWED_PACKAGES, is_allowed, trusted
 from train.store.identity import current_target
 
 
@@ -53,11 +52,10 @@ class Parts:
     schedule: Schedule
     model_settings: Mapping[str, Any]
     input_shape: Shape
-    trust: tuple[str, ...] = ()
 
     def new_model(self) -> nn.Module:
         """Return a model on the default device with torch's default weights, drawn from the global generator."""
-        return call_target("model", self.model_settings, self.model_inputs(), trust=self.trust)
+        return call_target("model", self.model_settings, self.model_inputs())
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of the model's parameters, with weight decay where the regularization asks for it."""
@@ -76,24 +74,22 @@ class Parts:
 def build(settings: Settings) -> Parts:
     """Call the function of every choice. UsageError for the first invalid setting."""
     parts = settings.parts
-    choose = partial(call_target, trust=settings.trust)
-    dataset: Dataset = choose("data", parts["data"], {}, offered={"root": settings.data.root})
-    norm: NormFactory | None = choose("norm", parts["norm"], {})
-    pipeline = Pipeline([choose(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
+    dataset: Dataset = call_target("data", parts["data"], {}, offered={"root": settings.data.root})
+    norm: NormFactory | None = call_target("norm", parts["norm"], {})
+    pipeline = Pipeline([call_target(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
     return Parts(
         dataset=dataset,
         pipeline=pipeline,
-        init=choose("init", parts["init"], {}),
+        init=call_target("init", parts["init"], {}),
         norm=None if norm is None else TrackedNorm(norm),
         activation=choose_activation(
             **check_call(choose_activation, "model", {"activation": parts["model"].get("activation")}, ())
         ),
-        regularization=choose("regularization", parts["regularization"], {}),
-        optimizer=choose("optimizer", parts["optimizer"], {}),
-        schedule=choose("schedule", parts["schedule"], {}),
+        regularization=call_target("regularization", parts["regularization"], {}),
+        optimizer=call_target("optimizer", parts["optimizer"], {}),
+        schedule=call_target("schedule", parts["schedule"], {}),
         model_settings=parts["model"],
         input_shape=input_shape(dataset, pipeline),
-        trust=settings.trust,
     )
 
 
@@ -109,39 +105,37 @@ def choose_activation(activation: ActivationName | None) -> ActivationFactory | 
     return None if activation is None else activation_named(activation)
 
 
-def call_target(
-    group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None, trust: Collection[str] = ()
-) -> Any:
+def call_target(group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
     """Call the function that `node` names as `_target_` with the node's settings and the arguments `given`; return its result.
 
     Arguments in `offered` are passed only if the function has such parameters. UsageError for invalid settings.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UsageError(f"{group}: this choice names no function. Its YAML needs a line '_target_: package.module.function'.")
-    function = locate(group, node["_target_"], trust)
+    function = locate(group, node["_target_"])
     accepted = inspect.signature(function).parameters
     passed = dict(given) | {name: value for name, value in (offered or {}).items() if name in accepted}
     settings = {name: value for name, value in node.items() if name != "_target_" and name not in given}
     return function(**check_call(function, group, settings, passed), **passed)
 
 
-def locate(group: str, target: Any, trust: Collection[str] = ()) -> Any:
-    """Import the function at a dotted path. UsageError, before any import, unless its package is allowed or in `trust`."""
+def locate(group: str, target: Any) -> Any:
+    """Import the function at a dotted path. UsageError, before any import, unless its package is allowed or trusted."""
     path = current_target(str(target))
-    refuse_untrusted(group, target, path, trust)
+    refuse_untrusted(group, target, path)
     try:
         function = get_method(path)
     except Exception as error:
         cause = error.__cause__ or error
         raise UsageError(f"{group}._target_={target}: this function cannot be imported ({cause}).") from None
     # Check where the function is defined, too: torch.nn.os.system is reachable through torch.nn.
-    refuse_untrusted(group, target, str(getattr(function, "__module__", "")), trust)
+    refuse_untrusted(group, target, str(getattr(function, "__module__", "")))
     return function
 
 
-def refuse_untrusted(group: str, target: Any, path: str, trust: Collection[str]) -> None:
+def refuse_untrusted(group: str, target: Any, path: str) -> None:
     """Raise UsageError when the dotted `path` lies outside the packages that may be called."""
-    if not is_allowed(path, trust):
+    if not is_allowed(path, trusted()):
         package = path.partition(".")[0]
         raise UsageError(
             f"{group}._target_={target}: {path} is outside the packages that a configuration may call "

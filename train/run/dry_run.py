@@ -22,6 +22,7 @@ from train.run.loop import Loop, TrainPlan, evaluate
 from train.run.session import Session, assemble, prepare
 from train.run.signals import StopSignal
 from train.run.step import TrainState
+from train.run.trust import set_trusted
 from train.sinks.contracts import Sink
 from train.store.run_folder import RunFolder
 
@@ -38,17 +39,18 @@ Trust: TypeAlias = tuple[str, ...]
 def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust]) -> list[str | None]:
     """Return for each configuration why no run can start with it, or None."""
     configs, trust = request
+    set_trusted(trust)
     sizes: dict[str, int] = {}
-    return [check_config(config, trust, sizes) for config in configs]
+    return [check_config(config, sizes) for config in configs]
 
 
-def check_config(config: Mapping[str, Any], trust: Trust, sizes: dict[str, int]) -> str | None:
+def check_config(config: Mapping[str, Any], sizes: dict[str, int]) -> str | None:
     """Return the usage error of a single run, or None. Other errors are left to the run, which writes them to its folder.
 
     `sizes`: cache of the training split sizes: most arms share their data, which are then loaded only once.
     """
     try:
-        settings = parse(config, trust)
+        settings = parse(config)
         assembly = assemble(settings)
         key = json.dumps([config["data"], settings.seeds.split], sort_keys=True, default=str)
         if key not in sizes:
@@ -72,7 +74,9 @@ def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
     test splits; and `steps`, the number of steps of the full run.
     """
     started = time.perf_counter()
-    session = prepare(parse(*request), RunFolder(Path(tempfile.gettempdir()) / "never-created"))
+    config, trust = request
+    set_trusted(trust)
+    session = prepare(parse(config), RunFolder(Path(tempfile.gettempdir()) / "never-created"))
     readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
     try:
         plan, train_state = session.plan(readers), session.train_state(readers)

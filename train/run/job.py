@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, Interrupted, UsageError
-from train.run.resume import refuse_changes, run_to_resume, trusted_packages, user_overrides
+from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import handle_signals
+from train.run.trust import set_trusted, trusted_packages
 from train.sinks.hparams import hparams_row
 from train.store.failure import RunRequest, requested_experiment, write_refusal
 from train.store.identity import BOOKKEEPING, experiment_of
@@ -79,7 +80,8 @@ def start_run(
     """
     resolved = resolve_config(config)
     content = experiment_of(resolved)
-    settings = parse(content, trusted_packages(resolved["trust"], overrides))
+    set_trusted(trusted_packages(resolved["trust"], overrides))
+    settings = parse(content)
     checkpoints = check(CheckpointSettings, "checkpoint", resolved["checkpoint"])
     previous = run_to_resume(folder, resolved["resume"])
     if previous is not None:

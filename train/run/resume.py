@@ -70,15 +70,6 @@ def user_overrides(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if key_of(override) not in ("resume", "trust")]
 
 
-def trusted_packages(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return the packages whose functions a configuration may name. UsageError when a file names them instead of the command
-    line."""
-    packages = (named,) if isinstance(named, str) else tuple(map(str, named or ()))
-    if packages and not any(key_of(override) == "trust" for override in overrides):
-        raise UsageError(f"trust={','.join(packages)}: a file asks to be trusted. Set trust on the command line only.")
-    return packages
-
-
 def run_to_resume(folder: RunFolder, requested: str | None) -> Run | None:
     """Lock `folder` and return the run to resume in it; None for a new run.
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from train.run.trust import trusted
 from train.sweep.devices import Slot
 from train.sweep.fork_server import ForkServer, Worker
 
@@ -31,9 +32,7 @@ class Timing:
         return self.start_s + self.steps * self.step_s + self.evaluate_s
 
 
-def time_arms(
-    configs: Sequence[Mapping[str, Any]], trust: tuple[str, ...], fork_server: ForkServer, slots: Sequence[Slot]
-) -> list[Timing]:
+def time_arms(configs: Sequence[Mapping[str, Any]], fork_server: ForkServer, slots: Sequence[Slot]) -> list[Timing]:
     """Time up to MAX_TIMED_ARMS of the arms, evenly spaced. Arms that cannot be timed are omitted."""
     stride = max(1, -(-len(configs) // MAX_TIMED_ARMS))
     waiting = [dict(config) for config in configs[::stride]]
@@ -43,7 +42,7 @@ def time_arms(
     while waiting or used:
         while waiting and free:
             slot = free.pop()
-            used[fork_server.start(CALL, (waiting.pop(0), trust), environment=slot.environment)] = slot
+            used[fork_server.start(CALL, (waiting.pop(0), trusted()), environment=slot.environment)] = slot
         for worker in fork_server.wait():
             free.append(used.pop(worker))
             if isinstance(worker.value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from train.run.trust import trusted
 from train.sweep.devices import cpu_cores
 from train.sweep.fork_server import ForkServer
 
@@ -14,12 +15,11 @@ MIN_CONFIGS_PER_WORKER = 8
 
 
 def find_impossible(
-    arms: Mapping[str, Mapping[str, Any]], trust: tuple[str, ...], fork_server: ForkServer, environment: Mapping[str, str]
+    arms: Mapping[str, Mapping[str, Any]], fork_server: ForkServer, environment: Mapping[str, str]
 ) -> dict[str, str]:
     """Return id -> reason for every configuration that no run could start with.
 
-    `arms`: id -> resolved experiment; `trust`: packages, besides `train`, whose functions they may name; `environment`:
-    variables that give the worker the device that a run will have.
+    `arms`: id -> resolved experiment; `environment`: variables that give the worker the device that a run will have.
     """
     ids = list(arms)
     group_size = max(MIN_CONFIGS_PER_WORKER, -(-len(ids) // cpu_cores()))
@@ -27,7 +27,7 @@ def find_impossible(
     reasons: dict[str, str] = {}
     while pending:
         groups = {
-            fork_server.start(CALL, ([dict(arms[id]) for id in group], trust), environment=environment): group
+            fork_server.start(CALL, ([dict(arms[id]) for id in group], trusted()), environment=environment): group
             for group in pending
         }
         pending = []

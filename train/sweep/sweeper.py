@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import RunError, UsageError
-from train.run.resume import trusted_packages
+from train.run.trust import set_trusted, trusted_packages
 from train.sinks.hparams import hparams_row
 from train.store.lock import Lock
 from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, upgraded_manifest, write_manifest
@@ -59,7 +59,7 @@ class Sweep:
         UsageError for every error that can be detected before the first job; no files are written then.
         """
         self.validate_preset()
-        trust = trusted_packages(self.master.trust, overrides)
+        set_trusted(trusted_packages(self.master.trust, overrides))
         request = read_request(self.params, overrides, self.loader)
         folder = self.folder()
         max_runs = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
@@ -68,17 +68,14 @@ class Sweep:
         with ForkServer(allocation.threads, modules) as fork_server:  # imports while the arms are composed
             composed = make_plan(request, self.settings, self.loader, self.master)
             self.preload_report()
-            plan = composed.without_arms(
-                find_impossible(
-                    {arm.id: arm.config for arm in composed.arms}, trust, fork_server, allocation.slots[0].environment
-                )
-            )
+            configs = {arm.id: arm.config for arm in composed.arms}
+            plan = composed.without_arms(find_impossible(configs, fork_server, allocation.slots[0].environment))
             statuses = run_statuses(folder, plan.runs, self.settings.reuse_other_code)
             self.validate_resume(folder, plan)
             self.print_plan(plan, statuses, folder)
             if self.settings.dry_run:
                 print("\n".join(plan_text.power_lines(plan, folder, self.settings.spread, self.report)), flush=True)
-                self.print_estimate(plan, statuses, trust, fork_server)
+                self.print_estimate(plan, statuses, fork_server)
                 return []
             if self.is_pool:  # the fork server starts the jobs, too
                 self.launcher.fork_server = fork_server  # pyright: ignore[reportAttributeAccessIssue]
@@ -147,16 +144,12 @@ class Sweep:
             print("\n".join(plan_text.arm_lines(plan)))
         print("\n".join(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder)), flush=True)
 
-    def print_estimate(
-        self, plan: SweepPlan, statuses: Sequence[RunStatus], trust: tuple[str, ...], fork_server: ForkServer
-    ) -> None:
+    def print_estimate(self, plan: SweepPlan, statuses: Sequence[RunStatus], fork_server: ForkServer) -> None:
         """Print how long the due runs will take, without launching one."""
         due = [status.planned for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
         arms = {run.arm for run in due}
         allocation = self.allocate(max(1, len(due)))
-        timed = (
-            time_arms([arm.config for arm in plan.arms if arm.id in arms], trust, fork_server, allocation.slots) if due else []
-        )
+        timed = time_arms([arm.config for arm in plan.arms if arm.id in arms], fork_server, allocation.slots) if due else []
         at_once = len(allocation.slots)
         print("\n".join(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once)))
         print("       no run was started (sweep.dry_run=true)")
