@@ -15,8 +15,8 @@ from scripts.architecture import circles, file_imports, imported_names
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "train"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 350
-MAX_IMPORTS = 36
+MAX_LINES = 330
+MAX_IMPORTS = 21
 
 BELOW: dict[str, set[str]] = {
     "cli": {"sweep", "run", "config_errors", "naming", "errors"},

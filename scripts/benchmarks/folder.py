@@ -19,7 +19,7 @@ from torchvision.transforms.functional import to_pil_image
 from train.data.contracts import Batch
 from train.data.preprocess import Preprocess
 from train.data.readers import Readers
-from train.run.session import Session
+from train.run.setup import Setup
 
 CLASSES = 4
 QUALITY = 90
@@ -29,9 +29,9 @@ CROP = 224
 class FolderReading:
     """A contestant that reads batches with `train`'s FolderReader, epoch after epoch."""
 
-    def __init__(self, name: str, session: Session, readers: Readers) -> None:
+    def __init__(self, name: str, setup: Setup, readers: Readers) -> None:
         self.name = name
-        self.detail = f"multi_scale + flip, {session.settings.data.workers} workers"
+        self.detail = f"multi_scale + flip, {setup.settings.data.workers} workers"
         self.readers = readers
         self.batches = self.endless()
 

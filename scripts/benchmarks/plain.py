@@ -1,4 +1,4 @@
-"""The plain PyTorch loop of tutorials, on a session's data and model."""
+"""The plain PyTorch loop of tutorials, on a setup's data and model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from train.errors import UsageError
 from train.parts.augment import geometry
 from train.parts.regularization import parameter_groups
 from train.run.device import configure_determinism
-from train.run.session import Session
+from train.run.setup import Setup
 
 CUDNN: Any = torch.backends.cudnn
 TORCH_DEFAULTS = torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision
-"""torch's defaults, read before a session changes them."""
+"""torch's defaults, read before a setup changes them."""
 
 
 def use_torch_defaults() -> None:
@@ -51,18 +51,18 @@ class PilImages(Dataset[tuple[Any, int]]):
 
 class PlainLoop:
     """PyTorch as tutorials teach it: a DataLoader of PIL images with torchvision's transforms, float32, loss and accuracy read
-    with `.item()` at every step. The same model and initial weights, optimizer settings and augmentation as `session`."""
+    with `.item()` at every step. The same model and initial weights, optimizer settings and augmentation as `setup`."""
 
-    def __init__(self, name: str, session: Session, readers: Readers, workers: int) -> None:
+    def __init__(self, name: str, setup: Setup, readers: Readers, workers: int) -> None:
         self.name = name
         self.detail = f"float32, contiguous, not deterministic, {workers} workers"
-        self.session = session
-        self.device = session.placement.device
-        self.loader = plain_loader(session, readers, workers)
+        self.setup = setup
+        self.device = setup.placement.device
+        self.loader = plain_loader(setup, readers, workers)
         self.batches = endless(self.loader)
-        self.model = session.initial_model(readers).to(self.device)
-        self.optimizer = unfused(session, self.model)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=session.parts.regularization.label_smoothing)
+        self.model = setup.initial_model(readers).to(self.device)
+        self.optimizer = unfused(setup, self.model)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=setup.parts.regularization.label_smoothing)
         self.loss = 0.0
         self.correct = 0.0
 
@@ -72,7 +72,7 @@ class PlainLoop:
         return partial(self.run, steps)
 
     def run(self, steps: int) -> None:
-        grad_clip = self.session.settings.trainer.grad_clip
+        grad_clip = self.setup.settings.trainer.grad_clip
         for _ in range(steps):
             images, labels = (part.to(self.device, non_blocking=True) for part in next(self.batches))
             self.optimizer.zero_grad()
@@ -90,22 +90,22 @@ class PlainLoop:
         del self.loader, self.batches
 
 
-def plain_loader(session: Session, readers: Readers, workers: int) -> DataLoader[Any]:
+def plain_loader(setup: Setup, readers: Readers, workers: int) -> DataLoader[Any]:
     """Return the training loader. UsageError for data that nobody would read this way."""
     return DataLoader(
-        as_pil(session.splits.train, [*augmentation(session), *normalisation(readers)]),  # pyright: ignore[reportArgumentType]
-        batch_size=session.settings.trainer.batch_size,
+        as_pil(setup.splits.train, [*augmentation(setup), *normalisation(readers)]),  # pyright: ignore[reportArgumentType]
+        batch_size=setup.settings.trainer.batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=session.placement.device.type == "cuda",
+        pin_memory=setup.placement.device.type == "cuda",
     )
 
 
-def test_loader(session: Session, readers: Readers, source: Source) -> DataLoader[Any]:
+def test_loader(setup: Setup, readers: Readers, source: Source) -> DataLoader[Any]:
     """Return a loader of every image once, not augmented."""
-    return DataLoader(as_pil(source, normalisation(readers)), batch_size=session.settings.trainer.batch_size)  # pyright: ignore[reportArgumentType]
+    return DataLoader(as_pil(source, normalisation(readers)), batch_size=setup.settings.trainer.batch_size)  # pyright: ignore[reportArgumentType]
 
 
 def as_pil(source: Source, steps: Sequence[Any]) -> PilImages:
@@ -118,11 +118,11 @@ def normalisation(readers: Readers) -> list[Any]:
     return [transforms.ToTensor(), transforms.Normalize(readers.preprocess.mean, readers.preprocess.std)]
 
 
-def augmentation(session: Session) -> list[nn.Module]:
+def augmentation(setup: Setup) -> list[nn.Module]:
     """Return the torchvision counterparts of the chosen augmentation."""
-    _, height, width = session.parts.dataset.shape
+    _, height, width = setup.parts.dataset.shape
     found: list[nn.Module] = []
-    for op in session.parts.pipeline.ops:
+    for op in setup.parts.pipeline.ops:
         if isinstance(op, geometry.Crop):
             found.append(transforms.RandomCrop((height, width), padding=op.pixels(height, width)))
         elif isinstance(op, geometry.Flip):
@@ -135,14 +135,14 @@ def augmentation(session: Session) -> list[nn.Module]:
     return found
 
 
-def unfused(session: Session, model: nn.Module) -> torch.optim.Optimizer:
+def unfused(setup: Setup, model: nn.Module) -> torch.optim.Optimizer:
     """Return the configured optimizer, not fused."""
-    groups = parameter_groups(model, session.parts.regularization)
-    configured = session.parts.optimizer(groups)
+    groups = parameter_groups(model, setup.parts.regularization)
+    configured = setup.parts.optimizer(groups)
     accepted = inspect.signature(type(configured)).parameters
     settings = {name: value for name, value in configured.defaults.items() if name in accepted}
     make: Any = type(configured)
-    return make(parameter_groups(model, session.parts.regularization), **(settings | {"fused": None, "foreach": None}))
+    return make(parameter_groups(model, setup.parts.regularization), **(settings | {"fused": None, "foreach": None}))
 
 
 def endless(loader: DataLoader[Any]) -> Generator[Any, None, None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.plain import PlainLoop, test_loader
-from benchmarks.training import open_session, readers_of
+from benchmarks.training import prepare_setup
 
 
 @torch.no_grad()
@@ -30,17 +29,16 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_intermixed_args()
-    with tempfile.TemporaryDirectory(prefix="train-plain-") as folder:
-        session = open_session(arguments.overrides, Path(folder) / "run")
-        readers = readers_of(session)
-        plan = session.plan(readers)
-        loop = PlainLoop("plain", session, readers, arguments.workers)
-        for begin in range(0, plan.total, plan.steps_per_epoch):
-            loop.window(min(plan.steps_per_epoch, plan.total - begin))()
-            if session.splits.val is not None:
-                print(f"val {accuracy(loop.model, test_loader(session, readers, session.splits.val), loop.device):.4f}")
-        print(f"test {accuracy(loop.model, test_loader(session, readers, session.splits.test), loop.device):.4f}")
-        loop.close()
+    setup = prepare_setup(arguments.overrides)
+    readers = setup.open_readers()
+    plan = setup.plan(readers)
+    loop = PlainLoop("plain", setup, readers, arguments.workers)
+    for begin in range(0, plan.total, plan.steps_per_epoch):
+        loop.window(min(plan.steps_per_epoch, plan.total - begin))()
+        if setup.splits.val is not None:
+            print(f"val {accuracy(loop.model, test_loader(setup, readers, setup.splits.val), loop.device):.4f}")
+    print(f"test {accuracy(loop.model, test_loader(setup, readers, setup.splits.test), loop.device):.4f}")
+    loop.close()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from train.errors import UsageError, did_you_mean
-from train.run.session import Session
+from train.run.setup import Setup
 
 from . import sweep
 from .folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
 from .plain import PlainLoop
-from .training import BareStep, TrainLoop, open_session, readers_of
+from .training import BareStep, TrainLoop, prepare_setup
 from .windows import Contestant, Procedure, Window, interleave
 
 DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20, "sweep": 140}
@@ -88,8 +88,8 @@ def check_only(names: Iterable[str]) -> None:
 def run_section(name: str, options: Options, folder: Path, say: Callable[[str], None]) -> Section:
     """Prepare and measure one section, below the empty `folder`. UsageError for what cannot be compared."""
     prepare = {"loop": prepare_loop, "observing": prepare_observing, "folder": prepare_folder, "sweep": prepare_sweep}[name]
-    makers, session, notes = prepare(options, folder)
-    procedure = procedure_for(name, options, session)
+    makers, setup, notes = prepare(options, folder)
+    procedure = procedure_for(name, options, setup)
     with ExitStack() as stack:
         contestants: list[Contestant] = []
         for key in wanted(name, options):
@@ -97,7 +97,7 @@ def run_section(name: str, options: Options, folder: Path, say: Callable[[str], 
                 say(f"preparing {key}")
                 contestants.append(makers[key]())
                 stack.callback(contestants[-1].close)
-        windows = interleave(contestants, procedure, waiter(session.placement.device), say)
+        windows = interleave(contestants, procedure, waiter(setup.placement.device), say)
     details = {contestant.name: contestant.detail for contestant in contestants}
     ratios = [pair for pair in RATIOS[name] if set(pair) <= set(details)]
     notes = notes if name == "sweep" else [*notes, *steadiness(procedure)]
@@ -109,18 +109,18 @@ def wanted(section: str, options: Options) -> list[str]:
     return [name for name in NAMES[section] if not options.only or name in options.only]
 
 
-def procedure_for(section: str, options: Options, session: Session) -> Procedure:
-    steps = options.steps or default_steps(section, session)
+def procedure_for(section: str, options: Options, setup: Setup) -> Procedure:
+    steps = options.steps or default_steps(section, setup)
     lead_in = PREFETCH * options.workers + EXTRA_LEAD_IN
-    batch_size = session.settings.trainer.batch_size
+    batch_size = setup.settings.trainer.batch_size
     if section == "sweep":  # nothing needs to warm up, since whole commands are timed; a step is one of every run
         lead_in, batch_size = 0, batch_size * sweep.RUNS
     return Procedure(options.rounds, steps, batch_size, lead_in, options.repeats, options.tolerance)
 
 
-def default_steps(section: str, session: Session) -> int:
+def default_steps(section: str, setup: Setup) -> int:
     """Return the steps per window. Training windows are multiples of `observe.every`: they observe as often as a long run."""
-    every = session.settings.observe.every
+    every = setup.settings.observe.every
     if section in ("folder", "sweep") or not every:
         return DEFAULT_STEPS[section]
     return every * -(-DEFAULT_STEPS[section] // every)
@@ -130,16 +130,16 @@ def waiter(device: torch.device) -> Callable[[], None]:
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
-def prepare_loop(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
-    session = open_session(options.overrides, folder / "train")
-    readers = readers_of(session)
+def prepare_loop(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:
+    setup = prepare_setup(options.overrides)
+    readers = setup.open_readers()
     makers: dict[str, Callable[[], Contestant]] = {
-        "train": lambda: TrainLoop("train", session, readers_of(session)),
-        "plain": lambda: PlainLoop("plain", session, readers, options.workers),
-        "bare": lambda: BareStep("bare", session, readers),
+        "train": lambda: TrainLoop("train", setup, folder / "train"),
+        "plain": lambda: PlainLoop("plain", setup, readers, options.workers),
+        "bare": lambda: BareStep("bare", setup, readers),
     }
-    notes = [observed_share(session, options)]
-    if session.placement.mixed:
+    notes = [observed_share(setup, options)]
+    if setup.placement.mixed:
         makers["train_float32"] = partial(train_loop, "train_float32", [*options.overrides, "trainer.precision=float32"], folder)
     else:
         notes.append("`train` chooses float32 on this machine, so there is no separate train_float32.")
@@ -148,22 +148,22 @@ def prepare_loop(options: Options, folder: Path) -> tuple[Makers, Session, list[
             "`plain` runs in this process, with the memory and thread settings of `train`; where these help it, its ratio is an "
             "understatement. It uses torch's defaults for determinism."
         )
-    return makers, session, notes
+    return makers, setup, notes
 
 
-def prepare_observing(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
-    session = open_session(options.overrides, folder / "observed")
-    if not session.settings.observe.every:
+def prepare_observing(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:
+    setup = prepare_setup(options.overrides)
+    if not setup.settings.observe.every:
         raise UsageError("--cost-of-observing compares with observe=off: leave observe=off out of the overrides.")
     makers: Makers = {
-        "train": lambda: TrainLoop("train", session, readers_of(session)),
+        "train": lambda: TrainLoop("train", setup, folder / "observed"),
         "train_full": partial(train_loop, "train_full", observing(options.overrides, "full"), folder),
         "train_unobserved": partial(train_loop, "train_unobserved", observing(options.overrides, "off"), folder),
     }
-    notes = [observed_share(session, options)]
+    notes = [observed_share(setup, options)]
     if "train_full" in wanted("observing", options):
         notes.append("Histograms and the probe come once a window, at its first step; in a long run they are rarer.")
-    return makers, session, notes
+    return makers, setup, notes
 
 
 def observing(overrides: Sequence[str], how: str) -> list[str]:
@@ -171,45 +171,45 @@ def observing(overrides: Sequence[str], how: str) -> list[str]:
 
 
 def train_loop(name: str, overrides: Sequence[str], folder: Path) -> TrainLoop:
-    session = open_session(overrides, folder / name)
-    return TrainLoop(name, session, readers_of(session))
+    setup = prepare_setup(overrides)
+    return TrainLoop(name, setup, folder / name)
 
 
-def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
+def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:
     """Prepare the contestants that read image files; the overrides of the command line do not apply."""
     root = folder / "photographs"
     size = write_photographs(root, options.images, options.image_width)
     sizes = [f"trainer.batch_size={options.batch_size}", f"data.workers={options.workers}", "data.val_fraction=0.0"]
     overrides = ["data=image_folder", f"data.root={root}", "augment=[multi_scale,flip]", *sizes]
-    session = open_session(overrides, folder / "reading")
-    readers = readers_of(session)
-    device = session.placement.device
+    setup = prepare_setup(overrides)
+    readers = setup.open_readers()
+    device = setup.placement.device
     makers: Makers = {
-        "folder_reader": lambda: FolderReading("folder_reader", session, readers),
+        "folder_reader": lambda: FolderReading("folder_reader", setup, readers),
         "torchvision_folder": lambda: TorchvisionReading(
             "torchvision_folder", root / "train", readers.preprocess, options.batch_size, options.workers, device
         ),
     }
     width, height = options.image_width, options.image_width * 3 // 4
     note = f"{options.images} generated JPEGs, {width} x {height} or upright, quality {QUALITY}, {size / 1000:.0f} kB on average."
-    return makers, session, [note]
+    return makers, setup, [note]
 
 
-def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Session, list[str]]:
-    session = open_session(options.overrides, folder / "session")
+def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:
+    setup = prepare_setup(options.overrides)
     makers = dict(sweep.contestants(options.overrides, options.workers, folder))
     axes = " ".join(f"{axis}={','.join(levels)}" for axis, levels in sweep.AXES.items())
     steps = options.steps or DEFAULT_STEPS["sweep"]
     note = f"{sweep.RUNS} runs ({axes}) of {steps} steps, timed from the command to its end: start, training, evaluation, report."
     absent = ["joblib is not installed (pip install hydra-joblib-launcher)."] if "sweep_joblib" not in makers else []
-    return makers, session, [note, *absent, "The plain program does not observe, writes no records and makes no report."]
+    return makers, setup, [note, *absent, "The plain program does not observe, writes no records and makes no report."]
 
 
-def observed_share(session: Session, options: Options) -> str:
-    every = session.settings.observe.every
+def observed_share(setup: Setup, options: Options) -> str:
+    every = setup.settings.observe.every
     if not every:
         return "`train` does not observe here."
-    steps = options.steps or default_steps("loop", session)
+    steps = options.steps or default_steps("loop", setup)
     return f"`train` observes {-(-steps // every)} of the {steps} steps of a window; a long run observes 1 of {every}."
 
 

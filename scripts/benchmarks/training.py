@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from train import cli
 from train.config import parse
-from train.data.readers import Readers, open_readers
+from train.data.readers import Readers
 from train.errors import RunError
 from train.parts.model.trace import trace
 from train.run.device import configure_determinism
-from train.run.loop import Loop, TrainResult
-from train.run.session import Session, prepare
+from train.run.loop import Loop
+from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.console import ConsoleSink
@@ -33,34 +33,29 @@ from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
 from train.store.identity import experiment_of
-from train.store.run_folder import RunFolder
 
 
-def open_session(overrides: Sequence[str], folder: Path) -> Session:
+def prepare_setup(overrides: Sequence[str]) -> Setup:
     """What `train OVERRIDES` would have at hand just before training. UsageError as there."""
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         content: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-    return prepare(parse(experiment_of(content)), RunFolder(folder))
+    return prepare(parse(experiment_of(content)))
 
 
-def readers_of(session: Session) -> Readers:
-    return open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
-
-
-def describe(session: Session) -> str:
-    placement = session.placement
-    kept = "deterministic" if session.settings.trainer.deterministic else "not deterministic"
+def describe(setup: Setup) -> str:
+    placement = setup.placement
+    kept = "deterministic" if setup.settings.trainer.deterministic else "not deterministic"
     return f"{placement.precision}, {placement.layout}, {kept}"
 
 
-def new_loop(session: Session, readers: Readers) -> Loop:
-    """Return a loop as the session makes it, but without a validation split and with sinks that write nowhere."""
-    train_state = session.train_state(readers)
-    calls = trace(train_state.model, session.parts.input_shape)
-    observer = session.observer(train_state.model, calls, readers)
-    plan = session.plan(readers)
-    return Loop(train_state, session.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), StopSignal())
+def new_loop(setup: Setup, readers: Readers) -> Loop:
+    """Return a loop as a run makes it, but without a validation split and with sinks that write nowhere."""
+    train_state = setup.train_state(readers)
+    calls = trace(train_state.model, setup.parts.input_shape)
+    observer = setup.observer(train_state.model, calls, readers)
+    plan = setup.plan(readers)
+    return Loop(train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), StopSignal())
 
 
 class EndAfter(Sink):
@@ -85,21 +80,22 @@ class TrainLoop:
     `observe.every` is observed, as in a long run.
     """
 
-    def __init__(self, name: str, session: Session, readers: Readers) -> None:
+    def __init__(self, name: str, setup: Setup, folder: Path) -> None:
         self.name = name
-        self.detail = f"{describe(session)}, observe.every={session.settings.observe.every}"
-        self.session = session
-        self.readers = readers
-        self.loop = new_loop(session, readers)
+        self.detail = f"{describe(setup)}, observe.every={setup.settings.observe.every}"
+        self.setup = setup
+        self.folder = folder
+        self.readers = setup.open_readers()
+        self.loop = new_loop(setup, self.readers)
         self.null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, closed in `close`
         self.folders = count()
 
     def window(self, steps: int) -> Callable[[], None]:
         """Prepare a window; its call raises RunError when the loss is no longer finite."""
-        configure_determinism(self.session.settings.trainer.deterministic)
+        configure_determinism(self.setup.settings.trainer.deterministic)
         stop = StopSignal()
         sink = self.open_sinks(steps, stop)
-        loop = replace(self.loop, sink=sink, stop=stop, result=TrainResult(), unrecorded=[])
+        loop = replace(self.loop, sink=sink, stop=stop)
         return partial(self.run, loop, sink, steps)
 
     def run(self, loop: Loop, sink: Sink, steps: int) -> None:
@@ -112,13 +108,13 @@ class TrainLoop:
             raise RunError(f"{self.name}: {reason}, and a window has {steps}. Try fewer --steps, or another configuration.")
 
     def open_sinks(self, steps: int, stop: StopSignal) -> BroadcastSink:
-        folder = self.session.folder.path / str(next(self.folders))
+        folder = self.folder / str(next(self.folders))
         folder.mkdir(parents=True)
         screen = Console(file=self.null, force_terminal=True, width=100)
         log = LineSink(line_writer(self.null))
         shown = BroadcastSink([TensorBoardSink(), log, ConsoleSink(screen)])
         sink = BroadcastSink([JsonlSink(), shown, HeatMapSink(shown), EndAfter(steps, stop)])
-        sink.start(replace(self.session.info(self.name, self.readers, self.loop.plan), folder=folder))
+        sink.start(self.setup.info(self.name, folder, self.readers, self.loop.plan))
         return sink
 
     def close(self) -> None:
@@ -129,15 +125,15 @@ class TrainLoop:
 class BareStep:
     """The bare train step: forward, backward and update on one batch that stays on the device."""
 
-    def __init__(self, name: str, session: Session, readers: Readers) -> None:
+    def __init__(self, name: str, setup: Setup, readers: Readers) -> None:
         self.name = name
-        self.detail = describe(session)
-        self.session = session
-        self.train_state = session.train_state(readers)
+        self.detail = describe(setup)
+        self.setup = setup
+        self.train_state = setup.train_state(readers)
         self.batch = next(readers.train.epoch(0))
 
     def window(self, steps: int) -> Callable[[], None]:
-        configure_determinism(self.session.settings.trainer.deterministic)
+        configure_determinism(self.setup.settings.trainer.deterministic)
         self.train_state.model.train()
         return partial(self.run, steps)
 

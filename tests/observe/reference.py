@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,12 +12,11 @@ from torch import Tensor, nn
 from tests.harness import settings_for
 from train.config import ObserveSettings
 from train.data.contracts import Batch
-from train.data.readers import Readers, open_readers
+from train.data.readers import Readers
 from train.observe.observer import Observer
 from train.parts.model.trace import trace
-from train.run.session import Session, prepare
+from train.run.setup import Setup, prepare
 from train.run.step import TrainState, train_step
-from train.store.run_folder import RunFolder
 
 ONE = torch.ones(())
 NOISE = ["data=noise", "data.shape=[3,16,16]", "data.classes=4", "data.train_size=24", "data.test_size=8", "data.val_fraction=0"]
@@ -42,9 +40,9 @@ def observer_of(model: nn.Module, shape: tuple[int, ...], probe: Tensor | None =
     return Observer(model, settings(**changes), trace(model, cast(Any, shape)), probe)
 
 
-def prepared(folder: Path, overrides: list[str]) -> tuple[Session, Readers]:
-    session = prepare(settings_for(overrides), RunFolder(folder))
-    return session, open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
+def prepared(overrides: list[str]) -> tuple[Setup, Readers]:
+    setup = prepare(settings_for(overrides))
+    return setup, setup.open_readers()
 
 
 class SignalRecorder:

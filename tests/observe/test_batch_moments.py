@@ -32,10 +32,10 @@ TOLERANCE = 1e-5
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_batch_moments_match_the_reference_at_every_step(model: str, precision: str, tmp_path: Path) -> None:
-    session, readers = prepared(tmp_path / "run", [*BASE, f"model={model}", *MODELS[model], f"trainer.precision={precision}"])
-    train_state = session.train_state(readers)
-    observer = observer_of(train_state.model, session.parts.input_shape)
+def test_batch_moments_match_the_reference_at_every_step(model: str, precision: str) -> None:
+    setup, readers = prepared([*BASE, f"model={model}", *MODELS[model], f"trainer.precision={precision}"])
+    train_state = setup.train_state(readers)
+    observer = observer_of(train_state.model, setup.parts.input_shape)
     moments = BatchMoments(observer.normalized_layers, batch_size=8, total=6, capacity=6)
     references: list[dict[str, float]] = []
     for step, batch in enumerate([*readers.train.epoch(0), *readers.train.epoch(1)]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,13 +126,13 @@ def test_observer_copies_to_the_host_only_in_collect() -> None:
 
 
 @pytest.mark.cuda
-def test_observed_step_does_not_wait_for_the_gpu(tmp_path: Path) -> None:
+def test_observed_step_does_not_wait_for_the_gpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no GPU that torch can use")
-    session, readers = prepared(tmp_path / "run", [*BASE, "trainer.device=cuda", "model.width=8", "observe=full"])
-    train_state = session.train_state(readers)
-    calls = trace(train_state.model, session.parts.input_shape)
-    observer = session.observer(train_state.model, calls, readers)
+    setup, readers = prepared([*BASE, "trainer.device=cuda", "model.width=8", "observe=full"])
+    train_state = setup.train_state(readers)
+    calls = trace(train_state.model, setup.parts.input_shape)
+    observer = setup.observer(train_state.model, calls, readers)
     batch = next(readers.train.epoch(0))
     scale = torch.ones((), device="cuda")
     train_step(train_state, batch, 1.0)

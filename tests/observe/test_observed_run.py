@@ -103,20 +103,20 @@ def test_probe_is_observed_at_step_0_and_after_every_epoch(tmp_path: Path) -> No
     assert any(tag.startswith("gradient") for tag in records[0].values), "step 0 is one record"
 
 
-def test_probe_images_do_not_depend_on_other_options(tmp_path: Path) -> None:
+def test_probe_images_do_not_depend_on_other_options() -> None:
     probes: list[Tensor] = []
-    for number, change in enumerate((["seed=1"], ["seed=2", "augment=none"], ["trainer.batch_size=3", "norm=none"])):
-        session, readers = prepared(tmp_path / str(number), [*BASE, "model.width=4", *change])
-        probes.append(session.probe(readers, 10))
-        assert len(session.probe(readers, 99)) == 24
+    for change in (["seed=1"], ["seed=2", "augment=none"], ["trainer.batch_size=3", "norm=none"]):
+        setup, readers = prepared([*BASE, "model.width=4", *change])
+        probes.append(setup.probe(readers, 10))
+        assert len(setup.probe(readers, 99)) == 24
     assert torch.equal(probes[0], probes[1])
     assert torch.equal(probes[0], probes[2])
 
 
-def test_probe_images_are_preprocessed_like_the_training_split(tmp_path: Path) -> None:
-    session, readers = prepared(tmp_path / "run", ["data=fashion_mini", "augment=none", "model.width=4", "trainer.device=cpu"])
+def test_probe_images_are_preprocessed_like_the_training_split() -> None:
+    setup, readers = prepared(["data=fashion_mini", "augment=none", "model.width=4", "trainer.device=cpu"])
     split = {image.numpy().tobytes() for batch in readers.train.epoch(0) for image in batch.images}
-    probe = {image.numpy().tobytes() for image in session.probe(readers, 50)}
+    probe = {image.numpy().tobytes() for image in setup.probe(readers, 50)}
     assert len(probe) == 50
     assert len(probe & split) >= 45, "an epoch of full batches omits the remaining images"
 
@@ -134,7 +134,7 @@ class HistogramSink(Sink):
 
 def test_histograms_reach_the_sinks_when_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = HistogramSink()
-    monkeypatch.setattr("train.run.session.default_sinks", lambda *_: [sink])
+    monkeypatch.setattr("train.run.run_sinks.default_views", lambda *_: [sink])
     common = [item for item in RUN if not item.startswith("model.stages")]
     options = ["observe=full", "observe.every=2", "observe.histogram_every=4"]
     train_in_process(tmp_path / "run", [*common, *options, "model=mlp", "model.depth=1"])

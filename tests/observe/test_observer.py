@@ -24,8 +24,7 @@ from tests.observe.reference import (
 )
 from train.errors import UsageError
 from train.observe.observer import LayerInfo
-from train.run.session import prepare
-from train.store.run_folder import RunFolder
+from train.run.setup import prepare
 from train.tags import STATISTICS, measured, split
 
 MODELS = {
@@ -39,11 +38,11 @@ CASES = [(model, precision) for model in MODELS for precision in ("float32", "bf
 
 
 @pytest.mark.parametrize(("model", "precision"), CASES)
-def test_observer_values_match_the_reference(model: str, precision: str, tmp_path: Path) -> None:
+def test_observer_values_match_the_reference(model: str, precision: str) -> None:
     choice = [f"model={model}", *MODELS[model], f"trainer.precision={precision}"]
-    session, readers = prepared(tmp_path / "run", [*BASE, *choice])
-    train_state, reference = session.train_state(readers), session.train_state(readers)
-    observer = observer_of(train_state.model, session.parts.input_shape)
+    setup, readers = prepared([*BASE, *choice])
+    train_state, reference = setup.train_state(readers), setup.train_state(readers)
+    observer = observer_of(train_state.model, setup.parts.input_shape)
     batches = list(readers.train.epoch(0))
     torch.manual_seed(0)
     values = observed_values(train_state, observer, batches)
@@ -59,10 +58,10 @@ def test_observer_values_match_the_reference(model: str, precision: str, tmp_pat
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_observer_basic_level_measures_basic_statistics(tmp_path: Path) -> None:
-    session, readers = prepared(tmp_path / "run", [*BASE, "model=mlp", "model.width=8", "model.activation=tanh"])
-    train_state = session.train_state(readers)
-    observer = observer_of(train_state.model, session.parts.input_shape, level="basic")
+def test_observer_basic_level_measures_basic_statistics() -> None:
+    setup, readers = prepared([*BASE, "model=mlp", "model.width=8", "model.activation=tanh"])
+    train_state = setup.train_state(readers)
+    observer = observer_of(train_state.model, setup.parts.input_shape, level="basic")
     values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     assert {split(tag)[0] for tag in values} == measured("basic")
 
@@ -77,12 +76,12 @@ def test_observer_measures_exactly_the_statistics_of_the_table() -> None:
     assert {split(tag)[0] for tag in observer.collect().values} == {statistic.name for statistic in STATISTICS}
 
 
-def test_gradients_are_measured_before_clipping(tmp_path: Path) -> None:
+def test_gradients_are_measured_before_clipping() -> None:
     values_by_clip: dict[str, dict[str, float]] = {}
     for clip in ("null", "1e-3"):
-        session, readers = prepared(tmp_path / clip, [*BASE, "model.width=4", f"trainer.grad_clip={clip}"])
-        train_state = session.train_state(readers)
-        observer = observer_of(train_state.model, session.parts.input_shape)
+        setup, readers = prepared([*BASE, "model.width=4", f"trainer.grad_clip={clip}"])
+        train_state = setup.train_state(readers)
+        observer = observer_of(train_state.model, setup.parts.input_shape)
         torch.manual_seed(0)
         values_by_clip[clip] = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     gradient_tags = [tag for tag in values_by_clip["null"] if "gradient" in tag]
@@ -119,10 +118,10 @@ def test_observer_layers_are_in_order_of_execution() -> None:
         (["head", "*.act?"], ["stage1.act1", "stage2.act1", "head"]),
     ],
 )
-def test_observe_layers_pattern_selects_layers(pattern: str | list[str], expected: list[str], tmp_path: Path) -> None:
-    session, readers = prepared(tmp_path / "run", [*BASE, "model.stages=2", "model.convs=1", "model.width=4"])
-    train_state = session.train_state(readers)
-    observer = observer_of(train_state.model, session.parts.input_shape, layers=pattern)
+def test_observe_layers_pattern_selects_layers(pattern: str | list[str], expected: list[str]) -> None:
+    setup, readers = prepared([*BASE, "model.stages=2", "model.convs=1", "model.width=4"])
+    train_state = setup.train_state(readers)
+    observer = observer_of(train_state.model, setup.parts.input_shape, layers=pattern)
     assert [layer.name for layer in observer.layers] == expected
     values = observed_values(train_state, observer, [next(readers.train.epoch(0))])
     assert {split(tag)[1] for tag in values} == set(expected)
@@ -140,7 +139,7 @@ def test_observe_layers_without_match_is_a_usage_error(pattern: str, tmp_path: P
         f"observe.layers={pattern}",
     ]
     with pytest.raises(UsageError) as caught:
-        prepare(settings_for(choice), RunFolder(tmp_path / "run"))
+        prepare(settings_for(choice))
     assert "observe.layers=" in str(caught.value)
     assert "stage1.conv1, stage1.act1, head" in str(caught.value)
 

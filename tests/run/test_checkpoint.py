@@ -15,8 +15,17 @@ from tests.harness import SMALL, compose_config, resume_in_process, run_content,
 from tests.run import saboteur
 from train.config import CheckpointSettings
 from train.errors import UsageError
-from train.run.checkpoint import FORMAT, CheckpointSaver, encode_checkpoint, find_checkpoint
-from train.run.checkpoint_files import checksum, list_checkpoints, newest_valid, remove_after, write_checkpoint
+from train.run.checkpoint import (
+    FORMAT,
+    CheckpointSaver,
+    checksum,
+    encode_checkpoint,
+    find_checkpoint,
+    list_checkpoints,
+    newest_valid,
+    remove_after,
+    write_checkpoint,
+)
 from train.run.resume import can_resume, resume_identity
 from train.sinks.broadcast import BroadcastSink
 from train.store.files import write_json

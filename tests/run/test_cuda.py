@@ -17,9 +17,9 @@ from torch.nn import functional
 import train.data.array_reader
 from tests.harness import settings_for, train_in_process
 from train.data.array_reader import ArrayReader
-from train.data.readers import Readers, open_readers
-from train.run.nan_watch import NanWatch
-from train.run.session import Session, prepare
+from train.data.readers import Readers
+from train.run.divergence import NanWatch
+from train.run.setup import Setup, prepare
 from train.run.step import TrainState, train_step
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
@@ -88,10 +88,10 @@ def forbid_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def prepare_training(folder: Path, *overrides: str) -> tuple[Session, Readers, TrainState]:
-    session = prepare(settings_for([*RUN, *overrides]), RunFolder(folder))
-    readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
-    return session, readers, session.train_state(readers)
+def prepare_training(*overrides: str) -> tuple[Setup, Readers, TrainState]:
+    setup = prepare(settings_for([*RUN, *overrides]))
+    readers = setup.open_readers()
+    return setup, readers, setup.train_state(readers)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -122,11 +122,11 @@ def test_gpu_losses_match_cpu(tmp_path: Path, precision: str, tolerance: float) 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("extra", [[], ["trainer.grad_clip=1.0"], ["optimizer=adamw"]], ids=["sgd", "clipped", "adamw"])
-def test_train_step_never_waits_for_device(tmp_path: Path, precision: str, extra: list[str]) -> None:
+def test_train_step_never_waits_for_device(precision: str, extra: list[str]) -> None:
     """From drawing the batch to adding the loss to the NaN watch."""
     optimizer = [item for item in extra if item.startswith("optimizer=")]
-    session, readers, train_state = prepare_training(tmp_path / "run", *optimizer, f"trainer.precision={precision}", *extra)
-    watch = NanWatch(session.placement.device)
+    setup, readers, train_state = prepare_training(*optimizer, f"trainer.precision={precision}", *extra)
+    watch = NanWatch(setup.placement.device)
     for step, batch in enumerate(readers.train.epoch(0)):  # the first calls allocate, choose algorithms and fill caches
         watch.add(step, train_step(train_state, batch, 1.0).loss)
     with forbid_waiting():
@@ -137,17 +137,17 @@ def test_train_step_never_waits_for_device(tmp_path: Path, precision: str, extra
 
 
 @pytest.mark.parametrize("augment", ["lecture", "erase", "none"])
-def test_reader_epoch_never_waits(tmp_path: Path, augment: str) -> None:
-    _, readers, _ = prepare_training(tmp_path / "run", f"augment={augment}", "data.preprocess=standardize")
+def test_reader_epoch_never_waits(augment: str) -> None:
+    _, readers, _ = prepare_training(f"augment={augment}", "data.preprocess=standardize")
     list(readers.train.epoch(0))
     with forbid_waiting():
         assert len(list(readers.train.epoch(1))) == STEPS // 3
 
 
-def test_array_reader_streams_through_pinned_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, resident, _ = prepare_training(tmp_path / "resident")
+def test_array_reader_streams_through_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, resident, _ = prepare_training()
     monkeypatch.setattr(train.data.array_reader, "SHARE_OF_FREE_MEMORY", 0.0)
-    _, streamed, _ = prepare_training(tmp_path / "streamed")
+    _, streamed, _ = prepare_training()
     assert isinstance(resident.train, ArrayReader)
     assert isinstance(streamed.train, ArrayReader)
     assert resident.train.images.is_cuda
@@ -222,9 +222,9 @@ def test_divergence_in_last_step_is_detected(tmp_path: Path) -> None:
     assert "step 1" in read_json(run.status_file)["reason"]
 
 
-def test_loss_scale_adapts_to_overflow(tmp_path: Path) -> None:
+def test_loss_scale_adapts_to_overflow() -> None:
     """float16: the first steps with a scale of 2^40 are skipped and halve it, then training continues."""
-    _, readers, train_state = prepare_training(tmp_path / "run", "trainer.precision=float16")
+    _, readers, train_state = prepare_training("trainer.precision=float16")
     assert train_state.scaler.is_enabled()
     batch = next(readers.train.epoch(0))
     before = [parameter.detach().clone() for parameter in train_state.model.parameters()]
@@ -241,14 +241,14 @@ def test_loss_scale_adapts_to_overflow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_loss_scaling_is_off_outside_float16(tmp_path: Path, precision: str) -> None:
-    assert not prepare_training(tmp_path / "run", f"trainer.precision={precision}")[2].scaler.is_enabled()
+def test_loss_scaling_is_off_outside_float16(precision: str) -> None:
+    assert not prepare_training(f"trainer.precision={precision}")[2].scaler.is_enabled()
 
 
 @pytest.mark.parametrize("deterministic", ["true", "false"])
-def test_float32_does_not_use_tf32(tmp_path: Path, deterministic: str) -> None:
+def test_float32_does_not_use_tf32(deterministic: str) -> None:
     """TF32 keeps 10 bits of the mantissa: the error of its products is about 3e-4, that of float32 about 1e-6."""
-    prepare_training(tmp_path / "run", "trainer.precision=float32", f"trainer.deterministic={deterministic}")
+    prepare_training("trainer.precision=float32", f"trainer.deterministic={deterministic}")
     generator = torch.Generator().manual_seed(0)
 
     def error(function: Callable[[Tensor, Tensor], Tensor], *shapes: list[int]) -> float:
@@ -260,11 +260,11 @@ def test_float32_does_not_use_tf32(tmp_path: Path, deterministic: str) -> None:
     assert error(functional.conv2d, [8, 64, 16, 16], [64, 64, 3, 3]) < 3e-5
 
 
-def test_auto_precision_takes_fast_bfloat16(tmp_path: Path) -> None:
-    session, readers, train_state = prepare_training(tmp_path / "run", "trainer.precision=auto")
+def test_auto_precision_takes_fast_bfloat16() -> None:
+    setup, readers, train_state = prepare_training("trainer.precision=auto")
     fast = torch.cuda.get_device_capability() >= (8, 0)
-    assert session.placement.precision == ("bfloat16" if fast else "float32")
-    assert session.placement.layout == "channels_last"
+    assert setup.placement.precision == ("bfloat16" if fast else "float32")
+    assert setup.placement.layout == "channels_last"
     batch = next(readers.train.epoch(0))
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert all(parameter.is_cuda for parameter in train_state.model.parameters())

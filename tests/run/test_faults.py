@@ -18,8 +18,8 @@ from PIL import Image
 
 from tests.harness import COMMAND, SMALL, resume_in_process, run_content, train_in_process
 from train.errors import RunError, UsageError
-from train.run.checkpoint_files import list_checkpoints, newest_valid
-from train.run.memory import is_out_of_memory
+from train.run.checkpoint import list_checkpoints, newest_valid
+from train.run.device import is_out_of_memory
 from train.store.metrics import read_records
 from train.store.run import read_run
 

@@ -17,13 +17,12 @@ from tests.harness import settings_for, train_in_process
 from train import rng
 from train.data.contracts import Arrays, Dataset, Splits
 from train.data.noise import noise
-from train.data.readers import open_readers
 from train.data.split import split_validation
 from train.parts import schedule as schedules
 from train.parts.augment import TrainingOnly
 from train.parts.contracts import Draws, Schedule, Shape
 from train.run.build import build
-from train.run.session import prepare
+from train.run.setup import prepare
 from train.sinks.contracts import Record
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
@@ -139,12 +138,10 @@ REFERENCE = [
 ]
 
 
-def initial_model(overrides: list[str], folder: Path) -> nn.Module:
+def initial_model(overrides: list[str]) -> nn.Module:
     """Return the initial model of a run with these overrides."""
-    settings = settings_for(overrides)
-    session = prepare(settings, RunFolder(folder))
-    readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
-    return session.train_state(readers).model
+    setup = prepare(settings_for(overrides))
+    return setup.train_state(setup.open_readers()).model
 
 
 def reference_score(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -184,7 +181,7 @@ def test_run_matches_reference_loop(tmp_path: Path, every: int) -> None:
     overrides = [*REFERENCE, "regularization.weight_decay=0", f"trainer.record_every={every}"]
     run = train_in_process(tmp_path / "run", overrides)
     splits = split_validation(build(settings_for(overrides)).dataset.load(), 0.3, 0)
-    model = initial_model(overrides, tmp_path / "reference")
+    model = initial_model(overrides)
     expected = reference_losses(model, splits)
     start = 0
     for record in records(run, "loss/train"):

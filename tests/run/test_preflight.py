@@ -15,8 +15,7 @@ from train.run import preflight
 from train.run.build import build
 from train.run.device import choose_placement
 from train.run.preflight import Cost
-from train.run.session import prepare
-from train.store.run_folder import RunFolder
+from train.run.setup import prepare
 
 IMPOSSIBLE = {
     "data=noise norm=group norm.groups=7": ["layer stage1.norm1", "norm.groups=7", "24 channels"],
@@ -72,16 +71,16 @@ UNREADABLE = ["data=noise", f"data._target_={__name__}.unreadable"] + [
 
 def test_prepare_checks_model_before_loading_data(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"stage1\.norm1"):
-        prepare(settings_for([*UNREADABLE, "norm=group", "norm.groups=7"]), RunFolder(tmp_path / "run"))
+        prepare(settings_for([*UNREADABLE, "norm=group", "norm.groups=7"]))
     with pytest.raises(AssertionError, match="the data was loaded"):
-        prepare(settings_for(UNREADABLE), RunFolder(tmp_path / "run"))
+        prepare(settings_for(UNREADABLE))
     assert not list(tmp_path.iterdir()), "preparing leaves no files"
 
 
-def test_prepare_refuses_split_smaller_than_batch(tmp_path: Path) -> None:
+def test_prepare_refuses_split_smaller_than_batch() -> None:
     overrides = ["data=noise", "data.train_size=20", "data.val_fraction=0.5", "data.classes=2", "trainer.batch_size=11"]
     with pytest.raises(UsageError, match=r"trainer\.batch_size=11 is more than the (9|10) training images"):
-        prepare(settings_for(overrides), RunFolder(tmp_path / "run"))
+        prepare(settings_for(overrides))
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])

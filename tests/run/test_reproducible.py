@@ -14,11 +14,9 @@ from torch import Tensor
 
 from tests.harness import settings_for, train_in_process
 from train.data.contracts import Arrays
-from train.data.readers import open_readers
 from train.rng import ROLES
-from train.run.session import prepare
+from train.run.setup import prepare
 from train.store.metrics import read_records
-from train.store.run_folder import RunFolder
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -152,13 +150,13 @@ def test_data_workers_do_not_change_results(images: Path, tmp_path: Path) -> Non
 
 def initial_draws(*overrides: str) -> dict[str, object]:
     """Return what the seeds determine before the first step."""
-    session = prepare(settings_for([*ALL_ROLES, *overrides]), RunFolder(Path("/nowhere")))
-    readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
+    setup = prepare(settings_for([*ALL_ROLES, *overrides]))
+    readers = setup.open_readers()
     batch = next(readers.train.epoch(0))
-    assert isinstance(session.splits.val, Arrays)
+    assert isinstance(setup.splits.val, Arrays)
     return {
-        "split": session.splits.val.images,
-        "initial weights": torch.cat([p.detach().flatten() for p in session.train_state(readers).model.parameters()]),
+        "split": setup.splits.val.images,
+        "initial weights": torch.cat([p.detach().flatten() for p in setup.train_state(readers).model.parameters()]),
         "labels": batch.labels,
         "images": batch.images,
     }

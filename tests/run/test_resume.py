@@ -15,7 +15,7 @@ from tests.harness import resume_in_process, train_in_process
 from tests.run import saboteur
 from train.errors import UsageError
 from train.parts import schedule
-from train.run.checkpoint_files import list_checkpoints
+from train.run.checkpoint import list_checkpoints
 from train.run.resume import refuse_new_length
 from train.store.metrics import read_records
 from train.store.run import read_run

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.harness import COMMAND, SMALL, resume_in_process, run_content, train_in_process
 from tests.run import saboteur
-from train.run.checkpoint_files import list_checkpoints
+from train.run.checkpoint import list_checkpoints
 from train.store.run import read_run
 
 RUN = [

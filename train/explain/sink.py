@@ -18,7 +18,7 @@ from train.explain.diagnosis import Diagnosis, at_chance, diagnose
 from train.explain.layer_table import render_table
 from train.explain.verdict import MEANING, LayerRow, Verdict, describe, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo
-from train.sinks.contracts import RunInfo, Sink, Summary
+from train.sinks.contracts import Sink, Summary
 from train.store.files import FIGURES_FOLDER
 from train.store.metrics import Record, read_records
 from train.tags import layers_of
@@ -43,23 +43,20 @@ class ExplanationSink(Sink):
     """A sink that writes the explanation to the sink `out`.
 
     After step 0: the layer table, the verdict and the signal figure. At the end of a run that diverged or stayed at chance: the
-    diagnosis. `network` is set once the network exists.
+    diagnosis. It is made once the network exists, after the start of the other sinks.
     """
 
     name = "the explanation"
 
-    def __init__(self, out: Sink, metrics_file: Path, thresholds: ThresholdSettings) -> None:
+    def __init__(self, out: Sink, metrics_file: Path, title: str, network: NetworkInfo, thresholds: ThresholdSettings) -> None:
         self.out = out
-        self.thresholds = thresholds
         self.metrics_file = metrics_file
-        self.network: NetworkInfo | None = None
+        self.title = title
+        self.network = network
+        self.thresholds = thresholds
         self.verdict: Verdict | None = None
         self.diagnosis: Diagnosis | None = None
-        self._title = ""
         self._losses: list[tuple[int, float]] = []
-
-    def start(self, info: RunInfo) -> None:
-        self._title = info.name
 
     def record(self, record: Record) -> None:
         first = self.verdict is None
@@ -71,12 +68,11 @@ class ExplanationSink(Sink):
         if "loss/train" in record.values:
             self._losses.append((record.step, record.values["loss/train"]))
         if record.step == 0 and self.verdict is None and layers_of("activation_std", record.values):
-            expected = self.network.expected if self.network else ()
-            self.verdict = judge(self._rows(record), self.thresholds, expected)
+            self.verdict = judge(self._rows(record), self.thresholds, self.network.expected)
 
     def finish(self, summary: Summary) -> None:
         network = self.network
-        if network is None or not (summary.status == "diverged" or at_chance(self._losses, network.classes)):
+        if summary.status != "diverged" and not at_chance(self._losses, network.classes):
             return
         records = list(read_records(self.metrics_file))
         self.diagnosis = diagnose(records, network.classes, network.switches, self.thresholds, network.layers)
@@ -84,7 +80,7 @@ class ExplanationSink(Sink):
             self.out.message(self.diagnosis.text, "warning")
 
     def _rows(self, record: Record) -> Sequence[LayerRow]:
-        return layer_rows(record.values, self.network.layers if self.network else ())
+        return layer_rows(record.values, self.network.layers)
 
     def _explain_start(self, record: Record, verdict: Verdict) -> None:
         # sys.__stdout__, as rich's live display replaces sys.stdout by a proxy that has no encoding
@@ -99,7 +95,7 @@ class ExplanationSink(Sink):
         self._draw(record)
 
     def _remedy(self, verdict: Verdict) -> str:
-        if self.network is None or verdict.kind == "broken":
+        if verdict.kind == "broken":
             return ""
         return f". Common remedies: {', '.join(suggest('cannot_learn', 'initial', verdict.statistic, self.network.switches))}"
 
@@ -107,13 +103,13 @@ class ExplanationSink(Sink):
         try:
             from train.figures.signal import Point, draw_signal  # imports matplotlib
 
-            theory = {layer.name: layer for layer in self.network.expected} if self.network else {}
+            theory = {layer.name: layer for layer in self.network.expected}
             points = []
             for row in self._rows(record):
                 expected = theory.get(row.layer) or Expected(row.layer, None, None, None)
                 gap = expected.forward_gap or expected.backward_gap
                 points.append(Point(row.layer, row.weighted, row.std, row.gradient_std, expected.std, expected.gradient_std, gap))
-            png = draw_signal(points, self._title)
+            png = draw_signal(points, self.title)
             figures = self.metrics_file.parent / FIGURES_FOLDER
             figures.mkdir(exist_ok=True)
             (figures / f"{FIGURE}.png").write_bytes(png)

@@ -1,32 +1,108 @@
-"""Checkpoints: their content, when they are written, and how a loop is restored from one.
+"""Checkpoints: their files, their content, when they are written, and how one is found. Imports torch only to encode and decode.
 
 A checkpoint is taken between two updates. All randomness is a function of seed, role and step, so it holds no generator state.
+
+A file name holds the kind, the number of updates and the first 16 hex digits of the content's SHA-256, as in
+`checkpoints/step-000001200-4f0c6d2b9a1e7735.pt`. A damaged file does not match its name, and `torch.load` opens the file
+directly. Writes are atomic and durable: a file is complete and on disk when its name appears.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import pickle
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
-
-from train.config import CheckpointSettings
 from train.errors import RunError, UsageError
-from train.run.checkpoint_files import CheckpointFile, list_checkpoints, remove_after, write_checkpoint
-from train.run.loop import Best, Loop, Score
-from train.run.snapshot import Snapshot
-from train.run.step import Measurement
-from train.sinks.contracts import Sink
+from train.store.files import CHECKPOINTS_FOLDER, write_atomic
+
+if TYPE_CHECKING:
+    import torch
+
+    from train.config import CheckpointSettings
+    from train.run.loop import Loop
+    from train.sinks.contracts import Sink
+
+Kind: TypeAlias = Literal["step", "best"]
+_NAME = re.compile(r"(step|best)-(\d{9,})-([0-9a-f]{16})\.pt")
 
 FORMAT = 1
 SHARE = 0.01
 """Share of the run time that checkpoints by `every_minutes` may take: where writing is slow, they become rarer."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint file. `step`: updates done; `checksum`: expected checksum of the content."""
+
+    path: Path
+    step: int
+    checksum: str
+
+    def read(self) -> bytes | None:
+        """Return the content; None when the file is unreadable or its checksum does not match."""
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            return None
+        return content if checksum(content) == self.checksum else None
+
+    def mark_damaged(self) -> None:
+        """Rename the damaged file to `.damaged`, so that it is no longer listed."""
+        self.path.replace(self.path.with_suffix(".damaged"))
+
+
+def list_checkpoints(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
+    """Return the checkpoints of a kind in the run folder `run`, newest first."""
+    folder = run / CHECKPOINTS_FOLDER
+    files = [
+        CheckpointFile(path, int(match[2]), match[3])
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _NAME.fullmatch(path.name)) and match[1] == kind
+    ]
+    return sorted(files, key=lambda file: file.step, reverse=True)
+
+
+def newest_valid(run: Path) -> CheckpointFile | None:
+    """Return the newest checkpoint with a matching checksum; None when there is none."""
+    return next((file for file in list_checkpoints(run) if file.read() is not None), None)
+
+
+def write_checkpoint(run: Path, kind: Kind, step: int, content: bytes, keep: int) -> None:
+    """Write durably, then remove all but the newest `keep` of this kind. OSError when the write fails; nothing changes then."""
+    folder = run / CHECKPOINTS_FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{kind}-{step:09d}-{checksum(content)}.pt"
+    write_atomic(path, content)
+    for old in [file for file in list_checkpoints(run, kind) if file.path != path][max(keep - 1, 0) :]:
+        old.path.unlink(missing_ok=True)
+
+
+def prune_checkpoints(run: Path, kind: Kind, keep: int = 0) -> None:
+    """Remove all but the newest `keep` of this kind."""
+    for file in list_checkpoints(run, kind)[keep:]:
+        file.path.unlink(missing_ok=True)
+
+
+def remove_after(run: Path, step: int) -> None:
+    """Remove checkpoints after `step`, and the partial files of a killed process."""
+    for kind in ("step", "best"):
+        for file in list_checkpoints(run, kind):
+            if file.step > step:
+                file.path.unlink(missing_ok=True)
+    for path in (run / CHECKPOINTS_FOLDER).glob(".*") if (run / CHECKPOINTS_FOLDER).is_dir() else ():
+        path.unlink(missing_ok=True)
+
+
+def checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -56,47 +132,6 @@ class FoundCheckpoint:
         return checkpoint
 
 
-def loop_state(loop: Loop) -> dict[str, Any]:
-    """Return everything in a loop that the next update, the next record or the end depends on."""
-    train_state, result = loop.train_state, loop.result
-    # Names of format 1: `bookmark` is the snapshot, `looked` is `evaluated`.
-    return {
-        "model": train_state.model.state_dict(),
-        "optimizer": train_state.optimizer.state_dict(),
-        "scaler": train_state.scaler.state_dict(),
-        "losses": [m.loss for m in loop.unrecorded],
-        "correct": [m.correct for m in loop.unrecorded],
-        "moments": loop.moments.state(),
-        "bookmark": loop.snapshot.state() if loop.snapshot else None,
-        "steps": result.steps,
-        "looked": loop.evaluated,
-        "train_loss": result.train_loss,
-        "val": asdict(result.val) if result.val else None,
-        "best": asdict(loop.best) if loop.best else None,
-        "train_s": result.train_s + loop.epoch_s(),
-    }
-
-
-def restore_loop(loop: Loop, state: Mapping[str, Any]) -> None:
-    """Load the state of `loop_state` into a new loop."""
-    train_state, result = loop.train_state, loop.result
-    train_state.model.load_state_dict(state["model"])
-    train_state.optimizer.load_state_dict(state["optimizer"])
-    if state["scaler"]:
-        train_state.scaler.load_state_dict(state["scaler"])
-    device = train_state.placement.device
-    pairs = zip(state["losses"], state["correct"], strict=True)
-    loop.unrecorded = [Measurement(loss.to(device), correct.to(device)) for loss, correct in pairs]
-    loop.moments.load_state(state["moments"])
-    if state["bookmark"]:
-        loop.snapshot = Snapshot(train_state, result.steps)
-        loop.snapshot.load_state(state["bookmark"])
-    result.steps, result.train_loss, result.train_s = state["steps"], state["train_loss"], state["train_s"]
-    result.val = Score(**state["val"]) if state["val"] else None
-    loop.best = Best(state["best"]["step"], Score(**state["best"]["score"])) if state["best"] else None
-    loop.evaluated = state["looked"]
-
-
 def find_checkpoint(run: Path, experiments: Collection[str]) -> FoundCheckpoint:
     """Find the newest valid checkpoint of the run folder `run`. Damaged files are renamed and noted.
 
@@ -113,6 +148,8 @@ def find_checkpoint(run: Path, experiments: Collection[str]) -> FoundCheckpoint:
 
 
 def encode_checkpoint(content: Mapping[str, Any]) -> bytes:
+    import torch
+
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     return buffer.getvalue()
@@ -120,6 +157,8 @@ def encode_checkpoint(content: Mapping[str, Any]) -> bytes:
 
 def decode_checkpoint(file: CheckpointFile, content: bytes, experiments: Collection[str]) -> Checkpoint:
     """Decode a checkpoint without executing anything in it. UsageError as in `find_checkpoint`."""
+    import torch
+
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         file_format, experiment = loaded["format"], loaded["experiment"]
@@ -174,15 +213,15 @@ class CheckpointSaver:
     def save(self, loop: Loop) -> None:
         began = self._clock()
         files = dict(self._sink.sync())  # synced to disk before the checkpoint that refers to these offsets
-        content = self._labels | {"elapsed_s": time.perf_counter() - loop.began, "files": files, "loop": loop_state(loop)}
+        content = self._labels | {"elapsed_s": time.perf_counter() - loop.began, "files": files, "loop": loop.state()}
         try:
             if self._best is not None:
                 write_checkpoint(self._run, "best", *self._best, keep=1)
                 self._best = None
-            write_checkpoint(self._run, "step", loop.result.steps, encode_checkpoint(content), keep=self._settings.keep)
+            write_checkpoint(self._run, "step", loop.steps, encode_checkpoint(content), keep=self._settings.keep)
             self.problem = ""
         except OSError as error:
-            self.problem = f"the checkpoint of step {loop.result.steps} could not be written ({error.strerror or error})"
+            self.problem = f"the checkpoint of step {loop.steps} could not be written ({error.strerror or error})"
             newest = next(iter(list_checkpoints(self._run)), None)
             remaining = f"the latest is that of step {newest.step}" if newest else "there is no earlier one"
             self._sink.message(f"{self.problem}; {remaining}.", "warning")

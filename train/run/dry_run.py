@@ -5,26 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from train.config import Settings, parse
 from train.data.batches import whole_batches
 from train.data.contracts import Dataset
-from train.data.readers import Readers, open_readers
+from train.data.readers import Readers
 from train.data.split import split_validation
 from train.errors import UsageError
 from train.parts.model.trace import trace
-from train.run.loop import Loop, TrainPlan, evaluate
-from train.run.session import Session, assemble, prepare
+from train.run.loop import Loop
+from train.run.recorder import TrainPlan
+from train.run.setup import Setup, assemble, prepare
 from train.run.signals import StopSignal
-from train.run.step import TrainState
+from train.run.step import TrainState, evaluate
 from train.run.trust import set_trusted
 from train.sinks.contracts import Sink
-from train.store.run_folder import RunFolder
 
 WARM_STEPS = 5
 MAX_STEPS = 60
@@ -76,11 +74,11 @@ def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
     started = time.perf_counter()
     config, trust = request
     set_trusted(trust)
-    session = prepare(parse(config), RunFolder(Path(tempfile.gettempdir()) / "never-created"))
-    readers = open_readers(session.parts.dataset, session.splits, session.parts.pipeline, session.reader_settings())
+    setup = prepare(parse(config))
+    readers = setup.open_readers()
     try:
-        plan, train_state = session.plan(readers), session.train_state(readers)
-        times = step_times(session, readers, plan, train_state)
+        plan, train_state = setup.plan(readers), setup.train_state(readers)
+        times = step_times(setup, readers, plan, train_state)
         evaluate_s = total_evaluation_s(readers, plan, train_state)
     finally:
         readers.close()
@@ -90,25 +88,25 @@ def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
     return {"start_s": times[warm] - started - warm * step_s, "step_s": step_s, "evaluate_s": evaluate_s, "steps": plan.total}
 
 
-def step_times(session: Session, readers: Readers, plan: TrainPlan, train_state: TrainState) -> list[float]:
+def step_times(setup: Setup, readers: Readers, plan: TrainPlan, train_state: TrainState) -> list[float]:
     """Return the times at which a short training started and each of its steps ended."""
     stop = StopSignal()
     timer = StepTimer(stop)
     short = dataclasses.replace(plan, total=min(plan.total, MAX_STEPS))
-    calls = trace(train_state.model, session.parts.input_shape)
-    observer = session.observer(train_state.model, calls, readers)
-    Loop(train_state, session.parts.schedule, readers.train, None, short, observer, timer, stop).run()
+    calls = trace(train_state.model, setup.parts.input_shape)
+    observer = setup.observer(train_state.model, calls, readers)
+    Loop(train_state, setup.parts.schedule, readers.train, None, short, observer, timer, stop).run()
     return timer.times
 
 
 def total_evaluation_s(readers: Readers, plan: TrainPlan, train_state: TrainState) -> float:
     """Return the total evaluation time of the full run in seconds."""
-    test_s = seconds(lambda: evaluate(train_state, readers.test, StopSignal()))
+    test_s = seconds(lambda: evaluate(train_state, readers.test.eval_batches(), StopSignal()))
     val = readers.val
     if val is None:
         return test_s
     evaluations = -(-plan.total // (plan.evaluate_every * plan.steps_per_epoch))
-    return test_s + evaluations * seconds(lambda: evaluate(train_state, val, StopSignal()))
+    return test_s + evaluations * seconds(lambda: evaluate(train_state, val.eval_batches(), StopSignal()))
 
 
 def seconds(call: Callable[[], object]) -> float:

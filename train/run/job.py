@@ -86,9 +86,9 @@ def start_run(
     previous = run_to_resume(folder, resolved["resume"])
     if previous is not None:
         refuse_changes(previous, content)
-    from train.run.session import prepare  # imports torch
+    from train.run.session import open_session  # imports torch
 
-    session = prepare(settings, folder, checkpoints, previous)
+    session = open_session(settings, folder, checkpoints, previous)
     session.claim_folder(content, user_overrides(overrides), choices)
     return session, content
 

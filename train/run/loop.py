@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-import torch
 from torch import nn
 
-from train import rng
 from train.data.contracts import Batch
 from train.observe.batch_moments import BatchMoments
 from train.observe.observer import Observer, due
 from train.parts.contracts import Schedule
-from train.parts.isolation import backward_isolated
-from train.run.nan_watch import NanWatch
+from train.run.divergence import SNAPSHOT_EVERY, DivergenceWatch
+from train.run.observed_step import Stepper
+from train.run.recorder import Recorder, TrainPlan
 from train.run.signals import StopSignal
-from train.run.snapshot import Snapshot
-from train.run.step import Measurement, TrainState, eval_step, train_step, training_loss
-from train.sinks.contracts import Record, Sink
-
-SNAPSHOT_EVERY = 50  # steps between two snapshots: the maximum number of steps to replay when the loss is not finite
+from train.run.step import Score, TrainState, evaluate
+from train.sinks.contracts import Sink
 
 
 class Reader(Protocol):
@@ -33,39 +28,6 @@ class Reader(Protocol):
     def steps_per_epoch(self) -> int: ...
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
     def eval_batches(self) -> Iterator[Batch]: ...
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """Durations in steps; `total` is the number of steps that will run."""
-
-    total: int
-    steps_per_epoch: int
-    batch_size: int
-    record_every: int
-    evaluate_every: int
-    dropout_seed: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """The mean loss and the accuracy (0 to 1) over `examples` images."""
-
-    loss: float
-    accuracy: float
-    examples: int
-
-    def values(self, split: str) -> dict[str, float]:
-        """Return the values under the tags of their record."""
-        return {f"loss/{split}": self.loss, f"accuracy/{split}": self.accuracy}
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best score on the validation split so far, and the number of updates before it."""
-
-    step: int
-    score: Score
 
 
 class Saver(Protocol):
@@ -89,21 +51,21 @@ class NoSaver:
         """Do nothing."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainResult:
     """The ending of the loop after `steps` updates: loss of the last record, last validation score, training time in seconds."""
 
-    status: Literal["done", "diverged", "interrupted"] = "done"
-    reason: str = ""
-    steps: int = 0
-    train_loss: float | None = None
-    val: Score | None = None
-    train_s: float = 0.0
+    status: Literal["done", "diverged", "interrupted"]
+    reason: str
+    steps: int
+    train_loss: float | None
+    val: Score | None
+    train_s: float
 
 
 @dataclass
 class Loop:
-    """One training: its train state, data, plan and sinks, and the measurements since the last record."""
+    """One training: its train state, data, plan and sinks. `began`: the value of `time.perf_counter` when the run started."""
 
     train_state: TrainState
     schedule: Schedule
@@ -115,233 +77,130 @@ class Loop:
     stop: StopSignal
     began: float = field(default_factory=time.perf_counter)
     saver: Saver = field(default_factory=NoSaver)
-    result: TrainResult = field(default_factory=TrainResult)
-    unrecorded: list[Measurement] = field(default_factory=list)
-    best: Best | None = None
-    evaluated: bool = True  # whether the evaluations due after the last step (validation split, probe) are done
-    snapshot: Snapshot | None = None
+
+    def __post_init__(self) -> None:
+        moments = BatchMoments(self.observer.normalized_layers, self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY)
+        self.recorder = Recorder(self.sink, self.plan, moments, self.began)
+        self.stepper = Stepper(self.train_state, self.schedule, self.plan, self.observer, self.recorder)
+        self.divergence = DivergenceWatch(self.train_state, keep_snapshots=bool(self.observer.layers))
+        self.steps = 0
+        """Updates done."""
+        self.evaluated = True
+        """Whether the evaluations due after the last step (validation split, probe) are done."""
 
     def run(self) -> TrainResult:
         """Train from the current step until the plan ends, the loss is not finite, or a signal arrives."""
         if self.plan.total == 0:
-            self.observe_only()
+            self.stepper.observe_initial(self.train.epoch(0))
         if not self.evaluated:
-            self.evaluate_when_due(self.result.steps)
-        for step, batch in () if self.stop else self.batches(self.result.steps):
-            measurement = self.run_step(step, batch)
-            self.unrecorded.append(measurement)
-            self.nan_watch.add(step, measurement.loss)
-            done = self.result.steps = step + 1
-            snapshot_due = due(done, SNAPSHOT_EVERY, self.plan.total)
-            if self.check_divergence(
-                wait=snapshot_due or self.evaluation_due(done)
-            ):  # the wait also keeps training out of evaluation time
-                break
-            if snapshot_due:
-                self.record_moments()
-            self.sink.progress(done, self.epochs(done), {})
-            if due(done, self.plan.record_every, self.plan.total):
-                self.record_training(done)
-            self.evaluate_when_due(done)
-            if self.stop:
-                break
-            if done < self.plan.total and (self.stop.pop_save_request() or self.saver.due(done)):
-                self.save()
-            if self.result.status == "diverged":
-                break
-        if self.stop and self.result.status != "diverged":
-            self.result.status = "interrupted"
+            self.evaluate_when_due()
+        with self.recorder.clock.running():
+            for step, batch in () if self.stop else self.batches(self.steps):
+                if not self.train_on(step, batch):
+                    break
+        status: Literal["done", "interrupted"] = "interrupted" if self.stop else "done"
         self.save()
-        if self.result.status == "diverged":
+        if self.divergence.failed_step is not None:
             self.replay()
-            self.record_training(self.result.steps)
-        return self.result
+            self.record_training()
+            return self.result("diverged", f"the training loss was not finite at step {self.divergence.failed_step}")
+        return self.result(status)
 
-    def __post_init__(self) -> None:
-        self.nan_watch = NanWatch(self.train_state.placement.device)
-        self.epoch_began: float | None = None
-        self.moments = BatchMoments(
-            self.observer.normalized_layers, self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY
-        )
+    def result(self, status: Literal["done", "diverged", "interrupted"], reason: str = "") -> TrainResult:
+        recorder = self.recorder
+        return TrainResult(status, reason, self.steps, recorder.train_loss, recorder.val, recorder.clock.seconds)
 
-    def save(self) -> None:
-        """Save the state, unless the loss is not finite: such a run cannot resume."""
-        if self.result.status != "diverged" and not self.check_divergence(wait=True) and self.plan.total:
-            self.saver.save(self)
-
-    def batches(self, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """Yield (step, batch) of the plan from step `start` on, and time the epochs."""
+    def batches(self, start: int) -> Iterator[tuple[int, Batch]]:
+        """Yield (step, batch) of the plan from step `start` on."""
         step, length = start, max(self.plan.steps_per_epoch, 1)
         for epoch in range(start // length, -(-self.plan.total // length)):
             self.train_state.model.train()
-            self.epoch_began = time.perf_counter()
-            try:
-                for batch in self.train.epoch(epoch, step % length):
-                    if step == self.plan.total:
-                        return
-                    yield step, batch
-                    step += 1
-            finally:
-                self.result.train_s += self.epoch_s()
-                self.epoch_began = None
+            for batch in self.train.epoch(epoch, step % length):
+                if step == self.plan.total:
+                    return
+                yield step, batch
+                step += 1
 
-    def epoch_s(self) -> float:
-        """Return the seconds since the epoch began, evaluations included."""
-        return 0.0 if self.epoch_began is None else time.perf_counter() - self.epoch_began
+    def train_on(self, step: int, batch: Batch) -> bool:
+        """Train on one batch, then record, evaluate and save where that is due. Return whether to continue."""
+        self.divergence.before_step(step)
+        measurement = self.stepper.run(step, batch)
+        self.recorder.unrecorded.append(measurement)
+        self.divergence.after_step(step, measurement.loss)
+        done = self.steps = step + 1
+        snapshot_due = due(done, SNAPSHOT_EVERY, self.plan.total)
+        # The wait also keeps training out of evaluation time.
+        if self.diverged(wait=snapshot_due or self.validation_due()):
+            return False
+        if snapshot_due:
+            self.recorder.record_moments()
+        self.sink.progress(done, self.plan.epochs(done), {})
+        if due(done, self.plan.record_every, self.plan.total):
+            self.record_training()
+        self.evaluate_when_due()
+        if self.stop:
+            return False
+        if done < self.plan.total and (self.stop.pop_save_request() or self.saver.due(done)):
+            self.save()
+        return self.divergence.failed_step is None
 
-    def run_step(self, step: int, batch: Batch) -> Measurement:
-        """Run one train step, observed where that is due. Its dropout depends only on the step number."""
-        self.seed_dropout(step)
-        factor = self.schedule(step, self.plan.total)
-        if step == 0:
-            self.observe_probe()
-        if self.observer.layers and (self.snapshot is None or step % SNAPSHOT_EVERY == 0):
-            self.snapshot = Snapshot(self.train_state, step)
-        if self.observer.due(step, self.plan.total - 1):
-            measurement = self.hooked_step(step, batch, factor)
-            self.record_moments()
-        else:
-            with self.moments.recording(step):
-                measurement = train_step(self.train_state, batch, factor)
-        self.record_observation(step)
-        return measurement
+    def save(self) -> None:
+        """Save the state, unless the loss is not finite: such a run cannot resume."""
+        if not self.diverged(wait=True) and self.plan.total:
+            self.saver.save(self)
 
-    def hooked_step(self, step: int, batch: Batch, factor: float) -> Measurement:
-        if self.train_state.forward is not self.train_state.model:
-            # A compiled model calls no hooks: observe the same batch through the original model.
-            self.observe_without_update(step, batch)
-            with self.observer.observing_weights():
-                return train_step(self.train_state, batch, factor)
-        with self.observing_signals(step), self.observer.observing_weights():
-            return train_step(self.train_state, batch, factor)
+    def diverged(self, wait: bool) -> bool:
+        """Return whether a loss was not finite; then the updates made before it reached the host no longer count.
 
-    def seed_dropout(self, step: int) -> None:
-        rng.seed_device(self.train_state.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))
-
-    def observe_only(self) -> None:
-        """Observe the network at initialisation, for a run of no steps."""
-        self.observe_probe()
-        if self.observer.due(0, 0):
-            self.train_state.model.train()
-            self.seed_dropout(0)
-            self.observe_without_update(0, next(iter(self.train.epoch(0))))
-            self.observer.measure_weights()
-        self.record_observation(0)
-
-    def observe_without_update(self, step: int, batch: Batch) -> None:
-        """Observe the forward and backward pass of a train step without updating the weights."""
-        state = self.train_state
-        with self.observing_signals(step):
-            backward_isolated(state.model, lambda: state.scaler.scale(training_loss(state, state.model, batch)[0]))
-
-    def observing_signals(self, step: int) -> AbstractContextManager[None]:
-        # get_scale() would wait for the GPU.
-        scale = self.train_state.scaler.scale(torch.ones((), device=self.train_state.placement.device))
-        return self.observer.observing_signals(scale, self.observer.histograms_due(step, self.plan.total - 1))
-
-    def observe_probe(self) -> None:
-        started = time.perf_counter()
-        self.observer.observe_probe(self.train_state.placement.autocast())
-        self.result.train_s -= time.perf_counter() - started
-
-    def record_observation(self, step: int) -> None:
-        """Record the measurements of `step`, if there are any."""
-        observation = self.observer.collect()
-        if observation.values:
-            self.record(step, dict(observation.values))
-        for histogram in observation.histograms:
-            self.sink.histogram(histogram.tag, step, histogram.edges, histogram.counts)
-
-    def record_moments(self, before: int | None = None) -> None:
-        """Record batch-norm moments before step `before` (None: all), once no replay needs them or a later step is recorded."""
-        for step, values in self.moments.pop_rows(before):
-            self.record(step, values)
-
-    def check_divergence(self, wait: bool = False) -> bool:
-        failed_step = self.nan_watch.first_nonfinite(wait)
+        `wait`: for the losses that are on their way.
+        """
+        failed_step = self.divergence.find_failure(wait)
         if failed_step is None:
             return False
-        self.result.status = "diverged"
-        self.result.reason = f"the training loss was not finite at step {failed_step}"
-        if late := self.result.steps - (failed_step + 1):  # updates made before the loss reached the host
-            del self.unrecorded[-late:]
-        self.result.steps = failed_step + 1
+        self.recorder.drop_last(self.steps - (failed_step + 1))
+        self.steps = failed_step + 1
         return True
 
     def replay(self) -> None:
-        """Replay the steps since the snapshot with hooks on every one, then restore the train state. Randomness depends only on
-        the step number. With trainer.deterministic=false the replay may diverge at another step."""
-        if self.snapshot is None:
-            return
-        final, train_s = Snapshot(self.train_state, self.result.steps), self.result.train_s
-        self.snapshot.restore()
-        self.record_moments(before=self.snapshot.step)
-        for step, batch in self.batches(self.snapshot.step):
-            if step >= self.result.steps or self.stop:
-                break
-            self.seed_dropout(step)
-            factor = self.schedule(step, self.plan.total)
-            if step < self.moments.next_step or self.observer.due(step, self.plan.total - 1):
-                train_step(self.train_state, batch, factor)  # this step, or a later one, is already recorded
-            else:
-                self.hooked_step(step, batch, factor)
-                self.record_observation(step)
-        final.restore()
-        self.result.train_s = train_s
+        """Replay the steps since the snapshot with hooks on each, then restore the train state."""
+        if self.divergence.snapshot is not None:
+            self.recorder.record_moments(before=self.divergence.snapshot.step)
+            self.divergence.replay(self.steps, self.batches, self.stepper.replay, self.stop)
 
-    def record_training(self, done: int) -> None:
-        """Record mean loss and accuracy since the last record; the only copy of both from device to host."""
-        if not self.unrecorded:
-            return
-        table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in self.unrecorded]).cpu()
-        loss, correct = table.double().mean(dim=0).tolist()
-        self.unrecorded.clear()
-        self.result.train_loss = loss
-        lr = self.train_state.optimizer.param_groups[0]["lr"]
-        self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
+    def record_training(self) -> None:
+        self.recorder.record_training(self.steps, self.train_state.optimizer.param_groups[0]["lr"])
 
-    def evaluate_when_due(self, done: int) -> None:
+    def evaluate_when_due(self) -> None:
         """Evaluate the validation split and the probe where due. A signal defers it until the run resumes."""
-        self.evaluated = not self.evaluation_due(done) or self.record_validation(done)
-        if self.evaluated and due(done, self.plan.steps_per_epoch, self.plan.total):
-            self.observe_probe()
-            self.record_observation(done)
+        self.evaluated = not self.validation_due() or self.validate()
+        if self.evaluated and due(self.steps, self.plan.steps_per_epoch, self.plan.total):
+            self.stepper.observe_probe()
+            self.stepper.record_observation(self.steps)
 
-    def evaluation_due(self, done: int) -> bool:
-        return self.val is not None and due(done, self.plan.evaluate_every * self.plan.steps_per_epoch, self.plan.total)
+    def validation_due(self) -> bool:
+        return self.val is not None and due(self.steps, self.plan.evaluate_every * self.plan.steps_per_epoch, self.plan.total)
 
-    def record_validation(self, done: int) -> bool:
+    def validate(self) -> bool:
         """Evaluate and record the validation split. Return False, and record nothing, when a signal interrupts it."""
         assert self.val is not None
-        started = time.perf_counter()
-        score = evaluate(self.train_state, self.val, self.stop)
-        self.train_state.model.train()
-        self.result.train_s -= time.perf_counter() - started
-        if score is not None:
-            self.result.val = score
-            self.record(done, score.values("val"))
-            if self.best is None or (score.accuracy, -score.loss) > (self.best.score.accuracy, -self.best.score.loss):
-                self.best = Best(done, score)
-                self.saver.keep_best(done, self.train_state.model)
+        with self.recorder.clock.paused():
+            score = evaluate(self.train_state, self.val.eval_batches(), self.stop)
+            self.train_state.model.train()
+        if score is not None and self.recorder.record_validation(self.steps, score):
+            self.saver.keep_best(self.steps, self.train_state.model)
         return score is not None
 
-    def record(self, step: int, values: dict[str, float]) -> None:
-        self.sink.record(Record(step, self.epochs(step), time.perf_counter() - self.began, values))
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next update, the next record or the end depends on: the content of a checkpoint."""
+        snapshot = self.divergence.snapshot
+        # Names of format 1: `bookmark` is the snapshot, `looked` is `evaluated`.
+        own = {"bookmark": snapshot.state() if snapshot else None, "steps": self.steps, "looked": self.evaluated}
+        return self.train_state.state() | self.recorder.state() | own
 
-    def epochs(self, steps: int) -> float:
-        return steps / self.plan.steps_per_epoch if self.plan.steps_per_epoch else 0.0
-
-
-def evaluate(train_state: TrainState, reader: Reader, stop: StopSignal) -> Score | None:
-    """Return loss and accuracy over a whole split; None when a signal interrupts it."""
-    train_state.model.eval()
-    measurements: list[Measurement] = []
-    examples = 0
-    for batch in reader.eval_batches():
-        measurements.append(eval_step(train_state.model, train_state.placement, batch))
-        examples += len(batch.labels)
-        if stop:
-            return None
-    table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in measurements]).cpu()
-    loss, correct = (table.double().sum(dim=0) / examples).tolist()
-    return Score(loss, correct, examples)
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load the content of a checkpoint into a new loop."""
+        self.train_state.load_state(state)
+        self.recorder.load_state(state, self.train_state.placement.device)
+        if state["bookmark"]:
+            self.divergence.load_snapshot(state["bookmark"])
+        self.steps, self.evaluated = state["steps"], state["looked"]

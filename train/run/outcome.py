@@ -12,12 +12,12 @@ import torch
 from train.config import TrainerSettings
 from train.errors import OutOfMemoryError, RunError
 from train.parts.contracts import Shape
-from train.run.checkpoint_files import list_checkpoints
-from train.run.device import Placement
-from train.run.loop import Score, TrainResult
-from train.run.memory import is_out_of_memory, peak_bytes
+from train.run.checkpoint import list_checkpoints
+from train.run.device import Placement, is_out_of_memory, peak_bytes
+from train.run.loop import TrainResult
 from train.run.preflight import Cost
 from train.run.resume import resume_command
+from train.run.step import Score
 from train.sinks.contracts import Summary
 from train.store.metrics import encode_float
 

@@ -1,4 +1,4 @@
-"""Resume a run: recover its command line, and check what may change. Imports no torch."""
+"""Resume a run: recover its command line, check what may change, and restore its state. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from train.config import Settings, TrainerSettings, check, total_steps
 from train.errors import UsageError
-from train.run.checkpoint_files import newest_valid
+from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
+from train.store.code import versions
 from train.store.files import OVERRIDES_FILE, STATUS_FILE
 from train.store.identity import EXECUTION, VERSION, identity, upgraded
 from train.store.lock import is_held
 from train.store.manifest import read_manifest
+from train.store.metrics import read_records
 from train.store.overrides import flatten, key_of
 from train.store.run import Run, read_run
 from train.store.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from train.parts.contracts import Schedule
+    from train.run.loop import Loop
 
 AUTO = "auto"
 LENGTH = ("trainer.epochs", "trainer.max_steps")
@@ -113,7 +120,19 @@ def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
         raise UsageError(f"{run.folder}: this run is done. Extend it with trainer.epochs=... if its schedule allows that.")
 
 
-def refuse_new_length(schedule: Any, name: str, before: int, after: int, done: int) -> None:
+def validate_length(run: Run, settings: Settings, schedule: Schedule, done: int, steps_per_epoch: int) -> None:
+    """Raise UsageError when the new length does not fit the `done` steps of `run`."""
+    from train.run.fingerprint import chosen_name  # imports torch
+
+    old_steps = total_steps(check(TrainerSettings, "trainer", run.config["trainer"]), steps_per_epoch)
+    new_steps = total_steps(settings.trainer, steps_per_epoch)
+    if run.state == "done" and done < old_steps:
+        raise UsageError(f"{run.folder}: this run is done, but without a checkpoint of its last step it cannot be extended.")
+    if new_steps != old_steps:
+        refuse_new_length(schedule, chosen_name(settings, "schedule"), old_steps, new_steps, done)
+
+
+def refuse_new_length(schedule: Schedule, name: str, before: int, after: int, done: int) -> None:
     """Raise UsageError unless the first `done` steps are the same in a run of `before` and in a run of `after` steps."""
     if after < done:
         raise UsageError(f"trainer.epochs, trainer.max_steps: {after} steps are fewer than the {done} that this run has done.")
@@ -151,6 +170,30 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 def resume_command(path: Path) -> str:
     """Return the command that resumes the run in `path`."""
     return f"train resume={shlex.quote(str(path))}"
+
+
+def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: CheckpointSaver, metrics_file: Path) -> None:
+    """Restore `loop`, its sink and the run folder to the checkpoint `found`. RunError when the data have changed."""
+    sink = loop.sink
+    saver.discard_after(found.step)
+    for note in [*found.notes, *version_changes(previous.status)]:
+        sink.message(note, "warning")
+    checkpoint = found.pop()
+    if checkpoint is None:
+        sink.message("No checkpoint found; starting from step 0.")
+        return
+    saver.refuse_other_data(checkpoint)
+    for record in read_records(metrics_file):
+        sink.restore(record)
+    loop.load_state(checkpoint.loop)
+    sink.message(f"Resuming at step {checkpoint.step}.")
+
+
+def version_changes(status: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the versions that changed since the run started, or an empty list."""
+    old, new = dict(status.get("versions") or {}), versions()
+    changes = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    return [f"Versions changed since the run started ({', '.join(changes)}); resuming may not be bit-exact."] if changes else []
 
 
 def _require_run(path: Path) -> None:

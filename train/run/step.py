@@ -1,9 +1,10 @@
-"""The train step and the eval step: the numerical core of the loop."""
+"""The train step, the eval step and the score of a split: the numerical core of the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from train.data.contracts import Batch
 from train.run.device import Placement
+from train.run.signals import StopSignal
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,19 @@ class Measurement:
 
     loss: Tensor
     correct: Tensor
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean loss and the accuracy (0 to 1) over `examples` images."""
+
+    loss: float
+    accuracy: float
+    examples: int
+
+    def values(self, split: str) -> dict[str, float]:
+        """Return the values under the tags of their record."""
+        return {f"loss/{split}": self.loss, f"accuracy/{split}": self.accuracy}
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,18 @@ class TrainState:
     placement: Placement
     label_smoothing: float
     grad_clip: float | None
+
+    def state(self) -> dict[str, Any]:
+        """Return the content of a checkpoint."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load the content of a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def train_step(train_state: TrainState, batch: Batch, lr_factor: float) -> Measurement:
@@ -68,3 +95,18 @@ def eval_step(model: nn.Module, placement: Placement, batch: Batch) -> Measureme
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels).sum()
+
+
+def evaluate(train_state: TrainState, batches: Iterable[Batch], stop: StopSignal) -> Score | None:
+    """Return loss and accuracy over all batches of a split; None when a signal interrupts it."""
+    train_state.model.eval()
+    measurements: list[Measurement] = []
+    examples = 0
+    for batch in batches:
+        measurements.append(eval_step(train_state.model, train_state.placement, batch))
+        examples += len(batch.labels)
+        if stop:
+            return None
+    table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in measurements]).cpu()
+    loss, correct = (table.double().sum(dim=0) / examples).tolist()
+    return Score(loss, correct, examples)

@@ -1,12 +1,15 @@
-"""The optional sinks of a run: TensorBoard, the log and the terminal. If one fails, the run continues without it."""
+"""The sinks of a run. If a view (TensorBoard, the log, the terminal) fails, the run continues without it."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
+from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import RunInfo, Sink
+from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import HParamsRow
+from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink
 from train.sinks.terminal import stream_sink
 from train.store.files import CONFIG_FILE
@@ -26,7 +29,13 @@ class FailedSink(Sink):
         raise self._error
 
 
-def default_sinks(folder: RunFolder, arm: HParamsRow | None) -> list[Sink]:
+def run_sinks(folder: RunFolder, arm: HParamsRow | None) -> tuple[Sink, Sink]:
+    """Return a sink for all records of a run, and its views alone, to which what is made of the records goes."""
+    views = BroadcastSink(default_views(folder, arm))
+    return BroadcastSink([JsonlSink(), views, HeatMapSink(views)]), views
+
+
+def default_views(folder: RunFolder, arm: HParamsRow | None) -> list[Sink]:
     """Return the sinks for TensorBoard, the log and the terminal."""
     return [tensorboard(folder, arm), LineSink(log.info), stream_sink(sys.stdout)]
 

@@ -1,21 +1,36 @@
-"""What the explanation of a run needs to know about the network before its first train step."""
+"""The sink that explains a run, with what it needs to know about the network before its first train step."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from train.config import Settings
 from train.explain.advice import Switches
+from train.explain.sink import ExplanationSink, NetworkInfo
 from train.observe.contracts import Expected
+from train.observe.observer import Observer
 from train.observe.theory import chain_of, predict
 from train.parts.model.trace import Call
 from train.run.fingerprint import chosen_name
+from train.run.setup import Setup
+from train.sinks.contracts import Sink
 
 log = logging.getLogger("train")
+
+
+def explanation_sink(
+    setup: Setup, calls: Sequence[Call], observer: Observer, images: Tensor, out: Sink, metrics_file: Path, title: str
+) -> ExplanationSink:
+    """Return the sink. `images`: the first batch, for theory, which is computed only if the layers are observed at step 0."""
+    expected = predict_signal(calls, images) if observer.due(0, 0) else ()
+    classes = len(setup.parts.dataset.class_names)
+    network = NetworkInfo(observer.layers, expected, classes, read_switches(setup.settings))
+    return ExplanationSink(out, metrics_file, title, network, setup.settings.thresholds)
 
 
 def predict_signal(calls: Sequence[Call], images: Tensor) -> Sequence[Expected]:

@@ -1,0 +1,141 @@
+"""Divergence: detect a loss that is not finite without waiting for the device, and go back to the steps that led to it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.data.contracts import Batch
+from train.run.signals import StopSignal
+from train.run.step import TrainState
+
+SNAPSHOT_EVERY = 50
+"""Steps between two snapshots: the maximum number of steps to replay when the loss is not finite."""
+
+
+class NanWatch:
+    """A queue of the losses on their way to the host: there at once on a CPU, copied asynchronously from a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+
+    def add(self, step: int, loss: Tensor) -> None:
+        if self._device.type != "cuda":
+            self._pending.append((step, loss, None))
+            return
+        host = torch.empty((), dtype=loss.dtype, pin_memory=True)
+        host.copy_(loss, non_blocking=True)
+        event = torch.cuda.Event()
+        # The default is the current device's stream. On another device the event would not wait for the copy.
+        event.record(torch.cuda.current_stream(self._device))
+        self._pending.append((step, host, event))
+
+    def first_nonfinite(self, wait: bool = False) -> int | None:
+        """Return the first step whose loss was NaN or infinite among those that have arrived. `wait`: for all of them first."""
+        while self._pending:
+            step, loss, event = self._pending[0]
+            if event is not None:
+                if wait:
+                    event.synchronize()
+                elif not event.query():
+                    return None
+            self._pending.popleft()
+            if not math.isfinite(float(loss)):
+                return step
+        return None
+
+
+class Snapshot:
+    """A copy on the device of everything that a train step changes: weights, buffers, optimizer state and loss scale.
+
+    `step`: the number of the next train step."""
+
+    def __init__(self, train_state: TrainState, step: int) -> None:
+        self.step = step
+        self._train_state = train_state
+        tensors = [*train_state.model.parameters(), *train_state.model.buffers()]
+        self._model: list[tuple[Tensor, Tensor]] = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._optimizer: dict[str, Any] = copy.deepcopy(train_state.optimizer.state_dict())
+        self._scaler: dict[str, Any] = train_state.scaler.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """Return the snapshot as the content of a checkpoint."""
+        copies = [tensor for _, tensor in self._model]
+        return {"step": self.step, "model": copies, "optimizer": self._optimizer, "scaler": self._scaler}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Load a snapshot from the content of a checkpoint."""
+        self.step, self._optimizer, self._scaler = state["step"], state["optimizer"], state["scaler"]
+        for (_, target), saved in zip(self._model, state["model"], strict=True):
+            target.copy_(saved)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Write the copies back into the train state."""
+        for tensor, saved in self._model:
+            tensor.copy_(saved)
+        self._train_state.optimizer.load_state_dict(self._optimizer)
+        if self._scaler:
+            self._train_state.scaler.load_state_dict(self._scaler)
+
+
+class DivergenceWatch:
+    """Finds the first step whose loss is not finite, and keeps a snapshot from which the steps that led to it can be replayed.
+
+    `keep_snapshots`: False where no step will be observed in a replay. `failed_step`: None as long as every loss was finite.
+    """
+
+    def __init__(self, train_state: TrainState, keep_snapshots: bool) -> None:
+        self.snapshot: Snapshot | None = None
+        self.failed_step: int | None = None
+        self._train_state = train_state
+        self._keep_snapshots = keep_snapshots
+        self._losses = NanWatch(train_state.placement.device)
+
+    def before_step(self, step: int) -> None:
+        """Take a snapshot, if one is due before train step number `step`."""
+        if self._keep_snapshots and (self.snapshot is None or step % SNAPSHOT_EVERY == 0):
+            self.snapshot = Snapshot(self._train_state, step)
+
+    def after_step(self, step: int, loss: Tensor) -> None:
+        self._losses.add(step, loss)
+
+    def find_failure(self, wait: bool = False) -> int | None:
+        """Return `failed_step`, judged by the losses that have arrived. `wait`: for all of them first."""
+        if self.failed_step is None:
+            self.failed_step = self._losses.first_nonfinite(wait)
+        return self.failed_step
+
+    def load_snapshot(self, state: Mapping[str, Any]) -> None:
+        """Load the snapshot from the content of a checkpoint."""
+        self.snapshot = Snapshot(self._train_state, state["step"])
+        self.snapshot.load_state(state)
+
+    def replay(
+        self,
+        steps: int,
+        batches: Callable[[int], Iterable[tuple[int, Batch]]],
+        run: Callable[[int, Batch], None],
+        stop: StopSignal,
+    ) -> None:
+        """Run the train steps between the snapshot and `steps` again, then restore the present train state.
+
+        `batches`: returns (step, batch) from a step on. Randomness depends only on the step number. With
+        trainer.deterministic=false the replay may diverge at another step.
+        """
+        if self.snapshot is None:
+            return
+        present = Snapshot(self._train_state, steps)
+        self.snapshot.restore()
+        for step, batch in batches(self.snapshot.step):
+            if step >= steps or stop:
+                break
+            run(step, batch)
+        present.restore()

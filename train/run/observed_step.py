@@ -1,0 +1,93 @@
+"""Train steps of a plan, with the observer's hooks on those that are due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from train import rng
+from train.data.contracts import Batch
+from train.observe.observer import Observer
+from train.parts.contracts import Schedule
+from train.parts.isolation import backward_isolated
+from train.run.recorder import Recorder, TrainPlan
+from train.run.step import Measurement, TrainState, train_step, training_loss
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number."""
+
+    train_state: TrainState
+    schedule: Schedule
+    plan: TrainPlan
+    observer: Observer
+    recorder: Recorder
+
+    def run(self, step: int, batch: Batch) -> Measurement:
+        """Run one train step, observed where that is due."""
+        if step == 0:
+            self.observe_probe()
+        if self.observer.due(step, self.plan.total - 1):
+            measurement = self._hooked(step, batch)
+            self.recorder.record_moments()
+        else:
+            with self.recorder.moments.recording(step):
+                measurement = self._plain(step, batch)
+        self.record_observation(step)
+        return measurement
+
+    def replay(self, step: int, batch: Batch) -> None:
+        """Run a train step again, with hooks unless this step, or a later one, is already recorded."""
+        if step < self.recorder.moments.next_step or self.observer.due(step, self.plan.total - 1):
+            self._plain(step, batch)
+        else:
+            self._hooked(step, batch)
+            self.record_observation(step)
+
+    def observe_initial(self, batches: Iterator[Batch]) -> None:
+        """Observe the network at initialisation, for a run of no steps, on the first of `batches`."""
+        self.observe_probe()
+        if self.observer.due(0, 0):
+            self.train_state.model.train()
+            self._observe_without_update(0, next(batches))
+            self.observer.measure_weights()
+        self.record_observation(0)
+
+    def observe_probe(self) -> None:
+        with self.recorder.clock.paused():
+            self.observer.observe_probe(self.train_state.placement.autocast())
+
+    def record_observation(self, step: int) -> None:
+        self.recorder.record_observation(step, self.observer.collect())
+
+    def _plain(self, step: int, batch: Batch) -> Measurement:
+        self._seed_dropout(step)
+        return train_step(self.train_state, batch, self.schedule(step, self.plan.total))
+
+    def _hooked(self, step: int, batch: Batch) -> Measurement:
+        if self.train_state.forward is not self.train_state.model:
+            # A compiled model calls no hooks: observe the same batch through the original model.
+            self._observe_without_update(step, batch)
+            with self.observer.observing_weights():
+                return self._plain(step, batch)
+        with self._observing_signals(step), self.observer.observing_weights():
+            return self._plain(step, batch)
+
+    def _observe_without_update(self, step: int, batch: Batch) -> None:
+        """Observe the forward and backward pass of a train step without updating the weights."""
+        state = self.train_state
+        self._seed_dropout(step)
+        with self._observing_signals(step):
+            backward_isolated(state.model, lambda: state.scaler.scale(training_loss(state, state.model, batch)[0]))
+
+    def _observing_signals(self, step: int) -> AbstractContextManager[None]:
+        # get_scale() would wait for the GPU.
+        scale = self.train_state.scaler.scale(torch.ones((), device=self.train_state.placement.device))
+        return self.observer.observing_signals(scale, self.observer.histograms_due(step, self.plan.total - 1))
+
+    def _seed_dropout(self, step: int) -> None:
+        rng.seed_device(self.train_state.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))

@@ -1,0 +1,168 @@
+"""What a run is put together from: its checked parts, its data, and what they make of readers, model and observer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train import rng
+from train.config import Settings, total_steps
+from train.data.batches import Batching, whole_batches
+from train.data.contracts import Splits
+from train.data.readers import Readers, ReaderSettings, open_readers
+from train.data.split import split_validation
+from train.observe.observer import Observer
+from train.observe.probe import probe_images
+from train.parts.model.trace import Call
+from train.run import preflight
+from train.run.build import Parts, build
+from train.run.contradictions import contradictions
+from train.run.device import Placement, choose_placement, configure_determinism
+from train.run.fingerprint import fingerprint
+from train.run.recorder import TrainPlan
+from train.run.step import TrainState
+from train.sinks.contracts import RunInfo
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a configuration that was built and checked before any data is loaded."""
+
+    settings: Settings
+    parts: Parts
+    placement: Placement
+    cost: preflight.Cost
+
+
+def assemble(settings: Settings) -> Assembly:
+    """Build and check everything that needs no data. UsageError names the option and the remedy."""
+    configure_determinism(settings.trainer.deterministic)
+    placement = choose_placement(settings.trainer)
+    parts = build(settings)
+    cost = preflight.check_model(parts, settings.trainer.batch_size, placement, settings.observe.layers)
+    return Assembly(settings, parts, placement, cost)
+
+
+def prepare(settings: Settings) -> Setup:
+    """Build, check and load what the user can get wrong, cheapest first. UsageError names the option and the remedy."""
+    assembly = assemble(settings)
+    splits = split_validation(assembly.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    whole_batches(len(splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
+    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, splits)
+
+
+@dataclass(frozen=True)
+class Setup(Assembly):
+    """An assembly with its data, from which a run can be started."""
+
+    splits: Splits
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return whole_batches(len(self.splits.train), self.settings.trainer.batch_size)
+
+    def open_readers(self) -> Readers:
+        return open_readers(self.parts.dataset, self.splits, self.parts.pipeline, self.reader_settings())
+
+    def reader_settings(self) -> ReaderSettings:
+        batching = Batching(
+            batch_size=self.settings.trainer.batch_size,
+            device=self.placement.device,
+            memory_format=self.placement.memory_format,
+            order_seed=self.settings.seeds.order,
+            augment_seed=self.settings.seeds.augment,
+        )
+        return ReaderSettings(self.settings.data.preprocess, self.settings.data.workers, batching)
+
+    def plan(self, readers: Readers) -> TrainPlan:
+        trainer = self.settings.trainer
+        steps_per_epoch = readers.train.steps_per_epoch
+        return TrainPlan(
+            total=total_steps(trainer, steps_per_epoch),
+            steps_per_epoch=steps_per_epoch,
+            batch_size=trainer.batch_size,
+            record_every=trainer.record_every,
+            evaluate_every=trainer.evaluate_every,
+            dropout_seed=self.settings.seeds.dropout,
+        )
+
+    def train_state(self, readers: Readers) -> TrainState:
+        """Return the model with the initial weights of the chosen init, and everything that updates it."""
+        trainer = self.settings.trainer
+        model = self.placement.place(self.initial_model(readers))
+        optimizer = self.parts.new_optimizer(model)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return TrainState(
+            model=model,
+            forward=torch.compile(model) if trainer.compile else model,
+            optimizer=optimizer,
+            scaler=torch.amp.GradScaler(self.placement.device.type, enabled=self.placement.dtype is torch.float16),
+            placement=self.placement,
+            label_smoothing=self.parts.regularization.label_smoothing,
+            grad_clip=trainer.grad_clip,
+        )
+
+    def initial_model(self, readers: Readers) -> nn.Module:
+        """Initialise the model on the CPU: all devices start from the same bits. Torch's draws at construction are seeded too."""
+        seed = self.settings.seeds.init
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(rng.derive(seed, "init", 0))
+            model = self.parts.new_model()
+        images = readers.first_batch.images.cpu()
+        self.parts.init(model, images, rng.generator(seed, "init", 1))
+        return model
+
+    def observer(self, model: nn.Module, calls: Sequence[Call], readers: Readers) -> Observer:
+        """Return the observer of a model with its initial weights."""
+        size = self.settings.observe.probe_size
+        images = self.probe(readers, size) if size else None
+        return Observer(model, self.settings.observe, calls, images)
+
+    def probe(self, readers: Readers, size: int) -> Tensor:
+        parts = self.parts
+        return probe_images(parts.dataset, self.splits.train, parts.pipeline, readers.preprocess, self.reader_settings(), size)
+
+    def evidence(self, train_state: TrainState, calls: Sequence[Call], readers: Readers) -> dict[str, Any]:
+        """Return the fingerprint, which proves that the chosen ingredients are in this run, and contradictions to it."""
+        found = fingerprint(
+            train_state.model, calls, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
+        )
+        return {"fingerprint": found, "contradictions": contradictions(found)}
+
+    def info(self, title: str, folder: Path, readers: Readers, plan: TrainPlan) -> RunInfo:
+        """Return the facts about a new run."""
+        return RunInfo(
+            folder=folder,
+            name=title,
+            device=self.placement.describe(),
+            precision=f"{self.placement.precision} ({self.placement.reason}), {self.placement.layout}",
+            parameters=self.cost.parameters,
+            flops_per_image=self.cost.flops,
+            total_steps=plan.total,
+            steps_per_epoch=plan.steps_per_epoch,
+            epochs=round(plan.total / plan.steps_per_epoch, 2),
+            batch_size=plan.batch_size,
+            data=self.settings.parts["data"]["_target_"].rpartition(".")[2],
+            train_size=len(readers.train),
+            val_size=len(readers.val) if readers.val is not None else 0,
+            test_size=len(readers.test),
+        )
+
+    def facts(self, readers: Readers, plan: TrainPlan) -> Mapping[str, Any]:
+        """Return what was chosen for this machine and measured on the data, for status.json."""
+        placement = self.placement
+        return {
+            "device": placement.describe(),
+            "precision": placement.precision,
+            "precision_reason": placement.reason,
+            "memory_format": placement.layout,
+            "threads": torch.get_num_threads(),
+            "preprocess": readers.preprocess.describe(),
+            "total_steps": plan.total,
+        }
