@@ -52,7 +52,7 @@ BELOW: dict[str, set[str]] = {
 """Package -> the packages that it may import from. A new package needs a line here, which decides its layer."""
 
 KINDS = sorted({path.relative_to(PACKAGE / "parts").parts[0].removesuffix(".py") for path in (PACKAGE / "parts").rglob("*.py")})
-SHARED = {"contracts", "__init__"}
+SHARED = {"contracts", "isolation", "kinds", "__init__"}
 CORE_OF_RUN = [("run", name) for name in ("loop", "step", "observed_step", "recorder", "divergence")]
 
 

@@ -20,7 +20,6 @@ from train import cli
 from train.config import parse
 from train.data.readers import Readers
 from train.errors import RunError
-from train.parts.model.trace import trace
 from train.run.device import configure_determinism
 from train.run.loop import Loop
 from train.run.setup import Setup, prepare
@@ -52,7 +51,7 @@ def describe(setup: Setup) -> str:
 def new_loop(setup: Setup, readers: Readers) -> Loop:
     """Return a loop as a run makes it, but without a validation split and with sinks that write nowhere."""
     train_state = setup.train_state(readers)
-    calls = trace(train_state.model, setup.parts.input_shape)
+    calls = setup.trace(train_state.model)
     observer = setup.observer(train_state.model, calls, readers)
     plan = setup.plan(readers)
     return Loop(train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), StopSignal())

@@ -15,7 +15,6 @@ from train.data.contracts import Dataset
 from train.data.readers import Readers
 from train.data.split import split_validation
 from train.errors import UsageError
-from train.parts.model.trace import trace
 from train.run.loop import Loop
 from train.run.recorder import TrainPlan
 from train.run.setup import Setup, assemble, prepare
@@ -93,7 +92,7 @@ def step_times(setup: Setup, readers: Readers, plan: TrainPlan, train_state: Tra
     stop = StopSignal()
     timer = StepTimer(stop)
     short = dataclasses.replace(plan, total=min(plan.total, MAX_STEPS))
-    calls = trace(train_state.model, setup.parts.input_shape)
+    calls = setup.trace(train_state.model)
     observer = setup.observer(train_state.model, calls, readers)
     Loop(train_state, setup.parts.schedule, readers.train, None, short, observer, timer, stop).run()
     return timer.times

@@ -17,7 +17,6 @@ from train.config import CheckpointSettings, Settings
 from train.data.readers import Readers
 from train.errors import SIGNALLED, Interrupted, RunError
 from train.explain.sink import ExplanationSink
-from train.parts.model.trace import trace
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint, prune_checkpoints
 from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
@@ -148,7 +147,7 @@ class Session:
         offsets = self.checkpoint.files if self.previous is not None else None
         sink.start(replace(setup.info(title, self.folder.path, readers, plan), offsets=offsets))
         train_state = setup.train_state(readers)
-        calls = trace(train_state.model, setup.parts.input_shape)
+        calls = setup.trace(train_state.model)
         observer = setup.observer(train_state.model, calls, readers)
         evidence = setup.evidence(train_state, calls, readers)
         for sentence in evidence["contradictions"]:

@@ -18,7 +18,7 @@ from train.data.readers import Readers, ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.observe.observer import Observer
 from train.observe.probe import probe_images
-from train.parts.model.trace import Call
+from train.parts.model.trace import Call, trace
 from train.run import preflight
 from train.run.build import Parts, build
 from train.run.contradictions import contradictions
@@ -117,6 +117,10 @@ class Setup(Assembly):
         images = readers.first_batch.images.cpu()
         self.parts.init(model, images, rng.generator(seed, "init", 1))
         return model
+
+    def trace(self, model: nn.Module) -> Sequence[Call]:
+        """Return the calls of one forward pass. They hold tensors: do not keep them."""
+        return trace(model, self.parts.input_shape)
 
     def observer(self, model: nn.Module, calls: Sequence[Call], readers: Readers) -> Observer:
         """Return the observer of a model with its initial weights."""
