@@ -53,7 +53,6 @@ def test_factorial_main_effect_has_the_error_of_its_cells() -> None:
     error, df = np.sqrt(parts.sum()), parts.sum() ** 2 / (parts**2 / 9).sum()
     p = 2 * stats.t.sf(abs(effect.difference) / error, df)
     half = stats.t.isf((1 - 0.95 ** (1 / 3)) / 2, df) * error
-    assert (effect.standard_error, effect.df, effect.p) == (pytest.approx(error), pytest.approx(df), pytest.approx(p))
     assert effect.p_adjusted == pytest.approx(1 - (1 - p) ** 3)
     assert (effect.low, effect.high) == (pytest.approx(effect.difference - half), pytest.approx(effect.difference + half))
 

@@ -11,7 +11,7 @@ import pytest
 from tests.report.folders import write_run
 from train.report.metric import Metric
 from train.report.power_text import Spread, measured_spread, power_lines
-from train.report.statistics.power import detectable, runs_needed
+from train.report.statistics.contrasts import detectable, runs_needed
 
 ACCURACY = Metric("accuracy/test")
 ARMS = {"norm=none": (0.70, 0.72, 0.77), "norm=batch": (0.80, 0.83), "norm=group": (0.9,)}

@@ -47,7 +47,6 @@ ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no
 SMALLEST_EFFECT = 0.005
 """Half a percentage point: 1.7 binomial standard errors of an accuracy of 90 % on 10,000 test images."""
 BUDGET_TOLERANCE = 0.01
-METHOD_NAMES = {"welch": "Welch", "none": ""}
 
 
 @dataclass(frozen=True)
@@ -294,9 +293,9 @@ def _support(comparison: _LevelComparison, wording: Wording) -> str:
         sentence_text.interval(effect, wording.metric, sentence_text.decimals_for(effect, wording.metric), wording.confidence)
     ]
     if isinstance(effect, Comparison | MainEffect):
-        parts.append(f"{effect.n} against {plural(effect.n_baseline, 'run')}")
-    method = METHOD_NAMES[effect.method]
-    return ", ".join([*parts, *([method] if method else []), *([comparison.averaged_over] if comparison.averaged_over else [])])
+        parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
+    parts += ["Welch"] if effect.low is not None else []
+    return ", ".join([*parts, *([comparison.averaged_over] if comparison.averaged_over else [])])
 
 
 def _qualified(comparison: _LevelComparison, wording: Wording, facts: Facts) -> str:

@@ -12,8 +12,6 @@ from typing import Literal, Protocol, TypeAlias
 
 Verdict: TypeAlias = Literal["supported", "no_effect_larger_than", "underpowered", "not_comparable"]
 Severity: TypeAlias = Literal["note", "caution", "serious"]
-Method: TypeAlias = Literal["welch", "none"]
-"""Estimator of a difference's spread: `welch` uses the groups being compared; `none` where they do not determine it."""
 
 
 class MetricInfo(Protocol):
@@ -57,21 +55,15 @@ class Sample:
 class Effect:
     """A difference of means with its simultaneous interval: all intervals of a family cover together at the given confidence.
 
-    `p` is for this difference alone. `p_adjusted` is adjusted for the family and matches the interval: it is below
-    1 - confidence exactly where the interval excludes 0. `critical`: half the interval's width in standard errors.
-    `detectable`: the minimum detectable effect of this design at this spread, with 80 % power.
+    `p_adjusted` is adjusted for the family and matches the interval: it is below 1 - confidence exactly where the interval
+    excludes 0. `detectable`: the minimum detectable effect of this design at this spread, with 80 % power.
     """
 
     difference: float
     low: float | None = None
     high: float | None = None
-    p: float | None = None
     p_adjusted: float | None = None
-    standard_error: float | None = None
-    df: float | None = None
-    critical: float | None = None
     detectable: float | None = None
-    method: Method = "none"
     note: str = ""
 
     @property

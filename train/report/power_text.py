@@ -12,9 +12,8 @@ from pathlib import Path
 from train.report.claims import SMALLEST_EFFECT
 from train.report.history import read_histories
 from train.report.metric import Metric
-from train.report.sentence_text import at_least, plain, points
-from train.report.statistics.moments import moments, pooled_variance
-from train.report.statistics.power import POWER, detectable, plan, runs_needed
+from train.report.sentence_text import at_least, plain, points, runs
+from train.report.statistics.contrasts import POWER, detectable, moments, pooled_variance, runs_needed
 from train.store.run import find_runs, read_run
 from train.text import percent, plural
 
@@ -64,12 +63,12 @@ def power_lines(
     unit = points(metric).strip() or metric.name
     width = max(len("standard deviations"), len(unit))
     yield _row("seeds per arm", [str(count) for count in columns], width)
-    yield _row("standard deviations", [_rounded_up(row.detectable) for row in plan(1, comparisons, columns)], width)
+    yield _row("standard deviations", [_rounded_up(detectable(1, count, comparisons)) for count in columns], width)
     if spread is None:
         yield f"       in {unit}: set sweep.spread to the expected standard deviation between seeds"
         return
     decimals = _decimals(spread.sd, metric)
-    detected = [at_least(row.detectable, metric, decimals) for row in plan(spread.sd, comparisons, columns)]
+    detected = [at_least(detectable(spread.sd, count, comparisons), metric, decimals) for count in columns]
     yield _row(unit, detected, width)
     yield f"       at a standard deviation of {plain(spread.sd, metric, decimals + 1)} between seeds ({spread.source})"
     yield f"       {_needed(smallest_effect or SMALLEST_EFFECT, comparisons, metric, spread.sd)}"

@@ -21,7 +21,7 @@ from train.naming import slug
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.history import CURVE_TAGS, mean_curve
-from train.report.statistics.student import two_sided_quantile
+from train.report.statistics.contrasts import two_sided_quantile
 from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
 from train.sinks.hparams import hparams_row

@@ -20,16 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from math import sqrt
-from typing import Any
 
 import numpy as np
 from scipy import optimize, stats
 
 from train.report.contracts import Comparison, Pairwise, Probability, Sample
-from train.report.statistics.intervals import effect_numbers, sidak
-from train.report.statistics.moments import Contrast, contrast, moments
-from train.report.statistics.studentised_range import range_quantile, range_tail
+from train.report.statistics.contrasts import contrast, moments, sidak, studentised
 
 
 def compare(
@@ -59,7 +55,6 @@ def compare(
         comparisons.append(
             Comparison(
                 difference=groups[arm.arm].mean - reference.mean,
-                method="welch" if difference else "none",
                 note=_note(baseline, arm, difference is not None),
                 arm=arm.arm,
                 baseline=baseline.arm,
@@ -131,17 +126,10 @@ def pairwise(samples: Sequence[Sample], *, confidence: float = 0.95) -> tuple[Pa
         comparisons.append(
             Pairwise(
                 difference=difference.estimate,
-                method="welch" if has_interval else "none",
                 note="" if has_interval else "no interval: the spread between seeds is unknown",
                 first=kept[left].arm,
                 second=kept[right].arm,
-                **(_studentised(difference, count, confidence) if has_interval else {}),
+                **(studentised(difference, count, confidence) if has_interval else {}),
             )
         )
     return tuple(comparisons)
-
-
-def _studentised(difference: Contrast, count: int, confidence: float) -> dict[str, Any]:
-    critical = range_quantile(confidence, count, difference.df) / sqrt(2)
-    adjusted = range_tail(abs(difference.estimate) / difference.standard_error * sqrt(2), count, difference.df)
-    return effect_numbers(difference, critical, adjusted)

@@ -2,7 +2,7 @@
 
 The model has a mean per cell (all interactions), so the least-squares estimates are the cells' means, and every effect is a
 contrast of them with equal weights: runs missing from a cell do not bias the effects. The error of a contrast comes from its own
-cells (`train.report.statistics.moments.contrast`), so that cells may have different variances.
+cells (`train.report.statistics.contrasts.contrast`), so that cells may have different variances.
 
 Multiplicity: the intervals of all main effects of a grid are simultaneous by Sidak's inequality (1967, JASA 62: never too narrow,
 whatever the correlations); those of all two-way interactions are a second family.
@@ -16,9 +16,7 @@ from itertools import combinations, product
 from typing import Any
 
 from train.report.contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
-from train.report.statistics.intervals import sidak
-from train.report.statistics.moments import Contrast, SampleMoments, contrast, moments
-from train.report.statistics.student import two_sided_quantile
+from train.report.statistics.contrasts import Contrast, SampleMoments, contrast, moments, sidak, two_sided_quantile
 
 UNKNOWN = "no interval: the spread between seeds is unknown"
 NO_RUNS = "no combination of the other factors has runs on both sides"
@@ -128,8 +126,7 @@ def _family(kind: Callable[..., Any], drafts: Sequence[tuple[Contrast | None, di
                 )
             )
             continue
-        numbers = sidak(difference, count, confidence)
-        effects.append(kind(difference=difference.estimate, method="welch", **numbers, **labels))
+        effects.append(kind(difference=difference.estimate, **sidak(difference, count, confidence), **labels))
     return effects
 
 

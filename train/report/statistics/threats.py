@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 
 from train.report.contracts import Conditions, Facts, MetricInfo, Sample, Severity, Threat
-from train.report.sentence_text import plain, points
-from train.report.statistics.moments import moments, pooled_variance
+from train.report.sentence_text import MINUS, listed, numbers, percent, plain, points, runs
+from train.report.statistics.contrasts import moments, pooled_variance
 from train.report.statistics.pairing import pairing
 from train.text import MINUS, listed, plural, settings, short_percent
 

@@ -1,0 +1,211 @@
+"""Contrasts of the means of groups of runs: their errors, simultaneous intervals and minimum detectable effects.
+
+The quantile of `scipy.stats.studentized_range` takes 0.2 s for every new `df`. Two nested integrals suffice, by quadrature:
+
+    P(range / s < q) = E_s E_z k [Phi(z) - Phi(z - q s)]^(k - 1),
+
+z standard normal, s^2 chi-square over its `df` degrees of freedom. Likewise, Student's t by SciPy's special functions gives the
+numbers of `scipy.stats.t` without its 0.1 ms per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import expm1, inf, log1p, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+POWER = 0.8
+MOST_RUNS = 4096
+
+
+@dataclass(frozen=True)
+class SampleMoments:
+    """Number, mean and unbiased variance of the values of a group. `variance` is 0 for one run, whose spread is unknown."""
+
+    n: int
+    mean: float
+    variance: float
+
+    @property
+    def mean_variance(self) -> float:
+        return self.variance / self.n
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of means and its standard error. `df` is infinite where nothing varies: then there is no interval."""
+
+    estimate: float
+    standard_error: float
+    df: float
+
+    @property
+    def has_error(self) -> bool:
+        """Whether the runs determine the standard error."""
+        return self.standard_error > 1e-12 * max(1.0, abs(self.estimate)) and 0 < self.df < inf
+
+
+def moments(values: Sequence[float]) -> SampleMoments:
+    """Return number, mean and variance of `values`.
+
+    ValueError without values or with values that are not finite: those are outcomes to count, never to average.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ValueError("a mean needs finite values of at least one run")
+    constant = bool((array == array[0]).all())  # exact test: the computed variance of equal numbers can be 1e-34
+    mean = float(array[0]) if constant else float(array.mean())
+    return SampleMoments(array.size, mean, 0.0 if constant else float(array.var(ddof=1)))
+
+
+def pooled_variance(groups: Sequence[SampleMoments]) -> tuple[float, int]:
+    """Return the common variance of all groups and its degrees of freedom; (0, 0) when every group has one run."""
+    df = sum(group.n - 1 for group in groups)
+    return (sum(group.variance * (group.n - 1) for group in groups) / df if df else 0.0), df
+
+
+def contrast(weights: Sequence[float], groups: Sequence[SampleMoments], *, pool: Sequence[SampleMoments] = ()) -> Contrast:
+    """Return sum w_i mean_i over `groups`, with the error that follows from the variance of each group.
+
+    The degrees of freedom are Satterthwaite's (1946, "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin 2): V^2 / sum(V_i^2 / df_i) for V = sum V_i. A group with one run has no variance of its own and uses the
+    common one of `pool`, which can be left out where every group has two runs or only the estimate is used.
+    """
+    common, common_df = pooled_variance(pool)
+    estimate = sum(weight * group.mean for weight, group in zip(weights, groups, strict=True))
+    own = [(w**2 * g.mean_variance, g.n - 1) for w, g in zip(weights, groups, strict=True) if g.n > 1]
+    borrowed = sum(w**2 * common / g.n for w, g in zip(weights, groups, strict=True) if w != 0 and g.n == 1)
+    parts = [(variance, df) for variance, df in [*own, (borrowed, common_df)] if variance > 0 and df > 0]
+    total = sum(variance for variance, _ in parts)
+    df = total**2 / sum(variance**2 / df for variance, df in parts) if parts else inf
+    return Contrast(estimate, sqrt(total), df)
+
+
+def two_sided_p(statistic: float, df: float) -> float:
+    """Return P(|T| >= |statistic|)."""
+    return float(2 * special.stdtr(df, -abs(statistic)))
+
+
+def two_sided_quantile(miss: float, df: float) -> float:
+    """Return the t with P(|T| >= t) = miss."""
+    return float(-special.stdtrit(df, miss / 2))
+
+
+def sidak(difference: Contrast, count: int, confidence: float) -> dict[str, Any]:
+    """Return the numbers of one of `count` simultaneous intervals by Sidak's inequality (1967, JASA 62).
+
+    The inequality holds for any correlation.
+    """
+    p = two_sided_p(difference.estimate / difference.standard_error, difference.df)
+    p_adjusted = 1.0 if p >= 1 else -expm1(count * log1p(-p))
+    return effect_numbers(difference, sidak_quantile(difference.df, count, confidence), p_adjusted)
+
+
+def studentised(difference: Contrast, groups: int, confidence: float) -> dict[str, Any]:
+    """Return the numbers of one of the simultaneous intervals of all pairs of `groups` means (Games & Howell 1976)."""
+    critical = range_quantile(confidence, groups, difference.df) / sqrt(2)
+    adjusted = range_tail(abs(difference.estimate) / difference.standard_error * sqrt(2), groups, difference.df)
+    return effect_numbers(difference, critical, adjusted)
+
+
+def effect_numbers(difference: Contrast, critical: float, p_adjusted: float) -> dict[str, Any]:
+    """Return the fields of an `Effect` for an interval of half width `critical` standard errors."""
+    half = critical * difference.standard_error
+    return {
+        "low": difference.estimate - half,
+        "high": difference.estimate + half,
+        "p_adjusted": p_adjusted,
+        "detectable": smallest_detectable(difference.standard_error, difference.df, critical),
+    }
+
+
+def sidak_quantile(df: float, count: int, confidence: float) -> float:
+    """Return the half width, in standard errors, of one of `count` simultaneous intervals (Sidak 1967, JASA 62)."""
+    return two_sided_quantile(-expm1(log1p(confidence - 1) / count), df)
+
+
+def smallest_detectable(standard_error: float, df: float, critical: float) -> float:
+    """Return the true difference whose interval (half width `critical` standard errors) excludes 0 with probability `POWER`.
+
+    Computed from the noncentral t distribution. It depends on the spread of the runs, never on the observed difference: power at
+    the observed effect only repeats the p value (Hoenig & Heisey 2001, "The abuse of power", The American Statistician 55).
+    Accurate to 1 %, as inputs are rounded for the cache; the spread is known far less precisely.
+    """
+    return standard_error * _noncentrality(round(df, 1), round(critical, 2))
+
+
+@lru_cache(maxsize=4096)
+def _noncentrality(df: float, critical: float) -> float:
+    def excess(noncentrality: float) -> float:
+        return float(stats.nct.sf(critical, df, noncentrality)) - POWER
+
+    high = critical + 2.0
+    while excess(high) < 0:
+        high *= 1.5
+    return float(optimize.brentq(excess, 0.0, high, xtol=1e-6))  # type: ignore[arg-type]
+
+
+def detectable(sd: float, n: int, arms: int) -> float:
+    """Return the minimum detectable difference to the baseline with `n` runs in each of `arms` arms and the baseline (Welch)."""
+    df = 2.0 * (n - 1)
+    return smallest_detectable(sd * sqrt(2 / n), df, sidak_quantile(df, arms, 0.95))
+
+
+def runs_needed(difference: float, sd: float, arms: int) -> int | None:
+    """Return the runs per arm needed to detect a true `difference` with probability `POWER`; None above 4096."""
+    low, high = 1, 2
+    while detectable(sd, high, arms) > difference:
+        low, high = high, high * 2
+        if high > MOST_RUNS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if detectable(sd, middle, arms) <= difference else (middle, high)
+    return high
+
+
+def range_tail(statistic: float, groups: int, df: float) -> float:
+    """Return P(range / s >= statistic) for `groups` standard normal numbers."""
+    scale, scale_weight = _chi_nodes(float(df))
+    normal, normal_weight = _normal_nodes()
+    between = special.ndtr(normal) - special.ndtr(normal - statistic * scale[:, None])  # (scales, normals)
+    inside = groups * between ** (groups - 1)
+    return float(np.clip(1 - scale_weight @ inside @ normal_weight, 0.0, 1.0))
+
+
+@lru_cache(maxsize=4096)
+def range_quantile(confidence: float, groups: int, df: float) -> float:
+    """Return the q with P(range / s < q) = confidence."""
+    pairs = groups * (groups - 1) / 2
+    single = float(stats.t.isf((1 - confidence) / 2, df)) * np.sqrt(2)
+    bonferroni = float(stats.t.isf((1 - confidence) / 2 / pairs, df)) * np.sqrt(2)  # Bonferroni's: never too small
+    miss = 1 - confidence
+    return float(optimize.brentq(lambda q: range_tail(q, groups, df) / miss - 1, single * 0.999, bonferroni * 1.001, xtol=1e-9))  # type: ignore[arg-type]
+
+
+@lru_cache
+def _normal_nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return nodes and weights of the trapezium rule.
+
+    It converges exponentially for smooth integrands that vanish at both ends.
+    """
+    nodes = np.linspace(-7.5, 7.5, 121)
+    weights = np.exp(-(nodes**2) / 2)
+    return nodes, weights / weights.sum()
+
+
+@lru_cache(maxsize=256)
+def _chi_nodes(df: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return nodes and weights of s = sqrt(chi2_df / df), by the trapezium rule in log s."""
+    count = 24 if df >= 12 else 48 if df >= 3 else 240  # few degrees of freedom have a long tail towards 0
+    low, high = np.log(stats.chi2.ppf([1e-13, 1 - 1e-13], df) / df) / 2
+    nodes = np.linspace(low, high, count)
+    logs = df * nodes - df * np.exp(2 * nodes) / 2
+    weights = np.exp(logs - logs.max())
+    return np.exp(nodes), weights / weights.sum()
