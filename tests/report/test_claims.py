@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train.report.claims import Wording, claims_of_arms, claims_of_grid
-from train.report.contracts import Cell, Claim, Conditions, Facts, Sample, Threat
+from train.report.claims import claims_of_arms, claims_of_grid
+from train.report.contracts import Cell, Claim, Conditions, Facts, Sample, Threat, Wording
+from train.report.sentence_text import MINUS
 from train.report.statistics.compare import compare
 from train.report.statistics.effects import factorial
 from train.report.statistics.threats import find_threats
@@ -41,10 +42,24 @@ BASE = arm("norm=none", 0.80)
 
 
 def claim_of(*treatments: Sample, base: Sample = BASE, facts: Facts | None = None, wording: Wording = WORDING) -> Claim:
-    (claim,) = claims_of_arms(
-        {"norm": [sample.arm for sample in treatments]}, compare(base, treatments), [base, *treatments], base.arm, wording, facts
-    )
+    control, *arms = (with_id(sample) for sample in (base, *treatments))
+    comparisons = {comparison.arm: comparison for comparison in compare(control, arms)}
+    samples = {sample.arm: sample for sample in (control, *arms)}
+    wording = replace(wording, facts=labelled(facts or Facts(), (base, *treatments)))
+    (claim,) = claims_of_arms({"norm": [sample.arm for sample in arms]}, comparisons, samples, control.arm, wording)
+    assert "id of" not in claim.sentence
     return claim
+
+
+def with_id(sample: Sample) -> Sample:
+    """Return the sample under an id that differs from its name, which only sentences use."""
+    return replace(sample, arm=f"id of {sample.arm}")
+
+
+def labelled(facts: Facts, samples: Sequence[Sample]) -> Facts:
+    """Return the facts with the names of the samples' ids, and with their conditions under these ids."""
+    conditions = tuple(replace(item, arm=f"id of {item.arm}") for item in facts.conditions)
+    return replace(facts, labels={with_id(sample).arm: sample.arm for sample in samples}, conditions=conditions)
 
 
 def test_claim_is_supported_when_interval_excludes_zero() -> None:
@@ -124,11 +139,11 @@ def test_claim_tests_difference_of_divergence_rates() -> None:
 def test_failed_runs_and_unequal_budgets_are_not_comparable() -> None:
     batch = arm("norm=batch", 0.85)
     assert "1 run with norm=batch failed" in claim_of(arm("norm=batch", 0.85, failed=1)).sentence
-    unequal = Facts((Conditions("norm=none", budgets=(1000.0,)), Conditions("norm=batch", budgets=(2000.0,))))
+    unequal = Facts(conditions=(Conditions("norm=none", budgets=(1000.0,)), Conditions("norm=batch", budgets=(2000.0,))))
     claim = claim_of(batch, facts=unequal)
     assert claim.verdict == "not_comparable"
     assert "the budgets differ (2,000 against 1,000)" in claim.sentence
-    intended = Facts(unequal.conditions, budget_factors=("norm",))
+    intended = replace(unequal, budget_factors=("norm",))
     assert claim_of(batch, facts=intended).verdict == "supported"
 
 
@@ -148,7 +163,7 @@ def test_claim_states_the_learning_rate(rates: Sequence[tuple[float, ...]], tune
     conditions = tuple(
         Conditions(name, learning_rates=values) for name, values in zip(("norm=none", "norm=batch"), rates, strict=True)
     )
-    claim = claim_of(arm("norm=batch", 0.85), facts=Facts(conditions, tuned_over=tuned))
+    claim = claim_of(arm("norm=batch", 0.85), facts=Facts(conditions=conditions, tuned_over=tuned))
     assert claim.verdict == "supported"
     assert text in claim.sentence
 
@@ -247,7 +262,10 @@ def test_claims_of_grid_count_all_arms_of_a_cell() -> None:
 
 
 def threats(samples: Sequence[Sample], facts: Facts | None = None, comparisons: int = 1) -> dict[str, Threat]:
-    return {threat.kind: threat for threat in find_threats(samples, facts or Facts(), StubMetric(), comparisons=comparisons)}
+    facts = labelled(facts or Facts(), samples)
+    found = find_threats(list(map(with_id, samples)), facts, StubMetric(), comparisons=comparisons)
+    assert not any("id of" in threat.sentence for threat in found)
+    return {threat.kind: threat for threat in found}
 
 
 def test_find_threats_of_a_typical_sweep_are_notes() -> None:
@@ -284,7 +302,7 @@ def test_find_threats_cautions_about_non_normal_runs() -> None:
 def test_find_threats_in_conditions() -> None:
     samples = [arm("a", 0.9), arm("b", 0.9)]
     facts = Facts(
-        (
+        conditions=(
             Conditions("a", (1000.0,), (0.1,), ("1.0",), ("cpu",), ("float32",)),
             Conditions("b", (2000.0,), (0.1,), ("1.1",), ("cpu", "cuda"), ("float32",)),
         ),

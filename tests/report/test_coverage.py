@@ -5,15 +5,15 @@ Bounds allow for the Monte-Carlo error: a procedure at its nominal rate meets ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from train.report.claims import Wording, claims_of_arms, claims_of_grid
-from train.report.contracts import Cell, Effect, Sample
+from train.report.claims import claims_of_arms, claims_of_grid
+from train.report.contracts import Cell, Claim, Effect, Sample, Wording
 from train.report.statistics.compare import compare, probability_better
 from train.report.statistics.effects import factorial
 
@@ -110,6 +110,11 @@ def test_factorial_intervals_cover_the_truth_simultaneously(missing_rate: float)
     assert covered_interactions >= fewest_covered(SWEEPS)
 
 
+def claims_of(factors: Mapping[str, Sequence[str]], samples: Sequence[Sample]) -> tuple[Claim, ...]:
+    comparisons = {comparison.arm: comparison for comparison in compare(samples[0], samples[1:])}
+    return claims_of_arms(factors, comparisons, {sample.arm: sample for sample in samples}, "0", WORDING)
+
+
 @pytest.mark.slow
 def test_claims_of_arms_are_rarely_false_under_the_null() -> None:
     """The family is all arms against the baseline."""
@@ -118,7 +123,7 @@ def test_claims_of_arms_are_rarely_false_under_the_null() -> None:
     false = 0
     for _ in range(SWEEPS):
         samples = simulate_sweep(generator, [0.8] * 6, [0.01] * 6)
-        claims = claims_of_arms(factors, compare(samples[0], samples[1:]), samples, "0", WORDING)
+        claims = claims_of(factors, samples)
         false += any(claim.verdict == "supported" for claim in claims)
     assert 0 < false <= most_false(SWEEPS)
 
@@ -142,7 +147,7 @@ def test_claims_of_small_effects_are_rarely_false() -> None:
     false = bounded = 0
     for _ in range(SWEEPS):
         samples = simulate_sweep(generator, [0.8, *(0.8 + value for value in truth.values())], [0.001] * 6)
-        claims = claims_of_arms({arm: [arm] for arm in truth}, compare(samples[0], samples[1:]), samples, "0", WORDING)
+        claims = claims_of({arm: [arm] for arm in truth}, samples)
         wrong = False
         for claim in claims:
             (level,) = claim.levels

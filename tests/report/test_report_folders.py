@@ -89,6 +89,12 @@ def test_diverged_runs_make_an_arm_not_comparable(page):
     assert re.search(r'<article class="claim not_comparable">\s*<p class="verdict"><b>norm</b>', page)
 
 
+def test_page_notes_runs_that_are_not_in_a_mean(page):
+    note = "norm=none: mean of completed runs (3); 1 diverged, 2 failed"
+    assert f'title="{note}"' in page
+    assert f'<p class="aside">{note}.</p>' in page
+
+
 def test_terminal_counts_lost_runs(troubled, train_report, tmp_path):
     result = train_report(troubled, "--out", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")

@@ -11,9 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from train.report.arms import Arm, Study
-from train.report.claims import SMALLEST_EFFECT, Wording, claims_of_arms, claims_of_grid
+from train.report.claims import claims_of_arms, claims_of_grid
 from train.report.collect import FAILED
-from train.report.contracts import Cell, Claim, Comparison, Conditions, Facts, Grid, Pairwise, Rate, Sample, Threat
+from train.report.contracts import (
+    SMALLEST_EFFECT,
+    Cell,
+    Claim,
+    Comparison,
+    Conditions,
+    Facts,
+    Grid,
+    Pairwise,
+    Rate,
+    Sample,
+    Threat,
+    Wording,
+)
 from train.report.history import History
 from train.report.metric import Metric, as_float
 from train.report.statistics.compare import compare, pairwise
@@ -33,11 +46,7 @@ LEARNING_RATE = "optimizer.lr"
 
 @dataclass(frozen=True)
 class Analysis:
-    """All results for a study.
-
-    `samples`, `rates` and `comparisons` are keyed by the arm's id; the baseline and arms without values have no comparison.
-    Results of the statistics themselves name arms by their label, as sentences do.
-    """
+    """All results for a study, by the id of the arm; the baseline and arms without values have no comparison."""
 
     study: Study
     metric: Metric
@@ -57,7 +66,7 @@ class Analysis:
     @property
     def chosen(self) -> tuple[Chosen, ...]:
         """Labels and choices of the arms, in the order of the table; empty without tuned keys."""
-        return tuple((self.samples[arm.id].arm, arm.choice) for arm in self.ranked if arm.choice)
+        return tuple((self.study.labels[arm.id], arm.choice) for arm in self.ranked if arm.choice)
 
     def value(self, run: Run) -> float:
         """Return the metric of a completed run; NaN for any other."""
@@ -98,16 +107,15 @@ def analyse(
 ) -> Analysis:
     """Run all statistics on a study. `histories`: by run folder; `pairs`: also compare all pairs of arms; `smallest_effect`: in
     units of the metric, None for the default."""
-    names = arm_labels(study.arms)
-    samples = {arm.id: build_sample(arm, names[arm.id], metric, histories) for arm in study.arms}
+    samples = {arm.id: build_sample(arm, metric, histories) for arm in study.arms}
     baseline, treatments = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
     compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better)
-    by_label = {comparison.arm: comparison for comparison in compared}
+    comparisons = {comparison.arm: comparison for comparison in compared}
     has_values = any(sample.values for sample in samples.values())
     grid = factorial(cells_of(study, samples), varied_factors(study)) if study.is_grid and has_values else None
-    facts = collect_facts(study, names, metric)
-    chosen = [(names[arm.id], arm.choice) for arm in study.arms if arm.choice]
-    wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect, scope=scope_of(study))
+    facts = collect_facts(study, metric)
+    chosen = [(study.labels[arm.id], arm.choice) for arm in study.arms if arm.choice]
+    wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect, scope=scope_of(study), facts=facts)
     effects = (*grid.main, *grid.interactions) if grid else compared
     intervals = sum(effect.low is not None for effect in effects)
     threats = [
@@ -119,29 +127,23 @@ def analyse(
         metric=metric,
         histories=histories,
         samples=samples,
-        comparisons={arm.id: by_label[names[arm.id]] for arm in study.arms if names[arm.id] in by_label},
+        comparisons=comparisons,
         rates={name: divergence([sample]) for name, sample in samples.items()},
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else (),
-        claims=make_claims(study, names, samples, compared, grid, facts, wording),
+        claims=make_claims(study, samples, comparisons, grid, wording),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
         smallest_effect=wording.smallest_effect,
     )
 
 
-def arm_labels(arms: Sequence[Arm]) -> dict[str, str]:
-    """Return id -> unique label. Two arms can have the same label when they differ in something that is no factor of the plan."""
-    plain = [arm.label for arm in arms]
-    return {arm.id: f"{arm.label} ({arm.id[:6]})" if plain.count(arm.label) > 1 else arm.label for arm in arms}
-
-
-def build_sample(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, History]) -> Sample:
+def build_sample(arm: Arm, metric: Metric, histories: Mapping[Path, History]) -> Sample:
     """Return the values and run counts of an arm. Runs that are pending or have no value count as missing."""
     done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.runs_in("done")]
     valued = [(value, seed) for value, seed in done if math.isfinite(value)]
     diverged, failed = len(arm.runs_in("diverged")), len(arm.runs_in(*FAILED))
     return Sample(
-        arm=name,
+        arm=arm.id,
         values=tuple(value for value, _ in valued),
         seeds=tuple(seed for _, seed in valued),
         diverged=diverged,
@@ -150,17 +152,18 @@ def build_sample(arm: Arm, name: str, metric: Metric, histories: Mapping[Path, H
     )
 
 
-def collect_facts(study: Study, names: Mapping[str, str], metric: Metric) -> Facts:
+def collect_facts(study: Study, metric: Metric) -> Facts:
     """Return what claims and threats need to know about a study besides its values."""
     sizes = {size for run in study.runs if (size := metric.examples(run)) is not None}
     keys = {factor: factor.lstrip("+~") for factor in study.factors}
     versions = code_versions(study.runs)
     return Facts(
-        conditions=tuple(_conditions(arm, names[arm.id], versions) for arm in study.arms),
+        labels=study.labels,
+        conditions=tuple(_conditions(arm, versions) for arm in study.arms),
         test_size=max(sizes, default=None),
         tuned_over=values_tried_for_all(study, LEARNING_RATE),
         tuned=any(arm.choice for arm in study.arms),
-        lost_at_every_level=tuple(names[arm.id] for arm in study.arms if arm.choice and arm.choice.lost_all),
+        lost_at_every_level=tuple(arm.id for arm in study.arms if arm.choice and arm.choice.lost_all),
         budget_factors=tuple(factor for factor, key in keys.items() if key in BUDGET_KEYS),
         rate_factors=tuple(factor for factor, key in keys.items() if key in RATE_KEYS),
     )
@@ -195,13 +198,13 @@ def _has_choice(arm: Arm, key: str) -> bool:
     return len({level.setting[key] for level in arm.choice.levels if level.was_tried}) > 1
 
 
-def _conditions(arm: Arm, name: str, versions: Mapping[Path, str]) -> Conditions:
+def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
     ended = [run for run in arm.runs if run.state in ("done", "diverged")]
     done = [run for run in ended if run.state == "done"]
     return Conditions(
-        arm=name,
-        budgets=_distinct(map(_budget, done)),
-        learning_rates=_distinct(as_float(_config_value(run, "optimizer", "lr")) for run in ended),
+        arm=arm.id,
+        budgets=_distinct(number(run.summary.get("steps")) * number(_config_value(run, "trainer", "batch_size")) for run in done),
+        learning_rates=_distinct(number(_config_value(run, "optimizer", "lr")) for run in ended),
         versions=tuple(sorted({versions[run.folder] for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
@@ -245,23 +248,21 @@ def _or_zero(value: float) -> float:
 
 def make_claims(
     study: Study,
-    names: Mapping[str, str],
     samples: Mapping[str, Sample],
-    compared: Sequence[Comparison],
+    comparisons: Mapping[str, Comparison],
     grid: Grid | None,
-    facts: Facts,
     wording: Wording,
 ) -> tuple[Claim, ...]:
     """Return the claims: for a grid from its main effects, otherwise from the arms, grouped by the factors that differ."""
     if len(study.arms) < 2:
         return ()
     if grid is not None:
-        return claims_of_grid(grid, cells_of(study, samples), wording, facts)
+        return claims_of_grid(grid, cells_of(study, samples), wording)
     arms: dict[str, list[str]] = {factor: [] for factor in study.factors}
     for arm in study.arms[1:]:
-        arms.setdefault(" and ".join(arm.differences) or "other settings", []).append(names[arm.id])
-    by_factor = {factor: labels for factor, labels in arms.items() if labels}
-    return claims_of_arms(by_factor, compared, list(samples.values()), names[study.baseline.id], wording, facts)
+        arms.setdefault(" and ".join(arm.differences) or "other settings", []).append(arm.id)
+    by_factor = {factor: ids for factor, ids in arms.items() if ids}
+    return claims_of_arms(by_factor, comparisons, samples, study.baseline.id, wording)
 
 
 def varied_factors(study: Study) -> dict[str, tuple[str, ...]]:

@@ -87,6 +87,12 @@ class Study:
     def baseline(self) -> Arm:
         return self.arms[0]
 
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """Arm's id -> unique label: two arms have the same when they differ in something that is no factor of the plan."""
+        plain = Counter(arm.label for arm in self.arms)
+        return {arm.id: f"{arm.label} ({arm.id[:6]})" if plain[arm.label] > 1 else arm.label for arm in self.arms}
+
     @property
     def design(self) -> Design | None:
         """The design of the sweep; None without a manifest."""

@@ -21,9 +21,9 @@ over combinations hides them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan
+from math import isclose, isfinite, nan
 
 from train.report import sentence_text
 from train.report.contracts import (
@@ -31,7 +31,6 @@ from train.report.contracts import (
     Claim,
     Comparison,
     Effect,
-    Facts,
     Grid,
     Interaction,
     LevelClaim,
@@ -39,88 +38,60 @@ from train.report.contracts import (
     MetricInfo,
     Sample,
     Verdict,
+    Wording,
 )
 from train.report.statistics.rates import divergence, equal_rates_p
 from train.text import plural, settings
 
 ORDER: tuple[Verdict, ...] = ("supported", "not_comparable", "underpowered", "no_effect_larger_than")
-SMALLEST_EFFECT = 0.005
-"""Half a percentage point: 1.7 binomial standard errors of an accuracy of 90 % on 10,000 test images."""
 BUDGET_TOLERANCE = 0.01
-
-
-@dataclass(frozen=True)
-class Wording:
-    """What sentences need besides the numbers.
-
-    `smallest_effect`: the smallest effect of interest, in units of the metric; `confidence`: that of the intervals; `scope`: text
-    that ends every claim, such as "with everything else at its baseline".
-    """
-
-    metric: MetricInfo
-    smallest_effect: float = SMALLEST_EFFECT
-    confidence: float = 0.95
-    scope: str = ""
-
-
-@dataclass(frozen=True)
-class _LevelComparison:
-    """A level and its baseline: `treatment` and `control` are all arms on either side, `names` their names in this order."""
-
-    factor: str
-    level: str
-    names: tuple[str, str]
-    effect: Effect
-    treatment: tuple[Sample, ...]
-    control: tuple[Sample, ...]
-    pairs: tuple[tuple[Sample, Sample], ...]
-    """A treatment and a control arm that differ in this factor alone."""
-    family_size: int
-    """How many levels the report compares with a baseline."""
-    averaged_over: str = ""
 
 
 def claims_of_arms(
     factors: Mapping[str, Sequence[str]],
-    comparisons: Sequence[Comparison],
-    samples: Sequence[Sample],
+    comparisons: Mapping[str, Comparison],
+    samples: Mapping[str, Sample],
     baseline: str,
     wording: Wording,
-    facts: Facts | None = None,
 ) -> tuple[Claim, ...]:
     """Return one claim per factor, for sweeps of one factor and for designs whose arms are single changes of the baseline.
 
-    `factors`: factor -> the arms in which it differs from the baseline. An arm without a comparison has no value.
+    `factors`: factor -> the arms in which it differs from the baseline. Arms are named by their ids, the keys of `comparisons`
+    and `samples`. An arm without a comparison has no value.
     """
-    by_arm = {sample.arm: sample for sample in samples}
-    effects: dict[str, Effect] = {comparison.arm: comparison for comparison in comparisons}
     family_size = sum(map(len, factors.values()))
+    label, control = wording.facts.label, samples[baseline]
     claims = []
     for factor, arms in factors.items():
-        levels = []
-        for arm in arms:
-            treatment, control = by_arm[arm], by_arm[baseline]
-            effect = effects.get(arm, Effect(nan))
-            levels.append(
-                _LevelComparison(
-                    factor, arm, (arm, baseline), effect, (treatment,), (control,), ((treatment, control),), family_size
-                )
+        levels = [
+            _LevelComparison(
+                wording=wording,
+                factor=factor,
+                level=label(arm),
+                names=(label(arm), label(baseline)),
+                effect=comparisons.get(arm, Effect(nan)),
+                treatment=(samples[arm],),
+                control=(control,),
+                pairs=((samples[arm], control),),
+                family_size=family_size,
             )
-        claims.append(_claim(factor, levels, wording, facts or Facts()))
+            for arm in arms
+        ]
+        claims.append(_claim(factor, levels, wording))
     return tuple(claims)
 
 
-def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording, facts: Facts | None = None) -> tuple[Claim, ...]:
+def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording) -> tuple[Claim, ...]:
     """Return one claim per factor from its main effects. Diverged runs count in every cell of the grid."""
     claims = []
     for factor in dict.fromkeys(effect.factor for effect in grid.main):
-        levels = [_grid_comparison(effect, cells, len(grid.main)) for effect in grid.main if effect.factor == factor]
+        levels = [_grid_comparison(effect, cells, len(grid.main), wording) for effect in grid.main if effect.factor == factor]
         interactions = [i for i in grid.interactions if factor in (i.first, i.second) and i.excludes_zero]
-        claims.append(_claim(factor, levels, wording, facts or Facts(), interactions))
+        claims.append(_claim(factor, levels, wording, interactions))
     return tuple(claims)
 
 
-def _grid_comparison(effect: MainEffect, cells: Sequence[Cell], family_size: int) -> _LevelComparison:
+def _grid_comparison(effect: MainEffect, cells: Sequence[Cell], family_size: int, wording: Wording) -> _LevelComparison:
     at_level, at_baseline = ([c for c in cells if c.levels[effect.factor] == level] for level in (effect.level, effect.baseline))
     partners = {_other_levels(cell, effect.factor): cell.sample for cell in at_baseline}
     pairs = {rest: (c.sample, partners[rest]) for c in at_level if (rest := _other_levels(c, effect.factor)) in partners}
@@ -128,10 +99,17 @@ def _grid_comparison(effect: MainEffect, cells: Sequence[Cell], family_size: int
     if effect.of_combinations > 1:
         total = "" if effect.combinations == effect.of_combinations else f" of the {effect.of_combinations}"
         averaged_over = f"over {effect.combinations}{total} combinations of the other factors"
-    names = (f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}")
-    treatment, control = (tuple(cell.sample for cell in side) for side in (at_level, at_baseline))
     return _LevelComparison(
-        effect.factor, effect.level, names, effect, treatment, control, (*pairs.values(),), family_size, averaged_over
+        wording=wording,
+        factor=effect.factor,
+        level=effect.level,
+        names=(f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}"),
+        effect=effect,
+        treatment=tuple(cell.sample for cell in at_level),
+        control=tuple(cell.sample for cell in at_baseline),
+        pairs=(*pairs.values(),),
+        family_size=family_size,
+        averaged_over=averaged_over,
     )
 
 
@@ -141,178 +119,168 @@ def _other_levels(cell: Cell, factor: str) -> tuple[tuple[str, str], ...]:
 
 
 def _claim(
-    factor: str,
-    comparisons: Sequence[_LevelComparison],
-    wording: Wording,
-    facts: Facts,
-    interactions: Sequence[Interaction] = (),
+    factor: str, comparisons: Sequence[_LevelComparison], wording: Wording, interactions: Sequence[Interaction] = ()
 ) -> Claim:
-    levels = tuple(_level_claim(comparison, wording, facts) for comparison in comparisons)
-    verdicts: list[Verdict] = [verdict for verdict in ORDER if any(level.verdict == verdict for level in levels)]
-    sentences = [level.sentence for level in levels] or [f"{factor}: no arm to compare with the baseline."]
+    levels = tuple(comparison.claim() for comparison in comparisons)
+    verdicts: list[Verdict] = [level.verdict for level in levels]
+    sentences = [level.sentence for level in levels]
     sentences += [_interaction(interaction, factor, wording) for interaction in interactions]
-    return Claim(factor, verdicts[0] if verdicts else "underpowered", " ".join(sentences), levels)
+    return Claim(factor, min(verdicts, key=ORDER.index), " ".join(sentences), levels)
 
 
-def _level_claim(comparison: _LevelComparison, wording: Wording, facts: Facts) -> LevelClaim:
-    effect, obstacles = comparison.effect, _obstacles(comparison, facts)
-    if obstacles:
-        return LevelClaim(comparison.level, "not_comparable", _not_comparable(comparison, obstacles, wording, facts), effect)
-    if effect.bound is None:
-        return LevelClaim(comparison.level, "underpowered", _no_interval(comparison, wording), effect)
-    if effect.excludes_zero:
-        return LevelClaim(comparison.level, "supported", _supported(comparison, wording, facts), effect)
-    if effect.bound <= wording.smallest_effect:
-        return LevelClaim(comparison.level, "no_effect_larger_than", _no_effect(comparison, wording, facts), effect)
-    return LevelClaim(comparison.level, "underpowered", _underpowered(comparison, wording, facts), effect)
+@dataclass(frozen=True)
+class _LevelComparison:
+    """A level and its baseline: `treatment` and `control` are all arms on either side, `names` their names in this order.
 
+    `pairs`: a treatment and a control arm that differ in this factor alone; `family_size`: how many levels the report compares
+    with a baseline.
+    """
 
-def _obstacles(comparison: _LevelComparison, facts: Facts) -> list[str]:
-    """Return why the accuracies do not compare the two sides; empty when they do."""
-    treatment, control = divergence(comparison.treatment), divergence(comparison.control)
-    obstacles = []
-    if treatment.count or control.count:
-        rates = [
-            f"{sentence_text.rate(rate)} with {name}" for rate, name in zip((treatment, control), comparison.names, strict=True)
+    wording: Wording
+    factor: str
+    level: str
+    names: tuple[str, str]
+    effect: Effect
+    treatment: tuple[Sample, ...]
+    control: tuple[Sample, ...]
+    pairs: tuple[tuple[Sample, Sample], ...]
+    family_size: int
+    averaged_over: str = ""
+
+    def claim(self) -> LevelClaim:
+        verdict, sentence = self._verdict()
+        return LevelClaim(self.level, verdict, sentence, self.effect)
+
+    def _verdict(self) -> tuple[Verdict, str]:
+        if obstacles := self._obstacles():
+            return "not_comparable", self._not_comparable(obstacles)
+        if self.effect.bound is None:
+            return "underpowered", self._no_interval()
+        if self.effect.excludes_zero:
+            return "supported", self._supported(self.effect.bound)
+        if self.effect.bound <= self.wording.smallest_effect:
+            return "no_effect_larger_than", self._no_effect(self.effect.bound)
+        return "underpowered", self._underpowered()
+
+    def _obstacles(self) -> list[str]:
+        """Return why the accuracies do not compare the two sides; empty when they do."""
+        facts, sides = self.wording.facts, (self.treatment, self.control)
+        rates = [divergence(side) for side in sides]
+        obstacles = []
+        if any(rate.count for rate in rates):
+            texts = [f"{sentence_text.rate(rate)} with {name}" for rate, name in zip(rates, self.names, strict=True)]
+            obstacles.append(f"{texts[0]} and {texts[1]} diverged")
+        failed = [(sum(sample.failed for sample in side), name) for side, name in zip(sides, self.names, strict=True)]
+        obstacles += [f"{sentence_text.runs(count)} with {name} failed" for count, name in failed if count]
+        obstacles += [
+            f"no run of {facts.label(sample.arm)} completed at any level tried"
+            for sample in (*self.treatment, *self.control)
+            if sample.arm in facts.lost_at_every_level
         ]
-        obstacles.append(f"{rates[0]} and {rates[1]} diverged")
-    failed = [
-        (sum(sample.failed for sample in side), name)
-        for side, name in zip((comparison.treatment, comparison.control), comparison.names, strict=True)
-    ]
-    obstacles += [f"{plural(count, 'run')} with {name} failed" for count, name in failed if count]
-    obstacles += [
-        f"no run of {sample.arm} completed at any level tried"
-        for sample in (*comparison.treatment, *comparison.control)
-        if sample.arm in facts.lost_at_every_level
-    ]
-    if comparison.factor not in facts.budget_factors:
-        left, right = (_values(side, facts, "budgets") for side in (comparison.treatment, comparison.control))
-        if left and right and _differ(left, right):
-            obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)})")
-    return obstacles
+        if self.factor not in facts.budget_factors:
+            left, right = self._values("budgets")
+            ends = zip((left[0], left[-1]), (right[0], right[-1]), strict=True) if left and right else ()
+            if not all(isclose(a, b, rel_tol=BUDGET_TOLERANCE) for a, b in ends):
+                obstacles.append(f"the budgets differ ({sentence_text.numbers(left)} against {sentence_text.numbers(right)})")
+        return obstacles
 
+    def _values(self, name: str) -> list[tuple[float, ...]]:
+        """Return the distinct values of the conditions' field `name` over the arms of either side."""
+        sides = [{sample.arm for sample in side} for side in (self.treatment, self.control)]
+        conditions = self.wording.facts.conditions
+        return [tuple(sorted({v for item in conditions if item.arm in arms for v in getattr(item, name)})) for arms in sides]
 
-def _differ(left: Sequence[float], right: Sequence[float]) -> bool:
-    """Return whether the ranges of two sets of budgets differ by more than the tolerance."""
-    return any(abs(a - b) > BUDGET_TOLERANCE * max(abs(a), abs(b)) for a, b in ((min(left), min(right)), (max(left), max(right))))
+    def _not_comparable(self, obstacles: Sequence[str]) -> str:
+        text = f"{' and '.join(self.names)} cannot be compared by {self.wording.metric.name} alone: {'; '.join(obstacles)}."
+        if isfinite(self.effect.difference):
+            measured = self._sized(sentence_text.signed, self.effect.difference)
+            text += f" The completed runs differ by {measured} ({self._support}), which supports no claim."
+        if self.wording.facts.tuned:  # chosen levels lost the fewest runs, so a test of these losses would prove nothing
+            return f"{text} These are the runs at the level chosen for each arm; the tuning table lists the others."
+        return text + self._divergence()
 
+    def _divergence(self) -> str:
+        """State whether one side diverges more often, by an exact test with Bonferroni's correction for all levels."""
+        rates = [(divergence((treatment,)), divergence((control,))) for treatment, control in self.pairs]
+        excess = sum(a.count - (a.count + b.count) * a.total / max(1, a.total + b.total) for a, b in rates)
+        if abs(excess) < 1e-9:
+            return ""
+        p = min(1.0, self.family_size * equal_rates_p(rates))
+        within = " within the combinations of the other factors" if len(self.pairs) > 1 else ""
+        adjusted = f", adjusted for {self.family_size} comparisons" if self.family_size > 1 else ""
+        test = f"exact test{within}, p = {p:.2g}{adjusted}"
+        if p >= 1 - self.wording.confidence:
+            return f" The divergence rates do not differ significantly ({test})."
+        more, less = self.names if excess > 0 else self.names[::-1]  # the sums over all pairs may have the other sign
+        return f" The divergence rates differ significantly: {more} diverges more often than {less} ({test})."
 
-def _values(side: Sequence[Sample], facts: Facts, name: str) -> tuple[float, ...]:
-    """Return the distinct values of the conditions' field `name` over the arms of one side."""
-    arms = {sample.arm for sample in side}
-    return tuple(sorted({value for item in facts.conditions if item.arm in arms for value in getattr(item, name)}))
+    def _no_interval(self) -> str:
+        counts = [sum(len(sample.values) for sample in side) for side in (self.treatment, self.control)]
+        return (
+            f"{' against '.join(self.names)}: no conclusion about {self.wording.metric.name} from "
+            f"{counts[0]} against {sentence_text.runs(counts[1])} ({self.effect.note or 'one side has no value'})."
+        )
 
+    def _supported(self, bound: float) -> str:
+        metric, smallest = self.wording.metric, self.wording.smallest_effect
+        direction = "higher" if self.effect.difference > 0 else "lower"
+        size = self._sized(sentence_text.plain, abs(self.effect.difference))
+        text = f"{self.names[0]} has a {metric.name} {size} {direction} than {self.names[1]} ({self._support})"
+        if bound <= smallest:
+            limit = sentence_text.at_least(smallest, metric, 2) + sentence_text.points(metric)
+            text += f", below the smallest effect of interest ({limit})"
+        return f"{text}{self._qualification}."
 
-def _not_comparable(comparison: _LevelComparison, obstacles: Sequence[str], wording: Wording, facts: Facts) -> str:
-    text = (
-        f"{comparison.names[0]} and {comparison.names[1]} cannot be compared by {wording.metric.name} alone: "
-        f"{'; '.join(obstacles)}."
-    )
-    if isfinite(comparison.effect.difference):
-        text += f" The completed runs differ by {_measured(comparison, wording)}, which supports no claim."
-    if facts.tuned:  # chosen levels lost the fewest runs, so a test of these losses would prove nothing
-        return f"{text} These are the runs at the level chosen for each arm; the tuning table lists the others."
-    return text + _divergence(comparison, wording)
+    def _no_effect(self, bound: float) -> str:
+        metric, measured = self.wording.metric, sentence_text.signed(self.effect.difference, self.wording.metric, self._decimals)
+        limit = self._sized(sentence_text.at_least, bound)
+        return (
+            f"{' against '.join(self.names)}: no effect on {metric.name} larger than {limit} "
+            f"(measured {measured}, {self._support}){self._qualification}."
+        )
 
+    def _underpowered(self) -> str:
+        measured = self._sized(sentence_text.signed, self.effect.difference)
+        detectable = self._sized(sentence_text.at_least, self.effect.detectable or 0.0)
+        return (
+            f"{' against '.join(self.names)}: inconclusive; the difference in {self.wording.metric.name} is {measured} "
+            f"({self._support}){self._qualification}. At this spread, the minimum detectable effect is {detectable} (80 % power)."
+        )
 
-def _divergence(comparison: _LevelComparison, wording: Wording) -> str:
-    """State whether one side diverges more often, by an exact test with Bonferroni's correction for all levels of the report."""
-    rates = [(divergence((treatment,)), divergence((control,))) for treatment, control in comparison.pairs]
-    excess = sum(a.count - (a.count + b.count) * a.total / max(1, a.total + b.total) for a, b in rates)
-    if abs(excess) < 1e-9:
-        return ""
-    p = min(1.0, comparison.family_size * equal_rates_p(rates))
-    within = " within the combinations of the other factors" if len(comparison.pairs) > 1 else ""
-    test = f"exact test{within}, p = {p:.2g}" + (
-        f", adjusted for {comparison.family_size} comparisons" if comparison.family_size > 1 else ""
-    )
-    if p >= 1 - wording.confidence:
-        return f" The divergence rates do not differ significantly ({test})."
-    more, less = comparison.names if excess > 0 else comparison.names[::-1]  # the sums over all pairs may have the other sign
-    return f" The divergence rates differ significantly: {more} diverges more often than {less} ({test})."
+    @property
+    def _decimals(self) -> int:
+        return sentence_text.decimals_for(self.effect, self.wording.metric)
 
+    def _sized(self, form: Callable[[float, MetricInfo, int], str], value: float) -> str:
+        """Return `value` in the digits that the interval supports, with its unit."""
+        return form(value, self.wording.metric, self._decimals) + sentence_text.points(self.wording.metric)
 
-def _no_interval(comparison: _LevelComparison, wording: Wording) -> str:
-    counts = [sum(len(sample.values) for sample in side) for side in (comparison.treatment, comparison.control)]
-    reason = comparison.effect.note or "one side has no value"
-    return (
-        f"{comparison.names[0]} against {comparison.names[1]}: no conclusion about {wording.metric.name} from "
-        f"{counts[0]} against {plural(counts[1], 'run')} ({reason})."
-    )
+    @property
+    def _support(self) -> str:
+        """The evidence for the difference, such as `95 % CI +1.1 to +5.3, 5 against 5 runs, Welch`."""
+        effect, wording = self.effect, self.wording
+        parts = [sentence_text.interval(effect, wording.metric, self._decimals, wording.confidence)]
+        if isinstance(effect, Comparison | MainEffect):
+            parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
+        return ", ".join(filter(None, [*parts, "Welch" if effect.low is not None else "", self.averaged_over]))
 
-
-def _supported(comparison: _LevelComparison, wording: Wording, facts: Facts) -> str:
-    metric, effect = wording.metric, comparison.effect
-    decimals = sentence_text.decimals_for(effect, metric)
-    direction = "higher" if effect.difference > 0 else "lower"
-    size = sentence_text.plain(abs(effect.difference), metric, decimals) + sentence_text.points(metric)
-    text = (
-        f"{comparison.names[0]} has a {metric.name} {size} {direction} than {comparison.names[1]} "
-        f"({_support(comparison, wording)})"
-    )
-    if effect.bound is not None and effect.bound <= wording.smallest_effect:
-        smallest = sentence_text.at_least(wording.smallest_effect, metric, 2) + sentence_text.points(metric)
-        text += f", below the smallest effect of interest ({smallest})"
-    return text + _qualified(comparison, wording, facts) + "."
-
-
-def _no_effect(comparison: _LevelComparison, wording: Wording, facts: Facts) -> str:
-    metric, effect = wording.metric, comparison.effect
-    decimals = sentence_text.decimals_for(effect, metric)
-    bound = sentence_text.at_least(effect.bound or 0.0, metric, decimals) + sentence_text.points(metric)
-    measured = sentence_text.signed(effect.difference, metric, decimals)
-    return (
-        f"{comparison.names[0]} against {comparison.names[1]}: no effect on {metric.name} larger than {bound} "
-        f"(measured {measured}, {_support(comparison, wording)}){_qualified(comparison, wording, facts)}."
-    )
-
-
-def _underpowered(comparison: _LevelComparison, wording: Wording, facts: Facts) -> str:
-    metric, effect = wording.metric, comparison.effect
-    decimals = sentence_text.decimals_for(effect, metric)
-    detectable = sentence_text.at_least(effect.detectable or 0.0, metric, decimals) + sentence_text.points(metric)
-    measured = sentence_text.signed(effect.difference, metric, decimals) + sentence_text.points(metric)
-    return (
-        f"{comparison.names[0]} against {comparison.names[1]}: inconclusive; the difference in {metric.name} is {measured} "
-        f"({_support(comparison, wording)}){_qualified(comparison, wording, facts)}. At this spread, the minimum detectable "
-        f"effect is {detectable} (80 % power)."
-    )
-
-
-def _measured(comparison: _LevelComparison, wording: Wording) -> str:
-    decimals = sentence_text.decimals_for(comparison.effect, wording.metric)
-    size = sentence_text.signed(comparison.effect.difference, wording.metric, decimals) + sentence_text.points(wording.metric)
-    return f"{size} ({_support(comparison, wording)})"
-
-
-def _support(comparison: _LevelComparison, wording: Wording) -> str:
-    """Return the evidence for a difference, such as `95 % CI +1.1 to +5.3, 5 against 5 runs, Welch`."""
-    effect = comparison.effect
-    parts = [
-        sentence_text.interval(effect, wording.metric, sentence_text.decimals_for(effect, wording.metric), wording.confidence)
-    ]
-    if isinstance(effect, Comparison | MainEffect):
-        parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
-    parts += ["Welch"] if effect.low is not None else []
-    return ", ".join([*parts, *([comparison.averaged_over] if comparison.averaged_over else [])])
-
-
-def _qualified(comparison: _LevelComparison, wording: Wording, facts: Facts) -> str:
-    """Return the end of a claim: its scope and the learning rate at which it holds."""
-    scope = f", {wording.scope}" if wording.scope else ""
-    left, right = (_values(side, facts, "learning_rates") for side in (comparison.treatment, comparison.control))
-    if not (left and right):
-        return scope
-    if facts.tuned_over:
-        return f"{scope}, with the learning rate tuned for every arm over {settings(facts.tuned_over)}"
-    if comparison.factor in facts.rate_factors:
-        return scope
-    if left != right:
-        rates = f"{settings(left)} against {settings(right)}"
-        return f"{scope}, with the learning rate changed as well ({rates})"
-    rates = "rate" if len(left) == 1 else "rates"
-    return f"{scope}, at the learning {rates} {settings(left)}, not tuned per arm"
+    @property
+    def _qualification(self) -> str:
+        """The end of the claim: its scope and the learning rate at which it holds."""
+        facts, scope = self.wording.facts, f", {self.wording.scope}" if self.wording.scope else ""
+        left, right = self._values("learning_rates")
+        if not (left and right):
+            return scope
+        if facts.tuned_over:
+            return f"{scope}, with the learning rate tuned for every arm over {sentence_text.numbers(facts.tuned_over)}"
+        if self.factor in facts.rate_factors:
+            return scope
+        if left != right:
+            rates = f"{sentence_text.numbers(left)} against {sentence_text.numbers(right)}"
+            return f"{scope}, with the learning rate changed as well ({rates})"
+        return (
+            f"{scope}, at the learning {'rate' if len(left) == 1 else 'rates'} {sentence_text.numbers(left)}, not tuned per arm"
+        )
 
 
 def _interaction(i: Interaction, factor: str, wording: Wording) -> str:

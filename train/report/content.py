@@ -115,7 +115,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         unreadable=study.collection.unreadable,
         duplicates=study.collection.duplicates,
         notes=tuple(_notes(analysis)),
-        arm_commands=tuple(ArmCommands(analysis.samples[arm.id].arm, table.commands(arm)) for arm in analysis.ranked),
+        arm_commands=tuple(ArmCommands(study.labels[arm.id], table.commands(arm)) for arm in analysis.ranked),
         versions=tuple(_versions(study.runs)),
     )
 

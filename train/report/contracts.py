@@ -1,4 +1,4 @@
-"""Inputs and results of the statistics: plain values, independent of files and pages.
+"""Inputs and results of the statistics and claims: plain values, independent of files and pages. Arms are named by their ids.
 
 Accuracies and their differences are fractions; percentage points appear only in sentences. `None` means that the runs do not
 determine the value, such as an interval from one run; `note` then gives the reason.
@@ -12,6 +12,10 @@ from typing import Literal, Protocol, TypeAlias
 
 Verdict: TypeAlias = Literal["supported", "no_effect_larger_than", "underpowered", "not_comparable"]
 Severity: TypeAlias = Literal["note", "caution", "serious"]
+
+
+SMALLEST_EFFECT = 0.005
+"""Half a percentage point: 1.7 binomial standard errors of an accuracy of 90 % on 10,000 test images."""
 
 
 class MetricInfo(Protocol):
@@ -90,7 +94,6 @@ class Comparison(Effect):
     """The comparison of an arm (`n` runs) with the baseline (`n_baseline` runs)."""
 
     arm: str = ""
-    baseline: str = ""
     n: int = 0
     n_baseline: int = 0
     probability_better: Probability | None = None
@@ -194,12 +197,14 @@ class Conditions:
 class Facts:
     """Facts about the study beyond the values.
 
-    `test_size`: images that the metric was evaluated on. `tuned_over`: learning rates tried for every arm, empty where the rate
-    was fixed. `tuned`: whether a level (of the learning rate or another key) was selected for each arm. `lost_at_every_level`:
-    arms whose runs were all lost at every level. `budget_factors`: factors that set the training budget, such as
-    `trainer.epochs`; `rate_factors`: factors that set the learning rate.
+    `labels`: arm -> its name in sentences, where that is not its id. `test_size`: images that the metric was evaluated on.
+    `tuned_over`: learning rates tried for every arm, empty where the rate was fixed. `tuned`: whether a level (of the learning
+    rate or another key) was selected for each arm. `lost_at_every_level`: arms whose runs were all lost at every level.
+    `budget_factors`: factors that set the training budget, such as `trainer.epochs`; `rate_factors`: factors that set the
+    learning rate.
     """
 
+    labels: Mapping[str, str] = field(default_factory=dict)
     conditions: tuple[Conditions, ...] = ()
     test_size: int | None = None
     tuned_over: tuple[float, ...] = ()
@@ -207,6 +212,24 @@ class Facts:
     lost_at_every_level: tuple[str, ...] = ()
     budget_factors: tuple[str, ...] = ()
     rate_factors: tuple[str, ...] = ()
+
+    def label(self, arm: str) -> str:
+        return self.labels.get(arm, arm)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What sentences need besides the numbers.
+
+    `smallest_effect`: the smallest effect of interest, in units of the metric; `confidence`: that of the intervals; `scope`: text
+    that ends every claim, such as "with everything else at its baseline"; `facts`: what is known of the study and its arms.
+    """
+
+    metric: MetricInfo
+    smallest_effect: float = SMALLEST_EFFECT
+    confidence: float = 0.95
+    scope: str = ""
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass(frozen=True)

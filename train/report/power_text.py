@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
-from train.report.claims import SMALLEST_EFFECT
+from train.report.contracts import SMALLEST_EFFECT
 from train.report.history import read_histories
 from train.report.metric import Metric
 from train.report.sentence_text import at_least, plain, points, runs

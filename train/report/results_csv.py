@@ -66,7 +66,7 @@ def csv_text(analysis: Analysis, out: Path) -> str:
 
 
 def _identity(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
-    label, is_compared = analysis.samples[arm.id].arm, not arm.choice or run in arm.runs
+    label, is_compared = analysis.study.labels[arm.id], not arm.choice or run in arm.runs
     flags = (str(arm.is_baseline).lower(), str(is_compared).lower())
     return relative_path(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *flags, run.seed
 

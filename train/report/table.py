@@ -11,8 +11,8 @@ from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED
-from train.report.contracts import Effect
-from train.report.metric import as_float
+from train.report.contracts import Comparison, Effect
+from train.report.metric import number
 from train.report.tuning_text import level_note
 from train.store.run import Run
 from train.text import exact_duration, scaled, size
@@ -111,7 +111,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
     return ArmRow(
         number=row_number,
         arm=arm,
-        label=sample.arm,
+        label=analysis.study.labels[arm.id],
         levels=arm.full_label if arm.is_baseline else "",
         tuned_level=level_note(arm.choice) if arm.choice else "",
         done=len(done),
@@ -138,8 +138,18 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
             size,
             max([b for run in done if math.isfinite(b := as_float(run.summary.get("peak_memory_bytes")))], default=math.nan),
         ),
-        note=comparison.note if comparison else "",
+        note="; ".join(_notes(analysis, arm, comparison)) if comparison else "",
     )
+
+
+def _notes(analysis: Analysis, arm: Arm, comparison: Comparison) -> Iterable[str]:
+    """Yield which runs are not in the two means, and why there is no interval."""
+    for compared in (arm, analysis.study.baseline):
+        sample = analysis.samples[compared.id]
+        if lost := ", ".join(f"{n} {state}" for n, state in ((sample.diverged, "diverged"), (sample.failed, "failed")) if n):
+            yield f"{analysis.study.labels[compared.id]}: mean of completed runs ({len(sample.values)}); {lost}"
+    if comparison.note:
+        yield comparison.note
 
 
 def main_effects(analysis: Analysis) -> tuple[EffectRow, ...]:
@@ -167,7 +177,8 @@ def interactions(analysis: Analysis) -> tuple[EffectRow, ...]:
 
 
 def pairs(analysis: Analysis) -> tuple[EffectRow, ...]:
-    return tuple(_effect_row(analysis, f"{pair.first} minus {pair.second}", pair) for pair in analysis.pairs)
+    labels = analysis.study.labels
+    return tuple(_effect_row(analysis, f"{labels[pair.first]} minus {labels[pair.second]}", pair) for pair in analysis.pairs)
 
 
 def _effect_row(analysis: Analysis, name: str, effect: Effect, note: str = "") -> EffectRow:
@@ -192,7 +203,7 @@ def listed_runs(analysis: Analysis, *states: str) -> tuple[RunRow, ...]:
     return tuple(
         RunRow(str(run.folder), name, run.seed, run.state, _reason(analysis, run))
         for arm in analysis.ranked
-        for name, runs in _runs_by_name(analysis.samples[arm.id].arm, arm)
+        for name, runs in _runs_by_name(analysis.study.labels[arm.id], arm)
         for run in runs
         if run.state in states
     )

@@ -38,7 +38,7 @@ def compare(
     """Compare every arm that has a value with the baseline, in the given order; return () if the baseline has no value.
 
     The family is the comparisons that have an interval: at least two runs on both sides, and some spread. An arm with diverged
-    or failed runs is compared by its completed runs, and its `note` says so.
+    or failed runs is compared by its completed runs.
     """
     if not baseline.values:
         return ()
@@ -55,9 +55,8 @@ def compare(
         comparisons.append(
             Comparison(
                 difference=groups[arm.arm].mean - reference.mean,
-                note=_note(baseline, arm, difference is not None),
+                note="" if difference else _no_interval(baseline, arm),
                 arm=arm.arm,
-                baseline=baseline.arm,
                 n=len(arm.values),
                 n_baseline=len(baseline.values),
                 probability_better=probability_better(arm.values, baseline.values, higher_is_better=higher_is_better),
@@ -67,21 +66,10 @@ def compare(
     return tuple(comparisons)
 
 
-def _note(baseline: Sample, arm: Sample, has_interval: bool) -> str:
-    notes = []
-    for sample in (arm, baseline):
-        if sample.diverged or sample.failed:
-            notes.append(f"{sample.arm}: mean of completed runs ({len(sample.values)}); {_lost(sample)}")
+def _no_interval(baseline: Sample, arm: Sample) -> str:
     if min(len(arm.values), len(baseline.values)) < 2:
-        notes.append("no interval: one run per arm gives no estimate of the spread between seeds")
-    elif not has_interval:
-        notes.append("no interval: all runs of both arms gave the same value, so the spread between seeds is unknown")
-    return "; ".join(notes)
-
-
-def _lost(sample: Sample) -> str:
-    counts = [(sample.diverged, "diverged"), (sample.failed, "failed")]
-    return ", ".join(f"{count} {state}" for count, state in counts if count)
+        return "no interval: one run per arm gives no estimate of the spread between seeds"
+    return "no interval: all runs of both arms gave the same value, so the spread between seeds is unknown"
 
 
 def probability_better(

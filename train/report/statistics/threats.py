@@ -31,6 +31,9 @@ class _Evidence:
     metric: MetricInfo
     comparisons: int
 
+    def label(self, sample: Sample) -> str:
+        return self.facts.label(sample.arm)
+
     @property
     def spread_out(self) -> list[Sample]:
         """Return the arms with at least three runs that are not all equal."""
@@ -61,7 +64,7 @@ def _lost_runs(data: _Evidence) -> _Findings:
         ("missing", "caution", "the numbers will change when these runs finish"),
     )
     for name, severity, meaning in outcomes:
-        counts = [(getattr(sample, name), sample.arm) for sample in data.samples if getattr(sample, name)]
+        counts = [(getattr(sample, name), data.label(sample)) for sample in data.samples if getattr(sample, name)]
         if counts:
             total = sum(count for count, _ in counts)
             verb = name if name != "missing" else "is missing" if total == 1 else "are missing"
@@ -70,13 +73,13 @@ def _lost_runs(data: _Evidence) -> _Findings:
 
 
 def _few_runs(data: _Evidence) -> _Findings:
-    few = [f"{sample.arm} ({len(sample.values)})" for sample in data.samples if 0 < len(sample.values) < FEW_RUNS]
+    few = [f"{data.label(sample)} ({len(sample.values)})" for sample in data.samples if 0 < len(sample.values) < FEW_RUNS]
     if few:
         yield "few_runs", f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}. Their spread is poorly known.", "serious"
 
 
 def _constant(data: _Evidence) -> _Findings:
-    constant = [sample.arm for sample in data.samples if len(sample.values) > 1 and len(set(sample.values)) == 1]
+    constant = [data.label(sample) for sample in data.samples if len(sample.values) > 1 and len(set(sample.values)) == 1]
     if constant:
         text = f"All runs of {listed(constant)} gave exactly the same {data.metric.name}"
         yield "constant_arm", f"{text}: either nothing was learned, or the seeds change nothing.", "caution"
@@ -159,7 +162,7 @@ def _outliers(data: _Evidence) -> _Findings:
         low, high, outlier, mean = (
             plain(float(v), metric, 2) for v in (others.min(), others.max(), values[index], others.mean())
         )
-        text = f"{sample.arm}, {seed}: {outlier}{unit} lies far from the other runs of the arm ({low} to {high}{unit})"
+        text = f"{data.label(sample)}, {seed}: {outlier}{unit} lies far from the other runs of the arm ({low} to {high}{unit})"
         yield "outlier_seed", f"{text}; without it the mean of the arm is {mean}{unit}.", "caution"
 
 
@@ -182,13 +185,14 @@ def _non_normality(data: _Evidence) -> _Findings:
 
 
 def _unequal_spread(data: _Evidence) -> _Findings:
-    spread = {sample.arm: moments(sample.values).variance for sample in data.spread_out}
-    if len(spread) < 2:
+    variances = [moments(sample.values).variance for sample in data.spread_out]
+    if len(variances) < 2:
         return
-    least, most = min(spread, key=lambda arm: spread[arm]), max(spread, key=lambda arm: spread[arm])
-    ratio = sqrt(spread[most] / spread[least])
+    least, most = min(variances), max(variances)
+    ratio = sqrt(most / least)
     if ratio >= SPREAD_RATIO:
-        text = f"The standard deviation between seeds is {ratio:.1f} times as large in {most} as in {least}"
+        large, small = (data.label(data.spread_out[variances.index(variance)]) for variance in (most, least))
+        text = f"The standard deviation between seeds is {ratio:.1f} times as large in {large} as in {small}"
         yield "unequal_spread", f"{text}; each interval uses the spread of its own arms.", "note"
 
 
@@ -210,7 +214,7 @@ def _test_set(data: _Evidence) -> _Findings:
 def _ceiling(data: _Evidence) -> _Findings:
     if not data.metric.is_share:
         return
-    high = [sample.arm for sample in data.samples if sample.values and float(np.mean(sample.values)) >= CEILING]
+    high = [data.label(sample) for sample in data.samples if sample.values and float(np.mean(sample.values)) >= CEILING]
     if high:
         message = f"{listed(high)}: above {short_percent(CEILING)}, which leaves little headroom for differences."
         yield "ceiling", message, "caution"
