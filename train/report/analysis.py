@@ -27,6 +27,7 @@ from train.report.contracts import (
     Threat,
     Wording,
 )
+from train.report.evidence import contradictions
 from train.report.history import History
 from train.report.metric import Metric, as_float
 from train.report.statistics.compare import compare, pairwise
@@ -35,8 +36,7 @@ from train.report.statistics.rates import divergence
 from train.report.statistics.threats import RANK, find_threats
 from train.report.tuning_text import Chosen, tuning_threats
 from train.store.code import numbers_key
-from train.store.run import Run
-from train.text import listed
+from train.store.run import FINISHED, Run
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
@@ -199,7 +199,8 @@ def _has_choice(arm: Arm, key: str) -> bool:
 
 
 def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
-    ended = [run for run in arm.runs if run.state in ("done", "diverged")]
+    ended = [run for run in arm.runs if run.state in FINISHED]
+    tried = [run for run in (*arm.runs, *arm.unchosen_runs) if run.state in FINISHED]
     done = [run for run in ended if run.state == "done"]
     return Conditions(
         arm=arm.id,
@@ -208,6 +209,8 @@ def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
         versions=tuple(sorted({versions[run.folder] for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
+        contradictions=contradictions(tried),
+        ended=len(tried),
     )
 
 

@@ -182,7 +182,8 @@ class Pairwise(Effect):
 class Conditions:
     """The conditions under which the runs of one arm were trained; more than one value in a field means that the runs differ.
 
-    `budgets`: training images seen by the completed runs (steps x batch size); `learning_rates`: peak values.
+    `budgets`: training images seen by the completed runs (steps x batch size); `learning_rates`: peak values;
+    `contradictions`: sentence -> the number of runs, of `ended` ones, whose network lacks a chosen ingredient.
     """
 
     arm: str
@@ -191,6 +192,8 @@ class Conditions:
     versions: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    contradictions: Mapping[str, int] = field(default_factory=dict)
+    ended: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Comparison, Effect
+from train.report.evidence import arm_findings, run_finding
 from train.report.metric import number
 from train.report.tuning_text import level_note
 from train.store.run import Run
@@ -37,6 +38,8 @@ class ArmRow:
     """All levels, for the baseline only, whose label does not include them."""
     tuned_level: str
     """With tuned keys, the level at which the arm is compared."""
+    findings: tuple[str, ...]
+    """An unhealthy signal at initialisation, and why runs did not learn."""
     done: int
     diverged: int
     failed: int
@@ -114,6 +117,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         label=analysis.study.labels[arm.id],
         levels=arm.full_label if arm.is_baseline else "",
         tuned_level=level_note(arm.choice) if arm.choice else "",
+        findings=arm_findings(arm.runs),
         done=len(done),
         diverged=sample.diverged,
         failed=sample.failed,
@@ -218,7 +222,7 @@ def _runs_by_name(name: str, arm: Arm) -> Iterable[tuple[str, Sequence[Run]]]:
 def _reason(analysis: Analysis, run: Run) -> str:
     if run.state in ("running", "queued"):
         return _progress(analysis, run)
-    reason = run.reason or ("no reason recorded" if run.state in FAILED else "")
+    reason = "; ".join(filter(None, (run.reason, run_finding(run)))) or ("no reason recorded" if run.state in FAILED else "")
     step = analysis.history(run).last_step
     return f"{reason} (last record: step {step:,})" if step and reason and run.state != "diverged" else reason
 

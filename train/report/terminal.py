@@ -7,6 +7,7 @@ from pathlib import Path
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.content import VERDICTS
+from train.report.statistics.threats import CONTRADICTIONS
 from train.report.table import rows
 
 MOST_ROWS = 20
@@ -17,6 +18,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
     lines = []
     for claim in analysis.claims:
         lines += [f"{claim.factor}: {VERDICTS[claim.verdict]}", f"  {claim.sentence}"]
+    lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
     if lines:
         lines.append("")
     arm_rows = rows(analysis)
@@ -27,7 +29,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
         lost = ", ".join(f"{count} {state}" for count, state in ((row.diverged, "diverged"), (row.failed, "failed")) if count)
         error = f" +- {row.standard_error}" if row.standard_error else ""
         mean = f"{row.mean}{error}{unit}" if row.mean != table_text.UNKNOWN else "-"
-        remarks = (f"  ({lost})" if lost else "") + (f"  {row.tuned_level}" if row.tuned_level else "")
+        remarks = (f"  ({lost})" if lost else "") + "".join(f"  {note}" for note in (row.tuned_level, *row.findings) if note)
         lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
     if len(arm_rows) > MOST_ROWS:
         lines.append(f"... and {len(arm_rows) - MOST_ROWS} more")

@@ -19,6 +19,7 @@ ALPHA = 0.05
 CEILING = 0.99
 FEW_RUNS = 3
 SPREAD_RATIO = 3.0
+CONTRADICTIONS = "contradicting_runs"
 RANK: dict[Severity, int] = {"serious": 0, "caution": 1, "note": 2}
 
 
@@ -55,6 +56,17 @@ def find_threats(samples: Sequence[Sample], facts: Facts, metric: MetricInfo, *,
 
 
 _Findings = Iterator[tuple[str, str, Severity]]
+
+
+def _contradictions(data: _Evidence) -> _Findings:
+    """A chosen ingredient that is not in the network: then the arm is not what its name says."""
+    arms: dict[str, list[tuple[int, str]]] = {}
+    for item in data.facts.conditions:
+        for sentence, count in item.contradictions.items():
+            arms.setdefault(sentence, []).append((count, f"{count} of {runs(item.ended)} of {data.facts.label(item.arm)}"))
+    for sentence, found in arms.items():
+        verb = "contradicts its" if sum(count for count, _ in found) == 1 else "contradict their"
+        yield CONTRADICTIONS, f"{listed([text for _, text in found])} {verb} configuration: {sentence}", "serious"
 
 
 def _lost_runs(data: _Evidence) -> _Findings:
@@ -229,6 +241,7 @@ def _many_comparisons(data: _Evidence) -> _Findings:
 
 
 _CHECKS: tuple[Callable[[_Evidence], _Findings], ...] = (
+    _contradictions,
     _lost_runs,
     _few_runs,
     _conditions,
