@@ -1,4 +1,4 @@
-"""The combinations of levels that a design tries. Pure functions from names and levels to levels.
+"""The arms of a sweep, and the combinations of levels that a design tries. Pure functions from names and levels to levels.
 
 A *factor* is an axis, or several axes that move together (`sweep.zip`). An arm is one level for each axis it sets.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from train.errors import UsageError, did_you_mean
-from train.store.manifest import Design
+from train.store.manifest import Design, PlannedArm, PlannedRun
 
 Levels: TypeAlias = Mapping[str, str]
 """Axis -> level."""
@@ -23,6 +23,22 @@ class Factor:
 
     axes: tuple[str, ...]
     levels: tuple[Levels, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposedArm(PlannedArm):
+    """A planned arm with its configuration and its runs.
+
+    `config`: the experiment with the first seeds; `choices`: config group -> chosen option; `runs`: one per seed.
+    """
+
+    config: Mapping[str, Any]
+    choices: Mapping[str, str]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{axis}={level}" for axis, level in self.levels.items()) or "defaults"
 
 
 def factors(axes: Mapping[str, Sequence[str]], zipped: Iterable[Sequence[str]]) -> tuple[Factor, ...]:

@@ -27,9 +27,8 @@ from train.store.identity import SEEDS, arm_id, experiment_of, identity
 from train.store.manifest import Design, Dropped, PlannedRun
 from train.sweep import design as designing
 from train.sweep import tuning
-from train.sweep.arm import ComposedArm
 from train.sweep.axes import Axis, SweepRequest, level_text
-from train.sweep.design import Levels
+from train.sweep.design import ComposedArm, Levels
 from train.sweep.settings import SweepSettings
 
 PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\w.\[\]]*)\}")
@@ -147,7 +146,8 @@ class Composer:
             runs_of_arms.setdefault(run.arm, []).append((content, run))
         for id, members in runs_of_arms.items():
             runs = tuple({run.identity: run for _, run in members}.values())
-            yield ComposedArm(id, all_levels, self.request.overrides(levels), members[0][0], choices, runs)
+            overrides = self.request.overrides(levels)
+            yield ComposedArm(id, all_levels, overrides, config=members[0][0], choices=choices, runs=runs)
 
     def compose(self, levels: Levels) -> DictConfig:
         return self.loader.load_sweep_config(self.master, list(self.request.overrides(levels)))

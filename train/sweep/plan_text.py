@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from train.report.metric import Metric
-from train.sweep.arm import ComposedArm
 from train.sweep.calibrate import Timing
+from train.sweep.design import ComposedArm
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import ReportSettings, Rerun

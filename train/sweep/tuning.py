@@ -9,9 +9,8 @@ from typing import Any
 from train.errors import UsageError, did_you_mean
 from train.store.identity import SEEDS, arm_id
 from train.store.overrides import dotted_key
-from train.sweep.arm import ComposedArm
 from train.sweep.axes import SweepRequest
-from train.sweep.design import Levels
+from train.sweep.design import ComposedArm, Levels
 
 
 def validate(request: SweepRequest, tuned: Sequence[str], baseline: Levels) -> None:
