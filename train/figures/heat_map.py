@@ -25,7 +25,7 @@ from train.text import short_number
 # Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
 # it by pattern and lightness.
 _COLORS = "viridis"
-_BROKEN, _BROKEN_TOO, _ZERO, _MISSING = (0.80, 0.05, 0.10), (1.0, 0.80, 0.80), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
+BROKEN, BROKEN_TOO, ZERO, MISSING = (0.80, 0.05, 0.10), (1.0, 0.80, 0.80), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
 _WIDTH_IN, _DPI = 9.5, 100
 _ROW_IN, _MIN_ROW_IN, _MAX_LABELS = 0.17, 0.06, 70
 _SPREAD = (0.02, 0.95)
@@ -100,11 +100,11 @@ def colors(table: NDArray[np.float64], norm: Normalize) -> NDArray[np.float64]:
     zero = (table == 0) & isinstance(norm, LogNorm)
     drawable = np.isfinite(table) & ~zero
     shades = colormaps[_COLORS](np.asarray(norm(np.clip(np.where(drawable, table, high), low, high))))[..., :3]
-    shades[zero] = _ZERO
+    shades[zero] = ZERO
     checkered = np.indices(table.shape).sum(axis=0) % 2 == 1
-    shades[~np.isfinite(table)] = _BROKEN
-    shades[~np.isfinite(table) & checkered] = _BROKEN_TOO
-    shades[table == -np.inf] = _MISSING
+    shades[~np.isfinite(table)] = BROKEN
+    shades[~np.isfinite(table) & checkered] = BROKEN_TOO
+    shades[table == -np.inf] = MISSING
     return shades
 
 
@@ -200,18 +200,18 @@ def _marks(axes: Axes, columns: Columns, lr: LearningRate, broken_step: int | No
         axes.axvline(column_of(step, columns.steps), color="black", linewidth=1, linestyle=(0, (4, 3)))
     if broken_step is not None:
         beyond = broken_step > columns.steps[-1]
-        axes.axvline(column_of(broken_step, columns.steps) + (0.5 if beyond else -0.5), color=_BROKEN, linewidth=3)
+        axes.axvline(column_of(broken_step, columns.steps) + (0.5 if beyond else -0.5), color=BROKEN, linewidth=3)
 
 
 def _legend_entries(table: NDArray[np.float64], norm: Normalize, broken_step: int | None) -> list[Patch]:
     """Return legend entries for what the colour bar does not show."""
     entries: list[Patch] = []
     if broken_step is not None:
-        entries.append(Patch(color=_BROKEN, label=f"NaN or infinite, from step {broken_step:,}"))
+        entries.append(Patch(color=BROKEN, label=f"NaN or infinite, from step {broken_step:,}"))
     elif bool((~np.isfinite(table) & (table != -np.inf)).any()):
-        entries.append(Patch(color=_BROKEN, label="NaN or infinite"))
+        entries.append(Patch(color=BROKEN, label="NaN or infinite"))
     if isinstance(norm, LogNorm) and bool((table == 0).any()):
-        entries.append(Patch(color=_ZERO, label="exactly zero"))
+        entries.append(Patch(color=ZERO, label="exactly zero"))
     if bool((table == -np.inf).any()):
-        entries.append(Patch(color=_MISSING, label="not measured"))
+        entries.append(Patch(color=MISSING, label="not measured"))
     return entries

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,50 +14,43 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.figures.heat_map import colors, limits, numbers_between, scale
+from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, numbers_between, scale
+from train.figures.heat_map import tick_text as short_number
 from train.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
 from train.text import short_number
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
-_BROKEN, _ZERO, _MISSING = (0.80, 0.05, 0.10), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
-"""The same colours as in `train.figures.heat_map`."""
 
 
-@dataclass(frozen=True)
-class HeatTable:
-    """The data of one figure. `first` and `last`: layers x arms; NaN or infinity where the signal is not finite in a run, minus
-    infinity where nothing was measured."""
+def draw_heat(
+    statistic: str, layers: Sequence[str], arms: Sequence[ArmStyle], first: NDArray[np.float64], last: NDArray[np.float64]
+) -> bytes:
+    """Draw two maps with one colour scale: before the first update, and at the last observation.
 
-    statistic: str
-    layers: Sequence[str]
-    arms: Sequence[ArmStyle]
-    first: NDArray[np.float64]
-    last: NDArray[np.float64]
-
-
-def draw_heat(table: HeatTable) -> bytes:
-    """Draw two maps with one colour scale: before the first update, and at the last observation."""
-    rows = len(table.layers)
+    `first` and `last`: layers x arms; NaN or infinity where the signal is not finite in a run, minus infinity where nothing was
+    measured.
+    """
+    rows = len(layers)
     body = max(1.5, min(0.17 * rows, 6.0))
-    foot = 0.3 + 0.052 * max(len(style.named(_ARM_CHARACTERS)) for style in table.arms)
+    foot = 0.3 + 0.052 * max(len(style.named(_ARM_CHARACTERS)) for style in arms)
     figure = Figure(figsize=(WIDTH_IN, body + foot + 0.75), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    both = np.concatenate([table.first, table.last], axis=1)
+    both = np.concatenate([first, last], axis=1)
     norm = scale(both, share=False)
-    for axes, values, title in ((left, table.first, "at initialisation"), (right, table.last, "at the end")):
+    for axes, values, title in ((left, first, "at initialisation"), (right, last, "at the end")):
         axes.imshow(colors(values, norm), aspect="auto", interpolation="nearest")
         axes.set_title(title, loc="left")
-        _label(axes, table)
-    _bar(figure, [left, right], norm, both, table.statistic)
+        _label(axes, layers, arms)
+    _bar(figure, [left, right], norm, both, statistic)
     if notes := _notes(both):
         figure.legend(handles=notes, loc="outside lower left", ncols=3, handlelength=1.2)
     return to_svg(figure)
 
 
-def _label(axes: Axes, table: HeatTable) -> None:
-    every = math.ceil(len(table.layers) / _MAX_LAYER_LABELS)
-    axes.set_yticks(range(0, len(table.layers), every), [shortened(layer, 24) for layer in table.layers[::every]], fontsize=7.5)
-    axes.set_xticks(range(len(table.arms)), [style.named(_ARM_CHARACTERS) for style in table.arms], rotation=90, fontsize=7.5)
+def _label(axes: Axes, layers: Sequence[str], arms: Sequence[ArmStyle]) -> None:
+    every = math.ceil(len(layers) / _MAX_LAYER_LABELS)
+    axes.set_yticks(range(0, len(layers), every), [shortened(layer, 24) for layer in layers[::every]], fontsize=7.5)
+    axes.set_xticks(range(len(arms)), [style.named(_ARM_CHARACTERS) for style in arms], rotation=90, fontsize=7.5)
     axes.tick_params(length=2, pad=2)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -80,9 +72,9 @@ def _bar(figure: Figure, axes: list[Axes], norm: Normalize, values: NDArray[np.f
 def _notes(values: NDArray[np.float64]) -> list[Patch]:
     notes = []
     if bool((~np.isfinite(values) & (values != -np.inf)).any()):
-        notes.append(Patch(color=_BROKEN, label="NaN or infinite in a run"))
+        notes.append(Patch(color=BROKEN, label="NaN or infinite in a run"))
     if bool((values == 0).any()):
-        notes.append(Patch(color=_ZERO, label="exactly zero"))
+        notes.append(Patch(color=ZERO, label="exactly zero"))
     if bool((values == -np.inf).any()):
-        notes.append(Patch(color=_MISSING, label="no such layer, or no completed run"))
+        notes.append(Patch(color=MISSING, label="no such layer, or no completed run"))
     return notes

@@ -25,23 +25,17 @@ MOST_PAIRS = 6
 
 
 @dataclass(frozen=True)
-class Mean:
-    """The mean of one combination of levels; `low` and `high` are None without an interval."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
 class Crossing:
-    """One chart: the levels of `first` along the axis, one line for each level of `second`, the baseline level first."""
+    """One chart: the levels of `first` along the axis, one line for each level of `second`, the baseline level first.
+
+    `means`: levels -> the mean, and the ends of its interval, None without one.
+    """
 
     first: str
     second: str
     first_levels: Sequence[str]
     second_levels: Sequence[str]
-    means: Mapping[tuple[str, str], Mean]
+    means: Mapping[tuple[str, str], tuple[float, float | None, float | None]]
 
 
 def draw_interactions(crossings: Sequence[Crossing], metric: str, share: bool) -> bytes:
@@ -73,13 +67,13 @@ def _draw(axes: Axes, crossing: Crossing) -> None:
             for x, first in enumerate(crossing.first_levels)
             if (first, second) in crossing.means
         ]
-        xs, ys = [x + shift for x, _ in points], [mean.mean for _, mean in points]
+        xs, ys = [x + shift for x, _ in points], [mean for _, (mean, _, _) in points]
         axes.plot(
             xs, ys, color=color, linestyle=DASHES[i % len(DASHES)], marker=MARKERS[i % len(MARKERS)], label=shortened(second, 24)
         )
-        for x, (_, mean) in zip(xs, points, strict=True):
-            if mean.low is not None and mean.high is not None:
-                axes.plot([x, x], [mean.low, mean.high], color=color, linewidth=1, alpha=0.8)
+        for x, (_, (_, low, high)) in zip(xs, points, strict=True):
+            if low is not None and high is not None:
+                axes.plot([x, x], [low, high], color=color, linewidth=1, alpha=0.8)
     width = 14 if len(crossing.first_levels) <= 5 else 9
     axes.set_xticks(range(len(crossing.first_levels)), [wrapped(level, width) for level in crossing.first_levels])
     axes.set_xlabel(shortened(crossing.first, 40))

@@ -11,8 +11,8 @@ import numpy as np
 from train.figures import curves as curve_figure
 from train.figures.cost import ArmCost, draw_cost
 from train.figures.forest import ForestRow, draw_forest
-from train.figures.heat_table import HeatTable, draw_heat
-from train.figures.interaction import MOST_PAIRS, Crossing, Mean, draw_interactions
+from train.figures.heat_table import draw_heat
+from train.figures.interaction import MOST_PAIRS, Crossing, draw_interactions
 from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report import table_text
 from train.report.analysis import Analysis
@@ -95,7 +95,7 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
     crossings = []
     for first, second in combinations(varied, 2):
         means = {
-            (mean.levels[first], mean.levels[second]): Mean(mean.mean, mean.low, mean.high)
+            (mean.levels[first], mean.levels[second]): (mean.mean, mean.low, mean.high)
             for mean in grid.means
             if set(mean.levels) == {first, second}
         }
@@ -160,19 +160,14 @@ def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Rep
         if signal is None:
             continue
         first, last = (np.array([values[arm.id] for arm in arms]).T for values in (signal.first, signal.last))
-        table = HeatTable(
-            title.replace("standard deviation", "std"),
-            signal.layers,
-            [styles[arm.id] for arm in arms],
-            first,
-            last,
-        )
+        name = f"std of the {'activations' if 'activation' in statistic else 'gradients'}"
+        svg = draw_heat(name, signal.layers, [styles[arm.id] for arm in arms], first, last)
         caption = (
             "Rows: layers from input (top) to output. Columns: arms. Both maps share one logarithmic scale. Left: before the "
             f"first update. Right: last observation of the completed runs.{selection}"
         )
         alt = f"Heat maps of the {title}, {len(signal.layers)} layers by {len(arms)} arms, at initialisation and at the end"
-        yield ReportFigure(statistic, f"Signal: {title}", caption, alt, draw_heat(table))
+        yield ReportFigure(statistic, f"Signal: {title}", caption, alt, svg)
 
 
 def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
