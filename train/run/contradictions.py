@@ -1,7 +1,6 @@
 """Checks that find chosen ingredients missing from a run.
 
-A model receives norm, dropout and activation as arguments and may ignore them; nothing else would notice. Imports no torch, so
-that a report can check the summary.json of an old run.
+A model receives norm, dropout and activation as arguments and may ignore them; nothing else would notice. Imports no torch.
 """
 
 from __future__ import annotations
