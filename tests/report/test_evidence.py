@@ -13,7 +13,7 @@ from tests.report.test_report import table_rows
 from train.explain.diagnosis import Diagnosis
 from train.explain.verdict import Verdict
 from train.report.make import ReportOptions, analyse_folders, make_report
-from train.report.terminal import as_text
+from train.report.render import as_text
 
 OPTIONS = ReportOptions(tensorboard=False, baseline="norm=batch")
 NO_NORM = "norm=group, but the model contains no such layer: it contains no norm layer. Does the model use its argument `norm`?"

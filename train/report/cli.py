@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from train.errors import RunError, UsageError
 from train.report.make import ReportOptions, analyse_folders, write_report
@@ -94,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
         help="smallest effect of interest, as a fraction for accuracies (0.01 is one percentage point); decides between 'no "
         "effect larger than' and 'underpowered'",
     )
-    parser.add_argument("--no-tensorboard", action="store_true", help="do not write TensorBoard charts of the arms")
+    parser.add_argument(
+        "--no-tensorboard", dest="tensorboard", action="store_false", help="do not write TensorBoard charts of the arms"
+    )
     return parser
 
 
@@ -118,19 +121,13 @@ def _positive(text: str) -> float:
     return value
 
 
-def _report(options: argparse.Namespace) -> int:
-    report_options = ReportOptions(
-        metric=options.metric,
-        baseline=options.baseline,
-        pairs=options.pairs,
-        smallest_effect=options.smallest_effect,
-        tensorboard=not options.no_tensorboard,
-        tune=tuple(options.tune),
-    )
-    analysis = analyse_folders(options.folders, report_options)
-    out = options.out or options.folders[0]
-    page = write_report(analysis, out, tensorboard=report_options.tensorboard)
-    from train.report.terminal import as_text
+def _report(arguments: argparse.Namespace) -> int:
+    values: dict[str, Any] = vars(arguments) | {"tune": tuple(arguments.tune)}
+    folders, out = values.pop("folders"), values.pop("out")
+    options = ReportOptions(**values)
+    analysis = analyse_folders(folders, options)
+    page = write_report(analysis, out or folders[0], tensorboard=options.tensorboard)
+    from train.report.render import as_text
 
     print(as_text(analysis, page))
     return 0

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt
 
 from train.errors import UsageError
 from train.report import metric as metrics
@@ -23,7 +25,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Options of a report.
+    """Options of a report: the keys of `report`, documented in `conf/config.yaml`, and two of `train-report` alone.
 
     `metric`: a tag, such as accuracy/test; `baseline`: an arm's id or overrides, empty for the plan's; `pairs`: compare all pairs
     of arms; `smallest_effect`: the smallest effect of interest, in the metric's unit (a fraction for accuracies), None for the
@@ -34,7 +36,7 @@ class ReportOptions:
     metric: str = metrics.DEFAULT
     baseline: str = ""
     pairs: bool = False
-    smallest_effect: float | None = None
+    smallest_effect: Annotated[float, Gt(0)] | None = None
     tensorboard: bool = True
     tune: tuple[str, ...] = ()
 
@@ -71,8 +73,7 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
         figures_folder.mkdir(parents=True, exist_ok=True)
     from train.report.content import build_content
     from train.report.figure_data import FIGURES, draw_all
-    from train.report.markdown import markdown
-    from train.report.page import html
+    from train.report.render import html, markdown
     from train.report.results_csv import csv_text
 
     figures = draw_all(analysis)

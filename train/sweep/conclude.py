@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import Interrupted, UsageError
+from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.manifest import PlannedRun
 from train.store.run import FINISHED, read_status
 from train.sweep.reuse import runs_by_identity
-from train.sweep.settings import ReportSettings
 from train.text import plural
 
 MAX_FAILURES = 20
@@ -66,7 +66,7 @@ def _without_record(planned: PlannedRun, folder: Path) -> RunOutcome:
 
 
 def conclude(
-    folder: Path, planned: Sequence[PlannedRun], command: str, report: ReportSettings, error: BaseException | None = None
+    folder: Path, planned: Sequence[PlannedRun], command: str, report: ReportOptions, error: BaseException | None = None
 ) -> int:
     """Print the outcomes, the report and the commands for the next steps; return the exit code.
 
@@ -121,12 +121,10 @@ def exit_code(outcomes: Sequence[RunOutcome], error: BaseException | None) -> in
     return 0 if error is None and all(outcome.state in FINISHED for outcome in outcomes) else 1
 
 
-def report_path_or_reason(folder: Path, settings: ReportSettings) -> str:
+def report_path_or_reason(folder: Path, options: ReportOptions) -> str:
     """Write the report and return its path, or why it failed: a failed report must not hide the results of the runs."""
     try:
-        from train.report.make import ReportOptions, make_report
-
-        return str(make_report([folder], folder, ReportOptions(**settings.model_dump())))
+        return str(make_report([folder], folder, options))
     except UsageError as error:
         return f"none: {error}"
     except Exception as error:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from train.report.make import ReportOptions
 from train.report.metric import Metric
 from train.sweep.calibrate import Timing
 from train.sweep.design import ComposedArm
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RERUN_KINDS, RunStatus
-from train.sweep.settings import ReportSettings, Rerun
-from train.text import plural, rough_duration
+from train.sweep.settings import Rerun
+from train.text import plural
 
 FEW_SEEDS = 5
 MAX_DROPS = 10
@@ -90,7 +91,7 @@ def arm_lines(plan: SweepPlan) -> Iterator[str]:
         yield f"  {label:8}  {text or 'the unchanged configuration'}{tried}"
 
 
-def power_lines(plan: SweepPlan, folder: Path, spread: float | None, report: ReportSettings) -> Iterator[str]:
+def power_lines(plan: SweepPlan, folder: Path, spread: float | None, report: ReportOptions) -> Iterator[str]:
     """Yield which differences the planned seeds can detect. `spread`: between seeds; None: that of the runs in `folder`."""
     from train.report import power_text  # imports scipy
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 from annotated_types import Gt
 from pydantic import BaseModel
 
-from train.config import STRICT, check
+from train.config import STRICT, check, check_call
 from train.errors import UsageError, did_you_mean
+from train.report.make import ReportOptions
 from train.report.metric import IN_SUMMARY
 from train.store.manifest import Design
 from train.tags import split
@@ -39,20 +40,11 @@ class SweepSettings(BaseModel):
         return tuple(dict.fromkeys(key.lstrip("+") for key in keys))
 
 
-class ReportSettings(BaseModel):
-    """The keys of `report`, documented in `conf/config.yaml`."""
-
-    model_config = STRICT
-    metric: str
-    pairs: bool
-    smallest_effect: Annotated[float, Gt(0)] | None
-    tensorboard: bool
-
-
-def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportSettings]:
+def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportOptions]:
     """Check `sweep` and `report` of the resolved configuration. UsageError names the first wrong key."""
-    sweep, report = check(SweepSettings, "sweep", config["sweep"]), check(ReportSettings, "report", config["report"])
-    statistic, layer = split(report.metric)
-    if report.metric not in IN_SUMMARY and (not layer or statistic in ("accuracy", "loss")):
+    sweep = check(SweepSettings, "sweep", config["sweep"])
+    report = ReportOptions(**check_call(ReportOptions, "report", config["report"], given=("baseline", "tune")))
+    kind, slash, _ = report.metric.partition("/")
+    if report.metric not in IN_SUMMARY and (not slash or kind in ("accuracy", "loss")):
         raise UsageError(f"report.metric={report.metric}: no run records this metric. {did_you_mean(report.metric, IN_SUMMARY)}")
     return sweep, report

@@ -15,6 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import RunError, UsageError
+from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
 from train.sinks.hparams import hparams_row
 from train.store.lock import Lock
@@ -30,7 +31,7 @@ from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.repeat import newest_sweep, repeat_command, set_sweep_dir
 from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, runs_by_identity
-from train.sweep.settings import ReportSettings, SweepSettings, parse_sweep
+from train.sweep.settings import SweepSettings, parse_sweep
 
 POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries")
 
@@ -50,7 +51,7 @@ class Sweep:
     master: DictConfig
     params: dict[str, Any]
     settings: SweepSettings
-    report: ReportSettings
+    report: ReportOptions
     arguments: tuple[str, ...]
 
     def run(self, overrides: Sequence[str]) -> list[Any]:

@@ -1,0 +1,92 @@
+"""Render the report as one self-contained HTML file, as Markdown, and as a summary for a terminal."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from train.report import table_text
+from train.report.analysis import Analysis
+from train.report.content import VERDICTS, Content, relative_path
+from train.report.statistics.threats import CONTRADICTIONS
+from train.report.table import command, rows
+
+TEMPLATES = Path(__file__).with_name("templates")
+MOST_ROWS = 20
+_STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
+
+
+def html(content: Content, out: Path) -> str:
+    """Render `content` as a page without scripts or network requests. All text from run folders is escaped.
+
+    `out`: the folder of the page, to which paths are relative.
+    """
+    return _rendered("report.html.j2", content, out, autoescape=True, base64=_base64, strip_x=_strip_x)
+
+
+def markdown(content: Content, out: Path) -> str:
+    """Render `content` for a README or a merge request; its figures are files beside it. `out`: as for the page."""
+    text = _rendered("report.md.j2", content, out, autoescape=False)
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def as_text(analysis: Analysis, page: Path) -> str:
+    """Return the claims, runs without a chosen ingredient, the arms with their means, and the path of the page."""
+    lines = []
+    for claim in analysis.claims:
+        lines += [f"{claim.factor}: {VERDICTS[claim.verdict]}", f"  {claim.sentence}"]
+    lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
+    if lines:
+        lines.append("")
+    arm_rows = rows(analysis)
+    width = min(max(len(row.label) for row in arm_rows), 50)
+    unit = " %" if analysis.metric.is_share else ""
+    lines.append(f"{'arm':<{width}}  runs  {analysis.metric.name}")
+    for row in arm_rows[:MOST_ROWS]:
+        lost = ", ".join(f"{count} {state}" for count, state in ((row.diverged, "diverged"), (row.failed, "failed")) if count)
+        error = f" +- {row.standard_error}" if row.standard_error else ""
+        mean = f"{row.mean}{error}{unit}" if row.mean != table_text.UNKNOWN else "-"
+        remarks = (f"  ({lost})" if lost else "") + "".join(f"  {note}" for note in (row.tuned_level, *row.findings) if note)
+        lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
+    if len(arm_rows) > MOST_ROWS:
+        lines.append(f"... and {len(arm_rows) - MOST_ROWS} more")
+    return "\n".join([*lines, "", f"report: {page}"])
+
+
+def _rendered(template: str, content: Content, out: Path, *, autoescape: bool, **functions: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= {"md": escaped, "code": code, "line": one_line}
+    environment.globals |= {"verdicts": VERDICTS, "command": command, **functions}
+    return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
+
+
+def escaped(text: str) -> str:
+    """Escape Markdown and HTML, and join lines so that the text fits into a table cell."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", one_line(text))
+
+
+def code(text: str) -> str:
+    """Format as inline code, in a fence of more backticks than `text` has in a row."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    padding = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{padding}{one_line(text)}{padding}{fence}"
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split("\n"))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _strip_x(position: float) -> str:
+    """Return the x coordinate of `position` (0 to 1) on the strip of dots."""
+    return f"{_STRIP_LEFT + _STRIP_WIDTH * position:.1f}"
