@@ -15,7 +15,6 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, numbers_between, scale
-from train.figures.heat_map import tick_text as short_number
 from train.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
 from train.text import short_number
 

@@ -37,6 +37,7 @@ from train.report.statistics.threats import RANK, find_threats
 from train.report.tuning_text import Chosen, tuning_threats
 from train.store.code import numbers_key
 from train.store.run import FINISHED, Run
+from train.text import listed
 
 BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
@@ -204,8 +205,10 @@ def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
     done = [run for run in ended if run.state == "done"]
     return Conditions(
         arm=arm.id,
-        budgets=_distinct(number(run.summary.get("steps")) * number(_config_value(run, "trainer", "batch_size")) for run in done),
-        learning_rates=_distinct(number(_config_value(run, "optimizer", "lr")) for run in ended),
+        budgets=_distinct(
+            as_float(run.summary.get("steps")) * as_float(_config_value(run, "trainer", "batch_size")) for run in done
+        ),
+        learning_rates=_distinct(as_float(_config_value(run, "optimizer", "lr")) for run in ended),
         versions=tuple(sorted({versions[run.folder] for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),

@@ -171,7 +171,7 @@ class _LevelComparison:
             texts = [f"{sentence_text.rate(rate)} with {name}" for rate, name in zip(rates, self.names, strict=True)]
             obstacles.append(f"{texts[0]} and {texts[1]} diverged")
         failed = [(sum(sample.failed for sample in side), name) for side, name in zip(sides, self.names, strict=True)]
-        obstacles += [f"{sentence_text.runs(count)} with {name} failed" for count, name in failed if count]
+        obstacles += [f"{plural(count, 'run')} with {name} failed" for count, name in failed if count]
         obstacles += [
             f"no run of {facts.label(sample.arm)} completed at any level tried"
             for sample in (*self.treatment, *self.control)
@@ -181,7 +181,7 @@ class _LevelComparison:
             left, right = self._values("budgets")
             ends = zip((left[0], left[-1]), (right[0], right[-1]), strict=True) if left and right else ()
             if not all(isclose(a, b, rel_tol=BUDGET_TOLERANCE) for a, b in ends):
-                obstacles.append(f"the budgets differ ({sentence_text.numbers(left)} against {sentence_text.numbers(right)})")
+                obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)})")
         return obstacles
 
     def _values(self, name: str) -> list[tuple[float, ...]]:
@@ -218,7 +218,7 @@ class _LevelComparison:
         counts = [sum(len(sample.values) for sample in side) for side in (self.treatment, self.control)]
         return (
             f"{' against '.join(self.names)}: no conclusion about {self.wording.metric.name} from "
-            f"{counts[0]} against {sentence_text.runs(counts[1])} ({self.effect.note or 'one side has no value'})."
+            f"{counts[0]} against {plural(counts[1], 'run')} ({self.effect.note or 'one side has no value'})."
         )
 
     def _supported(self, bound: float) -> str:
@@ -261,7 +261,7 @@ class _LevelComparison:
         effect, wording = self.effect, self.wording
         parts = [sentence_text.interval(effect, wording.metric, self._decimals, wording.confidence)]
         if isinstance(effect, Comparison | MainEffect):
-            parts.append(f"{effect.n} against {sentence_text.runs(effect.n_baseline)}")
+            parts.append(f"{effect.n} against {plural(effect.n_baseline, 'run')}")
         return ", ".join(filter(None, [*parts, "Welch" if effect.low is not None else "", self.averaged_over]))
 
     @property
@@ -272,15 +272,13 @@ class _LevelComparison:
         if not (left and right):
             return scope
         if facts.tuned_over:
-            return f"{scope}, with the learning rate tuned for every arm over {sentence_text.numbers(facts.tuned_over)}"
+            return f"{scope}, with the learning rate tuned for every arm over {settings(facts.tuned_over)}"
         if self.factor in facts.rate_factors:
             return scope
         if left != right:
-            rates = f"{sentence_text.numbers(left)} against {sentence_text.numbers(right)}"
+            rates = f"{settings(left)} against {settings(right)}"
             return f"{scope}, with the learning rate changed as well ({rates})"
-        return (
-            f"{scope}, at the learning {'rate' if len(left) == 1 else 'rates'} {sentence_text.numbers(left)}, not tuned per arm"
-        )
+        return f"{scope}, at the learning {'rate' if len(left) == 1 else 'rates'} {settings(left)}, not tuned per arm"
 
 
 def _interaction(i: Interaction, factor: str, wording: Wording) -> str:

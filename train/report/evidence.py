@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from train.report.sentence_text import runs as counted
 from train.store.run import FINISHED, Run
+from train.text import plural
 
 FINDINGS = {"initial": "initial signal", "nothing": "no anomaly observed"}
 """Findings of a diagnosis whose name does not say what was found."""
@@ -53,7 +53,7 @@ def _diagnosis(diagnosis: Mapping[str, Any]) -> str:
 
 def _most_frequent(texts: Iterable[str], total: int) -> str:
     ((text, count),) = Counter(texts).most_common(1)
-    return f"{text}, {count} of {counted(total)}"
+    return f"{text}, {count} of {plural(total, 'run')}"
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

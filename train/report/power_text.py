@@ -12,7 +12,7 @@ from pathlib import Path
 from train.report.contracts import SMALLEST_EFFECT
 from train.report.history import read_histories
 from train.report.metric import Metric
-from train.report.sentence_text import at_least, plain, points, runs
+from train.report.sentence_text import at_least, plain, points
 from train.report.statistics.contrasts import POWER, detectable, moments, pooled_variance, runs_needed
 from train.store.run import find_runs, read_run
 from train.text import percent, plural

@@ -13,7 +13,7 @@ from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Comparison, Effect
 from train.report.evidence import arm_findings, run_finding
-from train.report.metric import number
+from train.report.metric import as_float
 from train.report.tuning_text import level_note
 from train.store.run import Run
 from train.text import exact_duration, scaled, size

@@ -13,7 +13,7 @@ from train.sweep.design import ComposedArm
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import Rerun
-from train.text import plural
+from train.text import plural, rough_duration
 
 FEW_SEEDS = 5
 MAX_DROPS = 10

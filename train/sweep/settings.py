@@ -13,7 +13,6 @@ from train.errors import UsageError, did_you_mean
 from train.report.make import ReportOptions
 from train.report.metric import IN_SUMMARY
 from train.store.manifest import Design
-from train.tags import split
 
 Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from train.report.contracts import Conditions, Facts, MetricInfo, Sample, Severity, Threat
-from train.report.sentence_text import MINUS, listed, numbers, percent, plain, points, runs
+from train.report.sentence_text import plain, points
 from train.report.statistics.contrasts import moments, pooled_variance
 from train.report.statistics.pairing import pairing
 from train.text import MINUS, listed, plural, settings, short_percent
@@ -63,7 +63,9 @@ def _contradictions(data: _Evidence) -> _Findings:
     arms: dict[str, list[tuple[int, str]]] = {}
     for item in data.facts.conditions:
         for sentence, count in item.contradictions.items():
-            arms.setdefault(sentence, []).append((count, f"{count} of {runs(item.ended)} of {data.facts.label(item.arm)}"))
+            arms.setdefault(sentence, []).append(
+                (count, f"{count} of {plural(item.ended, 'run')} of {data.facts.label(item.arm)}")
+            )
     for sentence, found in arms.items():
         verb = "contradicts its" if sum(count for count, _ in found) == 1 else "contradict their"
         yield CONTRADICTIONS, f"{listed([text for _, text in found])} {verb} configuration: {sentence}", "serious"
