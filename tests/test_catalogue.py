@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from hydra.utils import get_method
 
 from scripts.catalogue import ELSEWHERE, IMAGE_FOLDER, OF_SWEEPS, choices, groups, overrides_of, write_images
 from tests.harness import settings_for, train_in_process
 from train import cli
+from train.config import DataSettings
 from train.errors import UsageError
 from train.run.build import build
 from train.store.metrics import read_records
@@ -20,6 +25,12 @@ GROUPS = groups(CONF)
 CHOICES = choices(CONF)
 RUNS = [choice for choice in CHOICES if choice not in {*ELSEWHERE, IMAGE_FOLDER} and not choice.startswith(OF_SWEEPS)]
 """`tests/sweep/test_study.py` tries each study."""
+
+SUPPLIED = {"model": ("input_shape", "classes", "norm", "dropout"), "data": ("root",)}
+"""Parameters that `train/run/build.py` fills in."""
+
+SHARED = {"data": DataSettings.model_fields}
+"""Keys of a group that its functions do not take."""
 
 
 @pytest.mark.parametrize("choice", RUNS)
@@ -50,6 +61,30 @@ def test_image_folder_trains_two_steps(tmp_path: Path) -> None:
     write_images(tmp_path / "images")
     run = train_in_process(tmp_path / "run", [*overrides_of(IMAGE_FOLDER), f"data.root={tmp_path / 'images'}"])
     assert any("accuracy/test" in record.values for record in read_records(run.metrics_file))
+
+
+def functions_of(choice: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return what a YAML calls, by its name there: its settings with `_target_`. An augmentation may name several or none."""
+    group, _, name = choice.partition("=")
+    content = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    named = content.items() if group == "augment" else [(name, content)]
+    return [(name, node) for name, node in named if "_target_" in node]
+
+
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if functions_of(choice)])
+def test_yaml_is_the_signature_of_its_function(choice: str) -> None:
+    """Its keys are the parameters in their order; a YAML that bears the function's name also repeats the defaults."""
+    group, _, _ = choice.partition("=")
+    for name, node in functions_of(choice):
+        function = get_method(node["_target_"])
+        parameters = {key: p for key, p in inspect.signature(function).parameters.items() if key not in SUPPLIED.get(group, ())}
+        settings = {key: value for key, value in node.items() if key != "_target_" and key not in SHARED.get(group, ())}
+        assert next(iter(node)) == "_target_"
+        assert list(settings) == list(parameters)
+        if function.__name__ == name:
+            defaults = {key: p.default for key, p in parameters.items() if p.default is not inspect.Parameter.empty}
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+            assert {key: values[key] for key in defaults} == defaults
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -1,20 +1,15 @@
 """Initialisations against their moments, and what they leave alone."""
 
 import copy
-import inspect
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from hydra.utils import get_method, instantiate
 from torch import nn
 
 from train.parts import init, norm
 
-CONF = Path(__file__).parents[2] / "conf/init"
 IMAGES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(5))
 
 # layer, fan_in, fan_out
@@ -200,16 +195,3 @@ def test_init_on_gpu_is_equal(factory):
     measured = factory is init.lsuv
     for a, b in zip(here.parameters(), there.parameters(), strict=True):
         torch.testing.assert_close(b.cpu(), a, atol=1e-3 if measured else 0, rtol=1e-2 if measured else 0)
-
-
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
-def test_init_yaml_is_the_signature(path):
-    config = yaml.safe_load(path.read_text())
-    factory = get_method(config["_target_"])
-    parameters = inspect.signature(factory).parameters
-    assert list(config) == ["_target_", *parameters]
-    if factory.__name__ == path.stem:  # a YAML that is the function's own repeats its defaults
-        assert all(config[name] == parameter.default for name, parameter in parameters.items())
-    model = Net()
-    instantiate(config)(model, IMAGES, seeded())
-    assert model(IMAGES).isfinite().all()
