@@ -73,9 +73,20 @@ def real_train(tmp_path: Path) -> Train:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests whose marks mean many minutes, unless -m names these marks."""
-    slow_marks = [mark for mark in ("faults", "compiled") if mark not in config.option.markexpr]
-    deselected = [item for item in items if any(item.get_closest_marker(mark) for mark in slow_marks)]
-    if deselected:
-        items[:] = [item for item in items if item not in deselected]
-        config.hook.pytest_deselected(items=deselected)
+    """Leave out tests marked `long` unless -m names the mark, and skip those marked `cuda` where there is no GPU.
+
+    Files with slow tests come first, so that processes that share the work end together.
+    """
+    if "long" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+    for item in _without_device(items):
+        item.add_marker(pytest.mark.skip(reason="no GPU that torch can use"))
+
+
+def _without_device(items: list[pytest.Item]) -> list[pytest.Item]:
+    import torch
+
+    return [] if torch.cuda.is_available() else [item for item in items if item.get_closest_marker("cuda")]

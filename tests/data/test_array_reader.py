@@ -14,7 +14,7 @@ from train.rng import generator
 CPU = torch.device("cpu")
 DEVICES = [
     pytest.param("cpu"),
-    pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]),
+    pytest.param("cuda", marks=pytest.mark.cuda),
 ]
 PLAIN = Preprocess("none", (0.0,), (1.0,))
 
@@ -164,7 +164,6 @@ def test_reader_refuses_batch_larger_than_split():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_reader_on_gpu_never_waits_and_residence_is_equal(monkeypatch, share):
     source, device = photographs(64), torch.device("cuda")

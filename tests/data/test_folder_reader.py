@@ -190,7 +190,6 @@ def test_folder_reader_reports_killed_worker(files):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folder_reader_on_gpu_never_waits_and_is_equal(files, workers):
     preprocess = Preprocess("standardize", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))

@@ -127,8 +127,6 @@ def test_observer_copies_to_the_host_only_in_collect() -> None:
 
 @pytest.mark.cuda
 def test_observed_step_does_not_wait_for_the_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU that torch can use")
     setup, readers = prepared([*BASE, "trainer.device=cuda", "model.width=8", "observe=full"])
     train_state = setup.train_state(readers)
     calls = trace(train_state.model, setup.parts.input_shape)

@@ -28,7 +28,7 @@ MODELS = {
 }
 SLOW_CASE = pytest.param("convnet", "float32", marks=pytest.mark.slow)
 COMPILED = [SLOW_CASE] + [
-    pytest.param(model, precision, marks=pytest.mark.compiled)
+    pytest.param(model, precision, marks=pytest.mark.long)
     for model in MODELS
     for precision in ("float32", "bfloat16")
     if (model, precision) != ("convnet", "float32")

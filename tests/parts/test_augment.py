@@ -264,7 +264,6 @@ def test_as_float_scales_bytes_only():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("name", OPS)
 def test_augment_on_gpu_is_equal_without_waiting(name):

@@ -186,7 +186,6 @@ def test_init_draws_in_float32():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_init_on_gpu_is_equal(factory):
     here, there = Net(norm.batch()), Net(norm.batch()).cuda()

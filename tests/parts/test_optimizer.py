@@ -54,7 +54,6 @@ def test_adamw_is_the_formula(decay):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 @pytest.mark.parametrize("factory", [optimizer.sgd(), optimizer.adamw()])
 def test_optimizer_on_gpu_takes_equal_steps(factory):
     torch.testing.assert_close(trajectory(factory, 0.1, device="cuda"), trajectory(factory, 0.1), rtol=1e-9, atol=1e-12)

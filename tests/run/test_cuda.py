@@ -24,10 +24,7 @@ from train.run.step import TrainState, train_step
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use"),
-]
+pytestmark = pytest.mark.cuda
 
 DEVICE = "cuda"
 PRECISIONS = ["float32", "bfloat16", "float16"]

@@ -52,7 +52,7 @@ def times_started(folder: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.faults) for seed in (0, *range(2, 20)))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (0, *range(2, 20)))])
 def test_resume_after_sigkill_is_bit_exact(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
     """Kill at any moment after the folder is claimed, and once more after resuming if the run lasts that long."""
     generator, folder = random.Random(seed), tmp_path / "run"
@@ -113,9 +113,9 @@ main()
 
 MOMENTS = [
     "in the middle of writing",
-    pytest.param("before naming", marks=pytest.mark.faults),
-    pytest.param("after naming", marks=pytest.mark.faults),
-    pytest.param("before removing the old", marks=pytest.mark.faults),
+    pytest.param("before naming", marks=pytest.mark.long),
+    pytest.param("after naming", marks=pytest.mark.long),
+    pytest.param("before removing the old", marks=pytest.mark.long),
 ]
 
 
@@ -199,7 +199,7 @@ shutil.copytree(Path(disk) / "run", copy)
 """
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.slow
 def test_run_on_full_disk_resumes_from_last_checkpoint(tmp_path: Path) -> None:
     """On a real disk of half a megabyte, which the records of every step fill between two checkpoints."""

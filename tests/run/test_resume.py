@@ -109,7 +109,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", [name if name == "test" else pytest.param(name, marks=pytest.mark.faults) for name in MOMENTS])
+@pytest.mark.parametrize("moment", [name if name == "test" else pytest.param(name, marks=pytest.mark.long) for name in MOMENTS])
 def test_resume_after_signal_is_bit_exact(
     uninterrupted: RunContent, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,7 @@ def test_command_line_quotes_every_folder_name(name: str, tmp_path: Path) -> Non
     assert str(value).replace("\\${", "${") == str(folder)
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_resume_accepts_a_folder_with_special_characters(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "it's été, a=b"
     folder.mkdir()

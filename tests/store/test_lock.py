@@ -207,7 +207,7 @@ def start_train(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.long)])
 def test_claim_of_one_folder_by_many_commands_succeeds_once(tmp_path: Path, count: int) -> None:
     target = tmp_path / "run"
     processes = [start_train(tmp_path, f"hydra.run.dir={target}", f"seed={number}") for number in range(count)]
@@ -222,7 +222,7 @@ def test_claim_of_one_folder_by_many_commands_succeeds_once(tmp_path: Path, coun
         assert len(error.splitlines()) <= 1
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.slow
 def test_simultaneous_commands_get_distinct_folders(tmp_path: Path) -> None:
     processes = [start_train(tmp_path) for _ in range(8)]
@@ -232,7 +232,7 @@ def test_simultaneous_commands_get_distinct_folders(tmp_path: Path) -> None:
     assert len(list((tmp_path / "outputs").glob("*/summary.json"))) == 8
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_resume_of_one_run_by_many_commands_succeeds_once(tmp_path: Path) -> None:
     target = tmp_path / "run"
     first = start_train(

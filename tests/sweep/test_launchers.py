@@ -1,16 +1,16 @@
-"""Hydra's standard launchers: a failed run never ends the others, and run folders equal those of the pool."""
+"""The launchers and the search of others, each in an environment of its own: a failed run never ends the others."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
-import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.sweep.test_pool import AWKWARD, SMALL
 from train.store.run import find_runs, read_run
@@ -18,29 +18,22 @@ from train.store.run import find_runs, read_run
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "conf" / "hydra" / "launcher").glob("*.yaml"))
 INSTALL_HINT = re.compile(r"the extra `(?P<extra>\w+)`.*pip install (?P<package>\S+)$", re.DOTALL | re.MULTILINE)
-LAUNCHERS = [  # tests/sweep/test_sweeper.py covers Hydra's own `basic`
-    ("joblib_cores", "hydra_joblib_launcher"),
-    ("slurm_local", "hydra_submitit_launcher"),
-    ("ray_cluster", "hydra_ray_launcher"),
-]
+LAUNCHERS = {"joblib_cores": "joblib", "slurm_local": "submitit", "ray_cluster": "ray"}
+"""Preset -> extra. tests/sweep/test_sweeper.py covers Hydra's own `basic`."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "package"), LAUNCHERS, ids=[name for name, _ in LAUNCHERS])
-def test_launcher_ends_runs_as_the_pool_does(launcher: str, package: str, tmp_path: Path) -> None:
-    if importlib.util.find_spec(f"hydra_plugins.{package}") is None:
-        pytest.skip(f"{package} is not installed: pip install {package.replace('_', '-')}")
-    overrides = [override for override in SMALL if not override.startswith("hydra.launcher")]
-    command = [sys.executable, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), f"hydra/launcher={launcher}", *overrides]
-    result = subprocess.run(
-        [*command, "model.how=fine,fails,diverges", f"hydra.sweep.dir={tmp_path}/sweep"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(AWKWARD), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def run_sweep(python: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    variables = {"PYTHONPATH": f"{ROOT}{os.pathsep}{AWKWARD}", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    small = [override for override in SMALL if not override.startswith("hydra.launcher")]
+    command = [python, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), *small, *arguments, f"hydra.sweep.dir={folder}"]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launcher_ends_runs_as_the_pool_does(launcher: str, python_with: Callable[[str], str], tmp_path: Path) -> None:
+    arguments = [f"hydra/launcher={launcher}", "model.how=fine,fails,diverges"]
+    result = run_sweep(python_with(LAUNCHERS[launcher]), tmp_path / "sweep", *arguments)
     assert result.returncode == 1, result.stdout + result.stderr
     runs = {run.config["model"]["how"]: run for run in map(read_run, find_runs([tmp_path / "sweep"]))}
     assert {how: run.state for how, run in runs.items()} == {"fine": "done", "fails": "failed", "diverges": "diverged"}
@@ -48,6 +41,17 @@ def test_launcher_ends_runs_as_the_pool_does(launcher: str, package: str, tmp_pa
     assert "Traceback" in (runs["fails"].folder / "train.log").read_text()
     for name in ("config.yaml", "overrides.yaml", "status.json", "metrics.jsonl", "summary.json", "train.log", "weights.pt"):
         assert (runs["fine"].folder / name).is_file()
+
+
+@pytest.mark.long
+def test_search_keeps_the_best_trial(python_with: Callable[[str], str], tmp_path: Path) -> None:
+    arguments = ["hydra/sweeper=search", "hydra/launcher=basic", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
+    result = run_sweep(python_with("optuna"), tmp_path, *arguments, "model.how=fine", "optimizer.lr=tag(log,interval(0.001,1))")
+    assert result.returncode == 0, result.stdout + result.stderr
+    runs = [read_run(folder) for folder in find_runs([tmp_path])]
+    assert len({run.config["optimizer"]["lr"] for run in runs}) == 3
+    best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert best["best_value"] == max(run.summary["val_accuracy"] for run in runs)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

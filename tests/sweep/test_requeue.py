@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import pickle
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.harness import COMMAND, SMALL, run_content, train_in_process
+from tests.harness import SMALL, run_content, train_in_process
 from train.data.batches import Batching
 from train.data.contracts import Files
 from train.data.folder_reader import FolderReader
@@ -36,10 +34,6 @@ SABOTAGED = ["norm=none", "norm._target_=tests.run.saboteur.norm"]
 RUN = [*SMALL, "trainer.epochs=3", "trainer.max_steps=null", "trainer.device=cpu", "observe=off", "regularization=dropout"]
 """A run of 12 train steps, four per epoch."""
 
-with_submitit = pytest.mark.skipif(
-    importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None,
-    reason="submitit is not installed: pip install hydra-submitit-launcher",
-)
 with_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
 
@@ -49,10 +43,16 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_in_process(tmp_path_factory.mktemp("uninterrupted") / "run", [*RUN, *SABOTAGED]).path
 
 
+@pytest.fixture
+def python(python_with: Callable[[str], str]) -> str:
+    """The Python of an environment with submitit."""
+    return python_with("submitit")
+
+
 @contextmanager
-def sweep(folder: Path, *overrides: str, sabotage: str = "") -> Iterator[subprocess.Popen[str]]:
+def sweep(python: str, folder: Path, *overrides: str, sabotage: str = "") -> Iterator[subprocess.Popen[str]]:
     """Start a sweep with submitit. `sabotage`: the signal that its runs send themselves, and when (tests/run/saboteur.py)."""
-    command = [str(COMMAND), "-m", *overrides, "hydra/launcher=slurm_local", f"hydra.sweep.dir={folder}/sweep"]
+    command = [python, "-m", "train.cli", "-m", *overrides, "hydra/launcher=slurm_local", f"hydra.sweep.dir={folder}/sweep"]
     environment = make_environment(sabotage) | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -97,12 +97,11 @@ def signal_starting_job(folder: Path) -> None:
     os.kill(job, signal.SIGUSR2)
 
 
-@with_submitit
 @with_proc
-@pytest.mark.slow
-def test_preempted_job_is_requeued_and_resumes_bit_exactly(uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_preempted_job_is_requeued_and_resumes_bit_exactly(python: str, uninterrupted: Path, tmp_path: Path) -> None:
     """It is preempted once before it trains, and once in the middle of an epoch."""
-    with sweep(tmp_path, *RUN, *SABOTAGED, "trust=tests", sabotage="train:7:SIGUSR2") as process:
+    with sweep(python, tmp_path, *RUN, *SABOTAGED, "trust=tests", sabotage="train:7:SIGUSR2") as process:
         signal_starting_job(tmp_path)
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output + job_log(tmp_path)
@@ -118,11 +117,10 @@ def test_preempted_job_is_requeued_and_resumes_bit_exactly(uninterrupted: Path, 
     assert not [override for override in run.overrides if "resume" in override], "the recorded command stays that of the user"
 
 
-@with_submitit
-@pytest.mark.faults
-def test_terminated_job_resumes_when_slurm_restarts_it(uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_terminated_job_resumes_when_slurm_restarts_it(python: str, uninterrupted: Path, tmp_path: Path) -> None:
     """SIGTERM does not make submitit requeue the job. Slurm then starts the job's command again, as this test does."""
-    with sweep(tmp_path, *RUN, *SABOTAGED, "trust=tests", sabotage="train:3:SIGTERM") as process:
+    with sweep(python, tmp_path, *RUN, *SABOTAGED, "trust=tests", sabotage="train:3:SIGTERM") as process:
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 1, output
     assert "1 run: 1 interrupted" in output
@@ -130,45 +128,52 @@ def test_terminated_job_resumes_when_slurm_restarts_it(uninterrupted: Path, tmp_
     assert "Traceback" not in output
     assert only_run(tmp_path).status["exit_code"] == 143
 
-    assert restart_job(tmp_path, "train:2:SIGTERM") == 143
+    assert restart_job(python, tmp_path, "train:2:SIGTERM") == 143
     assert only_run(tmp_path).reason.startswith("SIGTERM after step 5")
 
-    exhaust_timeouts(tmp_path)
-    assert restart_job(tmp_path, "train:2:SIGUSR2") == 0, "the job ends without an error, as a restart would not help"
+    exhaust_timeouts(python, tmp_path)
+    assert restart_job(python, tmp_path, "train:2:SIGUSR2") == 0, "the job ends without an error, as a restart would not help"
     assert only_run(tmp_path).reason.startswith("SIGUSR2 after step 7")
     message = "train: SIGUSR2: the run is interrupted and its job is not requeued: .*timed-out too many times"
     assert re.search(message, job_log(tmp_path))
 
-    assert restart_job(tmp_path, "") == 0, job_log(tmp_path)
+    assert restart_job(python, tmp_path, "") == 0, job_log(tmp_path)
     assert only_run(tmp_path).state == "done"
     assert run_content(only_run(tmp_path).folder) == run_content(uninterrupted)
     assert "Requeued job" not in job_log(tmp_path)
 
 
-def restart_job(folder: Path, sabotage: str) -> int:
+def restart_job(python: str, folder: Path, sabotage: str) -> int:
     """Run the next attempt of the job; return its exit code."""
     (submission,) = folder.glob("sweep/.submitit/[0-9]*")
     environment = make_environment(sabotage) | {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": submission.name}
-    command = [sys.executable, "-u", "-m", "submitit.core._submit", str(submission)]
+    command = [python, "-u", "-m", "submitit.core._submit", str(submission)]
     with (submission / "restart_log.out").open("ab") as log:
         return subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, timeout=240, check=False).returncode
 
 
-def exhaust_timeouts(folder: Path) -> None:
+EXHAUST = """
+import pickle, sys
+from pathlib import Path
+path = Path(sys.argv[1])
+submission = pickle.loads(path.read_bytes())
+submission.set_timeout(0, 0)
+submission.dump(path)
+"""
+
+
+def exhaust_timeouts(python: str, folder: Path) -> None:
     """Make the job look as if it had reached its maximum number of timeouts."""
     (path,) = folder.glob("sweep/.submitit/*/*_submitted.pkl")
-    submission = pickle.loads(path.read_bytes())
-    submission.set_timeout(0, 0)
-    submission.dump(path)
+    subprocess.run([python, "-c", EXHAUST, str(path)], cwd=folder, env=make_environment(""), check=True)
 
 
-@with_submitit
-@pytest.mark.faults
-def test_timed_out_job_resumes_in_next_attempt(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_timed_out_job_resumes_in_next_attempt(python: str, tmp_path: Path) -> None:
     """submitit itself sends the signal, half a minute before the time limit of one minute."""
     dawdling = ["model=awkward", "model.how=dawdles", "trust=awkward_net", "norm=none", "init=pytorch", "augment=none"]
     overrides = [*(override for override in RUN if not override.startswith("model.")), *dawdling, "trainer.epochs=80"]
-    with sweep(tmp_path, "--config-dir", str(AWKWARD), *overrides, "hydra.launcher.timeout_min=1") as process:
+    with sweep(python, tmp_path, "--config-dir", str(AWKWARD), *overrides, "hydra.launcher.timeout_min=1") as process:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output + job_log(tmp_path)
     assert re.search(r"Requeued job \d+ \(2 remaining timeouts\)", job_log(tmp_path))
