@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from scripts.catalogue import SMALL as SMALL
+from scripts import catalogue
 from train import cli
 from train.config import Settings, ThresholdSettings, parse
 from train.errors import Interrupted
@@ -21,6 +21,9 @@ from train.sinks.contracts import Status
 from train.store.identity import experiment_of
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
+
+SMALL = [*catalogue.SMALL, "observe=off"]
+"""A run of a second. Tests of what is observed add `observe=basic`."""
 
 TRUST = ("tests",)
 """Packages that runs in the test process may call."""

@@ -51,6 +51,16 @@ def check_section(section: dict, contestants: list[str], ratios: list[str], imag
 
 
 @pytest.mark.slow
+def test_benchmark_measures_a_section(tmp_path):
+    path = tmp_path / "out.json"
+    done = benchmark("--loop", "--only=train,plain", *TINY, *FEW, f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads(path.read_text())["sections"]
+    check_section(section, ["train", "plain"], ["train/plain"], images=24)
+    assert "train / plain" in done.stdout
+
+
+@pytest.mark.long
 def test_benchmark_measures_every_section(tmp_path):
     path = tmp_path / "out.json"
     sections = ["--loop", "--cost-of-observing", "--image-folder"]
@@ -69,7 +79,7 @@ def test_benchmark_measures_every_section(tmp_path):
     assert "train / plain" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_benchmark_times_whole_sweeps(tmp_path):
     path = tmp_path / "out.json"
     done = benchmark(
@@ -83,7 +93,7 @@ def test_benchmark_times_whole_sweeps(tmp_path):
     assert not section["ratios"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_plain_run_trains_and_tests():
     program = SCRIPT.parent / "benchmarks" / "plain_run.py"
     command = [sys.executable, str(program), "--workers=1", *TINY, "trainer.max_steps=3"]

@@ -1,12 +1,14 @@
 """The worked example of CONTRIBUTING.md, run from the text of the page."""
 
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 
@@ -18,38 +20,23 @@ def block(language: str) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The folder to run the page's command in, with the example's two files in `my`."""
+def run(train: Train, tmp_path: Path) -> Train:
+    """Return a function that runs the page's command with additional arguments, with the example's two files in `my`."""
     configs = tmp_path / "my" / "conf" / "norm"
     configs.mkdir(parents=True)
     (tmp_path / "my" / "mynorms.py").write_text(block("python"))
     (configs / "group_of.yaml").write_text(block("yaml"))
-    return tmp_path
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the page's command with additional arguments."""
     (line,) = (line for line in PAGE.splitlines() if line.startswith("PYTHONPATH=my train "))
-    checkout = str(Path(__file__).parent.parent)
-    return subprocess.run(
-        [sys.executable, "-m", "train.cli", *line.split()[2:], *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(["my", checkout])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return partial(train, *line.split()[2:], PYTHONPATH="my")
 
 
-@pytest.mark.slow
-def test_example_trains_from_outside_the_checkout(folder: Path) -> None:
-    result = run(folder, "trainer.max_steps=2", "trainer.device=cpu")
+def test_example_trains_from_outside_the_checkout(run: Train, tmp_path: Path) -> None:
+    result = run("trainer.max_steps=2", "trainer.device=cpu")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert list((folder / "outputs").rglob("summary.json"))
+    assert list((tmp_path / "outputs").rglob("summary.json"))
 
 
-@pytest.mark.slow
-def test_example_refuses_a_setting_out_of_range(folder: Path) -> None:
-    result = run(folder, "norm.size=0")
+def test_example_refuses_a_setting_out_of_range(run: Train) -> None:
+    result = run("norm.size=0")
     assert result.returncode != 0
     assert "norm.size" in result.stdout + result.stderr

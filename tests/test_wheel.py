@@ -1,6 +1,5 @@
 """The built wheel gives a working `train`, with its configs and its data, from any folder."""
 
-import importlib.util
 import subprocess
 import sys
 import sysconfig
@@ -12,10 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="hatchling, of the extra `test`, is not installed"),
-]
+pytestmark = pytest.mark.slow
 
 
 def build(source: Path, target: str, folder: Path) -> Path:

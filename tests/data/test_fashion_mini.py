@@ -36,6 +36,7 @@ def test_fashion_mini_is_stratified_with_stated_sizes():
         assert split.images.shape == (10 * per_class, *dataset.shape)
 
 
+@pytest.mark.long
 @needs_originals
 def test_fashion_mini_keeps_original_splits_and_labels():
     for split in (idx.TRAIN, idx.TEST):
@@ -45,7 +46,7 @@ def test_fashion_mini_keeps_original_splits_and_labels():
         assert labels == subset.labels.tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_originals
 def test_make_fashion_mini_rebuilds_the_bundled_files(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -135,6 +135,7 @@ def test_torchvision_set_reads_local_fashion_mnist(tmp_path, layout, zipped):
     agree(fashion_mnist(root=str(tmp_path), download=False).load(), made)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not idx.is_complete(DEBIAN_FASHION), reason=f"no Fashion-MNIST in {DEBIAN_FASHION}")
 def test_torchvision_set_reads_system_fashion_mnist():
     splits = fashion_mnist(download=False).load()

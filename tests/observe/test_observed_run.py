@@ -26,13 +26,6 @@ MODELS = {
     "resnet": ["model.depth=8", "model.width=4"],
     "torchvision": ["model.name=shufflenet_v2_x0_5", "data.shape=[3,64,64]"],
 }
-SLOW_CASE = pytest.param("convnet", "float32", marks=pytest.mark.slow)
-COMPILED = [SLOW_CASE] + [
-    pytest.param(model, precision, marks=pytest.mark.long)
-    for model in MODELS
-    for precision in ("float32", "bfloat16")
-    if (model, precision) != ("convnet", "float32")
-]
 
 
 def losses_and_accuracies(run: RunFolder) -> list[dict[str, float]]:
@@ -51,7 +44,9 @@ def test_observation_does_not_change_the_trained_weights(precision: str, tmp_pat
     assert losses_and_accuracies(runs["off"]) == losses_and_accuracies(runs["full"])
 
 
-@pytest.mark.parametrize(("model", "precision"), COMPILED)
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", MODELS)
 def test_compiled_model_is_observed_in_eager_mode(model: str, precision: str, tmp_path: Path) -> None:
     """Its signals are those of the eager model; its updates are those of the compiled model."""
     torch._dynamo.reset()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from itertools import product
 from typing import Any
 
 import pytest
@@ -18,17 +17,20 @@ from train.parts import norm as norms
 from train.parts.activation import activation
 from train.parts.model import torchvision
 
-FAMILIES = [
-    *("convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2"),
-    *("mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x1_0"),
-    *("swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
-]
+SHORT = {"alexnet", "convnext_tiny", "googlenet", "inception_v3", "mobilenet_v3_small", "resnet18", "swin_t", "vit_b_32"}
+"""One of each kind: without norms, with layer norms, auxiliary heads, a size of its own, gates, shortcuts, windows, tokens."""
 FUNCTIONAL_RELU = ("densenet", "googlenet", "inception")
 HUGE = re.compile(r"regnet_._(16|32|128)gf")
 """The smaller RegNets wider. Their widths are computed with tensors, so that they are built in earnest: minutes for all."""
 EVERY = [name for name in models.list_models(module=models) if not HUGE.fullmatch(name)]
 OWN = {name: {"aux_logits": False, "init_weights": False, "transform_input": False} for name in ("googlenet", "inception_v3")}
 NORMS = {"none": None, "batch": norms.batch(), "group": norms.group(2)}
+
+
+def classifiers(*left_out: str) -> list[Any]:
+    """The names of torchvision's classifiers but those that begin so; in the short suite one of each kind."""
+    names = [name for name in EVERY if not name.startswith(left_out)]
+    return [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 def build(name, shape=(3, 224, 224), classes=10, norm=None, act: Any = None, dropout=0.0) -> Any:
@@ -56,13 +58,7 @@ def check_builds(name, norm):
         assert all(conv.bias is not None for conv in of_type(net, nn.Conv2d))
 
 
-@pytest.mark.parametrize(("name", "norm"), [*product(FAMILIES, ["batch"]), *product(FAMILIES[::4], ["none", "group"])])
-def test_torchvision_family_builds_with_any_norm(name, norm):
-    check_builds(name, norm)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", classifiers())
 def test_torchvision_classifier_builds_with_any_norm(name):
     without = name in ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19") or name.startswith("squeezenet")
     for norm in NORMS:
@@ -73,18 +69,8 @@ def test_torchvision_classifier_builds_with_any_norm(name):
             check_builds(name, norm)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
-def test_torchvision_classifier_takes_or_refuses_activation(name):
-    check_activation(name)
-
-
-@pytest.mark.parametrize("name", ["alexnet", "densenet121", "googlenet", "inception_v3", "mobilenet_v3_small", "swin_t"])
+@pytest.mark.parametrize("name", classifiers())
 def test_torchvision_activation_is_replaced_or_refused(name):
-    check_activation(name)
-
-
-def check_activation(name):
     with torch.device("meta"):
         if name.startswith(FUNCTIONAL_RELU):
             with pytest.raises(UsageError, match=rf"model.activation .*model.name={name}.*model.activation=null"):
@@ -98,10 +84,7 @@ def check_activation(name):
     assert len(of_type(net, *gates)) == len(of_type(original, *gates))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name for name in FAMILIES if not name.startswith(("convnext", "swin", "vit", "maxvit", "vgg", "regnet"))],
-)
+@pytest.mark.parametrize("name", classifiers("alexnet", "convnext", "maxvit", "regnet", "squeezenet", "swin", "vgg", "vit"))
 def test_torchvision_batch_norm_reproduces_architecture(name):
     with torch.device("meta"):
         original = models.get_model(name, weights=None, num_classes=10, **OWN.get(name, {}))

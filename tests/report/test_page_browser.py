@@ -14,7 +14,7 @@ from train.report.make import ReportOptions, make_report
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         BROWSER is None, reason="no chromium or google-chrome on this machine: the page was not tested in a browser"
     ),

@@ -37,7 +37,6 @@ RUN = [
     "trainer.epochs=3",
     "trainer.max_steps=null",
     "trainer.device=cpu",
-    "observe=off",
     "schedule=constant",
     "checkpoint.every_steps=4",
     "norm=none",

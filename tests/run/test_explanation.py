@@ -7,9 +7,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.harness import SMALL, only_run
+from tests.harness import SMALL as UNOBSERVED
+from tests.harness import only_run
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
+SMALL = [*UNOBSERVED, "observe=basic"]
 FADING = ["model=plain", "init=gaussian", "norm=none", "model.depth=12"]
 
 

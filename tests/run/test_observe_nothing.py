@@ -94,7 +94,7 @@ def test_observing_changes_nothing_in_torchvision_model(tmp_path: Path) -> None:
     assert_observing_changes_nothing(tmp_path, [*base, "model=torchvision", "model.name=shufflenet_v2_x0_5", *size])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_observing_changes_nothing_when_compiled(tmp_path: Path) -> None:
     """Compiled runs are compared with compiled runs, as the compiler rounds differently."""
     torch._dynamo.reset()

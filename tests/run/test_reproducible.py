@@ -60,11 +60,19 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", [[], ["trainer.precision=bfloat16", "augment=lecture"]], ids=["", "bfloat16"])
-def test_same_command_is_bit_exact(real_train: Train, tmp_path: Path, extra: list[str]) -> None:
+def test_same_command_is_bit_exact(real_train: Train, tmp_path: Path) -> None:
+    """In processes whose hashes of strings differ, so that no set or dictionary decides an order."""
     folders = [tmp_path / name for name in ("first", "second")]
     for number, folder in enumerate(folders):
-        result = real_train(*ALL_ROLES, *extra, f"hydra.run.dir={folder}", PYTHONHASHSEED=str(number))
+        result = real_train(*ALL_ROLES, f"hydra.run.dir={folder}", PYTHONHASHSEED=str(number))
+        assert result.returncode == 0, result.stderr
+    assert run_content(folders[0]) == run_content(folders[1])
+
+
+def test_same_command_in_bfloat16_is_bit_exact(train: Train, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        result = train(*ALL_ROLES, "trainer.precision=bfloat16", "augment=lecture", f"hydra.run.dir={folder}")
         assert result.returncode == 0, result.stderr
     assert run_content(folders[0]) == run_content(folders[1])
 

@@ -25,7 +25,6 @@ RUN = [
     "trainer.epochs=3",
     "trainer.max_steps=null",
     "trainer.device=cpu",
-    "observe=off",
 ]
 
 

@@ -120,7 +120,7 @@ def test_stored_overrides_contain_no_flags_and_no_trust(tmp_path: Path) -> None:
 
 def test_yaml_of_a_run_folder_is_loaded_as_data(tmp_path: Path) -> None:
     harm = f'!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["{tmp_path}/harm"]]\n'
-    run = train_in_process(tmp_path / "run", [*SMALL, "observe=off", "trainer.epochs=0"]).path
+    run = train_in_process(tmp_path / "run", [*SMALL, "trainer.epochs=0"]).path
     for name in ("overrides.yaml", "config.yaml"):
         original = (run / name).read_text()
         (run / name).write_text(harm)
@@ -184,7 +184,7 @@ def test_resume_accepts_a_folder_with_special_characters(train: Train, tmp_path:
     folder.mkdir()
     long = "data.root=" + "x" * 300
     escaped = str(folder).replace("'", "\\'")
-    result = train(*SMALL, "observe=off", "schedule=constant", long, f"hydra.run.dir='{escaped}'")
+    result = train(*SMALL, "schedule=constant", long, f"hydra.run.dir='{escaped}'")
     assert result.returncode == 0, result.stderr
     resumed = train(f"resume={folder}", "trainer.epochs=2", "trainer.max_steps=4")
     assert resumed.returncode == 0, resumed.stderr

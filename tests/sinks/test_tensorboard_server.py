@@ -46,7 +46,7 @@ def write_run(folder, norm, seed, status):
     sink.close()
 
 
-@pytest.fixture(scope="module", params=["auto", "false"])
+@pytest.fixture(scope="module", params=["false", pytest.param("auto", marks=pytest.mark.long)])
 def query(logdir, request) -> Iterator[Query]:
     """Query with the event file reader that TensorBoard chooses and with its slow one."""
 

@@ -185,7 +185,7 @@ def test_acquire_does_not_follow_a_link(tmp_path: Path) -> None:
 
 
 def test_finished_run_releases_its_lock(tmp_path: Path) -> None:
-    train_in_process(tmp_path / "run", [*SMALL, "observe=off"])
+    train_in_process(tmp_path / "run", SMALL)
     assert is_held(tmp_path / "run") is False
     assert read_run(tmp_path / "run").state == "done"
 
@@ -201,13 +201,13 @@ def test_write_failure_releases_the_lock(tmp_path: Path) -> None:
 
 
 def start_train(folder: Path, *more: str) -> subprocess.Popen[str]:
-    arguments = [str(COMMAND), *SMALL, "observe=off", *more]
+    arguments = [str(COMMAND), *SMALL, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.long)])
 def test_claim_of_one_folder_by_many_commands_succeeds_once(tmp_path: Path, count: int) -> None:
     target = tmp_path / "run"
     processes = [start_train(tmp_path, f"hydra.run.dir={target}", f"seed={number}") for number in range(count)]

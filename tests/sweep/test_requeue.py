@@ -31,7 +31,7 @@ from train.sweep.progress import job_labels
 ROOT = Path(__file__).resolve().parents[2]
 AWKWARD = Path(__file__).with_name("awkward")
 SABOTAGED = ["norm=none", "norm._target_=tests.run.saboteur.norm"]
-RUN = [*SMALL, "trainer.epochs=3", "trainer.max_steps=null", "trainer.device=cpu", "observe=off", "regularization=dropout"]
+RUN = [*SMALL, "trainer.epochs=3", "trainer.max_steps=null", "trainer.device=cpu", "regularization=dropout"]
 """A run of 12 train steps, four per epoch."""
 
 with_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")

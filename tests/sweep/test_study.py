@@ -62,13 +62,13 @@ def test_study_runs_without_multirun_flag_and_with_overrides(
     train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     """The overrides of its runs do not name the study, so that each can be repeated alone."""
-    small = [*SMALL, "hydra/launcher=basic", "observe=off"]
+    small = [*SMALL, "hydra/launcher=basic"]
     result = train("study=norms", "norm=none,batch", "seed=3", "hydra.sweep.dir=s", *small)
     assert result.returncode == 0, result.stdout + result.stderr
     manifest = read_manifest(tmp_path / "s")
     assert manifest is not None
     assert manifest.study == "norms"
     assert manifest.axes == {"norm": ("none", "batch")}
-    assert [len(run.overrides) for run in manifest.runs] == [len(SMALL) + 4] * 2
+    assert [len(run.overrides) for run in manifest.runs] == [len(SMALL) + 3] * 2
     assert all("optimizer.lr=0.03" in run.overrides for run in manifest.runs)
     assert not any(line.startswith(("study", "hydra")) for run in manifest.runs for line in run.overrides)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from train.store.manifest import Manifest, read_manifest
 from train.store.run import find_runs, read_run
 from train.sweep.reuse import run_statuses
 
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-BASIC = ["hydra/launcher=basic", "observe=off", "sweep.reuse_other_code=true"]  # the code may change while tests run
+BASIC = ["hydra/launcher=basic", "sweep.reuse_other_code=true"]  # the code may change while tests run
 FLAKY_INIT = """
 from pathlib import Path
 from torch.nn import init
@@ -153,9 +155,8 @@ def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subproc
     lock.release()
 
 
-@pytest.mark.slow
-def test_dry_run_prints_plan_and_writes_nothing(tmp_path: Path) -> None:
-    result = run_train(tmp_path, "-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic")
+def test_dry_run_prints_plan_and_writes_nothing(train: Train, tmp_path: Path) -> None:
+    result = train("-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic")
     assert result.returncode == 0, result.stderr
     planned = ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "power  3 seeds detect a difference of 3.1 standard")
     for text in (*planned, "time   about", "for 6 runs", "timed on 2 arms"):
@@ -174,10 +175,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_invalid_sweep_prints_one_message_and_writes_nothing(tmp_path: Path, arguments: str) -> None:
-    result = run_train(tmp_path, "-m", *SMALL, *arguments.split())
+def test_invalid_sweep_prints_one_message_and_writes_nothing(train: Train, tmp_path: Path, arguments: str) -> None:
+    result = train("-m", *SMALL, *arguments.split())
     assert result.returncode == 2, result.stdout + result.stderr
     assert REFUSED[arguments] in result.stderr
     assert "Traceback" not in result.stderr

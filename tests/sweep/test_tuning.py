@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import COMMAND, SMALL
+from tests.harness import SMALL
 from tests.sweep.test_plan import plan_of
 from train.errors import UsageError
 from train.store.identity import arm_id
@@ -21,6 +20,7 @@ from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import run_statuses
 
+Train = Callable[..., "subprocess.CompletedProcess[str]"]
 RATES = "optimizer.lr=0.1,0.4"
 TUNE = "sweep.tune=optimizer.lr"
 
@@ -148,22 +148,19 @@ def test_tune_rejects_unusable_keys(loader: Any, overrides: list[str], message: 
         plan_of(loader, [*(["norm=none,batch"] if "norm" not in " ".join(overrides) else []), *overrides])
 
 
-def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    command = [str(COMMAND), "-m", *SMALL, "observe=off", "sweep.reuse_other_code=true", "hydra.sweep.dir=out", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+SWEEP = ["-m", *SMALL, "sweep.reuse_other_code=true", "hydra.sweep.dir=out", "norm=none,batch", "optimizer.lr=0.05,0.1"]
 
 
-def test_misspelt_tune_key_fails_before_any_run(tmp_path: Path) -> None:
-    result = train(tmp_path, "norm=none,batch", "optimizer.lr=0.1,0.2", "sweep.tune=optimizer.rl")
+def test_misspelt_tune_key_fails_before_any_run(train: Train, tmp_path: Path) -> None:
+    result = train(*SWEEP, "sweep.tune=optimizer.rl")
     assert result.returncode == 2
     assert "sweep.tune=optimizer.rl" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_sweep_with_tuned_rates_writes_report(tmp_path: Path) -> None:
-    result = train(tmp_path, "norm=none,batch", "optimizer.lr=0.05,0.1", "seed=0,1", TUNE)
+def test_sweep_with_tuned_rates_writes_report(train: Train, tmp_path: Path) -> None:
+    result = train(*SWEEP, "seed=0,1", TUNE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 arms x 2 levels of optimizer.lr x 2 seeds = 8 runs (grid)" in result.stdout
     assert "baseline: norm=none\n" in result.stdout
