@@ -38,7 +38,7 @@ WITHOUT_DOWNLOAD = {"data=fashion_mini"}
 ELSEWHERE = {"data=cifar10", "data=cifar100", "data=svhn", "data=fashion_mnist", *WITHOUT_DOWNLOAD}
 """Data sets of a fixed size. Only the bundled one is certain to be here."""
 
-RECIPE_SHAPES = {"lecture_init": "[4096,1,1]", "imagenet_resnet50": "[3,64,64]", "cifar10_resnet20": "[3,32,32]"}
+RECIPE_SHAPES = {"lecture_init": "[4096,1,1]", "imagenet_resnet50": "[3,32,32]", "cifar10_resnet20": "[3,32,32]"}
 
 
 def groups(conf: Path) -> list[str]:

@@ -17,7 +17,7 @@ from train.report.contracts import Cell, Claim, Effect, Sample, Wording
 from train.report.statistics.compare import compare, probability_better
 from train.report.statistics.effects import factorial
 
-SWEEPS = 1000
+SWEEPS = pytest.mark.parametrize("sweeps", [100, pytest.param(1000, marks=pytest.mark.long)])
 SEEDS = 5
 FACTORS = {"init": ("gaussian", "xavier", "kaiming"), "norm": ("none", "batch")}
 
@@ -53,7 +53,7 @@ def covers(effect: Effect, truth: float) -> bool:
 MEANS = (0.80, 0.80, 0.81, 0.85, 0.70, 0.80)
 
 
-@pytest.mark.slow
+@SWEEPS
 @pytest.mark.parametrize(
     "sds",
     [
@@ -64,15 +64,15 @@ MEANS = (0.80, 0.80, 0.81, 0.85, 0.70, 0.80)
     ],
     ids=["equal", "noisy baseline", "noisy arm", "all different"],
 )
-def test_compare_intervals_cover_the_truth_simultaneously(sds: tuple[float, ...]) -> None:
+def test_compare_intervals_cover_the_truth_simultaneously(sweeps: int, sds: tuple[float, ...]) -> None:
     generator = np.random.default_rng(1)
     truth = [mean - MEANS[0] for mean in MEANS[1:]]
     covered = 0
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         baseline, *arms = simulate_sweep(generator, MEANS, sds)
         comparisons = compare(baseline, arms)
         covered += all(covers(comparison, value) for comparison, value in zip(comparisons, truth, strict=True))
-    assert covered >= fewest_covered(SWEEPS)
+    assert covered >= fewest_covered(sweeps)
 
 
 def simulate_grid(
@@ -89,9 +89,9 @@ def simulate_grid(
     return cells
 
 
-@pytest.mark.slow
+@SWEEPS
 @pytest.mark.parametrize("missing_rate", [0.0, 0.15], ids=["balanced", "some runs missing"])
-def test_factorial_intervals_cover_the_truth_simultaneously(missing_rate: float) -> None:
+def test_factorial_intervals_cover_the_truth_simultaneously(sweeps: int, missing_rate: float) -> None:
     """The truth has an interaction, and three times the spread without a norm."""
     generator = np.random.default_rng(4)
     gain = {"gaussian": 0.0, "xavier": 0.02, "kaiming": 0.03}
@@ -102,12 +102,12 @@ def test_factorial_intervals_cover_the_truth_simultaneously(missing_rate: float)
     truth = {"xavier": 0.01, "kaiming": 0.015, "batch": 0.05 - 0.05 / 3}
     interaction_truth = {"xavier": -0.02, "kaiming": -0.03}
     covered = covered_interactions = 0
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         grid = factorial(simulate_grid(generator, mean, 0.01, missing_rate=missing_rate), FACTORS)
         covered += all(covers(effect, truth[effect.level]) for effect in grid.main)
         covered_interactions += all(covers(effect, interaction_truth[effect.first_level]) for effect in grid.interactions)
-    assert covered >= fewest_covered(SWEEPS)
-    assert covered_interactions >= fewest_covered(SWEEPS)
+    assert covered >= fewest_covered(sweeps)
+    assert covered_interactions >= fewest_covered(sweeps)
 
 
 def claims_of(factors: Mapping[str, Sequence[str]], samples: Sequence[Sample]) -> tuple[Claim, ...]:
@@ -115,37 +115,37 @@ def claims_of(factors: Mapping[str, Sequence[str]], samples: Sequence[Sample]) -
     return claims_of_arms(factors, comparisons, {sample.arm: sample for sample in samples}, "0", WORDING)
 
 
-@pytest.mark.slow
-def test_claims_of_arms_are_rarely_false_under_the_null() -> None:
+@SWEEPS
+def test_claims_of_arms_are_rarely_false_under_the_null(sweeps: int) -> None:
     """The family is all arms against the baseline."""
     generator = np.random.default_rng(6)
     factors = {"norm": ["1", "2", "3"], "init": ["4", "5"]}
     false = 0
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         samples = simulate_sweep(generator, [0.8] * 6, [0.01] * 6)
         claims = claims_of(factors, samples)
         false += any(claim.verdict == "supported" for claim in claims)
-    assert 0 < false <= most_false(SWEEPS)
+    assert 0 < false <= most_false(sweeps)
 
 
-@pytest.mark.slow
-def test_claims_of_grid_are_rarely_false_under_the_null() -> None:
+@SWEEPS
+def test_claims_of_grid_are_rarely_false_under_the_null(sweeps: int) -> None:
     generator = np.random.default_rng(7)
     false = 0
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         cells = simulate_grid(generator, lambda *_: 0.8, 0.004)
         grid = factorial(cells, FACTORS)
         false += any(claim.verdict == "supported" for claim in claims_of_grid(grid, cells, WORDING))
-    assert 0 < false <= most_false(SWEEPS)
+    assert 0 < false <= most_false(sweeps)
 
 
-@pytest.mark.slow
-def test_claims_of_small_effects_are_rarely_false() -> None:
+@SWEEPS
+def test_claims_of_small_effects_are_rarely_false(sweeps: int) -> None:
     """With small true differences, neither the direction of a claim nor its bound is wrong too often."""
     generator = np.random.default_rng(9)
     truth = {"1": 0.002, "2": -0.002, "3": 0.0, "4": 0.004, "5": 0.001}
     false = bounded = 0
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         samples = simulate_sweep(generator, [0.8, *(0.8 + value for value in truth.values())], [0.001] * 6)
         claims = claims_of({arm: [arm] for arm in truth}, samples)
         wrong = False
@@ -159,17 +159,18 @@ def test_claims_of_small_effects_are_rarely_false() -> None:
                 bounded += 1
                 wrong |= abs(difference) > level.effect.bound
         false += wrong
-    assert bounded > SWEEPS
-    assert false <= most_false(SWEEPS)
+    assert bounded > sweeps
+    assert false <= most_false(sweeps)
 
 
+@SWEEPS
 @pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
-def test_probability_better_interval_covers_the_truth(shift: float) -> None:
+def test_probability_better_interval_covers_the_truth(sweeps: int, shift: float) -> None:
     """Coverage of one unadjusted interval: five against five runs, one side with twice the spread."""
     generator = np.random.default_rng(11)
     truth = float(stats.norm.cdf(shift / np.sqrt(1 + 4)))
     covered = 0
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         probability = probability_better(tuple(generator.normal(shift, 2, SEEDS)), tuple(generator.normal(0, 1, SEEDS)))
         covered += probability.low <= truth <= probability.high
-    assert covered >= fewest_covered(SWEEPS)
+    assert covered >= fewest_covered(sweeps)
