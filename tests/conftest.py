@@ -1,4 +1,4 @@
-"""The fixture that runs the command `train`, and the marks of tests that run only on request."""
+"""The fixtures that run the command `train`, and what the marks `long`, `cuda` and `slow` do."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import pytest
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 
-PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def block(language: str) -> str:
@@ -40,3 +41,9 @@ def test_example_refuses_a_setting_out_of_range(run: Train) -> None:
     result = run("norm.size=0")
     assert result.returncode != 0
     assert "norm.size" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", re.findall(r"tests/[\w/]+\.py::\w+", PAGE))
+def test_listed_slow_test_exists(name: str) -> None:
+    path, _, function = name.partition("::")
+    assert f"def {function}(" in (ROOT / path).read_text()
