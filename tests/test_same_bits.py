@@ -219,12 +219,12 @@ def test_command_refuses_a_revision_that_does_not_exist() -> None:
 @in_checkout
 @pytest.mark.slow
 def test_command_finds_a_revision_equal_to_itself(tmp_path: Path) -> None:
-    done = same_bits("HEAD", "HEAD", "--only", "init=xavier", "--keep", str(tmp_path / "kept"))
+    done = same_bits("HEAD", "HEAD", "--only", "observe=off", "--keep", str(tmp_path / "kept"))
     assert done.returncode == 0, done.stdout + done.stderr
     *_, first, second, _, _, _, _, last = done.stdout.splitlines()
     assert first == second
     assert first.split()[:2] == ["code", "HEAD"]
     assert last.startswith("same bits: 1 cases; ")
     assert "1 summaries" in last
-    weights = [tmp_path / "kept" / side / "cases" / "init=xavier" / "run" / "weights.pt" for side in ("first", "second")]
+    weights = [tmp_path / "kept" / side / "cases" / "observe=off" / "run" / "weights.pt" for side in ("first", "second")]
     assert all(path.stat().st_size for path in weights)

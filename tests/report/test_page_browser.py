@@ -13,12 +13,7 @@ from train.report.make import ReportOptions, make_report
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        BROWSER is None, reason="no chromium or google-chrome on this machine: the page was not tested in a browser"
-    ),
-]
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0"]
@@ -50,6 +45,8 @@ def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, timeout=60, check=True)
 
 
+@pytest.mark.long
+@needs_browser
 @pytest.mark.parametrize("width", [480, 1280])
 def test_page_fits_window_with_all_figures_and_no_request(page, tmp_path, width):
     copy = tmp_path / "copy.html"
@@ -65,6 +62,8 @@ def test_page_fits_window_with_all_figures_and_no_request(page, tmp_path, width)
     assert float(measured[5]) > 20, "the style sheet was not applied"
 
 
+@pytest.mark.long
+@needs_browser
 def test_page_renders_without_console_messages(page, tmp_path):
     screenshot = tmp_path / "page.png"
     result = browse(page, tmp_path / "profile", "--window-size=1280,2000", f"--screenshot={screenshot}")

@@ -93,7 +93,7 @@ def test_report_counts_a_stored_sweep(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["data.workers=1", "data.workers=0"])
+@pytest.mark.parametrize("workers", ["data.workers=0", pytest.param("data.workers=1", marks=pytest.mark.long)])
 def test_repeated_sweep_reuses_stored_runs(workers: str, train: Train, tmp_path: Path) -> None:
     """Its command, unchanged and with another number of workers, trains only the missing run."""
     folder = copy_stored("sweep", tmp_path / "sweep")
