@@ -13,6 +13,7 @@ import argparse
 import ast
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@cache
 def file_imports() -> dict[str, set[str]]:
     """Return module -> the modules of `train` that its file imports, at its top or inside a function."""
     files = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
