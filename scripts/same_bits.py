@@ -37,23 +37,12 @@ LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
     "memory": ("* peak_memory_bytes",),
     "places and versions": (
-        "summary.json: folder",
-        "status.json: pid",
-        "status.json: host",
-        "status.json: versions.*",
-        "status.json: identity_version",
-        "status.json: git*",
-        "* code",
-        "results.csv: row * command",
+        *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*"),
+        *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
     ),
     "sentences": (
-        "* reason",
-        "status.json: resumed.*.reason",
-        "status.json: precision_reason",
-        "status.json: diagnosis.text",
-        "status.json: diagnosis.advice*",
-        "summary.json: initial_verdict.sentence",
-        "summary.json: contradictions*",
+        *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
+        *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),
     ),
 }
 """What is not compared, as patterns of `FILE: ITEM`: what differs from run to run or names the revision, and free wording."""

@@ -16,7 +16,7 @@ from scripts.architecture import circles, file_imports, imported_names
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "train"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MAX_LINES = 330
+MAX_LINES = 300
 MAX_IMPORTS = 20
 
 BELOW: dict[str, set[str]] = {
@@ -162,6 +162,6 @@ def test_import_of_module_loads_no_forbidden_library(module: str, forbidden: set
     assert result.stdout.split() == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=id_of)
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "scripts").rglob("*.py"))], ids=id_of)
 def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < MAX_LINES
+    assert len(path.read_text().splitlines()) <= MAX_LINES

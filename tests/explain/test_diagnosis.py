@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import thresholds_for, train_in_process
-from train.explain.advice import Switches, suggest
-from train.explain.diagnosis import Diagnosis, diagnose
+from train.explain.diagnosis import Diagnosis, Switches, diagnose, suggest
 from train.sinks.contracts import Record
 from train.store.metrics import read_records
 

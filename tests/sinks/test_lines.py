@@ -6,9 +6,8 @@ import re
 import pytest
 
 from train.sinks.contracts import Record
-from train.sinks.lines import LineSink, line_writer
+from train.sinks.lines import LineSink, line_writer, stream_sink
 from train.sinks.run_text import binomial_standard_error
-from train.sinks.terminal import stream_sink
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import fcntl, signal, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the Ctrl-C typed into the terminal reaches this process
 from pathlib import Path
 from train.sinks.contracts import Record, RunInfo, Summary
-from train.sinks.terminal import stream_sink
+from train.sinks.lines import stream_sink
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
 numbers = (273066, 12345678, 700, 70, 10, 128)

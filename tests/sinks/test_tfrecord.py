@@ -8,7 +8,7 @@ import random
 import pytest
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from train.sinks.tfrecord import is_whole, tfrecord
+from train.sinks.tensorboard_protos import is_whole, tfrecord
 
 CONTENTS = [b"", b"\0", b"123456789", bytes(range(256)) * 5, random.Random(3).randbytes(4099)]
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import ThresholdSettings
-from train.explain.advice import Switches, suggest
-from train.explain.diagnosis import Diagnosis, at_chance, diagnose
+from train.explain.diagnosis import Diagnosis, Switches, at_chance, diagnose, suggest
 from train.explain.layer_table import render_table
 from train.explain.verdict import MEANING, LayerRow, Verdict, describe, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from train.config import ObserveSettings
 from train.observe.batch_moments import find_normalized_layers
 from train.observe.contracts import LayerInfo
-from train.observe.histogram import Histogram, bin_counts
 from train.observe.layers import LayerCall, find_layer_calls, observed_layers, select_names
-from train.observe.measurements import MeasurementBuffer, Observation
+from train.observe.measurements import Histogram, MeasurementBuffer, Observation, bin_counts
 from train.observe.statistics import activation_statistics, euclidean_norm, gradient_statistics, similarity
 from train.observe.weights import WeightObserver
 from train.parts.isolation import has_averages, isolated

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from train.errors import UsageError, did_you_mean
-from train.report.collect import Collection
-from train.report.levels import ABSENT, Setting, factors_of, levels_in_order, setting_of
+from train.report.collect import ABSENT, Collection, Setting, factors_of, levels_in_order, setting_of
 from train.report.tuning import Level, TunedLevel, choose
 from train.store.identity import SEEDS, arm_id
 from train.store.manifest import Design, Manifest, PlannedArm

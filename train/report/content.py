@@ -12,9 +12,8 @@ from typing import Any
 from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
-from train.report.collect import FAILED, ExcludedRun
+from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
-from train.report.levels import text
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped, PlannedRun
 from train.store.run import Run

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.report.levels import ABSENT, text
+from train.report.collect import ABSENT, text
 from train.report.metric import IN_SUMMARY, as_float
 from train.store.identity import experiment_of
 from train.store.overrides import flatten

@@ -25,7 +25,7 @@ from train.report.statistics.contrasts import two_sided_quantile
 from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
 from train.sinks.hparams import hparams_row
-from train.sinks.tfrecord import tfrecord
+from train.sinks.tensorboard_protos import tfrecord
 from train.store.files import MANIFEST_FILE, write_atomic
 from train.store.run import Run
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from train.config import Settings
-from train.explain.advice import Switches
+from train.explain.diagnosis import Switches
 from train.explain.sink import ExplanationSink, NetworkInfo
 from train.observe.contracts import Expected
 from train.observe.observer import Observer

@@ -10,8 +10,7 @@ from train.sinks.contracts import RunInfo, Sink
 from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
-from train.sinks.lines import LineSink
-from train.sinks.terminal import stream_sink
+from train.sinks.lines import LineSink, stream_sink
 from train.store.files import CONFIG_FILE
 from train.store.run_folder import RunFolder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
@@ -83,3 +84,14 @@ def line_writer(stream: TextIO) -> Callable[[str], None]:
         stream.flush()
 
     return write
+
+
+def stream_sink(stream: TextIO) -> Sink:
+    """Return the live view if `stream` is a terminal that can move its cursor, plain lines otherwise."""
+    if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return LineSink(line_writer(stream))
+    from rich.console import Console
+
+    from train.sinks.console import ConsoleSink
+
+    return ConsoleSink(Console(file=stream, highlight=False, markup=False))

@@ -20,7 +20,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from train.sinks import tensorboard_protos as values
 from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
 from train.sinks.hparams import HParamsRow
-from train.sinks.tfrecord import is_whole, tfrecord
+from train.sinks.tensorboard_protos import is_whole, tfrecord
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2

@@ -1,6 +1,9 @@
-"""Contents of event files for TensorBoard's plugins, as protocol buffers.
+"""The event files of TensorBoard: their framing, and their contents for its plugins, as protocol buffers.
 
-The functions return `Summary.Value` messages. They replace those writers of the plugins that need TensorFlow.
+The framing of a record: length (8 bytes), its checksum (4), the data, their checksum (4), all little-endian. TensorBoard's
+own writer computes the checksums in Python, a third of a microsecond per byte: more than the rest of writing a value costs.
+
+The functions for plugins return `Summary.Value` messages. They replace those writers of the plugins that need TensorFlow.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import google_crc32c
 from tensorboard.compat.proto import summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as custom_scalars
@@ -169,3 +173,27 @@ def _plugin(name: str) -> Any:
 def _string(tag: str, content: bytes, metadata: Any) -> Any:
     tensor = _tensor.TensorProto(dtype=_types.DT_STRING, string_val=[content])
     return _summary.Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+
+
+_OVERHEAD_BYTES = 16
+_MASK = 0xA282EAD8
+"""TensorFlow's mask: a checksum over data that contain their own checksum would be weak."""
+
+
+def tfrecord(data: bytes) -> bytes:
+    """Return the record that holds `data`."""
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF)
+
+
+def is_whole(content: bytes) -> bool:
+    """Return whether `content` ends at the end of a record. Checksums are not verified."""
+    position = 0
+    while position < len(content):
+        position += _OVERHEAD_BYTES + int.from_bytes(content[position : position + 8], "little")
+    return position == len(content)

@@ -1,23 +1,29 @@
-"""The jobs of one launch: composed shortly before they start, and reported to Hydra at the end."""
+"""The jobs of one launch: composed shortly before they start, judged when their processes end, reported to Hydra."""
 
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from train.errors import SIGNALLED, OutOfMemoryError, UsageError
 from train.run.job import chosen_options
 from train.run.resume import user_overrides
-from train.store.failure import RunRequest, requested_experiment
+from train.run.signals import signal_with_number
+from train.store.failure import RunRequest, requested_experiment, write_failure
+from train.store.files import CONSOLE_LOG
+from train.store.run import read_status
 from train.sweep.devices import Slot
-from train.sweep.fork_server import Worker
-from train.sweep.progress import JobProgress, JobRow
+from train.sweep.fork_server import SERVER_LOST, Worker
+from train.sweep.progress import END_STATES, JobProgress, JobRow, State
 
 
 @dataclass
@@ -81,3 +87,64 @@ def compose_job(job: Job, loader: ConfigLoader, master: DictConfig) -> None:
 def _task_config(config: DictConfig) -> DictConfig:
     """Return the configuration without the `hydra` node."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+TRANSIENT_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGBUS})
+"""Signals whose cause is the machine, not the job, unless the pool sent them: out of memory (SIGBUS: out of shared memory), an
+administrator. A fault of the program, such as SIGSEGV, would only repeat."""
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """How a job ended. `transient`: a retry may succeed."""
+
+    state: State
+    reason: str
+    transient: bool
+
+
+def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: float | None, shared: bool) -> JobOutcome:
+    """Return how the job ended; write it to the run folder if the job could not. `shared`: jobs share the memory of a GPU."""
+    assert job.folder is not None
+    status = read_status(job.folder)
+    state = status.get("status")
+    if state in END_STATES and not (state == "interrupted" and job.timed_out):
+        code = int(status.get("exit_code") or 0)
+        external = state == "interrupted" and code - SIGNALLED not in job.sent_signals
+        return JobOutcome(state, str(status.get("reason", "")), external or (shared and code == OutOfMemoryError.exit_code))
+    state, reason = _unrecorded_outcome(job, exit_code, limit_minutes)
+    code = SIGNALLED - exit_code if exit_code < 0 else exit_code or 1
+    try:
+        write_failure(job.folder, job.run_request, state, reason, exit_code=code, wall_s=round(seconds, 3))
+    except (OSError, ValueError, UsageError) as error:
+        reason += f"; this could not be written to its run folder ({error})"
+    transient = exit_code == SERVER_LOST or (exit_code < 0 and -exit_code in TRANSIENT_SIGNALS - job.sent_signals)
+    return JobOutcome(state, reason, transient)
+
+
+def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -> tuple[Literal["failed", "interrupted"], str]:
+    """Return state and reason of a job that did not record its own end."""
+    assert job.folder is not None
+    if job.timed_out:
+        return "failed", f"exceeded the time limit, hydra.launcher.timeout_minutes={limit_minutes:g}"
+    if exit_code < 0:
+        name = signal_with_number(-exit_code)
+        if -exit_code in job.sent_signals:
+            return "interrupted", f"terminated by {name} when the sweep was stopped"
+        hint = "; the kernel does this when memory runs out" if exit_code == -signal.SIGKILL else ""
+        return "failed", f"killed by {name}{hint}"
+    if exit_code == SERVER_LOST:
+        return "failed", f"the fork server, which starts the jobs of a sweep, was killed (exit code {exit_code})"
+    if job.sent_signals and exit_code == SIGNALLED + signal.SIGINT:
+        return "interrupted", "stopped before the first step"
+    last = last_line(job.folder / CONSOLE_LOG)
+    return "failed", f"the process exited with code {exit_code} before the run ended" + (f": {last}" if last else "")
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that the job printed; for a traceback this is the error."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip().removeprefix("train: ")[:300] for line in reversed(lines) if line.strip()), "")

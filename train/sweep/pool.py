@@ -28,8 +28,7 @@ from train.sweep import job as job_call
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
 from train.sweep.fork_server import ForkServer, Worker
-from train.sweep.job_outcome import JobOutcome, resolve_outcome
-from train.sweep.jobs import Job, compose_job
+from train.sweep.jobs import Job, JobOutcome, compose_job, resolve_outcome
 from train.sweep.progress import JobProgress, JobRow, job_labels
 from train.sweep.reuse import archive
 
