@@ -1,7 +1,8 @@
 """A norm that sends its own process a signal at a chosen forward pass: the only way to hit a chosen moment of a real run.
 
 The environment variable SABOTAGE holds phase, number and fault, as in `train:7:SIGTERM`: at the 7th forward pass of a train step
-(`train`), of an evaluation of the validation or test split (`evaluate`) or of the probe (`probe`), counted from 1 since `reset`.
+(`train`), of an evaluation of the validation or test split (`evaluate`), of the probe (`probe`) or of the recorded forward pass
+before the first step (`trace`), counted from 1 since `reset`.
 Other faults: `nan` makes the layer's output NaN, `nan_gradient` its gradient, `nan_weight` its weight; `exhaust` requests more
 memory than there is.
 """
@@ -29,12 +30,13 @@ def reset() -> None:
 class Saboteur(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        if input.device.type == "meta" or "SABOTAGE" not in os.environ:
+        on_meta = input.device.type == "meta"
+        if "SABOTAGE" not in os.environ or (on_meta and self.training):  # in training mode there: the pre-flight check
             return output
         counting.append(self) if not counting else None
         if counting[0] is not self:
             return output
-        phase = "train" if torch.is_grad_enabled() else "probe" if self.training else "evaluate"
+        phase = "train" if torch.is_grad_enabled() else "probe" if self.training else "trace" if on_meta else "evaluate"
         calls[phase] += 1
         target_phase, number, fault = os.environ["SABOTAGE"].split(":")
         if (phase, calls[phase]) == (target_phase, int(number)):

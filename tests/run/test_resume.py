@@ -104,8 +104,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunContent:
 MOMENTS = {
     "last step of an epoch": ("train:8:SIGTERM", 8),
     "last step": ("train:20:SIGTERM", 20),
-    "last validation": ("evaluate:11:SIGTERM", 20),
-    "test": ("evaluate:13:SIGTERM", 20),
+    "last validation": ("evaluate:9:SIGTERM", 20),
+    "test": ("evaluate:11:SIGTERM", 20),
 }
 
 
@@ -128,8 +128,8 @@ def evaluated_steps(folder: Path) -> list[int]:
 
 REPEATED_SIGNALS = {
     "train:6:SIGINT": ("SIGINT after step 7", [4]),
-    "evaluate:2:SIGTERM": ("SIGTERM before the first step", [4]),
-    "evaluate:3:SIGINT": ("SIGINT after step 8", [4]),
+    "trace:1:SIGTERM": ("SIGTERM before the first step", [4]),
+    "evaluate:1:SIGINT": ("SIGINT after step 8", [4]),
     "probe:1:SIGTERM": ("SIGTERM after step 8", [4, 8]),
     "train:4:SIGINT": ("SIGINT after step 12", [4, 8]),
     "train:2:SIGUSR1": ("", [4, 8, 12, 16, 20]),

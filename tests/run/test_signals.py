@@ -71,8 +71,9 @@ def test_usr1_saves_checkpoint_and_continues(tmp_path: Path, monkeypatch: pytest
 
 
 def test_signal_before_first_step_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The signal arrives during the theoretical prediction."""
-    monkeypatch.setenv("SABOTAGE", "evaluate:1:SIGINT")
+    """The signal arrives while the wiring of the model is recorded."""
+    saboteur.reset()
+    monkeypatch.setenv("SABOTAGE", "trace:1:SIGINT")
     train_in_process(tmp_path / "run", [*RUN, "observe=basic"])
     run = read_run(tmp_path / "run")
     assert (run.state, run.status["exit_code"]) == ("interrupted", 130)
