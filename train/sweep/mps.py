@@ -1,0 +1,160 @@
+"""NVIDIA's Multi-Process Service (MPS): processes that share a GPU compute on it at the same time, and not in turn.
+
+A daemon takes its clients' work to the GPU. It needs no rights. That of a sweep lives in a folder of its own, so that no other
+program meets it, and ends with the sweep, whatever ends the sweep. Imports no torch.
+https://docs.nvidia.com/deploy/mps/index.html
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from train.errors import UsageError
+from train.sweep.fork_server import ForkServer
+
+TOOL = "nvidia-cuda-mps-control"
+PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+ANSWER_S = 20.0
+"""Seconds that the tool gets to answer; it does so at once."""
+END_S = 60.0
+"""Seconds that the daemon gets to end. It waits for its last client."""
+
+WATCHER = """
+PATH=$PATH:/bin:/usr/bin
+read -r _
+echo quit | "$0" >/dev/null 2>&1
+rm -rf "$1" || { sleep 1; rm -rf "$1"; }
+"""
+"""A shell's program that ends the daemon as soon as its input ends, as it does when the process that started it is gone.
+$0: the tool; $1: the folder."""
+
+
+def find_tool() -> str | None:
+    """Return the path of the tool that starts and ends the daemon, on the PATH or where nvidia-smi really lies; None without."""
+    if (found := shutil.which(TOOL)) is not None:
+        return found
+    driver = shutil.which("nvidia-smi")
+    return None if driver is None else shutil.which(TOOL, path=str(Path(driver).resolve().parent))
+
+
+def required_tool() -> str:
+    """Return the path of the tool. UsageError when it is not there."""
+    if (tool := find_tool()) is None:
+        remedy = "Add its folder to PATH, or leave the key out: runs then share a GPU in turn."
+        missing = f"{TOOL}, a part of NVIDIA's driver, is neither on PATH nor beside nvidia-smi"
+        raise UsageError(f"hydra.launcher.mps=true: {missing}. {remedy}")
+    return tool
+
+
+def is_there(tool: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether jobs would meet a daemon that is not ours: that which the user's variable names, or that of the machine."""
+    return PIPES in environment or _run(tool, environment, "get_server_list\n") == 0
+
+
+@contextmanager
+def service(wanted: bool | None, variables: Mapping[str, str], fork_server: ForkServer) -> Iterator[Mapping[str, str]]:
+    """Provide MPS to the jobs of a sweep inside the block: give the variables that make a job a client, none without MPS.
+
+    `wanted`: None uses it where it works; UsageError if it is wanted and does not. A daemon that is there already is left alone,
+    and the jobs are its clients without our doing. `variables`: those by which a job sees its GPU.
+    """
+    tool = None if wanted is False else find_tool()
+    if tool is None or is_there(tool):
+        yield {}
+        return
+    with daemon(tool, variables) as client:
+        problem = "its daemon does not start" if client is None else _problem(variables, client, fork_server)
+        if problem and wanted:
+            raise UsageError(f"hydra.launcher.mps=true: {problem}. Leave the key out: runs then share a GPU in turn.")
+        if problem:
+            print(f"MPS is not used: {problem}", flush=True)
+        try:
+            yield {} if problem or client is None else client
+        except BaseException:
+            fork_server.close()  # the daemon waits for its clients
+            raise
+
+
+def _problem(variables: Mapping[str, str], client: Mapping[str, str], fork_server: ForkServer) -> str:
+    """Return what is wrong if a process can use its GPU only when it is no client; empty if all is well.
+
+    A run on a machine whose CUDA fails would be made on the CPU."""
+    broken = not _uses_gpu({**variables, **client}, fork_server) and _uses_gpu(variables, fork_server)
+    return "CUDA does not work under it here" if broken else ""
+
+
+def _uses_gpu(environment: Mapping[str, str], fork_server: ForkServer) -> bool:
+    worker = fork_server.start(f"{__name__}:uses_gpu", environment=environment)
+    if not fork_server.wait(END_S):
+        worker.signal(signal.SIGKILL)
+        fork_server.wait()
+    return worker.value is True
+
+
+@contextmanager
+def daemon(tool: str, variables: Mapping[str, str]) -> Iterator[Mapping[str, str] | None]:
+    """Run a daemon inside the block. Gives the variables by which a process becomes its client; None when it does not start.
+
+    `variables`: those of the jobs that choose the order of the GPUs. The daemon ends with the block, or with this process, even
+    if that is killed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="train-mps-"))
+    client = {PIPES: str(folder / "pipes"), LOGS: str(folder / "logs")}
+    for path in client.values():
+        Path(path).mkdir()
+    # It sees all GPUs: those that it sees are counted anew, and each client is to name its own as it would without a daemon.
+    own = {name: value for name, value in (os.environ | dict(variables)).items() if name != "CUDA_VISIBLE_DEVICES"} | client
+    watcher = subprocess.Popen(  # first, so that at no time a daemon is without it
+        ["/bin/sh", "-c", WATCHER, tool, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=own,
+        start_new_session=True,
+    )
+    try:
+        yield client if _run(tool, own, "", "-d") == 0 else None
+    finally:
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        with suppress(subprocess.TimeoutExpired):  # it goes on without us
+            watcher.wait(END_S)
+
+
+def uses_gpu(_: object = None) -> bool:
+    """Return whether this process computes on a GPU. Imports torch: call it in a worker."""
+    import torch
+
+    try:
+        return bool(torch.ones(1, device="cuda").sum().item() == 1)
+    except Exception as error:  # torch raises RuntimeError and AssertionError
+        print(error, file=sys.stderr)
+        return False
+
+
+def _run(tool: str, environment: Mapping[str, str], text: str, *arguments: str) -> int | None:
+    """Run the tool with `text` as its input; return its exit code, None when it cannot be run. Nothing is read from it, since the
+    daemon keeps its outputs open."""
+    nowhere = subprocess.DEVNULL
+    try:
+        return subprocess.run(
+            [tool, *arguments],
+            input=text,
+            text=True,
+            stdout=nowhere,
+            stderr=nowhere,
+            env=dict(environment),
+            timeout=ANSWER_S,
+            start_new_session=True,
+            check=False,
+        ).returncode
+    except (OSError, subprocess.SubprocessError):
+        return None
