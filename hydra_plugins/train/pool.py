@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 class PoolLauncher(Launcher):
     """A launcher that runs each job in a fresh process, several at a time. Settings: `conf/hydra/launcher/pool.yaml`."""
 
-    def __init__(self, devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any) -> None:
-        self._settings = (devices, jobs_per_device, threads_per_job, timeout_minutes, retries)
+    def __init__(
+        self, devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any, mps: Any
+    ) -> None:
+        self._settings = (devices, jobs_per_device, threads_per_job, timeout_minutes, retries, mps)
         self._request: LaunchRequest | None = None
         self.fork_server: ForkServer | None = None
         """A fork server that the sweeper has started already, if any; reusing it saves the import."""
+        self.needed_bytes: int | None = None
+        """The GPU memory that a run needs, if the sweeper has estimated it."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Validate the settings; UsageError for an invalid one."""
@@ -39,7 +43,8 @@ class PoolLauncher(Launcher):
         from train.sweep.pool import launch
 
         assert self._request is not None
-        return launch(replace(self._request, fork_server=self.fork_server), job_overrides, initial_job_idx)
+        request = replace(self._request, fork_server=self.fork_server, needed_bytes=self.needed_bytes)
+        return launch(request, job_overrides, initial_job_idx)
 
 
 def _import_path(function: TaskFunction) -> str:

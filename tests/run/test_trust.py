@@ -86,10 +86,10 @@ def start_in_process(folder: Path, overrides: list[str]) -> None:
 
 def test_trust_reaches_dry_runs_and_no_other_thread() -> None:
     config = compose_config([*SMALL, "norm=none", "norm._target_=tests.run.saboteur.norm"])
-    (reason,) = check_configs(([config], ()))
+    ((reason, _),) = check_configs(([config], (), False))
     assert reason is not None
     assert "trust=tests" in reason
-    assert check_configs(([config], ("tests",))) == [None]
+    assert check_configs(([config], ("tests",), False)) == [(None, None)]
     seen: list[tuple[str, ...]] = []
     thread = threading.Thread(target=lambda: seen.append(trusted()))
     thread.start()

@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.sweep.fake_gpu import fake_gpu
 from train.errors import UsageError
-from train.sweep.devices import PoolSettings, allocate, cpu_cores, parse_pool_settings, visible_gpus
+from train.sweep import devices
+from train.sweep.devices import (
+    MAX_JOBS_PER_GPU,
+    PoolSettings,
+    allocate,
+    cpu_cores,
+    jobs_per_gpu,
+    parse_pool_settings,
+    visible_gpus,
+)
 
 
 def settings(**changed: Any) -> PoolSettings:
@@ -19,6 +29,7 @@ def settings(**changed: Any) -> PoolSettings:
         "threads_per_job": None,
         "timeout_minutes": None,
         "retries": 0,
+        "mps": "auto",
     }
     return parse_pool_settings(**(values | changed))
 
@@ -53,6 +64,8 @@ def no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ({"timeout_minutes": "1h"}, "timeout_minutes=1h"),
         ({"retries": -1}, "retries=-1"),
         ({"retries": None}, "retries=None"),
+        ({"mps": "yes"}, "mps=yes"),
+        ({"mps": None}, "mps=None"),
     ],
 )
 def test_parse_pool_settings_names_invalid_value(changed: dict[str, Any], value_text: str) -> None:
@@ -114,3 +127,69 @@ def test_allocate_rejects_missing_gpu_and_fixed_cuda_device() -> None:
         allocate(settings(devices=[0, 2]), 4, "auto", {})
     with pytest.raises(UsageError, match=r"trainer\.device=cuda:1"):
         allocate(settings(), 4, "cuda:1", {})
+
+
+def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, mebibytes: str = "81559", **more: Any) -> None:
+    """Pretend to be a machine with so many cores and GPUs of this memory."""
+    monkeypatch.setenv("PATH", fake_gpu(folder / "tools", mebibytes, **more).path)
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: range(cores))
+    monkeypatch.setattr(devices, "CGROUPS", folder)
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("needed", "cores", "gpus", "jobs"),
+    [
+        (1 * GIB, 16, 1, MAX_JOBS_PER_GPU),  # small runs
+        (20 * GIB, 16, 1, 3),  # memory for three
+        (50 * GIB, 16, 1, 1),
+        (200 * GIB, 16, 1, 1),  # it will say itself that it does not fit
+        (1 * GIB, 3, 1, 3),  # a core each
+        (1 * GIB, 8, 2, 4),
+        (1 * GIB, 1, 2, 1),
+        (None, 16, 1, 1),  # unknown
+    ],
+)
+def test_jobs_per_gpu_follow_memory_and_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needed: int | None, cores: int, gpus: int, jobs: int
+) -> None:
+    machine(tmp_path, monkeypatch, cores, count=gpus)
+    allocation = allocate(settings(), 1000, "auto", {}, needed)
+    assert len(allocation.slots) == jobs * gpus
+    assert [slot.device for slot in allocation.slots[:gpus]] == [f"cuda:{index}" for index in range(gpus)], "spread evenly"
+    assert {allocation.sharers(slot) for slot in allocation.slots} == {jobs}
+    assert allocation.threads == max(1, cores // (jobs * gpus))
+    assert len(allocate(settings(jobs_per_device=5), 1000, "auto", {}, needed).slots) == 5 * gpus, "the user decides otherwise"
+    assert len(allocate(settings(), 1, "auto", {}, needed).slots) == 1, "never more than jobs"
+
+
+@pytest.mark.parametrize("row", [{"mebibytes": "[N/A]"}, {"mig": "Enabled"}])
+def test_jobs_per_gpu_is_one_on_a_gpu_of_unknown_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: dict[str, str]
+) -> None:
+    machine(tmp_path, monkeypatch, 16, **row)
+    assert jobs_per_gpu(["0"], GIB, {}) == 1
+
+
+def test_jobs_per_gpu_goes_by_the_smallest_that_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(tmp_path, monkeypatch, 16, count=2)
+    (tmp_path / "tools" / "nvidia-smi").write_text("#!/bin/sh\necho '0, 81559, Disabled'\necho '1, 2048, [N/A]'\n")
+    assert jobs_per_gpu(["0"], GIB, {}) == MAX_JOBS_PER_GPU
+    assert jobs_per_gpu(["0", "1"], GIB, {}) == 2
+    assert jobs_per_gpu(["0"], GIB, {"CUDA_VISIBLE_DEVICES": "0"}) == 2, "CUDA may count in another order"
+    assert jobs_per_gpu(["GPU-8a"], GIB, {"CUDA_VISIBLE_DEVICES": "GPU-8a"}) == 2
+    assert jobs_per_gpu(["MIG-1"], GIB, {"CUDA_VISIBLE_DEVICES": "MIG-1"}) == 1
+
+
+def test_sharers_of_the_cpu_are_not_counted() -> None:
+    allocation = allocate(settings(devices="cpu", jobs_per_device=3), 9, "auto", {}, GIB)
+    assert [allocation.sharers(slot) for slot in allocation.slots] == [1, 1, 1]
+
+
+@pytest.mark.usefixtures("no_gpus")
+def test_mps_is_refused_without_its_tool() -> None:
+    assert settings(mps=False).mps is False
+    with pytest.raises(UsageError, match=r"hydra\.launcher\.mps=true: nvidia-cuda-mps-control"):
+        settings(mps=True)

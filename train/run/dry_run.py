@@ -16,6 +16,7 @@ from train.data.readers import Readers
 from train.data.split import split_validation
 from train.errors import UsageError
 from train.run.loop import Loop
+from train.run.memory import data_bytes, needed_bytes
 from train.run.recorder import TrainPlan
 from train.run.setup import Setup, assemble, prepare
 from train.run.signals import StopSignal
@@ -33,35 +34,49 @@ Trust: TypeAlias = tuple[str, ...]
 """Packages, besides `train`, whose functions a configuration may name."""
 
 
-def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust]) -> list[str | None]:
-    """Return for each configuration why no run can start with it, or None."""
-    configs, trust = request
+@dataclasses.dataclass(frozen=True)
+class DataSize:
+    """`training_images`: the size of the training split; `bytes`: of all images that move to the device."""
+
+    training_images: int
+    bytes: int
+
+
+def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust, bool]) -> list[tuple[str | None, int | None]]:
+    """Return for each configuration why no run can start with it, or None, and the bytes of GPU memory that a run needs.
+
+    The third part of the request says whether to estimate the memory. None: not asked for, or unknown.
+    """
+    configs, trust, with_memory = request
     set_trusted(trust)
-    sizes: dict[str, int] = {}
-    return [check_config(config, sizes) for config in configs]
+    sizes: dict[str, DataSize] = {}
+    return [check_config(config, sizes, with_memory) for config in configs]
 
 
-def check_config(config: Mapping[str, Any], sizes: dict[str, int]) -> str | None:
-    """Return the usage error of a single run, or None. Other errors are left to the run, which writes them to its folder.
+def check_config(config: Mapping[str, Any], sizes: dict[str, DataSize], with_memory: bool) -> tuple[str | None, int | None]:
+    """Return the usage error of a single run and its memory. Other errors are left to the run, which writes them to its folder.
 
-    `sizes`: cache of the training split sizes: most arms share their data, which are then loaded only once.
+    `sizes`: cache of the sizes of the data: most arms share them, which are then loaded only once.
     """
     try:
         settings = parse(config)
         assembly = assemble(settings)
         key = json.dumps([config["data"], settings.seeds.split], sort_keys=True, default=str)
         if key not in sizes:
-            sizes[key] = training_images(settings, assembly.parts.dataset)
-        whole_batches(sizes[key], settings.trainer.batch_size)
+            sizes[key] = data_size(settings, assembly.parts.dataset)
+        whole_batches(sizes[key].training_images, settings.trainer.batch_size)
+        if with_memory:
+            return None, needed_bytes(assembly.parts, settings.trainer.batch_size, sizes[key].bytes)
     except UsageError as error:
-        return str(error)
+        return str(error), None
     except Exception:
-        return None
-    return None
+        return None, None
+    return None, None
 
 
-def training_images(settings: Settings, dataset: Dataset) -> int:
-    return len(split_validation(dataset.load(), settings.data.val_fraction, settings.seeds.split).train)
+def data_size(settings: Settings, dataset: Dataset) -> DataSize:
+    splits = split_validation(dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    return DataSize(len(splits.train), data_bytes(splits))
 
 
 def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:

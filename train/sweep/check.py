@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from train.run.trust import trusted
@@ -14,20 +15,32 @@ MIN_CONFIGS_PER_WORKER = 8
 """A worker takes some 50 ms per configuration, and half a second to load the bundled data."""
 
 
-def find_impossible(
-    arms: Mapping[str, Mapping[str, Any]], fork_server: ForkServer, environment: Mapping[str, str]
-) -> dict[str, str]:
-    """Return id -> reason for every configuration that no run could start with.
+@dataclass(frozen=True)
+class ArmChecks:
+    """What was found out about the arms of a sweep.
+
+    `impossible`: id -> reason for every arm that no run could start with; `needed_bytes`: the GPU memory of a run of the largest
+    arm, None if it was not asked for or is unknown for one of them.
+    """
+
+    impossible: Mapping[str, str]
+    needed_bytes: int | None
+
+
+def check_arms(
+    arms: Mapping[str, Mapping[str, Any]], fork_server: ForkServer, environment: Mapping[str, str], with_memory: bool
+) -> ArmChecks:
+    """Check every configuration and, `with_memory`, estimate the GPU memory that its runs need.
 
     `arms`: id -> resolved experiment; `environment`: variables that give the worker the device that a run will have.
     """
     ids = list(arms)
     group_size = max(MIN_CONFIGS_PER_WORKER, -(-len(ids) // cpu_cores()))
     pending = [ids[start : start + group_size] for start in range(0, len(ids), group_size)]
-    reasons: dict[str, str] = {}
+    found: dict[str, tuple[str | None, int | None]] = {}
     while pending:
         groups = {
-            fork_server.start(CALL, ([dict(arms[id]) for id in group], trusted()), environment=environment): group
+            fork_server.start(CALL, ([dict(arms[id]) for id in group], trusted(), with_memory), environment=environment): group
             for group in pending
         }
         pending = []
@@ -35,7 +48,13 @@ def find_impossible(
             for worker in fork_server.wait():
                 group = groups.pop(worker)
                 if isinstance(worker.value, list):
-                    reasons |= {id: reason for id, reason in zip(group, worker.value, strict=True) if reason is not None}
+                    found |= zip(group, worker.value, strict=True)
                 elif len(group) > 1:
                     pending += [[id] for id in group]  # one of them crashed the worker; alone, its own run will report the crash
-    return reasons
+    impossible = {id: reason for id in ids if (reason := found.get(id, (None, None))[0]) is not None}
+    return ArmChecks(impossible, _largest([found.get(id, (None, None))[1] for id in ids if id not in impossible]))
+
+
+def _largest(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return max(known) if known and len(known) == len(sizes) else None

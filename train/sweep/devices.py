@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from train.errors import UsageError
+from train.sweep.mps import required_tool
 
 Devices: TypeAlias = Literal["auto", "cpu"] | tuple[int, ...]
 LAUNCHER = "hydra.launcher"
 CGROUPS = Path("/sys/fs/cgroup")
 
+MAX_JOBS_PER_GPU = 8
+"""More processes that train a ResNet-20 took hardly more images a second on an H100: under MPS eight took twice as many as one, and
+sixteen no more; in turn, four took nearly as many as sixteen. What a run does on the host, all can do at the same time."""
+
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """The validated settings `hydra.launcher`. None: the default of the device."""
+    """The validated settings `hydra.launcher`. None: the default of the device. `mps`: NVIDIA's service, None: where it helps."""
 
     devices: Devices
     jobs_per_device: int | None
     threads_per_job: int | None
     timeout_minutes: float | None
     retries: int
+    mps: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,13 @@ class Slot:
 
 @dataclass(frozen=True)
 class Allocation:
-    """All slots of a sweep, and the number of threads of each job."""
+    """All slots of a sweep, and the number of threads of each job.
+
+    `mps`: variables that make a job a client of NVIDIA's Multi-Process Service; empty without it."""
 
     slots: tuple[Slot, ...]
     threads: int
+    mps: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def gpus(self) -> int:
@@ -52,11 +61,19 @@ class Allocation:
         """Whether several jobs share a GPU, and thus its memory."""
         return 0 < self.gpus < len(self.slots)
 
+    def sharers(self, slot: Slot) -> int:
+        """Return how many jobs at most are on the GPU of this slot; 1 on the CPU."""
+        return 1 if slot.device == "cpu" else sum(other.device == slot.device for other in self.slots)
+
 
 def parse_pool_settings(
-    devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any
+    devices: Any, jobs_per_device: Any, threads_per_job: Any, timeout_minutes: Any, retries: Any, mps: Any
 ) -> PoolSettings:
     """Validate the settings of the launcher. UsageError names the key and the remedy."""
+    if mps != "auto" and not isinstance(mps, bool):
+        raise UsageError(f"{LAUNCHER}.mps={mps}: use auto, true or false.")
+    if mps is True:
+        required_tool()
     if timeout_minutes is not None and (not _is_type(timeout_minutes, int | float) or not timeout_minutes > 0):
         raise UsageError(f"{LAUNCHER}.timeout_minutes={timeout_minutes}: use a number above 0, or null for no limit.")
     if not _is_type(retries, int) or retries < 0:
@@ -67,15 +84,22 @@ def parse_pool_settings(
         threads_per_job=_parse_count("threads_per_job", threads_per_job),
         timeout_minutes=timeout_minutes,
         retries=retries,
+        mps=None if mps == "auto" else mps,
     )
 
 
-def allocate(settings: PoolSettings, runs: int, trainer_device: str, environment: Mapping[str, str] = os.environ) -> Allocation:
+def allocate(
+    settings: PoolSettings,
+    runs: int,
+    trainer_device: str,
+    environment: Mapping[str, str] = os.environ,
+    needed_bytes: int | None = None,
+) -> Allocation:
     """Allocate slots for `runs` jobs with `trainer.device=trainer_device`, never more slots than jobs.
 
     CPU: one job per core with one thread, which is faster than fewer jobs with more threads. With fewer jobs than cores, the jobs
-    share the cores. GPU: one job each. The user's OMP_NUM_THREADS sets the threads as `threads_per_job` does. UsageError for a
-    GPU that does not exist.
+    share the cores. GPU: as many as its memory and the cores allow, when `needed_bytes`, the memory of a job, is known; else one
+    job each. The user's OMP_NUM_THREADS sets the threads as `threads_per_job` does. UsageError for a GPU that does not exist.
     """
     names = [] if settings.devices == "cpu" else visible_gpus(environment)
     on_cpu = settings.devices == "cpu" or (settings.devices == "auto" and (not names or trainer_device in ("cpu", "mps")))
@@ -88,8 +112,33 @@ def allocate(settings: PoolSettings, runs: int, trainer_device: str, environment
         remedy = "Leave trainer.device out, or run on the CPU with hydra.launcher.devices=cpu trainer.device=cpu."
         raise UsageError(f"trainer.device={trainer_device}: each run of a sweep sees one GPU, that of its slot. {remedy}")
     chosen = [_gpu_name(names, index) for index in settings.devices] if isinstance(settings.devices, tuple) else names
-    slots = [_gpu_slot(name, environment) for _ in range(settings.jobs_per_device or 1) for name in chosen][: max(1, runs)]
+    each = settings.jobs_per_device or jobs_per_gpu(chosen, needed_bytes, environment)
+    slots = [_gpu_slot(name, environment) for _ in range(each) for name in chosen][: max(1, runs)]
     return Allocation(tuple(slots), threads or max(1, cpu_cores() // len(slots)))
+
+
+def jobs_per_gpu(names: Sequence[str], needed_bytes: int | None, environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many jobs share each of these GPUs: what the smallest has memory for, a core for each, at most MAX_JOBS_PER_GPU.
+
+    1 when the memory of the job or of a GPU is not known. A rule on the hardware: a busy GPU must not change what is run.
+    """
+    if needed_bytes is None:
+        return 1
+    memory = gpu_memory()
+    # The user's indices may follow another order than those of nvidia-smi: then any GPU could be meant.
+    exact = "CUDA_VISIBLE_DEVICES" not in environment
+    sizes = [memory.get(name) for name in names] if exact else list(memory.values())
+    if not sizes or None in sizes or any(name.startswith("MIG-") for name in names):
+        return 1
+    fitting = min(size for size in sizes if size is not None) // needed_bytes
+    return max(1, min(MAX_JOBS_PER_GPU, fitting, cpu_cores() // len(names)))
+
+
+def gpu_memory() -> dict[str, int | None]:
+    """Return index -> bytes of memory, as nvidia-smi numbers the GPUs. None: unknown, or the GPU is divided into instances."""
+    output = _nvidia_smi("index,memory.total,mig.mode.current")
+    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
+    return {row[0]: int(row[1]) * 2**20 if row[1].isdigit() and row[2] != "Enabled" else None for row in rows if len(row) == 3}
 
 
 def cpu_cores() -> int:
@@ -101,12 +150,7 @@ def cpu_cores() -> int:
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the NVIDIA GPUs that a job could use, as CUDA_VISIBLE_DEVICES names them: in bus order, or as that variable lists
     them. Asks nvidia-smi, as CUDA must not be initialised in this process; returns an empty list without that tool."""
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    present = [line.strip() for line in output.splitlines() if line.strip().isdigit()]
+    present = [line.strip() for line in _nvidia_smi("index").splitlines() if line.strip().isdigit()]
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return present
@@ -116,6 +160,15 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
             break  # CUDA too ignores everything after an invalid name, such as Slurm's NoDevFiles
         names.append(name)
     return names
+
+
+def _nvidia_smi(query: str) -> str:
+    """Return nvidia-smi's answer to a query, a line for each GPU, memory in MiB; empty without that tool."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _gpu_slot(name: str, environment: Mapping[str, str]) -> Slot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,7 @@ from train.run.job import chosen_options
 from train.run.resume import user_overrides
 from train.run.signals import signal_with_number
 from train.store.failure import RunRequest, requested_experiment, write_failure
-from train.store.files import CONSOLE_LOG
+from train.store.files import CONSOLE_LOG, STATUS_FILE, write_json
 from train.store.run import read_status
 from train.sweep.devices import Slot
 from train.sweep.fork_server import SERVER_LOST, Worker
@@ -43,6 +44,8 @@ class Job:
     sent_signals: set[int] = field(default_factory=set)
     """Signals that the pool sent to the job."""
     timed_out: bool = False
+    without_mps: bool = False
+    """The job is made once more, as no client of NVIDIA's service, after an error that another job may have caused."""
     value: float = math.nan
 
     @property
@@ -120,6 +123,31 @@ def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: flo
         reason += f"; this could not be written to its run folder ({error})"
     transient = exit_code == SERVER_LOST or (exit_code < 0 and -exit_code in TRANSIENT_SIGNALS - job.sent_signals)
     return JobOutcome(state, reason, transient)
+
+
+CUDA_ERRORS = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")
+"""Parts of torch's messages about an error of CUDA other than lack of memory."""
+
+
+def may_be_caused_by_another(job: Job, outcome: JobOutcome) -> bool:
+    """Return whether the failure of a client of NVIDIA's service may be another's: a fatal error of one reaches all on its GPU.
+
+    Which of them was the cause cannot be told, nor in which order they end."""
+    assert job.folder is not None
+    text = f"{outcome.reason}\n{last_line(job.folder / CONSOLE_LOG)}"
+    return outcome.state == "failed" and any(error in text for error in CUDA_ERRORS)
+
+
+def device_text(slot: Slot, sharers: int, mps: bool) -> str:
+    """Return the device of a job and how many share it, as in `cuda:0, 1 of 8, MPS`."""
+    return slot.device + (f", 1 of {sharers}" if sharers > 1 else "") + (", MPS" if mps else "")
+
+
+def note_sharers(folder: Path, sharers: int, mps: bool) -> None:
+    """Write into status.json how many jobs could be on the GPU of a run that has ended, as its times depend on it."""
+    if sharers > 1 and (status := read_status(folder)):
+        with suppress(OSError):  # nothing else depends on it
+            write_json(folder / STATUS_FILE, status | {"jobs_on_device": sharers, "mps": mps})
 
 
 def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -> tuple[Literal["failed", "interrupted"], str]:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,9 +28,11 @@ from train.sweep import job as job_call
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
 from train.sweep.fork_server import ForkServer, Worker
-from train.sweep.jobs import Job, JobOutcome, compose_job, resolve_outcome
+from train.sweep.jobs import Job, JobOutcome, compose_job, device_text, may_be_caused_by_another, note_sharers, resolve_outcome
+from train.sweep.mps import service
 from train.sweep.progress import JobProgress, JobRow, job_labels
 from train.sweep.reuse import archive
+from train.text import plural
 
 POLL_S = 0.2
 DISPLAY_INTERVAL_S = 0.5
@@ -42,13 +44,15 @@ KILL_GRACE_S = 10.0
 class LaunchRequest:
     """What Hydra passes to a launcher.
 
-    `task`: the task function as `module:function`. `fork_server`: one that is already running; its owner closes it."""
+    `task`: the task function as `module:function`. `fork_server`: one that is already running; its owner closes it.
+    `needed_bytes`: the GPU memory of a run; None: unknown."""
 
     loader: ConfigLoader
     master: DictConfig
     task: str
     settings: PoolSettings
     fork_server: ForkServer | None = None
+    needed_bytes: int | None = None
 
     @property
     def on_error(self) -> Literal["continue", "stop"]:
@@ -66,15 +70,17 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
     if not job_overrides:
         return []
     device = str(OmegaConf.select(request.master, "trainer.device", default="auto"))
-    allocation = allocate(request.settings, len(job_overrides), device)
+    allocation = allocate(request.settings, len(job_overrides), device, needed_bytes=request.needed_bytes)
     labels = job_labels(job_overrides)
     jobs = [
         Job(initial_index + position, list(overrides), JobRow(initial_index + position + 1, labels[position]))
         for position, overrides in enumerate(job_overrides)
     ]
     with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:
-        pool = Pool(request, jobs, allocation, fork_server, display_for(sys.stdout))
-        pool.run()
+        wanted = request.settings.mps if allocation.shared else False
+        with service(wanted, allocation.slots[0].environment, fork_server) as mps:
+            pool = Pool(request, jobs, replace(allocation, mps=mps), fork_server, display_for(sys.stdout))
+            pool.run()
     if pool.signals.first is not None:
         raise Interrupted(pool.signals.first)
     return [job.as_job_return() for job in jobs]
@@ -135,6 +141,8 @@ class Pool:
                 while self.waiting or self.running:
                     self.poll()
             self.show(always=True)
+            if again := sum(job.without_mps for job in self.jobs):
+                self.display.message(f"made once more without MPS after a CUDA error: {plural(again, 'run')}", "info")
         finally:
             self.display.close()
 
@@ -178,19 +186,23 @@ class Pool:
         assert job.folder is not None
         job_request = job_call.JobRequest(job.config, self.request.task, str(job.config.hydra.job.name), hydra_version_base())
         slot = self.free.popleft()
+        mps = {} if job.without_mps else self.allocation.mps
+        environment = {**slot.environment, **mps}
         job.worker = self.fork_server.start(
-            job_call.CALL, job_request, job.folder / CONSOLE_LOG, slot.environment, self.allocation.threads
+            job_call.CALL, job_request, job.folder / CONSOLE_LOG, environment, self.allocation.threads
         )
         now, row = self.clock(), job.row
         job.slot, job.progress, job.sent_signals = slot, JobProgress(job.folder), set()
         job.timed_out, job.kill_at = False, math.inf
         job.deadline = now + 60 * self.settings.timeout_minutes if self.settings.timeout_minutes else math.inf
-        row.state, row.device, row.started_at, row.step, row.remaining_s = "running", slot.device, now, 0, None
+        row.state, row.started_at, row.step, row.remaining_s = "running", now, 0, None
+        row.device = device_text(slot, self.allocation.sharers(slot), bool(mps))
         self.running[job.worker] = job
         self.display.job_started(row)
 
     def finish(self, job: Job, worker: Worker) -> None:
         """Free the slot of a job whose process has exited; record its outcome or queue another attempt."""
+        assert job.folder is not None
         assert job.slot is not None
         assert job.progress is not None
         assert worker.exit_code is not None
@@ -205,10 +217,15 @@ class Pool:
             self.settings.timeout_minutes,
             self.allocation.shared,
         )
-        retry = outcome.transient and not self.signals.count and job.row.attempt <= self.settings.retries
-        if retry:
-            self.display.message(f"{job.row.number}: {job.row.label}: {outcome.reason}; retrying")
-            if job.folder is not None and job.folder.exists():
+        client = bool(self.allocation.mps) and not job.without_mps
+        note_sharers(job.folder, self.allocation.sharers(job.slot), client)
+        again = client and may_be_caused_by_another(job, outcome)
+        retry = again or (outcome.transient and job.row.attempt - job.without_mps <= self.settings.retries)
+        if retry and not self.signals.count:
+            job.without_mps |= again
+            reason, how = outcome.reason.partition("\n")[0], "once more without MPS" if again else "retrying"
+            self.display.message(f"{job.row.number}: {job.row.label}: {reason}; {how}")
+            if job.folder.exists():
                 archive(self.request.folder, job.folder)
             job.row.attempt += 1
             job.row.state = "waiting"
@@ -273,4 +290,4 @@ def describe_allocation(allocation: Allocation) -> str:
     """Return the allocation in words, as in `2 at a time on the CPU, 1 thread each`."""
     count, threads = len(allocation.slots), "1 thread" if allocation.threads == 1 else f"{allocation.threads} threads"
     device = "on the CPU" if not allocation.gpus else f"on {allocation.gpus} GPU" + ("s" if allocation.gpus > 1 else "")
-    return f"{count} at a time {device}, {threads} each"
+    return f"{count} at a time {device}{' under MPS' if allocation.mps else ''}, {threads} each"

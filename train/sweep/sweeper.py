@@ -23,7 +23,7 @@ from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_man
 from train.sweep import plan_text
 from train.sweep.axes import SWEEP_ONLY, read_request
 from train.sweep.calibrate import estimate_s, time_arms
-from train.sweep.check import find_impossible
+from train.sweep.check import check_arms
 from train.sweep.conclude import conclude
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
@@ -33,7 +33,7 @@ from train.sweep.repeat import newest_sweep, repeat_command, set_sweep_dir
 from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, runs_by_identity
 from train.sweep.settings import SweepSettings, parse_sweep
 
-POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries")
+POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries", "mps")
 
 TORCHVISION_CHOICES = ("torchvision", "cifar", "fashion_mnist", "svhn", "imagenet")
 """Words in overrides that choose a part of torchvision. The fork server then imports it once for all jobs: a second each."""
@@ -70,16 +70,18 @@ class Sweep:
             composed = make_plan(request, self.settings, self.loader, self.master)
             self.preload_report()
             configs = {arm.id: arm.config for arm in composed.arms}
-            plan = composed.without_arms(find_impossible(configs, fork_server, allocation.slots[0].environment))
+            checks = check_arms(configs, fork_server, allocation.slots[0].environment, with_memory=allocation.gpus > 0)
+            plan = composed.without_arms(checks.impossible)
             statuses = run_statuses(folder, plan.runs, self.settings.reuse_other_code)
             self.validate_resume(folder, plan)
             self.print_plan(plan, statuses, folder)
             if self.settings.dry_run:
                 print("\n".join(plan_text.power_lines(plan, folder, self.settings.spread, self.report)), flush=True)
-                self.print_estimate(plan, statuses, fork_server)
+                self.print_estimate(plan, statuses, fork_server, checks.needed_bytes)
                 return []
             if self.is_pool:  # the fork server starts the jobs, too
                 self.launcher.fork_server = fork_server  # pyright: ignore[reportAttributeAccessIssue]
+                self.launcher.needed_bytes = checks.needed_bytes  # pyright: ignore[reportAttributeAccessIssue]
                 return self.launch(plan, statuses, folder)
         return self.launch(plan, statuses, folder)
 
@@ -145,24 +147,27 @@ class Sweep:
             print("\n".join(plan_text.arm_lines(plan)))
         print("\n".join(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder)), flush=True)
 
-    def print_estimate(self, plan: SweepPlan, statuses: Sequence[RunStatus], fork_server: ForkServer) -> None:
+    def print_estimate(
+        self, plan: SweepPlan, statuses: Sequence[RunStatus], fork_server: ForkServer, needed_bytes: int | None
+    ) -> None:
         """Print how long the due runs will take, without launching one."""
         due = [status.planned for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
         arms = {run.arm for run in due}
-        allocation = self.allocate(max(1, len(due)))
+        allocation = self.allocate(max(1, len(due)), needed_bytes)
         timed = time_arms([arm.config for arm in plan.arms if arm.id in arms], fork_server, allocation.slots) if due else []
         at_once = len(allocation.slots)
         print("\n".join(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once)))
         print("       no run was started (sweep.dry_run=true)")
 
-    def allocate(self, runs: int) -> Allocation:
+    def allocate(self, runs: int, needed_bytes: int | None = None) -> Allocation:
         """Return the slots that the launcher will use. Launchers other than `pool` run `n_jobs` jobs at a time, or one."""
         settings = OmegaConf.to_container(self.master.hydra.launcher, resolve=True)
         assert isinstance(settings, dict)
         if not set(POOL_KEYS) <= set(settings):
             return Allocation((Slot("cpu"),) * max(1, int(settings.get("n_jobs") or 1)), cpu_cores())
         pool = parse_pool_settings(*(settings[key] for key in POOL_KEYS))
-        return allocate(pool, runs, str(OmegaConf.select(self.master, "trainer.device", default="auto")))
+        device = str(OmegaConf.select(self.master, "trainer.device", default="auto"))
+        return allocate(pool, runs, device, needed_bytes=needed_bytes)
 
     def folder(self) -> Path:
         configured = Path(str(self.master.hydra.sweep.dir))

@@ -50,6 +50,21 @@ def die_once() -> None:
         die()
 
 
+def break_under_mps() -> None:
+    if "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+
+def hog() -> None:
+    torch.empty(2**50, dtype=torch.uint8, device="cuda")
+
+
+def violate() -> None:
+    """Read outside a tensor: CUDA ends everything that this process does on the GPU."""
+    values, index = torch.zeros(4, device="cuda"), torch.tensor([5], device="cuda")
+    values.gather(0, index).sum().item()
+
+
 BEHAVIOURS: dict[str, Callable[[], None]] = {
     "fails": fail,
     "leaves": leave,
@@ -59,6 +74,9 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "dawdles": dawdle,
     "dies": die,
     "dies_once": die_once,
+    "breaks_under_mps": break_under_mps,
+    "hogs": hog,
+    "violates": violate,
 }
 
 
