@@ -84,7 +84,9 @@ def test_memory_needed_is_the_sum_of_its_parts() -> None:
     made = parts(f"{MLP} norm=none")
     memory = estimate(made, 512)
     kept = memory.weights + memory.gradients + memory.optimizer
-    assert memory.peak == kept + 4 * LIVE_TENSORS * memory.largest, "an evaluation on four times the images"
+    assert memory.peak == kept + memory.activations + (1 + 4) * LIVE_TENSORS * memory.largest, "evaluations have larger batches"
+    wide = estimate(parts("data=noise model=mlp model.width=4096 norm=none"), 1)
+    assert wide.peak == wide.weights + 2 * wide.gradients + wide.optimizer, "an update, where the weights are larger"
     assert needed_bytes(made, 512, 10**9) == CONTEXT_BYTES + 10**9 + int(MARGIN * memory.peak)
 
 

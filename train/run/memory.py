@@ -21,7 +21,7 @@ which depend on GPU and driver. An assumption: contexts of half of this are usua
 
 MARGIN = 2.0
 """The factor on what a training allocates. The estimate leaves out copies of autocast, the statistics of an observed step, blocks
-that torch keeps for reuse, and the second copy of the activations that a step captured for observation may hold."""
+that torch keeps for reuse, and the second set of activations that a step captured for observation may hold."""
 
 LIVE_TENSORS = 3
 """Tensors of the largest size that a layer needs at a time, besides what is saved: its input, its output and a shortcut, or their
@@ -44,10 +44,12 @@ class TrainingMemory:
 
     @property
     def peak(self) -> int:
-        """The bytes at the fullest moment of a training: in the backward pass, in the update or in an evaluation."""
-        layer = LIVE_TENSORS * self.largest
+        """The bytes held at most: what stays, and a backward pass and an evaluation, which hold theirs together if both are
+        captured as graphs; or an update."""
+        step = self.activations + LIVE_TENSORS * self.largest
+        evaluation = EVALUATION_FACTOR * LIVE_TENSORS * self.largest
         update = self.gradients  # as many temporary tensors
-        return self.weights + self.gradients + self.optimizer + max(self.activations + layer, EVALUATION_FACTOR * layer, update)
+        return self.weights + self.gradients + self.optimizer + max(step + evaluation, update)
 
 
 def needed_bytes(parts: Parts, batch_size: int, data_bytes: int) -> int:

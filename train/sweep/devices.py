@@ -17,8 +17,8 @@ LAUNCHER = "hydra.launcher"
 CGROUPS = Path("/sys/fs/cgroup")
 
 MAX_JOBS_PER_GPU = 8
-"""More processes that train a ResNet-20 took hardly more images a second on an H100: under MPS eight took twice as many as one, and
-sixteen no more; in turn, four took nearly as many as sixteen. What a run does on the host, all can do at the same time."""
+"""More processes that train a ResNet-20 took few more images a second on an H100: under MPS eight took twice as many as one and
+sixteen no more; in turn, four took nearly as many as sixteen. What a run does on the host, eight can do at the same time."""
 
 
 @dataclass(frozen=True)
