@@ -152,7 +152,7 @@ def test_daemon_ends_with_a_stopped_sweep(gpu: FakeGpu, tmp_path: Path, number: 
 
 @pytest.mark.slow
 def test_sweep_shares_a_gpu_by_what_its_runs_need(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of a run is estimated before the first starts. A GPU with room for one alone needs no service."""
+    """The memory of a run is estimated before the first starts, and before a dry run says how long all will take."""
     rule = ("hydra.launcher.jobs_per_device=null", "trainer.device=auto", "seed=0,1")
     for name in ("large", "tight"):
         (tmp_path / name).mkdir()
@@ -161,9 +161,9 @@ def test_sweep_shares_a_gpu_by_what_its_runs_need(gpu: FakeGpu, tmp_path: Path, 
     assert f"{min(2, cpu_cores())} at a time on 1 GPU" in sweep.output
     assert len(gpu.calls("start")) == min(1, cpu_cores() - 1)
     monkeypatch.setenv("PATH", fake_gpu(tmp_path / "small", mebibytes="2000").path)
-    sweep = Sweep(tmp_path / "tight", *rule)
+    sweep = Sweep(tmp_path / "tight", *rule, "sweep.dry_run=true")
     assert sweep.wait_for_exit() == 0, sweep.output
-    assert "1 at a time on 1 GPU, " in sweep.output
+    assert ", 1 at a time" in sweep.output
     assert len(gpu.calls("start")) == min(1, cpu_cores() - 1)
 
 
