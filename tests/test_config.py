@@ -122,6 +122,11 @@ def test_parse_accepts_the_defaults() -> None:
     assert set(settings.parts["data"]) == {"_target_"}, "keys that all data sets share are no arguments of its function"
 
 
+@pytest.mark.parametrize("value", ["auto", True, False])
+def test_parse_keeps_the_choice_of_a_cuda_graph(value: str | bool) -> None:
+    assert parse(config_with("trainer.cuda_graph", value)).trainer.cuda_graph is value
+
+
 def test_seeds_default_to_the_seed() -> None:
     seeds = parse(compose_config(["seed=3", "seeds.order=0"])).seeds
     assert (seeds.init, seeds.order, seeds.augment, seeds.dropout, seeds.split) == (3, 0, 3, 3, 3)
@@ -139,6 +144,8 @@ def test_seeds_default_to_the_seed() -> None:
         ("trainer.max_steps", "all", "trainer.max_steps=all: it should be an integer."),
         ("trainer.batch_size", 0, "trainer.batch_size=0: it should be greater than or equal to 1."),
         ("trainer.precision", "float64", "trainer.precision=float64: it should be 'auto', 'float32', 'bfloat16' or 'float16'."),
+        ("trainer.cuda_graph", "yes", "trainer.cuda_graph=yes: it should be 'auto', or a boolean."),
+        ("trainer.cuda_graph", 1, "trainer.cuda_graph=1: it should be 'auto', or a boolean."),
         ("trainer.grad_clip", 0.0, "trainer.grad_clip=0.0: it should be greater than 0."),
         ("trainer.record_every", 0, "trainer.record_every=0: it should be greater than or equal to 1."),
         ("trainer", 5, "trainer=5: this is a group of keys, but it was set to a value."),

@@ -56,6 +56,7 @@ class TrainerSettings(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     memory_format: Literal["auto", "channels_last", "contiguous"]
     compile: bool
+    cuda_graph: Literal["auto"] | bool
     grad_clip: Annotated[float, Gt(0)] | None
     deterministic: bool
     record_every: Annotated[int, Ge(1)]

@@ -54,7 +54,10 @@ def new_loop(setup: Setup, readers: Readers) -> Loop:
     calls = setup.trace(train_state.model)
     observer = setup.observer(train_state.model, calls, readers)
     plan = setup.plan(readers)
-    return Loop(train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), StopSignal())
+    stop, graphed = StopSignal(), setup.graphed_step(train_state, plan)
+    return Loop(
+        train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), stop, unobserved=graphed.run
+    )
 
 
 class EndAfter(Sink):

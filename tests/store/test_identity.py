@@ -11,7 +11,6 @@ import pytest
 
 from tests.harness import SMALL, compose_config
 from train.store.identity import (
-    RULES,
     VERSION,
     KeyRule,
     Rules,
@@ -99,10 +98,9 @@ def test_identity_ignores_introduced_key_at_its_default() -> None:
 
 
 def test_identity_ignores_introduced_execution_key_at_any_value() -> None:
-    graph = KeyRule("trainer.cuda_graph", "auto")
-    rules = Rules(introduced=(graph,), execution=(*RULES.execution, graph))
-    for value in ("auto", "true", "false"):
-        assert identity(config_with("trainer.cuda_graph", value), rules=rules) == identity(CONFIG)
+    for value in ("auto", True, False):
+        assert identity(config_with("trainer.cuda_graph", value)) == identity(CONFIG)
+    assert upgraded(CONFIG)["trainer"]["cuda_graph"] == "auto"
 
 
 def test_upgraded_fills_in_introduced_keys_of_matching_functions() -> None:

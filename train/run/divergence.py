@@ -19,36 +19,50 @@ SNAPSHOT_EVERY = 50
 """Steps between two snapshots: the maximum number of steps to replay when the loss is not finite."""
 
 
+COPY_EVERY = 10
+"""Losses that travel from a GPU to the host together."""
+
+
 class NanWatch:
     """A queue of the losses on their way to the host: there at once on a CPU, copied asynchronously from a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pending: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        self._losses: list[tuple[int, Tensor]] = []
+        self._sent: deque[tuple[tuple[int, ...], Tensor, torch.cuda.Event]] = deque()
 
     def add(self, step: int, loss: Tensor) -> None:
-        if self._device.type != "cuda":
-            self._pending.append((step, loss, None))
-            return
-        host = torch.empty((), dtype=loss.dtype, pin_memory=True)
-        host.copy_(loss, non_blocking=True)
+        self._losses.append((step, loss))
+        if self._device.type == "cuda" and len(self._losses) == COPY_EVERY:
+            self._send()
+
+    def _send(self) -> None:
+        steps, losses = zip(*self._losses, strict=True)
+        self._losses.clear()
+        host = torch.empty(len(losses), dtype=losses[0].dtype, pin_memory=True)
+        host.copy_(torch.stack(losses), non_blocking=True)
         event = torch.cuda.Event()
         # The default is the current device's stream. On another device the event would not wait for the copy.
         event.record(torch.cuda.current_stream(self._device))
-        self._pending.append((step, host, event))
+        self._sent.append((steps, host, event))
 
     def first_nonfinite(self, wait: bool = False) -> int | None:
         """Return the first step whose loss was NaN or infinite among those that have arrived. `wait`: for all of them first."""
-        while self._pending:
-            step, loss, event = self._pending[0]
-            if event is not None:
-                if wait:
-                    event.synchronize()
-                elif not event.query():
-                    return None
-            self._pending.popleft()
-            if not math.isfinite(float(loss)):
-                return step
+        if self._device.type != "cuda":
+            losses, self._losses = self._losses, []
+            return next((step for step, loss in losses if not math.isfinite(float(loss))), None)
+        if wait and self._losses:
+            self._send()
+        while self._sent:
+            steps, losses, event = self._sent[0]
+            if wait:
+                event.synchronize()
+            elif not event.query():
+                return None
+            self._sent.popleft()
+            for step, loss in zip(steps, losses.tolist(), strict=True):
+                if not math.isfinite(loss):
+                    return step
         return None
 
 

@@ -109,7 +109,8 @@ def step_times(setup: Setup, readers: Readers, plan: TrainPlan, train_state: Tra
     short = dataclasses.replace(plan, total=min(plan.total, MAX_STEPS))
     calls = setup.trace(train_state.model)
     observer = setup.observer(train_state.model, calls, readers)
-    Loop(train_state, setup.parts.schedule, readers.train, None, short, observer, timer, stop).run()
+    graphed = setup.graphed_step(train_state, short)
+    Loop(train_state, setup.parts.schedule, readers.train, None, short, observer, timer, stop, unobserved=graphed.run).run()
     return timer.times
 
 

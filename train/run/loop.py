@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -17,7 +18,7 @@ from train.run.divergence import SNAPSHOT_EVERY, DivergenceWatch
 from train.run.observed_step import Stepper
 from train.run.recorder import Recorder, TrainPlan
 from train.run.signals import StopSignal
-from train.run.step import Score, TrainState, evaluate
+from train.run.step import Measurement, Score, TrainState, evaluate, train_step
 from train.sinks.contracts import Sink
 
 
@@ -65,7 +66,10 @@ class TrainResult:
 
 @dataclass
 class Loop:
-    """One training: its train state, data, plan and sinks. `began`: the value of `time.perf_counter` when the run started."""
+    """One training: its train state, data, plan and sinks. `began`: the value of `time.perf_counter` when the run started.
+
+    `unobserved`: what runs the train steps without hooks, from batch and learning rate factor; None: `train_step`.
+    """
 
     train_state: TrainState
     schedule: Schedule
@@ -77,11 +81,13 @@ class Loop:
     stop: StopSignal
     began: float = field(default_factory=time.perf_counter)
     saver: Saver = field(default_factory=NoSaver)
+    unobserved: Callable[[Batch, float], Measurement] | None = None
 
     def __post_init__(self) -> None:
         moments = BatchMoments(self.observer.normalized_layers, self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY)
         self.recorder = Recorder(self.sink, self.plan, moments, self.began)
-        self.stepper = Stepper(self.train_state, self.schedule, self.plan, self.observer, self.recorder)
+        unobserved = self.unobserved or partial(train_step, self.train_state)
+        self.stepper = Stepper(self.train_state, self.schedule, self.plan, self.observer, self.recorder, unobserved)
         self.divergence = DivergenceWatch(self.train_state, keep_snapshots=bool(self.observer.layers))
         self.steps = 0
         """Updates done."""
@@ -129,13 +135,16 @@ class Loop:
         self.divergence.after_step(step, measurement.loss)
         done = self.steps = step + 1
         snapshot_due = due(done, SNAPSHOT_EVERY, self.plan.total)
-        # The wait also keeps training out of evaluation time.
-        if self.diverged(wait=snapshot_due or self.validation_due()):
+        record_due = due(done, self.plan.record_every, self.plan.total)
+        # Recording and observing wait anyway, and are to record nothing after a failed step. The wait also keeps training out of
+        # evaluation time.
+        observed_next = self.observer.due(done, self.plan.total - 1)
+        if self.diverged(wait=snapshot_due or record_due or observed_next or self.validation_due()):
             return False
         if snapshot_due:
             self.recorder.record_moments()
         self.sink.progress(done, self.plan.epochs(done), {})
-        if due(done, self.plan.record_every, self.plan.total):
+        if record_due:
             self.record_training()
         self.evaluate_when_due()
         if self.stop:

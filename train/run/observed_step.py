@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -19,13 +19,17 @@ from train.run.step import Measurement, TrainState, train_step, training_loss
 
 @dataclass(frozen=True)
 class Stepper:
-    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number."""
+    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number.
+
+    `unobserved`: runs the steps without hooks, from batch and `lr_factor`, with the bits of `train_step`.
+    """
 
     train_state: TrainState
     schedule: Schedule
     plan: TrainPlan
     observer: Observer
     recorder: Recorder
+    unobserved: Callable[[Batch, float], Measurement]
 
     def run(self, step: int, batch: Batch) -> Measurement:
         """Run one train step, observed where that is due."""
@@ -36,7 +40,8 @@ class Stepper:
             self.recorder.record_moments()
         else:
             with self.recorder.moments.recording(step):
-                measurement = self._plain(step, batch)
+                self._seed_dropout(step)
+                measurement = self.unobserved(batch, self.schedule(step, self.plan.total))
         self.record_observation(step)
         return measurement
 

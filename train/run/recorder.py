@@ -12,7 +12,7 @@ import torch
 
 from train.observe.batch_moments import BatchMoments
 from train.observe.measurements import Observation
-from train.run.step import Measurement, Score
+from train.run.step import Measurement, Score, table_of
 from train.sinks.contracts import Sink
 from train.store.metrics import Record
 
@@ -91,8 +91,7 @@ class Recorder:
         """Record mean loss and accuracy since the last record; the only copy of both from device to host."""
         if not self.unrecorded:
             return
-        table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in self.unrecorded]).cpu()
-        loss, correct = table.double().mean(dim=0).tolist()
+        loss, correct = table_of(self.unrecorded).mean(dim=0).tolist()
         self.unrecorded.clear()
         self.train_loss = loss
         self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
@@ -129,8 +128,8 @@ class Recorder:
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
         return {
-            "losses": [m.loss for m in self.unrecorded],
-            "correct": [m.correct for m in self.unrecorded],
+            "losses": [m.loss.clone() for m in self.unrecorded],  # a view would bring along everything beside it
+            "correct": [m.correct.clone() for m in self.unrecorded],
             "moments": self.moments.state(),
             "train_loss": self.train_loss,
             "val": asdict(self.val) if self.val else None,

@@ -15,11 +15,12 @@ from torch import nn
 
 from train.config import CheckpointSettings, Settings
 from train.data.readers import Readers
-from train.errors import SIGNALLED, Interrupted, RunError
+from train.errors import SIGNALLED, Interrupted, RunError, UsageError
 from train.explain.sink import ExplanationSink
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint, prune_checkpoints
 from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
+from train.run.graphs import GraphedStep
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
 from train.run.resume import restore_run, resume_command, resume_identities, resume_identity, validate_length
@@ -60,6 +61,7 @@ class Training:
     """A training that is ready for its first step. `evidence`: what summary.json says about the chosen ingredients."""
 
     loop: Loop
+    graphed: GraphedStep
     saver: CheckpointSaver
     explanation: ExplanationSink
     evidence: dict[str, Any]
@@ -95,7 +97,7 @@ class Session:
         with self.logging():
             sink, views = run_sinks(self.folder, arm)
             try:
-                summary, diagnosis = self.train(title, sink, views, stop, began)
+                summary, facts = self.train(title, sink, views, stop, began)
             except Interrupted as error:
                 reason = f"{signal_name(error.signal)} before the first step; to resume: {resume_command(self.folder.path)}"
                 self.folder.update(status="interrupted", reason=reason, exit_code=error.exit_code, **self.end_fields(began))
@@ -109,13 +111,13 @@ class Session:
             finally:
                 sink.close()
         code = SIGNALLED + (stop.signal or 0) if summary.status == "interrupted" else EXIT_CODES[summary.status]
-        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **diagnosis, **self.end_fields(began))
+        self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **facts, **self.end_fields(began))
         if summary.status == "done":
             prune_checkpoints(self.folder.path, "step", keep=1 if self.checkpoints.final else 0)
         return summary, code
 
     def train(self, title: str, sink: Sink, views: Sink, stop: StopSignal, began: float) -> tuple[Summary, dict[str, Any]]:
-        """Train from the data to the scores; return the summary and status.json's entry of the diagnosis, if there is one.
+        """Train from the data to the scores; return the summary and status.json's entries of the CUDA graph and of the diagnosis.
 
         The test split is evaluated once, here, after the last step.
         """
@@ -136,8 +138,8 @@ class Session:
             result = replace(result, status="interrupted", reason=self.interruption(stop, result.steps, training.saver.problem))
         summary = self.write_results(training, result, test)
         loop.sink.finish(summary)
-        diagnosis = training.explanation.diagnosis
-        return summary, {"diagnosis": diagnosis.as_json()} if diagnosis else {}
+        graphed, diagnosis = training.graphed, training.explanation.diagnosis
+        return summary, graphed.facts() | ({"diagnosis": diagnosis.as_json()} if diagnosis else {})
 
     def begin(self, title: str, readers: Readers, sink: Sink, views: Sink, stop: StopSignal, began: float) -> Training:
         """Start the sinks, then make the loop, in the state of the checkpoint if the run is resumed."""
@@ -160,10 +162,11 @@ class Session:
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
         saver = CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
         schedule = setup.parts.schedule
-        loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver)
+        graphed = setup.graphed_step(train_state, plan)
+        loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver, graphed.run)
         if self.previous is not None:
             restore_run(loop, self.previous, self.checkpoint, saver, self.folder.metrics_file)
-        return Training(loop, saver, explanation, evidence)
+        return Training(loop, graphed, saver, explanation, evidence)
 
     def interruption(self, stop: StopSignal, steps: int, problem: str) -> str:
         """Return the reason of an interrupted run. `problem`: why its last checkpoint could not be written, or empty."""
@@ -195,8 +198,9 @@ class Session:
     def write_failure(self, error: BaseException, began: float) -> None:
         """Write the failure to the run folder; the terminal reports the exception itself."""
         log.error("the run failed", exc_info=error)
-        code = error.exit_code if isinstance(error, RunError) else EXIT_CODES["failed"]
-        reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, RunError | UsageError)
+        code = error.exit_code if known else EXIT_CODES["failed"]
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
         try:
             self.folder.update(status="failed", reason=reason, exit_code=code, **self.end_fields(began))
         except OSError as write_error:  # the folder may be the cause; then only the terminal reports it

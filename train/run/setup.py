@@ -24,8 +24,9 @@ from train.run.build import Parts, build
 from train.run.contradictions import contradictions
 from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.fingerprint import fingerprint
+from train.run.graphs import GraphedStep, refuse_graph
 from train.run.recorder import TrainPlan
-from train.run.step import TrainState
+from train.run.step import TrainState, rates_for
 from train.sinks.contracts import RunInfo
 
 
@@ -43,6 +44,8 @@ def assemble(settings: Settings) -> Assembly:
     """Build and check everything that needs no data. UsageError names the option and the remedy."""
     configure_determinism(settings.trainer.deterministic)
     placement = choose_placement(settings.trainer)
+    if settings.trainer.cuda_graph is True:
+        refuse_graph(placement.device)
     parts = build(settings)
     cost = preflight.check_model(parts, settings.trainer.batch_size, placement, settings.observe.layers)
     return Assembly(settings, parts, placement, cost)
@@ -106,7 +109,12 @@ class Setup(Assembly):
             placement=self.placement,
             label_smoothing=self.parts.regularization.label_smoothing,
             grad_clip=trainer.grad_clip,
+            rates=rates_for(optimizer, self.placement.device),
         )
+
+    def graphed_step(self, train_state: TrainState, plan: TrainPlan) -> GraphedStep:
+        """Return what runs the train steps: a CUDA graph if that is wanted and possible. UsageError if it is demanded in vain."""
+        return GraphedStep(train_state, min(plan.record_every, plan.total), self.settings.trainer.cuda_graph)
 
     def initial_model(self, readers: Readers) -> nn.Module:
         """Initialise the model on the CPU: all devices start from the same bits. Torch's draws at construction are seeded too."""

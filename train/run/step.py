@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,7 +39,10 @@ class Score:
 
 @dataclass(frozen=True)
 class TrainState:
-    """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters."""
+    """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters.
+
+    `rates`: initial learning rate -> the present one, float32 on the device, where the optimizer can read it there (`rates_for`).
+    """
 
     model: nn.Module
     forward: Callable[[Tensor], Tensor]
@@ -47,6 +51,7 @@ class TrainState:
     placement: Placement
     label_smoothing: float
     grad_clip: float | None
+    rates: Mapping[float, Tensor] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
@@ -61,19 +66,56 @@ class TrainState:
             self.scaler.load_state_dict(state["scaler"])
 
 
+def rates_for(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[float, Tensor]:
+    """Return `TrainState.rates`: empty, unless a fused kernel on CUDA makes the update. It can read the learning rate there.
+
+    Eager steps do so, too, and thus round as the replays of a CUDA graph, which cannot take numbers from the host.
+    """
+    if device.type != "cuda" or not all(group.get("fused") for group in optimizer.param_groups):
+        return {}
+    return {group["initial_lr"]: torch.zeros((), device=device) for group in optimizer.param_groups}
+
+
 def train_step(train_state: TrainState, batch: Batch, lr_factor: float) -> Measurement:
     """Run forward, backward and one optimizer step at `lr_factor` times its initial learning rate. Never waits for the device."""
-    loss, logits = training_loss(train_state, train_state.forward, batch)
+    set_learning_rate(train_state, lr_factor)
+    return update(train_state, batch)
+
+
+def set_learning_rate(train_state: TrainState, lr_factor: float) -> None:
+    """Set the learning rate of every parameter group to `lr_factor` times its initial one."""
     for group in train_state.optimizer.param_groups:
         group["lr"] = group["initial_lr"] * lr_factor
+    for initial, rate in train_state.rates.items():
+        rate.fill_(initial * lr_factor)
+
+
+def update(train_state: TrainState, batch: Batch) -> Measurement:
+    """Run a train step at the present learning rate: what a CUDA graph captures. It takes nothing from the host but `batch`."""
+    loss, logits = training_loss(train_state, train_state.forward, batch)
     train_state.scaler.scale(loss).backward()
     if train_state.grad_clip is not None:
         train_state.scaler.unscale_(train_state.optimizer)
         nn.utils.clip_grad_norm_(train_state.model.parameters(), train_state.grad_clip)
-    train_state.scaler.step(train_state.optimizer)
+    with rates_on_device(train_state) if train_state.rates else nullcontext():
+        train_state.scaler.step(train_state.optimizer)
     train_state.scaler.update()
     train_state.optimizer.zero_grad(set_to_none=True)
     return Measurement(loss.detach(), correct(logits.detach(), batch.labels))
+
+
+@contextmanager
+def rates_on_device(train_state: TrainState) -> Iterator[None]:
+    """Put the tensors of `rates` into the parameter groups inside the context; outside, and in checkpoints, they hold numbers."""
+    groups = train_state.optimizer.param_groups
+    numbers = [group["lr"] for group in groups]
+    try:
+        for group in groups:
+            group["lr"] = train_state.rates[group["initial_lr"]]
+        yield
+    finally:
+        for group, number in zip(groups, numbers, strict=True):
+            group["lr"] = number
 
 
 def training_loss(train_state: TrainState, forward: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
@@ -107,6 +149,11 @@ def evaluate(train_state: TrainState, batches: Iterable[Batch], stop: StopSignal
         examples += len(batch.labels)
         if stop:
             return None
-    table = torch.stack([torch.stack((m.loss, m.correct.to(m.loss.dtype))) for m in measurements]).cpu()
-    loss, correct = (table.double().sum(dim=0) / examples).tolist()
+    loss, correct = (table_of(measurements).sum(dim=0) / examples).tolist()
     return Score(loss, correct, examples)
+
+
+def table_of(measurements: Sequence[Measurement]) -> Tensor:
+    """Return loss and number of correct answers as float64 [N, 2] on the host, in one copy from the device."""
+    losses, hits = torch.stack([m.loss for m in measurements]), torch.stack([m.correct for m in measurements])
+    return torch.stack((losses, hits.to(losses.dtype)), dim=1).cpu().double()

@@ -57,12 +57,13 @@ class Rules:
     moved: Mapping[str, str] = field(default_factory=dict)
 
 
-INTRODUCED: tuple[KeyRule, ...] = ()
+INTRODUCED: tuple[KeyRule, ...] = (KeyRule("trainer.cuda_graph", "auto"),)
 
 EXECUTION = (
     KeyRule("data.workers", 2),
     KeyRule("data.download", True, target="train.data.torchvision_sets."),
     KeyRule("data.check", True, target="train.data.image_folder."),
+    KeyRule("trainer.cuda_graph", "auto"),
 )
 """In the hash, their defaults replace every value, because version 1 hashed these keys."""
 
