@@ -17,7 +17,7 @@ from train.data.readers import Readers
 from train.errors import UsageError
 from train.rng import seed_device
 from train.run.checkpoint import encode_checkpoint
-from train.run.graphs import WARM_STEPS, GraphedStep, StaticStep, capturable, foreign_part
+from train.run.graphs import WARM_STEPS, GraphedStep, StaticStep, capturable, foreign_part, shortage_of
 from train.run.loop import Loop
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal
@@ -281,6 +281,12 @@ def test_foreign_part_names_the_first_one() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model[0].forward = lambda x: x
     assert "0 has a hook or a forward of its own" in foreign_part(model, optimizer_of(model))
+
+
+@pytest.mark.parametrize(("step", "free", "enough"), [(0, 0, True), (2, 4, True), (2, 3.9, False), (30, 40, False)])
+def test_graph_needs_room_for_two_steps(step: float, free: float, enough: bool) -> None:
+    reason = shortage_of(int(step * 2**30), int(free * 2**30))
+    assert reason == "" if enough else f"{2 * step:.1f} GiB" in reason and f"{free:.1f} GiB are free" in reason
 
 
 def test_norm_of_the_users_own_is_foreign() -> None:

@@ -64,16 +64,30 @@ def reason_for_eager(train_state: TrainState, choice: Choice) -> str:
 
 def foreign_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """Return what the first part of the train step is that is neither torch's, torchvision's nor ours, or an empty string."""
-    for name, module in model.named_modules():
-        kind = type(module)
+    for name, part in [*model.named_modules(), ("the optimizer", optimizer)]:
+        kind = type(part)
         if kind.__module__.partition(".")[0] not in CAPTURED_PACKAGES:
             return f"{name or 'the model'} is a {kind.__module__}.{kind.__qualname__}, which may change from step to step"
-        if "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS):
+        if "forward" in vars(part) or any(getattr(part, hooks, None) for hooks in _HOOKS):
             return f"{name or 'the model'} has a hook or a forward of its own, which may change from step to step"
-    kind = type(optimizer)
-    if kind.__module__.partition(".")[0] not in CAPTURED_PACKAGES:
-        return f"the optimizer is a {kind.__module__}.{kind.__qualname__}, which may change from step to step"
     return ""
+
+
+def memory_shortage(device: torch.device) -> str:
+    """Return why the memory of a GPU may not do for a graph, or an empty string. Call it between two steps.
+
+    A graph keeps what a step takes beside weights, optimizer and data; eager steps, which observe, take as much again.
+    """
+    kept = torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - kept
+    return shortage_of(torch.cuda.max_memory_allocated(device) - kept, free)
+
+
+def shortage_of(step: int, free: int) -> str:
+    """Return the sentence of `memory_shortage` for a step that takes `step` bytes where `free` bytes are free."""
+    if 2 * step <= free:
+        return ""
+    return f"it needs {2 * step / 2**30:.1f} GiB, half of them for eager steps that observe, and {free / 2**30:.1f} GiB are free"
 
 
 class StaticStep:
@@ -136,7 +150,10 @@ class GraphedStep:
         if self._static is None and not self.reason:
             if self._warm < WARM_STEPS:
                 return self._warm_up(batch, lr_factor)
-            self._capture(batch)
+            if self._choice == "auto" and (shortage := memory_shortage(self._device)):
+                self._stay_eager(shortage)
+            else:
+                self._capture(batch)
         return train_step(self.train_state, batch, lr_factor) if self._static is None else self._static.run(batch, lr_factor)
 
     def facts(self) -> dict[str, Any]:
@@ -185,19 +202,15 @@ class GraphedStep:
 
 @contextmanager
 def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Tell Adam and its kin that they are captured, inside the context; they refuse otherwise, and warn in eager steps.
-
-    The fused kernels are the same both ways.
-    """
-    groups = [group for group in optimizer.param_groups if "capturable" in group]
-    before = [group["capturable"] for group in groups]
+    """Tell Adam that it is captured, inside the context: it refuses otherwise, and warns in eager steps."""
+    groups = [group for group in optimizer.param_groups if not group.get("capturable", True)]
     try:
         for group in groups:
             group["capturable"] = True
         yield
     finally:
-        for group, value in zip(groups, before, strict=True):
-            group["capturable"] = value
+        for group in groups:
+            group["capturable"] = False
 
 
 @contextmanager
