@@ -39,15 +39,14 @@ LEFT_OUT = {
     "places and versions": (
         *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
+        "status.json: cuda_graph*",  # how a run was executed
     ),
-    "execution": ("status.json: cuda_graph*",),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
         *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),
     ),
 }
-"""What is not compared, as patterns of `FILE: ITEM`: what differs from run to run, names the revision or says how a run was
-executed, and free wording."""
+"""What is not compared, as patterns of `FILE: ITEM`: what differs from run to run or names the revision, and free wording."""
 
 SHOWN = 5
 """Differences of a case that are printed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,7 +20,6 @@ from train.explain.sink import ExplanationSink
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint, prune_checkpoints
 from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
-from train.run.graphs import GraphedStep
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
 from train.run.resume import restore_run, resume_command, resume_identities, resume_identity, validate_length
@@ -58,10 +57,13 @@ def open_session(
 
 @dataclass(frozen=True)
 class Training:
-    """A training that is ready for its first step. `evidence`: what summary.json says about the chosen ingredients."""
+    """A training that is ready for its first step.
+
+    `graph_facts`: returns what became of the CUDA graph; `evidence`: what summary.json says about the chosen ingredients.
+    """
 
     loop: Loop
-    graphed: GraphedStep
+    graph_facts: Callable[[], dict[str, Any]]
     saver: CheckpointSaver
     explanation: ExplanationSink
     evidence: dict[str, Any]
@@ -138,8 +140,8 @@ class Session:
             result = replace(result, status="interrupted", reason=self.interruption(stop, result.steps, training.saver.problem))
         summary = self.write_results(training, result, test)
         loop.sink.finish(summary)
-        graphed, diagnosis = training.graphed, training.explanation.diagnosis
-        return summary, graphed.facts() | ({"diagnosis": diagnosis.as_json()} if diagnosis else {})
+        diagnosis = training.explanation.diagnosis
+        return summary, training.graph_facts() | ({"diagnosis": diagnosis.as_json()} if diagnosis else {})
 
     def begin(self, title: str, readers: Readers, sink: Sink, views: Sink, stop: StopSignal, began: float) -> Training:
         """Start the sinks, then make the loop, in the state of the checkpoint if the run is resumed."""
@@ -166,7 +168,7 @@ class Session:
         loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver, graphed.run)
         if self.previous is not None:
             restore_run(loop, self.previous, self.checkpoint, saver, self.folder.metrics_file)
-        return Training(loop, graphed, saver, explanation, evidence)
+        return Training(loop, graphed.facts, saver, explanation, evidence)
 
     def interruption(self, stop: StopSignal, steps: int, problem: str) -> str:
         """Return the reason of an interrupted run. `problem`: why its last checkpoint could not be written, or empty."""
