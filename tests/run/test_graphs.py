@@ -418,7 +418,7 @@ class Harmless(nn.BatchNorm2d):
 
 @pytest.mark.cuda
 def test_auto_is_eager_with_parts_of_the_users_own_and_true_captures_them(tmp_path: Path) -> None:
-    own = [*SMALL, *ON_GPU, *LONG, f"norm._target_={__name__}.harmless"]
+    own = [*SMALL, *ON_GPU, *LONG, "norm=none", f"norm._target_={__name__}.harmless"]
     auto, true = (train_in_process(tmp_path / choice, [*own, f"trainer.cuda_graph={choice}"]) for choice in ("auto", "true"))
     assert status_of(auto)["cuda_graph"] is False
     assert "Harmless" in status_of(auto)["cuda_graph_reason"]
@@ -429,7 +429,7 @@ def test_auto_is_eager_with_parts_of_the_users_own_and_true_captures_them(tmp_pa
 @pytest.mark.cuda
 @pytest.mark.parametrize("kind", ["waiting", "disguised"])
 def test_demand_for_what_cannot_be_captured_is_one_message(tmp_path: Path, kind: str) -> None:
-    own = [*SMALL, *ON_GPU, *LONG, f"norm._target_={__name__}.{kind}", "trainer.cuda_graph=true"]
+    own = [*SMALL, *ON_GPU, *LONG, "norm=none", f"norm._target_={__name__}.{kind}", "trainer.cuda_graph=true"]
     with pytest.raises(UsageError, match=r"trainer\.cuda_graph=true: .*cannot be a CUDA graph: .*trainer\.cuda_graph=auto"):
         train_in_process(tmp_path / "run", own)
     status = json.loads((tmp_path / "run" / "status.json").read_text())
@@ -439,7 +439,15 @@ def test_demand_for_what_cannot_be_captured_is_one_message(tmp_path: Path, kind:
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_failed_capture_leaves_an_eager_run_with_the_same_bits(tmp_path: Path, precision: str) -> None:
-    own = [*SMALL, *ON_GPU, *LONG, f"norm._target_={__name__}.disguised", f"trainer.precision={precision}", "trainer.grad_clip=1"]
+    own = [
+        *SMALL,
+        *ON_GPU,
+        *LONG,
+        "norm=none",
+        f"norm._target_={__name__}.disguised",
+        f"trainer.precision={precision}",
+        "trainer.grad_clip=1",
+    ]
     auto, off = (train_in_process(tmp_path / choice, [*own, f"trainer.cuda_graph={choice}"]) for choice in ("auto", "false"))
     assert status_of(auto)["cuda_graph"] is False
     assert status_of(auto)["cuda_graph_reason"] not in ("", status_of(off)["cuda_graph_reason"])
