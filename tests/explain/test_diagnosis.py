@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.harness import thresholds_for, train_in_process
-from train.explain.diagnosis import Diagnosis, Switches, diagnose, suggest
+from train.explain.anomalies import AnomalySearch
+from train.explain.diagnosis import Diagnosis, Losses, Switches, diagnose, suggest
 from train.sinks.contracts import Record
 from train.store.metrics import read_records
 
@@ -31,19 +33,27 @@ def loss(step: int, value: float) -> Record:
     return Record(step, 0.0, 0.0, {"loss/train": value})
 
 
+def diagnose_records(records: Iterable[Record], switches: Switches = SWITCHES) -> Diagnosis | None:
+    losses, anomalies = Losses(), AnomalySearch(THRESHOLDS)
+    for record in records:
+        losses.add(record)
+        anomalies.add(record)
+    return diagnose(losses, anomalies, 10, switches, THRESHOLDS)
+
+
 def diagnosis_of(*records: Record, switches: Switches = SWITCHES) -> Diagnosis:
-    diagnosis = diagnose(records, 10, switches, THRESHOLDS)
+    diagnosis = diagnose_records(records, switches)
     assert diagnosis is not None
     json.dumps(diagnosis.as_json(), allow_nan=False)
     return diagnosis
 
 
 def test_diagnose_returns_none_for_a_run_that_learned():
-    assert diagnose([observation(0), loss(20, 2.3), observation(20), loss(100, 1.9)], 10, SWITCHES, THRESHOLDS) is None
+    assert diagnose_records([observation(0), loss(20, 2.3), observation(20), loss(100, 1.9)]) is None
 
 
 def test_diagnose_returns_none_for_a_short_run():
-    assert diagnose([observation(0), loss(10, 2.4), loss(20, 2.4)], 10, SWITCHES, THRESHOLDS) is None
+    assert diagnose_records([observation(0), loss(10, 2.4), loss(20, 2.4)]) is None
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.config import ThresholdSettings
-from train.explain.diagnosis import Diagnosis, Switches, at_chance, diagnose, suggest
+from train.explain.anomalies import AnomalySearch
+from train.explain.diagnosis import Diagnosis, Losses, Switches, diagnose, suggest
 from train.explain.layer_table import render_table
 from train.explain.verdict import MEANING, LayerRow, Verdict, describe, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo
 from train.sinks.contracts import Sink, Summary
 from train.store.files import FIGURES_FOLDER
-from train.store.metrics import Record, read_records
+from train.store.metrics import Record
 from train.tags import layers_of
 
 log = logging.getLogger("train")
@@ -55,7 +56,8 @@ class ExplanationSink(Sink):
         self.thresholds = thresholds
         self.verdict: Verdict | None = None
         self.diagnosis: Diagnosis | None = None
-        self._losses: list[tuple[int, float]] = []
+        self._losses = Losses()
+        self._anomalies = AnomalySearch(thresholds)
 
     def record(self, record: Record) -> None:
         first = self.verdict is None
@@ -64,17 +66,18 @@ class ExplanationSink(Sink):
             self._explain_start(record, self.verdict)
 
     def restore(self, record: Record) -> None:
-        if "loss/train" in record.values:
-            self._losses.append((record.step, record.values["loss/train"]))
+        self._losses.add(record)
+        self._anomalies.add(record)
         if record.step == 0 and self.verdict is None and layers_of("activation_std", record.values):
             self.verdict = judge(self._rows(record), self.thresholds, self.network.expected)
 
     def finish(self, summary: Summary) -> None:
         network = self.network
-        if summary.status != "diverged" and not at_chance(self._losses, network.classes):
+        if summary.status != "diverged" and not self._losses.at_chance(network.classes):
             return
-        records = list(read_records(self.metrics_file))
-        self.diagnosis = diagnose(records, network.classes, network.switches, self.thresholds, network.layers)
+        self.diagnosis = diagnose(
+            self._losses, self._anomalies, network.classes, network.switches, self.thresholds, network.layers
+        )
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
 
