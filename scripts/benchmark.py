@@ -5,6 +5,7 @@
     python scripts/benchmark.py --cost-of-observing          # with and without measuring inside the network
     python scripts/benchmark.py --image-folder               # reading photographs
     python scripts/benchmark.py --sweep                      # many runs, from the command to the report
+    python scripts/benchmark.py --fixed-cost                 # a run of 0, 20 and 200 steps: seconds beyond its steps
 
 The loop of `train` (its readers, observation, sinks and live view; no evaluation) is compared with
 - plain: a DataLoader of PIL images, torchvision's transforms, float32, `.item()` at every step;
@@ -29,7 +30,13 @@ from train import cli
 if TYPE_CHECKING:
     from benchmarks.sections import Options
 
-SECTIONS = {"loop": "--loop", "observing": "--cost-of-observing", "folder": "--image-folder", "sweep": "--sweep"}
+SECTIONS = {
+    "loop": "--loop",
+    "observing": "--cost-of-observing",
+    "folder": "--image-folder",
+    "sweep": "--sweep",
+    "fixed": "--fixed-cost",
+}
 
 
 def positive(text: str) -> int:
@@ -47,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cost-of-observing", action="store_true", help="the training loop against itself with observe=off")
     add("--image-folder", action="store_true", help="reading generated JPEGs, against torchvision's pipeline")
     add("--sweep", action="store_true", help="a whole sweep, by several launchers and by hand")
+    add("--fixed-cost", action="store_true", help="what a run costs beyond its steps, in a worker of the fork server")
     add = made.add_argument_group("windows").add_argument
     add("--only", default="", metavar="A,B", help="these contestants alone, by the names in the output")
     add("--rounds", type=positive, default=5, help="windows of each contestant that count (%(default)s)")

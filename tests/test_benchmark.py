@@ -93,6 +93,24 @@ def test_benchmark_times_whole_sweeps(tmp_path):
     assert not section["ratios"]
 
 
+@pytest.mark.slow
+def test_benchmark_splits_the_time_of_a_run(tmp_path):
+    path = tmp_path / "out.json"
+    done = benchmark("--fixed-cost", "--only=run_0,run_20", *TINY, "--rounds=1", "--repeats=0", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads(path.read_text())["sections"]
+    assert list(section["contestants"]) == ["run_0", "run_20"]
+    seconds = {name: {part: s["median"] for part, s in parts.items()} for name, parts in section["seconds"].items()}
+    assert seconds["run_0"]["steps"] == 0
+    for (name, parts), window in zip(seconds.items(), section["windows"], strict=True):
+        assert parts["beyond"] == pytest.approx(parts["around"] + parts["inside"])
+        whole = sum(parts[part] for part in ("composing", "steps", "beyond", "figures"))
+        assert whole == pytest.approx(window["seconds"], abs=0.2)
+        assert parts["figures"] > 0
+        assert name in done.stdout
+    assert seconds["run_20"]["steps"] > 0
+
+
 @pytest.mark.long
 def test_plain_run_trains_and_tests():
     program = SCRIPT.parent / "benchmarks" / "plain_run.py"

@@ -19,6 +19,7 @@ from train.cli import ENVIRONMENT
 from train.run.device import fast_bfloat16_unit
 from train.store.code import git_state, versions
 
+from .fixed_cost import PARTS
 from .sections import Section
 from .windows import Window, processors
 
@@ -45,6 +46,12 @@ def ratio(section: Section, first: str, second: str) -> Spread:
     """Return the speed of the first over the speed of the second, round by round."""
     pairs = zip(kept(section, first), kept(section, second), strict=True)
     return spread([above.images_per_s / below.images_per_s for above, below in pairs])
+
+
+def part_spread(section: Section, contestant: str, part: str) -> Spread:
+    """Return the seconds of one part of a contestant's time."""
+    windows = [window for window in section.windows if window.contestant == contestant]
+    return spread([s[part] for s, window in zip(section.parts[contestant], windows, strict=True) if window.kept])
 
 
 def disturbance(section: Section) -> str:
@@ -109,12 +116,26 @@ def section_json(section: Section) -> dict[str, Any]:
         "ratios": {f"{a}/{b}": dict(zip(names, ratio(section, a, b), strict=True)) for a, b in section.ratios},
         "disturbance": disturbance(section),
         "notes": list(section.notes),
+        "seconds": {
+            name: {part: dict(zip(names, part_spread(section, name, part), strict=True)) for part in PARTS}
+            for name in section.parts
+        },
         "windows": [asdict(window) for window in section.windows],
     }
 
 
 def show(console: Console, section: Section) -> None:
     """Print speeds, ratios and notes."""
+    console.print(table_of_parts(section) if section.parts else table_of_speeds(section))
+    for first, second in section.ratios:
+        middle, low, high = ratio(section, first, second)
+        console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f})"))
+    for note in (disturbance(section), *section.notes):
+        console.print(Text(f"- {note}"))
+    console.print()
+
+
+def table_of_speeds(section: Section) -> Table:
     table = Table(title=Text(section.title), title_justify="left")
     for heading in ("", "img/s", "lowest .. highest", "ms per step"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -123,13 +144,18 @@ def show(console: Console, section: Section) -> None:
         batch_ms = section.procedure.batch_size / middle * 1000
         cells = (f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{batch_ms:.2f}")
         table.add_row(Text.assemble((name, "bold"), "\n", (detail, "dim")), *map(Text, cells))
-    console.print(table)
-    for first, second in section.ratios:
-        middle, low, high = ratio(section, first, second)
-        console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f})"))
-    for note in (disturbance(section), *section.notes):
-        console.print(Text(f"- {note}"))
-    console.print()
+    return table
+
+
+def table_of_parts(section: Section) -> Table:
+    table = Table(title=Text(section.title), title_justify="left")
+    for column in ("", *PARTS):
+        table.add_column(column, justify="right" if column else "left")
+    for name, detail in section.contestants.items():
+        spreads = [part_spread(section, name, part) for part in PARTS]
+        cells = [f"{middle:.2f}\n{low:.2f} .. {high:.2f}" for middle, low, high in spreads]
+        table.add_row(Text.assemble((name, "bold"), "\n", (detail, "dim")), *map(Text, cells))
+    return table
 
 
 def heading(console: Console) -> None:

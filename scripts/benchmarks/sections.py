@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,15 @@ import torch
 from train.errors import UsageError, did_you_mean
 from train.run.setup import Setup
 
-from . import sweep
+from . import fixed_cost, sweep
 from .folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
 from .plain import PlainLoop
 from .training import BareStep, TrainLoop, prepare_setup
 from .windows import Contestant, Procedure, Window, interleave
 
-DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20, "sweep": 140}
+DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20, "sweep": 140, "fixed": 1}
+WHOLE_RUNS = ("sweep", "fixed")
+"""Sections that time whole runs, not the steady state of their steps."""
 EXTRA_LEAD_IN = 4
 PREFETCH = 2
 """Batches that each worker of a DataLoader prepares ahead."""
@@ -43,7 +45,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Section:
-    """The measurements of one section. `ratios`: pairs of contestants, speed of the first over speed of the second."""
+    """The measurements of one section. `ratios`: pairs of contestants, speed of the first over speed of the second.
+
+    `parts`: of a contestant that splits its time, the seconds of each part in each window; then speeds mean nothing.
+    """
 
     name: str
     title: str
@@ -52,6 +57,7 @@ class Section:
     procedure: Procedure
     windows: Sequence[Window]
     notes: Sequence[str]
+    parts: Mapping[str, Sequence[fixed_cost.Seconds]] = field(default_factory=dict)
 
 
 Makers = Mapping[str, Callable[[], Contestant]]
@@ -62,18 +68,21 @@ NAMES = {
     "observing": ("train", "train_full", "train_unobserved"),
     "folder": ("folder_reader", "torchvision_folder"),
     "sweep": ("sweep_pool", "sweep_basic", "sweep_joblib", "sweep_plain"),
+    "fixed": tuple(f"run_{steps}" for steps in fixed_cost.LENGTHS),
 }
 TITLES = {
     "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step",
     "observing": "The cost of observing: `train` with its observation, with observe=full and with observe=off",
     "folder": "Image files: the reader of image_folder and torchvision's ImageFolder",
     "sweep": "A sweep, command to end: `train -m` with its own launcher and with others, and a plain program run by run",
+    "fixed": "The fixed cost of a run: seconds in a worker of the fork server, as in a sweep",
 }
 RATIOS = {
     "loop": (("train", "plain"), ("train_float32", "plain"), ("train", "bare")),
     "observing": (("train", "train_unobserved"), ("train_full", "train_unobserved")),
     "folder": (("folder_reader", "torchvision_folder"),),
     "sweep": (("sweep_pool", "sweep_basic"), ("sweep_pool", "sweep_joblib"), ("sweep_pool", "sweep_plain")),
+    "fixed": (),
 }
 
 
@@ -87,8 +96,7 @@ def check_only(names: Iterable[str]) -> None:
 
 def run_section(name: str, options: Options, folder: Path, say: Callable[[str], None]) -> Section:
     """Prepare and measure one section, below the empty `folder`. UsageError for what cannot be compared."""
-    prepare = {"loop": prepare_loop, "observing": prepare_observing, "folder": prepare_folder, "sweep": prepare_sweep}[name]
-    makers, setup, notes = prepare(options, folder)
+    makers, setup, notes = PREPARE[name](options, folder)
     procedure = procedure_for(name, options, setup)
     with ExitStack() as stack:
         contestants: list[Contestant] = []
@@ -100,8 +108,9 @@ def run_section(name: str, options: Options, folder: Path, say: Callable[[str], 
         windows = interleave(contestants, procedure, waiter(setup.placement.device), say)
     details = {contestant.name: contestant.detail for contestant in contestants}
     ratios = [pair for pair in RATIOS[name] if set(pair) <= set(details)]
-    notes = notes if name == "sweep" else [*notes, *steadiness(procedure)]
-    return Section(name, TITLES[name], details, ratios, procedure, windows, notes)
+    notes = notes if name in WHOLE_RUNS else [*notes, *steadiness(procedure)]
+    parts = {contestant.name: contestant.parts for contestant in contestants if isinstance(contestant, fixed_cost.SingleRun)}
+    return Section(name, TITLES[name], details, ratios, procedure, windows, notes, parts)
 
 
 def wanted(section: str, options: Options) -> list[str]:
@@ -113,6 +122,8 @@ def procedure_for(section: str, options: Options, setup: Setup) -> Procedure:
     steps = options.steps or default_steps(section, setup)
     lead_in = PREFETCH * options.workers + EXTRA_LEAD_IN
     batch_size = setup.settings.trainer.batch_size
+    if section == "fixed":
+        lead_in, steps, batch_size = 0, 1, 1
     if section == "sweep":  # nothing needs to warm up, since whole commands are timed; a step is one of every run
         lead_in, batch_size = 0, batch_size * sweep.RUNS
     return Procedure(options.rounds, steps, batch_size, lead_in, options.repeats, options.tolerance)
@@ -121,7 +132,7 @@ def procedure_for(section: str, options: Options, setup: Setup) -> Procedure:
 def default_steps(section: str, setup: Setup) -> int:
     """Return the steps per window. Training windows are multiples of `observe.every`: they observe as often as a long run."""
     every = setup.settings.observe.every
-    if section in ("folder", "sweep") or not every:
+    if section in ("folder", *WHOLE_RUNS) or not every:
         return DEFAULT_STEPS[section]
     return every * -(-DEFAULT_STEPS[section] // every)
 
@@ -203,6 +214,23 @@ def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Setup, list[s
     note = f"{sweep.RUNS} runs ({axes}) of {steps} steps, timed from the command to its end: start, training, evaluation, report."
     absent = ["joblib is not installed (pip install hydra-joblib-launcher)."] if "sweep_joblib" not in makers else []
     return makers, setup, [note, *absent, "The plain program does not observe, writes no records and makes no report."]
+
+
+def prepare_fixed(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:
+    setup = prepare_setup(options.overrides)
+    fork_server = fixed_cost.warm_fork_server(options.overrides, folder)
+    makers = dict(fixed_cost.contestants(options.overrides, folder, fork_server))
+    notes = [f"{name}: {meaning}." for name, meaning in fixed_cost.PARTS.items()]
+    return makers, setup, [*notes, "A run before the first window is not counted: it starts the fork server."]
+
+
+PREPARE: Mapping[str, Callable[[Options, Path], tuple[Makers, Setup, list[str]]]] = {
+    "loop": prepare_loop,
+    "observing": prepare_observing,
+    "folder": prepare_folder,
+    "sweep": prepare_sweep,
+    "fixed": prepare_fixed,
+}
 
 
 def observed_share(setup: Setup, options: Options) -> str:

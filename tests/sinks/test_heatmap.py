@@ -161,9 +161,9 @@ def test_draw_handles_any_number_of_layers(count):
     assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
 
 
-def test_heat_map_sink_draws_at_the_end_to_folder_and_target(info, summary, clock):
+def test_heat_map_sink_draws_at_the_end_to_folder_and_target(info, summary):
     target = ImageSink()
-    sink = HeatMapSink(target, clock=clock)
+    sink = HeatMapSink(target)
     sink.start(info)
     for step in (0, 10, 20):
         sink.record(record(step, 1.0 + step, lr=0.1))
@@ -177,12 +177,12 @@ def test_heat_map_sink_draws_at_the_end_to_folder_and_target(info, summary, cloc
         assert path.read_bytes() == png
 
 
-def test_heat_map_sink_skips_records_of_some_layers(info, summary, clock):
+def test_heat_map_sink_skips_records_of_some_layers(info, summary):
     """Some layers are recorded at every step, the others at every 50th: columns in between would be mostly gaps."""
     pictures = []
     for between in ([], range(1, 50)):
         target = ImageSink()
-        sink = HeatMapSink(target, clock=clock)
+        sink = HeatMapSink(target)
         sink.start(info)
         sink.record(record(0))
         for step in between:
@@ -193,33 +193,15 @@ def test_heat_map_sink_skips_records_of_some_layers(info, summary, clock):
     assert pictures[0] == pictures[1]
 
 
-def test_heat_map_sink_draws_no_map_of_one_column(info, summary, clock):
+def test_heat_map_sink_draws_no_map_of_one_column(info, summary):
     target = ImageSink()
-    sink = HeatMapSink(target, clock=clock)
+    sink = HeatMapSink(target)
     sink.start(info)
     sink.record(record(0))
     sink.record(Record(5, 0, 0, {"loss/train": 1.0}))
     sink.finish(summary)
     assert not target.pictures
     assert not (info.folder / "figures").exists()
-
-
-def test_heat_map_sink_draws_rarely_when_drawing_is_slow(info, clock):
-    class SlowImageSink(ImageSink):
-        def image(self, tag, step, png):
-            super().image(tag, step, png)
-            clock.now += 5.0
-
-    drawn = {}
-    for target in (ImageSink(), SlowImageSink()):
-        clock.now = 0.0
-        sink = HeatMapSink(target, every_s=120.0, clock=clock)
-        sink.start(info)
-        for step in range(100):
-            sink.record(record(step))
-            clock.now += 10.0
-        drawn[type(target)] = [step for _, step, _ in target.pictures]
-    assert drawn == {ImageSink: [12, 24, 36, 48, 60, 72, 84, 96], SlowImageSink: [12, 62]}
 
 
 @pytest.mark.parametrize("broken", ["loss/train", "activation_std/head", "gradient_std/head"])

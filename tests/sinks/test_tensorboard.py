@@ -14,7 +14,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from train.sinks.contracts import Record
 from train.sinks.hparams import HParamsRow
-from train.sinks.tensorboard import TensorBoardSink
+from train.sinks.tensorboard import ImageFile, TensorBoardSink
 from train.sinks.tensorboard_protos import charts
 from train.tags import STATISTICS
 
@@ -200,3 +200,31 @@ def test_tensorboard_sink_without_arm_has_no_hparams_table(info, clock, summary)
     sink.finish(summary)
     sink.close()
     assert "hparams" not in str(read(info.folder).Tags())
+
+
+def test_image_file_adds_images_to_a_run_that_has_ended(info, clock):
+    write(info, clock, [Record(step, 0, 0, {"a": step}) for step in (0, 9)]).close()
+    images = ImageFile(info.folder)
+    assert len(list(info.folder.iterdir())) == 1
+    images.image("signal", 0, png(2, 2))
+    images.image("heatmap/a", 9, png(4, 9))
+    assert len(list(info.folder.iterdir())) == 2
+    events = read(info.folder)
+    assert [event.step for event in events.Scalars("a")] == [0, 9]
+    assert [event.step for event in events.Images("signal")] == [0]
+    assert [event.encoded_image_string for event in events.Images("heatmap/a")] == [png(4, 9)]
+
+
+def test_resumed_run_drops_the_images_that_were_drawn_at_its_end(info, clock):
+    sink = write(info, clock, [Record(1, 0, 0, {"a": 1.0})])
+    offsets = sink.sync()
+    sink.close()
+    ImageFile(info.folder).image("heatmap/a", 1, png(4, 9))
+    resumed = TensorBoardSink(CONFIG, clock=clock)
+    resumed.start(dataclasses.replace(info, offsets=offsets))
+    resumed.restore(Record(1, 0, 0, {"a": 1.0}))
+    resumed.record(Record(2, 0, 0, {"a": 2.0}))
+    resumed.close()
+    events = read(info.folder)
+    assert [event.step for event in events.Scalars("a")] == [1, 2]
+    assert not events.Tags()["images"]

@@ -1,4 +1,4 @@
-"""A sink that explains a run: layer table, verdict and figure after step 0, diagnosis at a bad end.
+"""A sink that explains a run: layer table and verdict after step 0, a figure of it at the end, diagnosis at a bad end.
 
 It works from the run's records, and from theory for models that theory covers.
 """
@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from train.config import ThresholdSettings
@@ -18,8 +19,9 @@ from train.explain.diagnosis import Diagnosis, Losses, Switches, diagnose, sugge
 from train.explain.layer_table import render_table
 from train.explain.verdict import MEANING, LayerRow, Verdict, describe, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo
+from train.sinks import figures
 from train.sinks.contracts import Sink, Summary
-from train.store.files import FIGURES_FOLDER
+from train.sinks.figures import Figure
 from train.store.metrics import Record
 from train.tags import layers_of
 
@@ -42,20 +44,21 @@ class NetworkInfo:
 class ExplanationSink(Sink):
     """A sink that writes the explanation to the sink `out`.
 
-    After step 0: the layer table, the verdict and the signal figure. At the end of a run that diverged or stayed at chance: the
-    diagnosis. It is made once the network exists, after the start of the other sinks.
+    After step 0: the layer table and the verdict. At the end: the signal figure, and for a run that diverged or stayed at chance
+    the diagnosis. It is made once the network exists, after the start of the other sinks. `folder`: of the run.
     """
 
     name = "the explanation"
 
-    def __init__(self, out: Sink, metrics_file: Path, title: str, network: NetworkInfo, thresholds: ThresholdSettings) -> None:
+    def __init__(self, out: Sink, folder: Path, title: str, network: NetworkInfo, thresholds: ThresholdSettings) -> None:
         self.out = out
-        self.metrics_file = metrics_file
+        self.folder = folder
         self.title = title
         self.network = network
         self.thresholds = thresholds
         self.verdict: Verdict | None = None
         self.diagnosis: Diagnosis | None = None
+        self._initial: Sequence[LayerRow] = ()
         self._losses = Losses()
         self._anomalies = AnomalySearch(thresholds)
 
@@ -63,58 +66,60 @@ class ExplanationSink(Sink):
         first = self.verdict is None
         self.restore(record)
         if first and self.verdict is not None:
-            self._explain_start(record, self.verdict)
+            self._explain_start(self.verdict)
 
     def restore(self, record: Record) -> None:
         self._losses.add(record)
         self._anomalies.add(record)
         if record.step == 0 and self.verdict is None and layers_of("activation_std", record.values):
-            self.verdict = judge(self._rows(record), self.thresholds, self.network.expected)
+            self._initial = layer_rows(record.values, self.network.layers)
+            self.verdict = judge(self._initial, self.thresholds, self.network.expected)
 
     def finish(self, summary: Summary) -> None:
+        if summary.status == "diverged" or self._losses.at_chance(self.network.classes):
+            self._diagnose()
+        if self._initial:
+            self._draw()
+
+    def _diagnose(self) -> None:
         network = self.network
-        if summary.status != "diverged" and not self._losses.at_chance(network.classes):
-            return
         self.diagnosis = diagnose(
             self._losses, self._anomalies, network.classes, network.switches, self.thresholds, network.layers
         )
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
 
-    def _rows(self, record: Record) -> Sequence[LayerRow]:
-        return layer_rows(record.values, self.network.layers)
-
-    def _explain_start(self, record: Record, verdict: Verdict) -> None:
+    def _explain_start(self, verdict: Verdict) -> None:
         # sys.__stdout__, as rich's live display replaces sys.stdout by a proxy that has no encoding
         unicode = sys.__stdout__ is not None and sys.__stdout__.encoding.lower().startswith("utf")
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns - 1
-        lines = ["", *(line.text for line in render_table(self._rows(record), width, self.thresholds, unicode)), ""]
+        lines = ["", *(line.text for line in render_table(self._initial, width, self.thresholds, unicode)), ""]
         self.out.message("\n".join(lines))
         self.out.message(verdict.sentence, "info" if verdict.kind == "healthy" else "warning")
         if verdict.kind != "healthy":
             self.out.message(f"meaning: {MEANING[verdict.kind]}{self._remedy(verdict)}")
         self.out.message(f"({describe(self.thresholds)})")
-        self._draw(record)
 
     def _remedy(self, verdict: Verdict) -> str:
         if verdict.kind == "broken":
             return ""
         return f". Common remedies: {', '.join(suggest('cannot_learn', 'initial', verdict.statistic, self.network.switches))}"
 
-    def _draw(self, record: Record) -> None:
+    def _draw(self) -> None:
         try:
-            from train.figures.signal import Point, draw_signal  # imports matplotlib
-
-            theory = {layer.name: layer for layer in self.network.expected}
-            points = []
-            for row in self._rows(record):
-                expected = theory.get(row.layer) or Expected(row.layer, None, None, None)
-                gap = expected.forward_gap or expected.backward_gap
-                points.append(Point(row.layer, row.weighted, row.std, row.gradient_std, expected.std, expected.gradient_std, gap))
-            png = draw_signal(points, self.title)
-            figures = self.metrics_file.parent / FIGURES_FOLDER
-            figures.mkdir(exist_ok=True)
-            (figures / f"{FIGURE}.png").write_bytes(png)
-            self.out.image(FIGURE, 0, png)
+            signal = Figure(FIGURE, 0, partial(_draw_signal, self._initial, self.network.expected, self.title))
+            figures.draw(figures.Drawing(self.folder, [signal]), self.out)
         except Exception as error:  # a failing figure must not cost the text
             log.warning("could not draw the signal figure", exc_info=error)
+
+
+def _draw_signal(rows: Sequence[LayerRow], expected: Sequence[Expected], title: str) -> bytes:
+    from train.figures.signal import Point, draw_signal  # imports matplotlib
+
+    theory = {layer.name: layer for layer in expected}
+    points = []
+    for row in rows:
+        layer = theory.get(row.layer) or Expected(row.layer, None, None, None)
+        gap = layer.forward_gap or layer.backward_gap
+        points.append(Point(row.layer, row.weighted, row.std, row.gradient_std, layer.std, layer.gradient_std, gap))
+    return draw_signal(points, title)

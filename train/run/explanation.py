@@ -24,13 +24,13 @@ log = logging.getLogger("train")
 
 
 def explanation_sink(
-    setup: Setup, calls: Sequence[Call], observer: Observer, images: Tensor, out: Sink, metrics_file: Path, title: str
+    setup: Setup, calls: Sequence[Call], observer: Observer, images: Tensor, out: Sink, folder: Path, title: str
 ) -> ExplanationSink:
     """Return the sink. `images`: the first batch, for theory, which is computed only if the layers are observed at step 0."""
     expected = predict_signal(calls, images) if observer.due(0, 0) else ()
     classes = len(setup.parts.dataset.class_names)
     network = NetworkInfo(observer.layers, expected, classes, read_switches(setup.settings))
-    return ExplanationSink(out, metrics_file, title, network, setup.settings.thresholds)
+    return ExplanationSink(out, folder, title, network, setup.settings.thresholds)
 
 
 def predict_signal(calls: Sequence[Call], images: Tensor) -> Sequence[Expected]:

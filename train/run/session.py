@@ -158,7 +158,7 @@ class Session:
             sink.message(sentence, "warning")
             log.warning(sentence)
         images = readers.first_batch.images
-        explanation = explanation_sink(setup, calls, observer, images, views, self.folder.metrics_file, title)
+        explanation = explanation_sink(setup, calls, observer, images, views, self.folder.path, title)
         del calls  # their tensors may be on the device
         sink = BroadcastSink([sink, explanation])
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]

@@ -27,6 +27,8 @@ _event: Any = event_pb2
 _summary: Any = summary_pb2
 
 PREFIX = "events.out.tfevents"
+IMAGES_SUFFIX = ".images"
+"""The end of the name of an `ImageFile`."""
 _START = _event.SessionLog(status=_event.SessionLog.START)
 """Makes readers drop what they have read from the run's earlier files."""
 
@@ -140,13 +142,31 @@ class TensorBoardSink(Sink):
             self._flushed_at = self._clock()
 
 
+class ImageFile(Sink):
+    """An event file of images alone, beside the one of a run that has ended. It comes into being with the first image."""
+
+    def __init__(self, folder: Path) -> None:
+        path = _new_path(folder, int(time.time()), sorted(folder.glob(f"{PREFIX}.*")))
+        self._path = path.with_name(path.name + IMAGES_SUFFIX)
+        self._head = tfrecord(_event.Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def image(self, tag: str, step: int, png: bytes) -> None:
+        """Write an image. ValueError when `png` is not a PNG."""
+        summary = _summary.Summary(value=[values.image(tag, png)])
+        event = _event.Event(wall_time=time.time(), step=step, summary=summary)
+        with self._path.open("ab") as file:
+            file.write(self._head + tfrecord(event.SerializeToString()))
+        self._head = b""
+
+
 def _content_before_checkpoint(info: RunInfo, previous: Sequence[Path]) -> bytes | None:
     """Return the content of the previous event file up to the checkpoint, None if it is not available.
 
     There are several files if a process was killed just after it had created the last one.
     """
     size = (info.offsets or {}).get(PREFIX)
-    for path in reversed(previous) if size is not None else ():
+    candidates = [path for path in reversed(previous) if path.suffix != IMAGES_SUFFIX]
+    for path in candidates if size is not None else ():
         with path.open("rb") as file:
             content = file.read(size)
         if len(content) == size and is_whole(content):

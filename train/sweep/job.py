@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import pickle
 import sys
 import traceback
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from train.sinks import figures
+
 CALL = f"{__name__}:run"
+DRAW = f"{__name__}:draw"
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,25 @@ class JobRequest:
     version_base: str | None = None
 
 
-def run(request: JobRequest) -> float:
-    """Run the job; return the value of its task, NaN when it has none. The state of the run is in its folder."""
+def run(request: JobRequest) -> tuple[float, bytes]:
+    """Run the job; return the value of its task, NaN when it has none, and the figures to `draw`, none when empty.
+
+    The state of the run is in its folder.
+    """
+    drawings = figures.defer()
+    value = _run(request)
+    return value, pickle.dumps(drawings) if drawings else b""
+
+
+def draw(pickled: bytes) -> None:
+    """Draw the figures of a run, in a process that never had its device."""
+    from train.sinks.tensorboard import ImageFile
+
+    for drawing in pickle.loads(pickled):
+        drawing.draw(ImageFile(drawing.folder))
+
+
+def _run(request: JobRequest) -> float:
     setup_globals()
     if request.version_base is not None:
         version.setbase(request.version_base)

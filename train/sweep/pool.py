@@ -27,6 +27,7 @@ from train.store.files import CONSOLE_LOG
 from train.sweep import job as job_call
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
+from train.sweep.drawing import Drawings
 from train.sweep.fork_server import ForkServer, Worker
 from train.sweep.jobs import Job, JobOutcome, compose_job, device_text, may_be_caused_by_another, note_sharers, resolve_outcome
 from train.sweep.mps import service
@@ -128,17 +129,18 @@ class Pool:
         self.fork_server = fork_server
         self.waiting = deque(jobs)
         self.running: dict[Worker, Job] = {}
+        self.drawings = Drawings(fork_server, allocation, display.message, clock)
         self.free = deque(allocation.slots)
         self.signals = SignalCounter()
         self.handled_signals = 0
         self.displayed_at = -math.inf
 
     def run(self) -> None:
-        """Run the jobs until none is running or waiting."""
+        """Run the jobs until none is running or waiting, and all figures are drawn."""
         self.display.open(self.request.folder, [job.row for job in self.jobs], describe_allocation(self.allocation))
         try:
             with self.signals.listening():
-                while self.waiting or self.running:
+                while self.waiting or self.running or self.drawings.workers:
                     self.poll()
             self.show(always=True)
             if again := sum(job.without_mps for job in self.jobs):
@@ -152,7 +154,10 @@ class Pool:
         while self.waiting and self.free:
             self.start(self.waiting.popleft())
         for worker in self.wait():
-            self.finish(self.running.pop(worker), worker)
+            if worker in self.running:
+                self.finish(self.running.pop(worker), worker)
+            elif (slot := self.drawings.finish(worker)) is not None:
+                self.free.append(slot)
         self.enforce_limits()
         self.show()
 
@@ -206,9 +211,8 @@ class Pool:
         assert job.slot is not None
         assert job.progress is not None
         assert worker.exit_code is not None
-        self.free.append(job.slot)
         job.row.ended_at = self.clock()
-        job.value = worker.value if isinstance(worker.value, float) else math.nan
+        job.value, figures = worker.value if isinstance(worker.value, tuple) else (math.nan, b"")
         job.progress.update(job.row)
         outcome = resolve_outcome(
             job,
@@ -221,7 +225,10 @@ class Pool:
         note_sharers(job.folder, self.allocation.sharers(job.slot), client)
         again = client and may_be_caused_by_another(job, outcome)
         retry = again or (outcome.transient and job.row.attempt - job.without_mps <= self.settings.retries)
-        if retry and not self.signals.count:
+        retry = retry and not self.signals.count
+        if retry or not self.drawings.start(job, figures):
+            self.free.append(job.slot)
+        if retry:
             job.without_mps |= again
             reason, how = outcome.reason.partition("\n")[0], "once more without MPS" if again else "retrying"
             self.display.message(f"{job.row.number}: {job.row.label}: {reason}; {how}")
@@ -255,6 +262,8 @@ class Pool:
             self.display.message("stopping: running jobs save and exit; a second Ctrl-C kills them")
         for job in self.running.values():
             self.send(job, self.signals.first if self.handled_signals == 1 else signal.SIGKILL)
+        if self.handled_signals > 1:
+            self.drawings.kill()
 
     def enforce_limits(self) -> None:
         now = self.clock()
@@ -264,6 +273,7 @@ class Pool:
                 self.send(job, signal.SIGTERM)
             elif now >= job.kill_at:
                 self.send(job, signal.SIGKILL)
+        self.drawings.kill(now)
 
     def send(self, job: Job, number: int) -> None:
         assert job.worker is not None

@@ -1,0 +1,55 @@
+"""The figures of a run: drawn as it ends, or in a sweep by another process, after the run has left its device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.sinks.contracts import Sink
+from train.store.files import FIGURES_FOLDER
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that is not drawn yet. `tag`, `step`: of the image; `draw`: returns it as a PNG, and can be pickled."""
+
+    tag: str
+    step: int
+    draw: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Figures of the run in `folder`."""
+
+    folder: Path
+    figures: Sequence[Figure]
+
+    def draw(self, target: Sink) -> None:
+        """Write the figures to the subfolder `figures`, and pass them to `target`."""
+        pictures = [(figure, figure.draw()) for figure in self.figures]
+        figures = self.folder / FIGURES_FOLDER
+        figures.mkdir(exist_ok=True)
+        for figure, png in pictures:
+            (figures / f"{figure.tag.replace('/', '_')}.png").write_bytes(png)
+        for figure, png in pictures:
+            target.image(figure.tag, figure.step, png)
+
+
+_deferred: list[Drawing] | None = None
+
+
+def defer() -> list[Drawing]:
+    """From now on, draw no figure in this process; return the list to which they are added instead."""
+    global _deferred
+    _deferred = []
+    return _deferred
+
+
+def draw(drawing: Drawing, target: Sink) -> None:
+    """Draw figures now, unless this process defers them."""
+    if _deferred is None:
+        drawing.draw(target)
+    else:
+        _deferred.append(drawing)
