@@ -76,7 +76,7 @@ class EndAfter(Sink):
 
 class TrainLoop:
     """The loop of `train` with its readers, observation and sinks, whose screen and log lead nowhere. Not in
-    it: evaluation, and what is done once a run (the explanation of step 0, the last heat map).
+    it: evaluation, and what is done once a run (the explanation of step 0, the figures).
 
     Each window begins at step 0, which is observed, and is stopped after its last step: of its steps, one in every
     `observe.every` is observed, as in a long run.

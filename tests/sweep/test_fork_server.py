@@ -10,12 +10,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra.types import RunMode
 from PIL import Image
 
+from tests.harness import SMALL
 from train.errors import UsageError
+from train.store.run import read_run
 from train.sweep.fork_server import SERVER_LOST, ForkServer, Worker
+from train.sweep.job import JobRequest
+from train.sweep.jobs import Job, compose_job
+from train.sweep.progress import JobRow
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -189,3 +196,15 @@ def test_controller_imports_no_torch() -> None:
     program = "import sys, train.sweep.fork_server, train.sweep.pool, train.sweep.display; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_job_imports_nothing_that_the_server_has_not(tmp_path: Path, loader: Any, fork_server: ForkServer) -> None:
+    """An import costs each of the workers anew."""
+    job = Job(0, [*SMALL, "observe=basic", "observe.every=1", "trainer.device=cpu"], JobRow(1, "seed=0"))
+    where = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=run"]
+    compose_job(job, loader, loader.load_configuration("config", where, RunMode.MULTIRUN))
+    assert job.config is not None
+    request = JobRequest(job.config, "train.cli:task", "train", "1.3")
+    assert outcome(fork_server, "imported_by_job", request).value == []
+    assert read_run(tmp_path / "run").state == "done"

@@ -13,6 +13,7 @@ from train.store.code import code_id
 
 MODULES = (
     "train.cli",
+    "train.naming",
     "train.run",
     "train.sweep.job",
     "train.data",
@@ -31,6 +32,7 @@ MODULES = (
     "numpy.polynomial",
     "omegaconf._impl",
     "torch.utils.serialization",
+    "pydantic._internal._serializers",
 )
 """The modules that every run imports, directly or not. For a package of this project, all its modules."""
 

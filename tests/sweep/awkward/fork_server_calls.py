@@ -92,3 +92,12 @@ def writes_pids_and_sleeps(path: str) -> None:
     """Write the process ids of the fork server, this worker, and a process that it starts."""
     Path(path).write_text(f"{os.getppid()} {os.getpid()} {starts_grandchild(None)}\n")
     sleeps(None)
+
+
+def imported_by_job(request: Any) -> list[str]:
+    """Run a job and return the modules that it has imported, which the fork server had not."""
+    from train.sweep import job
+
+    before = set(sys.modules)
+    job.run(request)
+    return sorted(set(sys.modules) - before)
