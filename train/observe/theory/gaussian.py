@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
@@ -40,14 +41,24 @@ def gaussian_moments(function: Function, variance: Tensor) -> GaussianMoments:
         inner = torch.linspace(0, 1, 1 if high - low < 1e-9 else GRID, dtype=torch.float64)
         knots = torch.cat([knots, (low + inner * (high - low)).exp()])
     tables = _integrate(function, knots)
-    log_variance = np.log(variance.clamp(min=1e-320).numpy())
-    log_knots = np.log(knots[1:].numpy())
+    if not positive.numel():
+        return GaussianMoments(*(torch.full_like(variance, table[0].item()) for table in tables))
+    read = _Interpolation(np.log(knots[1:].numpy()), np.log(variance.clamp(min=1e-320).numpy()))
+    return GaussianMoments(*(torch.where(variance > 0, read(table[1:]), table[0]) for table in tables))
 
-    def interpolate(table: Tensor) -> Tensor:
-        values = np.interp(log_variance, log_knots, table[1:].numpy()) if len(log_knots) else np.zeros_like(log_variance)
-        return torch.where(variance > 0, torch.from_numpy(np.asarray(values)), table[0])
 
-    return GaussianMoments(*map(interpolate, tables))
+class _Interpolation:
+    """`np.interp` at the points `x`, for several tables over the same `knots`: the search, its slow part, is done once."""
+
+    def __init__(self, knots: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+        self._gaps = np.diff(knots)
+        self._left = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, None)
+        self._beyond = np.maximum(x - knots[self._left], 0.0)
+
+    def __call__(self, table: Tensor) -> Tensor:
+        values = table.numpy()
+        slopes = np.append(np.diff(values) / self._gaps, 0.0)  # behind the last knot, the table is constant
+        return torch.from_numpy(slopes[self._left] * self._beyond + values[self._left])
 
 
 def _integrate(function: Function, variance: Tensor) -> tuple[Tensor, ...]:
