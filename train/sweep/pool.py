@@ -214,13 +214,8 @@ class Pool:
         job.row.ended_at = self.clock()
         job.value, figures = worker.value if isinstance(worker.value, tuple) else (math.nan, b"")
         job.progress.update(job.row)
-        outcome = resolve_outcome(
-            job,
-            worker.exit_code,
-            job.row.ended_at - job.row.started_at,
-            self.settings.timeout_minutes,
-            self.allocation.shared,
-        )
+        seconds, limit = job.row.ended_at - job.row.started_at, self.settings.timeout_minutes
+        outcome = resolve_outcome(job, worker.exit_code, seconds, limit, self.allocation.shared)
         client = bool(self.allocation.mps) and not job.without_mps
         note_sharers(job.folder, self.allocation.sharers(job.slot), client)
         again = client and may_be_caused_by_another(job, outcome)
