@@ -33,6 +33,7 @@ SHARED = {"data": DataSettings.model_fields}
 """Keys of a group that its functions do not take."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", RUNS)
 def test_choice_trains_two_steps_and_repeats_to_the_bit(choice: str, tmp_path: Path) -> None:
     runs = [train_in_process(tmp_path / name, overrides_of(choice)) for name in ("first", "second")]

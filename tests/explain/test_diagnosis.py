@@ -145,6 +145,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_diagnose_real_run_with_a_huge_learning_rate(tmp_path: Path):
     run = train_in_process(tmp_path / "run", [*SMALL, "optimizer.lr=1000", "trainer.epochs=10"])
     diagnosis = diagnosis_of(*read_records(run.metrics_file), switches=replace(SWITCHES, lr=1000.0))
@@ -155,6 +156,7 @@ def test_diagnose_real_run_with_a_huge_learning_rate(tmp_path: Path):
     assert "optimizer.lr=100 (now 1000)" in diagnosis.advice
 
 
+@pytest.mark.slow
 def test_diagnose_real_run_with_a_fading_signal(tmp_path: Path):
     init = ["init=gaussian", "init.std=0.01", "model.depth=8"]
     run = train_in_process(tmp_path / "run", [*SMALL, *init, "optimizer.lr=0.01", "trainer.epochs=20"])
