@@ -417,7 +417,7 @@ class Harmless(nn.BatchNorm2d):
 
 
 @pytest.mark.cuda
-def test_auto_is_eager_with_parts_of_the_users_own_and_true_captures_them(tmp_path: Path) -> None:
+def test_auto_is_eager_with_foreign_parts_and_true_captures_them(tmp_path: Path) -> None:
     own = [*SMALL, *ON_GPU, *LONG, "norm=none", f"norm._target_={__name__}.harmless"]
     auto, true = (train_in_process(tmp_path / choice, [*own, f"trainer.cuda_graph={choice}"]) for choice in ("auto", "true"))
     assert status_of(auto)["cuda_graph"] is False

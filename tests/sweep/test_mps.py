@@ -118,7 +118,7 @@ def test_service_that_fails_is_left_out_unless_wanted(
 
 
 @pytest.mark.slow
-def test_sweep_shares_a_gpu_under_mps_and_repeats_what_a_neighbour_may_have_broken(gpu: FakeGpu, tmp_path: Path) -> None:
+def test_sweep_under_mps_repeats_what_a_neighbour_may_have_broken(gpu: FakeGpu, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=fine,breaks_under_mps", *SHARED)
     assert sweep.wait_for_exit() == 0, sweep.output
     runs = sweep.runs()

@@ -1,4 +1,6 @@
-"""The train step as one CUDA graph: replaying it costs the host one launch instead of hundreds, and gives the same bits.
+"""The train step as one CUDA graph: replaying it costs the host one launch instead of hundreds.
+
+Its bits are to be those of the eager step; tests marked `cuda` compare them.
 
 A graph repeats its kernels with the same addresses and numbers. So the batch is copied into tensors that stay; kernels read the
 learning rate (`TrainState.rates`) and the seed of dropout from the device; losses go to a table that stays. Gradients are None
