@@ -98,9 +98,9 @@ class ForkServer:
             raise UsageError("hydra/launcher=pool: this system cannot fork processes. Use hydra/launcher=basic or joblib.")
         self.threads = threads
         self.workers: list[Worker] = []
+        self._modules = [*modules, "train.sweep.preload"]
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([*modules, "train.sweep.preload"])
-        _ensure_server(threads)
+        self._ensure_server()
 
     def __enter__(self) -> ForkServer:
         return self
@@ -128,7 +128,7 @@ class ForkServer:
         variables = os.environ | _thread_variables(threads) | dict(environment or {})
         connection, its_end = self._context.Pipe()
         process = self._context.Process(target=_run, args=(its_end, str(log or os.devnull)))
-        _ensure_server(self.threads)
+        self._ensure_server()
         worker = Worker(process, _start(process), connection)
         self.workers.append(worker)
         its_end.close()
@@ -157,29 +157,29 @@ class ForkServer:
             worker.signal(signal.SIGKILL)
         self._reap(list(self.workers))
 
+    def _ensure_server(self) -> None:
+        """Start the server unless it runs."""
+        self._context.set_forkserver_preload(self._modules)  # anew: the pool that decodes images sets its own
+        environment = dict(os.environ)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+        # Python 3.11 starts it with the current folder on its path, where a file could shadow a module, and without our path.
+        os.environ.update(_thread_variables(self.threads), PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+        try:
+            resource_tracker.ensure_running()  # the first time it lets SIGINT and SIGTERM through again
+            signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+            forkserver.ensure_running()
+        except OSError as error:  # its socket lies in TMPDIR, and the system limits the length of its path
+            raise RunError(f"The fork server, which starts the jobs of a sweep, needs a short TMPDIR: {error}.") from error
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def _reap(self, workers: list[Worker]) -> list[Worker]:
         for worker in workers:
             worker.reap()
             self.workers.remove(worker)
         return workers
-
-
-def _ensure_server(threads: int) -> None:
-    """Start the server unless it runs."""
-    environment = dict(os.environ)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-    # Python 3.11 starts it with the current folder on its path, where a file could shadow a module, and without our path.
-    os.environ.update(_thread_variables(threads), PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    try:
-        resource_tracker.ensure_running()  # the first time it lets SIGINT and SIGTERM through again
-        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-        forkserver.ensure_running()
-    except OSError as error:  # its socket lies in TMPDIR, and the system limits the length of its path
-        raise RunError(f"The fork server, which starts the jobs of a sweep, needs a short TMPDIR: {error}.") from error
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _thread_variables(count: int) -> dict[str, str]:

@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 
 
 def process_state(argument: object) -> dict[str, Any]:
-    had_torch = "torch" in sys.modules
+    preloaded = "train.sweep.preload" in sys.modules
     import torch
 
     return {
         "argument": argument,
         "device": os.environ["A_DEVICE"],
-        "had_torch": had_torch,
+        "preloaded": preloaded,
         "cuda_initialised": torch.cuda.is_initialized(),
         "pid": os.getpid(),
         "session": os.getsid(0),
