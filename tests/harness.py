@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import yaml
@@ -18,6 +19,7 @@ from train.errors import Interrupted
 from train.run.resume import expand_resume_argument
 from train.run.trust import set_trusted
 from train.sinks.contracts import Status
+from train.sinks.figures import deferred
 from train.store.identity import experiment_of
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
@@ -62,9 +64,10 @@ def settings_for(overrides: Sequence[str]) -> Settings:
     return parse(compose_config(overrides))
 
 
-def train_in_process(folder: Path, overrides: Sequence[str]) -> RunFolder:
-    """Train in this process and return the run folder."""
-    return _here(folder, overrides)[0]
+def train_in_process(folder: Path, overrides: Sequence[str], figures: bool = False) -> RunFolder:
+    """Train in this process and return the run folder. figures: draw them, which takes longer than a tiny run."""
+    with nullcontext() if figures else deferred():
+        return _here(folder, overrides)[0]
 
 
 def resume_in_process(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:

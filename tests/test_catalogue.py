@@ -19,6 +19,7 @@ from train.config import DataSettings
 from train.errors import UsageError
 from train.run.build import build
 from train.store.metrics import read_records
+from train.store.run_folder import RunFolder
 
 CONF = cli.config_dir()
 GROUPS = groups(CONF)
@@ -29,6 +30,8 @@ RUNS = [choice for choice in CHOICES if choice not in {*ELSEWHERE, IMAGE_FOLDER}
 SUPPLIED = {"model": ("input_shape", "classes", "norm", "dropout"), "data": ("root",)}
 """Parameters that `train/run/build.py` fills in."""
 
+SCORES = {"loss", "accuracy", "lr"}
+
 SHARED = {"data": DataSettings.model_fields}
 """Keys of a group that its functions do not take."""
 
@@ -36,15 +39,22 @@ SHARED = {"data": DataSettings.model_fields}
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", RUNS)
 def test_choice_trains_two_steps_and_repeats_to_the_bit(choice: str, tmp_path: Path) -> None:
-    runs = [train_in_process(tmp_path / name, overrides_of(choice)) for name in ("first", "second")]
-    first, second = ([r.values for r in read_records(run.metrics_file)] for run in runs)
-    assert first == second
-    losses = [row["loss/train"] for row in first if "loss/train" in row]
+    """The second time nothing is observed: that changes nothing else."""
+    observed = train_in_process(tmp_path / "observed", overrides_of(choice), figures=choice == "observe=full")
+    again = train_in_process(tmp_path / "again", [*overrides_of(choice), "observe=off"])
+    assert scores(observed) == scores(again)
+    losses = [row["loss/train"] for row in scores(again) if "loss/train" in row]
     assert losses, "two steps make a record"
     assert all(math.isfinite(loss) for loss in losses)
-    weights = [torch.load(run.weights_file, weights_only=True) for run in runs]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    first, second = (torch.load(run.weights_file, weights_only=True) for run in (observed, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def scores(run: RunFolder) -> list[dict[str, float]]:
+    """Return losses, accuracies and learning rates, record by record."""
+    rows = ({tag: row.values[tag] for tag in row.values if tag.split("/")[0] in SCORES} for row in read_records(run.metrics_file))
+    return [row for row in rows if row]
 
 
 @pytest.mark.parametrize("choice", sorted(ELSEWHERE))

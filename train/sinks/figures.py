@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +41,15 @@ class Drawing:
 _deferred: list[Drawing] | None = None
 
 
-def defer() -> list[Drawing]:
-    """From now on, draw no figure in this process; return the list to which they are added instead."""
+@contextmanager
+def deferred() -> Iterator[list[Drawing]]:
+    """Draw no figure in this process; give a list to which they are added instead."""
     global _deferred
-    _deferred = []
-    return _deferred
+    before, _deferred = _deferred, []
+    try:
+        yield _deferred
+    finally:
+        _deferred = before
 
 
 def draw(drawing: Drawing, target: Sink) -> None:

@@ -39,8 +39,8 @@ def run(request: JobRequest) -> tuple[float, bytes]:
 
     The state of the run is in its folder.
     """
-    drawings = figures.defer()
-    value = _run(request)
+    with figures.deferred() as drawings:
+        value = _run(request)
     return value, pickle.dumps(drawings) if drawings else b""
 
 
