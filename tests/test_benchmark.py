@@ -50,7 +50,7 @@ def check_section(section: dict, contestants: list[str], ratios: list[str], imag
         assert figures == pytest.approx(wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_benchmark_measures_a_section(tmp_path):
     path = tmp_path / "out.json"
     done = benchmark("--loop", "--only=train,plain", *TINY, *FEW, f"--json={path}")

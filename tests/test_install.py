@@ -150,7 +150,7 @@ def test_install_second_start_only_runs_the_command(installed: Path, tmp_path: P
     assert start(installed, "kill yourself").returncode == -signal.SIGTERM
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_install_starts_over_after_failure_and_interruption(tmp_path: Path) -> None:
     """Neither leaves anything that a later start takes for finished; a signal ends pip and what it started."""
     checkout = make_checkout(tmp_path / "checkout")
@@ -177,7 +177,7 @@ def test_install_starts_over_after_failure_and_interruption(tmp_path: Path) -> N
     assert json.loads(again.stdout)["arguments"] == ARGUMENTS, again.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_install_serves_simultaneous_starts(tmp_path: Path) -> None:
     """One installs, also where the shell that began it was killed and pip is an orphan."""
     checkout = make_checkout(tmp_path / "checkout")

@@ -217,7 +217,7 @@ def test_command_refuses_a_revision_that_does_not_exist() -> None:
 
 
 @in_checkout
-@pytest.mark.slow
+@pytest.mark.long
 def test_command_finds_a_revision_equal_to_itself(tmp_path: Path) -> None:
     done = same_bits("HEAD", "HEAD", "--only", "observe=off", "--keep", str(tmp_path / "kept"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -95,6 +95,7 @@ def test_wheel_finds_configs_from_another_folder(environment: Path, tmp_path: Pa
     assert "train.parts.norm.group" in train(environment, tmp_path, "--cfg", "job", "init=xavier", "norm=group")
 
 
+@pytest.mark.long
 def test_wheel_trains_from_another_folder(environment: Path, tmp_path: Path) -> None:
     train(environment, tmp_path, "trainer.max_steps=2", "trainer.device=cpu")
     assert list((tmp_path / "outputs").rglob("summary.json"))

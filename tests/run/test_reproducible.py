@@ -42,6 +42,8 @@ ALL_ROLES = [
 ]
 """Every role of randomness is in use."""
 
+UNOBSERVED = [*ALL_ROLES, "observe=off"]
+
 Values = list[tuple[int, float, dict[str, float]]]
 
 
@@ -90,8 +92,8 @@ def test_earlier_run_in_process_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_seed_zero_differs_from_other_seeds(tmp_path: Path) -> None:
-    runs = {seed: train_in_process(tmp_path / str(seed), [*ALL_ROLES, f"seed={seed}"]).path for seed in (0, 1, -1)}
-    default = train_in_process(tmp_path / "default", ALL_ROLES).path
+    runs = {seed: train_in_process(tmp_path / str(seed), [*UNOBSERVED, f"seed={seed}"]).path for seed in (0, 1, -1)}
+    default = train_in_process(tmp_path / "default", UNOBSERVED).path
     assert equal(weights(runs[0]), weights(default))
     for left, right in ((0, 1), (0, -1), (1, -1)):
         assert not equal(weights(runs[left]), weights(runs[right]))
@@ -99,7 +101,7 @@ def test_seed_zero_differs_from_other_seeds(tmp_path: Path) -> None:
 
 def test_max_steps_run_is_prefix_of_longer_run(tmp_path: Path) -> None:
     """With a schedule that does not depend on the end: the draws of a step depend only on its number."""
-    constant = [*ALL_ROLES, "schedule=constant", "observe=off"]
+    constant = [*UNOBSERVED, "schedule=constant"]
     short = run_content(train_in_process(tmp_path / "short", [*constant, "trainer.max_steps=4"]).path)[0]
     long = run_content(train_in_process(tmp_path / "long", constant).path)[0]
 
@@ -193,11 +195,11 @@ def test_seed_of_role_changes_only_its_draws(role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_seed_of_role_changes_weights_only_when_in_use(role: str, tmp_path: Path) -> None:
     idle = {"augment": ["augment=none"], "dropout": ["regularization.dropout=0"], "split": ["data.val_fraction=0"]}
-    base = weights(train_in_process(tmp_path / "base", ALL_ROLES).path)
-    assert not equal(base, weights(train_in_process(tmp_path / "changed", [*ALL_ROLES, f"seeds.{role}=1"]).path))
+    base = weights(train_in_process(tmp_path / "base", UNOBSERVED).path)
+    assert not equal(base, weights(train_in_process(tmp_path / "changed", [*UNOBSERVED, f"seeds.{role}=1"]).path))
     if role in idle:
         unused = [
-            train_in_process(tmp_path / name, [*ALL_ROLES, *idle[role], f"seeds.{role}={name}"]).path for name in ("0", "1")
+            train_in_process(tmp_path / name, [*UNOBSERVED, *idle[role], f"seeds.{role}={name}"]).path for name in ("0", "1")
         ]
         assert run_content(unused[0]) == run_content(unused[1])
 

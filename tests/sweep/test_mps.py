@@ -139,7 +139,7 @@ def test_sweep_under_mps_repeats_what_a_neighbour_may_have_broken(gpu: FakeGpu, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL])
 def test_daemon_ends_with_a_stopped_sweep(gpu: FakeGpu, tmp_path: Path, number: signal.Signals) -> None:
     sweep = Sweep(tmp_path, "model.how=dawdles", "seed=0,1", "trainer.epochs=1000", "trainer.max_steps=null", *SHARED)
     sweep.wait_for(lambda: sweep.training_count() == 2)
@@ -150,7 +150,7 @@ def test_daemon_ends_with_a_stopped_sweep(gpu: FakeGpu, tmp_path: Path, number: 
     wait_until(lambda: not sweep.processes(), 5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sweep_shares_a_gpu_by_what_its_runs_need(gpu: FakeGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of a run is estimated before the first starts, and before a dry run says how long all will take."""
     rule = ("hydra.launcher.jobs_per_device=null", "trainer.device=auto", "seed=0,1")
