@@ -171,6 +171,7 @@ def write_sweep(
         arms=tuple(planned_arms),
         runs=tuple(planned_runs),
         dropped=tuple(dropped),
+        metric="accuracy/test",
     )
     folder.mkdir(exist_ok=True)
     write_manifest(folder, manifest)

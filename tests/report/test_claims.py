@@ -61,50 +61,60 @@ def labelled(facts: Facts, samples: Sequence[Sample]) -> Facts:
     return replace(facts, labels={with_id(sample).arm: sample.arm for sample in samples}, conditions=conditions)
 
 
-def test_claim_is_supported_when_interval_excludes_zero() -> None:
+def test_claim_is_better_or_worse_when_interval_excludes_zero() -> None:
     claim = claim_of(arm("norm=batch", 0.85))
-    assert claim.verdict == "supported"
+    assert claim.heading == "better"
     # Welch by hand: the standard error is .2 * sqrt(2/5) = .1265 points, t at 8 degrees of freedom 2.306: +-.29
     assert claim.sentence == (
         "norm=batch has a test accuracy 5.00 percentage points higher than norm=none "
         "(95 % CI +4.71 to +5.29, 5 against 5 runs, Welch)."
     )
-    assert "lower than norm=none" in claim_of(arm("norm=batch", 0.75)).sentence
+    worse = claim_of(arm("norm=batch", 0.75))
+    assert worse.heading == "worse"
+    assert "lower than norm=none" in worse.sentence
 
 
 def test_claim_bounds_the_effect_when_interval_is_narrow() -> None:
     claim = claim_of(arm("norm=batch", 0.801))
-    assert claim.verdict == "no_effect_larger_than"
+    assert claim.heading == "equivalent"
     assert claim.sentence.startswith(
-        "norm=batch against norm=none: no effect on test accuracy larger than 0.40 percentage points"
+        "norm=batch against norm=none: no difference in test accuracy larger than 0.40 percentage points"
     )
+    assert "within 0.50 percentage points, the default smallest effect of interest" in claim.sentence
     assert f"measured +0.10, 95 % CI {MINUS}0.19 to +0.39" in claim.sentence  # the bound is .39168: rounded up, never down
 
 
-def test_underpowered_claim_gives_minimum_detectable_effect() -> None:
+def test_inconclusive_claim_gives_minimum_detectable_effect() -> None:
     claim = claim_of(arm("norm=batch", 0.81, 0.02), base=arm("norm=none", 0.80, 0.02))
-    assert claim.verdict == "underpowered"
+    assert claim.heading == "inconclusive"
     (level,) = claim.levels
     # two groups of 5 at 80 % power: 2.02 standard deviations, by any power calculator
     assert level.effect.detectable == pytest.approx(2.02 * 0.02, rel=0.01)
-    assert "inconclusive" in claim.sentence
     assert "the minimum detectable effect is 4.1 percentage points (80 % power)" in claim.sentence
+    # two groups, 80 % power: n = 2 (1.96 + .84)^2 (.02 / .005)^2 = 251 by the normal approximation
+    assert level.seeds == pytest.approx(252, abs=2)
+    assert f"takes about {level.seeds} seeds per arm" in claim.sentence
 
 
-def test_smallest_effect_separates_no_effect_from_underpowered() -> None:
+def test_smallest_effect_separates_equivalent_from_inconclusive() -> None:
     batch = arm("norm=batch", 0.801)
-    assert claim_of(batch, wording=Wording(StubMetric(), smallest_effect=0.003)).verdict == "underpowered"
-    assert claim_of(batch, wording=Wording(StubMetric(), smallest_effect=0.005)).verdict == "no_effect_larger_than"
+    assert claim_of(batch, wording=Wording(StubMetric(), smallest_effect=0.003)).heading == "inconclusive"
+    assert claim_of(batch, wording=Wording(StubMetric(), smallest_effect=0.005)).heading == "equivalent"
     tiny = claim_of(arm("norm=batch", 0.802, 0.0005), base=arm("norm=none", 0.80, 0.0005))
-    assert tiny.verdict == "supported"
-    assert "below the smallest effect of interest (0.50 percentage points)" in tiny.sentence
+    assert tiny.heading == "equivalent", "the interval excludes 0, but no effect in it matters"
+    small = claim_of(arm("norm=batch", 0.806), wording=Wording(StubMetric(), is_default=False))
+    assert small.heading == "better"
+    assert (
+        "possibly too small to matter: it may be below 0.50 percentage points, the smallest effect of interest" in small.sentence
+    )
+    assert "too small" not in claim_of(arm("norm=batch", 0.81)).sentence
 
 
 @pytest.mark.parametrize(("side", "rates"), [("arm", ("2 of 7", "0 of 5")), ("base", ("0 of 5", "2 of 7"))])
 def test_divergence_on_either_side_is_not_comparable(side: str, rates: tuple[str, str]) -> None:
     base = arm("norm=none", 0.80, diverged=2 if side == "base" else 0)
     claim = claim_of(arm("norm=batch", 0.85, diverged=2 if side == "arm" else 0), base=base)
-    assert claim.verdict == "not_comparable"
+    assert claim.heading == "not comparable"
     assert f"{rates[0]} runs" in claim.sentence
     assert f"{rates[1]} runs" in claim.sentence
     assert "2 of 7 runs (28.6 %, 95 % CI 8 to 64)" in claim.sentence
@@ -113,7 +123,7 @@ def test_divergence_on_either_side_is_not_comparable(side: str, rates: tuple[str
 
 def test_claim_of_an_arm_whose_runs_all_diverged() -> None:
     claim = claim_of(Sample("norm=batch", (), diverged=5))
-    assert claim.verdict == "not_comparable"
+    assert claim.heading == "not comparable"
     assert "5 of 5 runs (100 %" in claim.sentence
     assert "nan" not in claim.sentence
 
@@ -140,14 +150,14 @@ def test_failed_runs_and_unequal_budgets_are_not_comparable() -> None:
     assert "1 run with norm=batch failed" in claim_of(arm("norm=batch", 0.85, failed=1)).sentence
     unequal = Facts(conditions=(Conditions("norm=none", budgets=(1000.0,)), Conditions("norm=batch", budgets=(2000.0,))))
     claim = claim_of(batch, facts=unequal)
-    assert claim.verdict == "not_comparable"
+    assert claim.heading == "not comparable"
     assert "the budgets differ (2,000 against 1,000)" in claim.sentence
     intended = replace(unequal, budget_factors=("norm",))
-    assert claim_of(batch, facts=intended).verdict == "supported"
+    assert claim_of(batch, facts=intended).heading == "better"
 
 
 def test_missing_runs_do_not_prevent_a_claim() -> None:
-    assert claim_of(arm("norm=batch", 0.85, missing=3)).verdict == "supported"
+    assert claim_of(arm("norm=batch", 0.85, missing=3)).heading == "better"
 
 
 @pytest.mark.parametrize(
@@ -163,26 +173,27 @@ def test_claim_states_the_learning_rate(rates: Sequence[tuple[float, ...]], tune
         Conditions(name, learning_rates=values) for name, values in zip(("norm=none", "norm=batch"), rates, strict=True)
     )
     claim = claim_of(arm("norm=batch", 0.85), facts=Facts(conditions=conditions, tuned_over=tuned))
-    assert claim.verdict == "supported"
+    assert claim.heading == "better"
     assert text in claim.sentence
 
 
 def test_claim_needs_more_than_one_run_per_arm() -> None:
     claim = claim_of(Sample("norm=batch", (0.9,)), base=Sample("norm=none", (0.5,)))
-    assert claim.verdict == "underpowered"
+    assert claim.heading == "inconclusive"
     assert "no conclusion about test accuracy from 1 against 1 run" in claim.sentence
 
 
 def test_claim_has_a_sentence_for_every_level() -> None:
     claim = claim_of(arm("norm=batch", 0.85), arm("norm=layer", 0.80), Sample("norm=group", (), diverged=5))
-    assert claim.verdict == "supported"
-    assert [level.verdict for level in claim.levels] == ["supported", "no_effect_larger_than", "not_comparable"]
+    assert claim.heading == "1 better, 1 equivalent, 1 not comparable"
+    assert [level.verdict for level in claim.levels] == ["better", "equivalent", "not_comparable"]
     assert all(level.sentence in claim.sentence for level in claim.levels)
 
 
 def test_claim_keeps_the_unit_of_other_metrics() -> None:
     loss = Wording(StubMetric("test loss", is_share=False, higher_is_better=False))
     claim = claim_of(arm("norm=batch", 0.5), wording=loss)
+    assert claim.heading == "better", "a lower loss"
     assert claim.sentence.startswith(
         f"norm=batch has a test loss 0.3000 lower than norm=none (95 % CI {MINUS}0.3029 to {MINUS}0.2971"
     )
@@ -200,7 +211,7 @@ FACTORS = {"init": ("gaussian", "xavier"), "norm": ("none", "batch")}
 def test_claims_of_grid_are_by_factor_and_name_interactions() -> None:
     cells = grid(arm("init=gaussian norm=none", 0.60))
     init, norm = claims_of_grid(factorial(cells, FACTORS), cells, WORDING)
-    assert (init.factor, init.verdict, norm.verdict) == ("init", "supported", "supported")
+    assert (init.factor, init.heading, norm.heading) == ("init", "better", "better")
     assert init.sentence.startswith("init=xavier has a test accuracy 10.00 percentage points higher than init=gaussian")
     assert "10 against 10 runs, Welch, over 2 combinations of the other factors" in init.sentence
     assert (
@@ -212,7 +223,7 @@ def test_claims_of_grid_are_by_factor_and_name_interactions() -> None:
 def test_claims_of_grid_with_diverged_cell_are_not_comparable() -> None:
     cells = grid(Sample("init=gaussian norm=none", (), diverged=5))
     for claim in claims_of_grid(factorial(cells, FACTORS), cells, WORDING):
-        assert claim.verdict == "not_comparable"
+        assert claim.heading == "not comparable"
         assert "5 of 10 runs (50 %" in claim.sentence
         assert "over 1 of the 2 combinations" in claim.sentence
 
@@ -233,7 +244,7 @@ def test_grid_compares_divergence_within_combinations() -> None:
     assert f"p = {3 * 2 / 2 / 252:.2g}, adjusted for 3 comparisons" in norm.sentence
     assert "norm=none diverges more often than norm=batch (exact test within the combinations" in norm.sentence
     assert "init=kaiming diverges more often than init=gaussian" in init.sentence
-    assert norm.verdict == "not_comparable"
+    assert norm.heading == "not comparable"
 
 
 def test_grid_names_side_diverging_more_within_combinations() -> None:
@@ -257,7 +268,7 @@ def test_claims_of_grid_count_all_arms_of_a_cell() -> None:
         claims = claims_of_grid(
             factorial(grid_cells, {"init": ("xavier", "kaiming"), "norm": ("none", "batch")}), grid_cells, WORDING
         )
-        assert [claim.verdict for claim in claims] == ["not_comparable"] * 2
+        assert [claim.heading for claim in claims] == ["not comparable"] * 2
 
 
 def threats(samples: Sequence[Sample], facts: Facts | None = None, comparisons: int = 1) -> dict[str, Threat]:

@@ -12,8 +12,7 @@ from tests.report.folders import write_run
 from tests.report.test_report import table_rows
 from train.explain.diagnosis import Diagnosis
 from train.explain.verdict import Verdict
-from train.report.make import ReportOptions, analyse_folders, make_report
-from train.report.render import as_text
+from train.report.make import ReportOptions, make_report
 
 OPTIONS = ReportOptions(tensorboard=False, baseline="norm=batch")
 NO_NORM = "norm=group, but the model contains no such layer: it contains no norm layer. Does the model use its argument `norm`?"
@@ -23,8 +22,7 @@ HEALTHY = asdict(Verdict("healthy", "healthy: std is stable"))
 
 def outputs(folder: Path, options: ReportOptions = OPTIONS) -> tuple[str, str, str]:
     """Return the page, the Markdown file without its escapes, and what the terminal shows."""
-    page = make_report([folder], folder / "out", options)
-    terminal = as_text(analyse_folders([folder], options), page)
+    page, terminal = make_report([folder], folder / "out", options)
     markdown = re.sub(r"\\(.)", r"\1", (folder / "out" / "report.md").read_text())
     return html.unescape(page.read_text()), markdown, terminal
 

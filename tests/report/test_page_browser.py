@@ -37,7 +37,7 @@ def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
     means = {("norm=batch", "init=kaiming"): 0.80, ("norm=none", "init=kaiming"): 0.6, ("norm=batch", "init=xavier"): 0.79}
     arms = {arm: (mean, mean + 0.02) for arm, mean in (means | {("norm=none", "init=xavier"): 0.5}).items()}
-    return make_report([write_sweep(folder / "sweep", arms)], folder / "sweep", ReportOptions(tensorboard=False))
+    return make_report([write_sweep(folder / "sweep", arms)], folder / "sweep", ReportOptions(tensorboard=False))[0]
 
 
 def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

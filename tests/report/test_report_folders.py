@@ -22,7 +22,7 @@ QUIET = ReportOptions(tensorboard=False)
 
 
 def report(folder: Path, options: ReportOptions = QUIET) -> str:
-    return make_report([folder], folder, options).read_text()
+    return make_report([folder], folder, options)[0].read_text()
 
 
 def section(page: str, name: str) -> str:
@@ -86,7 +86,7 @@ def test_page_excludes_damaged_folders_and_copies(page, troubled):
 
 
 def test_diverged_runs_make_an_arm_not_comparable(page):
-    assert re.search(r'<article class="claim not_comparable">\s*<p class="verdict"><b>norm</b>', page)
+    assert re.search(r'<b>norm</b> <span>not comparable</span></p>\s*<p class="level not_comparable">', page)
 
 
 def test_page_notes_runs_that_are_not_in_a_mean(page):
@@ -172,7 +172,7 @@ def test_baseline_without_plan_shares_most_levels(tmp_path):
 def test_report_of_two_sweeps_keeps_both_plans(tmp_path):
     first = write_sweep(tmp_path / "first", {("norm=batch",): (0.8, 0.81), ("norm=none",): (0.6, 0.61)}, without=1)
     write_sweep(tmp_path / "second", {("init=kaiming",): (0.8,), ("init=gaussian",): (0.5, 0.52)}, without=1)
-    page = make_report([first, tmp_path / "second"], tmp_path / "out", QUIET).read_text()
+    page = make_report([first, tmp_path / "second"], tmp_path / "out", QUIET)[0].read_text()
     assert "train -m norm=batch,none" in page
     assert "train -m init=kaiming,gaussian" in page
     assert len(re.findall(r"<code>train \w+=\w+ seed=1</code>", section(page, "excluded"))) == 2

@@ -98,7 +98,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(sweep: Path) -> str:
-    return make_report([sweep], sweep, QUIET).read_text()
+    return make_report([sweep], sweep, QUIET)[0].read_text()
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_no_choice_without_a_validation_accuracy(tmp_path: Path) -> None:
     assert "no level could be chosen" in threat(analysis, "tuning_unmeasured")
     assert chosen(analysis) == {"baseline": "0.02", "norm=batch": "0.02"}
     assert "tuned for every arm" not in analysis.claims[0].sentence
-    assert "no level could be chosen" in make_report([tmp_path], tmp_path, QUIET).read_text()
+    assert "no level could be chosen" in make_report([tmp_path], tmp_path, QUIET)[0].read_text()
 
 
 def test_claims_name_other_tuned_keys_and_the_untuned_rate(tmp_path: Path) -> None:

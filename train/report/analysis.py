@@ -30,6 +30,7 @@ from train.report.contracts import (
 from train.report.evidence import contradictions
 from train.report.history import History
 from train.report.metric import Metric, as_float
+from train.report.plan_threats import plan_threats
 from train.report.statistics.compare import compare, pairwise
 from train.report.statistics.effects import factorial
 from train.report.statistics.rates import divergence
@@ -59,7 +60,7 @@ class Analysis:
     pairs: tuple[Pairwise, ...]
     claims: tuple[Claim, ...]
     threats: tuple[Threat, ...]
-    smallest_effect: float
+    wording: Wording
 
     def history(self, run: Run) -> History:
         return self.histories[run.folder]
@@ -116,11 +117,13 @@ def analyse(
     grid = factorial(cells_of(study, samples), varied_factors(study)) if study.is_grid and has_values else None
     facts = collect_facts(study, metric)
     chosen = [(study.labels[arm.id], arm.choice) for arm in study.arms if arm.choice]
-    wording = Wording(metric, SMALLEST_EFFECT if smallest_effect is None else smallest_effect, scope=scope_of(study), facts=facts)
+    smallest = SMALLEST_EFFECT if smallest_effect is None else smallest_effect
+    wording = Wording(metric, smallest, is_default=smallest_effect is None, scope=scope_of(study), facts=facts)
     effects = (*grid.main, *grid.interactions) if grid else compared
     intervals = sum(effect.low is not None for effect in effects)
     threats = [
         *tuning_threats(study.tune, chosen, metric),
+        *plan_threats(study, metric, smallest),
         *find_threats(list(samples.values()), facts, metric, comparisons=intervals),
     ]
     return Analysis(
@@ -134,7 +137,7 @@ def analyse(
         pairs=pairwise(list(samples.values())) if pairs else (),
         claims=make_claims(study, samples, comparisons, grid, wording),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
-        smallest_effect=wording.smallest_effect,
+        wording=wording,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import RunError, UsageError
-from train.report.make import ReportOptions, analyse_folders, write_report
+from train.report.make import ReportOptions, make_report
 from train.report.metric import DEFAULT
 
 DESCRIPTION = """\
@@ -92,8 +92,8 @@ def parser() -> argparse.ArgumentParser:
         "--smallest-effect",
         type=_positive,
         metavar="X",
-        help="smallest effect of interest, as a fraction for accuracies (0.01 is one percentage point); decides between 'no "
-        "effect larger than' and 'underpowered'",
+        help="smallest effect of interest, as a fraction for accuracies (0.01 is one percentage point); decides between "
+        "'equivalent' and 'inconclusive'",
     )
     parser.add_argument(
         "--no-tensorboard", dest="tensorboard", action="store_false", help="do not write TensorBoard charts of the arms"
@@ -125,11 +125,7 @@ def _report(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = vars(arguments) | {"tune": tuple(arguments.tune)}
     folders, out = values.pop("folders"), values.pop("out")
     options = ReportOptions(**values)
-    analysis = analyse_folders(folders, options)
-    page = write_report(analysis, out or folders[0], tensorboard=options.tensorboard)
-    from train.report.render import as_text
-
-    print(as_text(analysis, page))
+    print(make_report(folders, out or folders[0], options)[1])
     return 0
 
 

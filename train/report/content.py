@@ -14,17 +14,12 @@ from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
+from train.report.plan_threats import metric_origin
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped, PlannedRun
 from train.store.run import Run
 from train.text import plural
 
-VERDICTS = {
-    "supported": "supported",
-    "no_effect_larger_than": "no effect larger than",
-    "underpowered": "underpowered",
-    "not_comparable": "not comparable",
-}
 DESIGNS = {
     "grid": "grid: all combinations of the levels",
     "one_at_a_time": "one at a time: the baseline, and variants with a single change",
@@ -53,6 +48,7 @@ class Content:
     difference_unit: str
     scale: tuple[str, str]
     smallest_effect: str
+    more_seeds: str
     claims: tuple[Claim, ...]
     rows: tuple[table.ArmRow, ...]
     tuning: tuple[str, ...]
@@ -95,7 +91,8 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         value_unit="%" if metric.is_share else "",
         difference_unit="points" if metric.is_share else "",
         scale=scale,
-        smallest_effect=f"{table_text.difference(metric, analysis.smallest_effect).lstrip('+')} {table_text.unit(metric)}",
+        smallest_effect=smallest_effect(analysis),
+        more_seeds=more_seeds(analysis),
         claims=analysis.claims,
         rows=table.rows(analysis),
         tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
@@ -117,6 +114,23 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         arm_commands=tuple(ArmCommands(study.labels[arm.id], table.commands(arm)) for arm in analysis.ranked),
         versions=tuple(_versions(study.runs)),
     )
+
+
+def smallest_effect(analysis: Analysis) -> str:
+    """Return the smallest effect of interest, and that it is the default if nobody has set it."""
+    wording = analysis.wording
+    size = table_text.difference(analysis.metric, wording.smallest_effect).lstrip("+")
+    return f"{size} {table_text.unit(analysis.metric)}{', the default' if wording.is_default else ''}"
+
+
+def more_seeds(analysis: Analysis) -> str:
+    """Return the command that repeats the sweep with the seeds that would decide its inconclusive levels; empty without one."""
+    counts = [level.seeds for claim in analysis.claims for level in claim.levels if level.seeds]
+    manifest, plans = analysis.study.manifest, analysis.study.collection.plans
+    if not counts or manifest is None or set(manifest.seeds) - {"seed"}:
+        return ""
+    rest = [argument for argument in manifest.command if argument.partition("=")[0] not in ("seed", "hydra.sweep.dir")]
+    return shlex.join([*rest, f"seed=range({max(counts)})", f"hydra.sweep.dir={plans[0].folder}"])
 
 
 def title_of(analysis: Analysis) -> str:
@@ -148,7 +162,7 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield (
         "Metric",
         (
-            f"{metric.name} ({metric.tag}) after the last step, not at the best epoch; chosen in advance. "
+            f"{metric.name} ({metric.tag}) after the last step, not at the best epoch; {metric_origin(study, metric)}. "
             f"{'Higher' if metric.higher_is_better else 'Lower'} is better."
         ),
     )

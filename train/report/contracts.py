@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, get_args
 
-Verdict: TypeAlias = Literal["supported", "no_effect_larger_than", "underpowered", "not_comparable"]
+Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive", "not_comparable"]
+VERDICTS: dict[str, str] = {verdict: verdict.replace("_", " ") for verdict in get_args(Verdict)}
+"""How a verdict reads, in the order of headings."""
 Severity: TypeAlias = Literal["note", "caution", "serious"]
 
 
@@ -61,6 +63,7 @@ class Effect:
 
     `p_adjusted` is adjusted for the family and matches the interval: it is below 1 - confidence exactly where the interval
     excludes 0. `detectable`: the minimum detectable effect of this design at this spread, with 80 % power.
+    `standard_error`, `df`: of the difference.
     """
 
     difference: float
@@ -68,11 +71,18 @@ class Effect:
     high: float | None = None
     p_adjusted: float | None = None
     detectable: float | None = None
+    standard_error: float | None = None
+    df: float | None = None
     note: str = ""
 
     @property
     def excludes_zero(self) -> bool:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def nearest(self) -> float:
+        """Return the end of an interval that excludes 0 which is nearer to 0, as a size; 0 for any other."""
+        return min(abs(self.low or 0.0), abs(self.high or 0.0)) if self.excludes_zero else 0.0
 
     @property
     def bound(self) -> float | None:
@@ -224,12 +234,14 @@ class Facts:
 class Wording:
     """What sentences need besides the numbers.
 
-    `smallest_effect`: the smallest effect of interest, in units of the metric; `confidence`: that of the intervals; `scope`: text
-    that ends every claim, such as "with everything else at its baseline"; `facts`: what is known of the study and its arms.
+    `smallest_effect`: the smallest effect of interest, in units of the metric; `is_default`: whether nobody has set it;
+    `confidence`: that of the intervals; `scope`: text that ends every claim, such as "with everything else at its baseline";
+    `facts`: what is known of the study and its arms.
     """
 
     metric: MetricInfo
     smallest_effect: float = SMALLEST_EFFECT
+    is_default: bool = True
     confidence: float = 0.95
     scope: str = ""
     facts: Facts = field(default_factory=Facts)
@@ -246,20 +258,34 @@ class Threat:
 
 @dataclass(frozen=True)
 class LevelClaim:
-    """The claim about one level (or arm) against its baseline."""
+    """The claim about one level (or arm) against its baseline.
+
+    `seeds`: how many per arm would detect the smallest effect of interest; None where that is unknown or needs no more.
+    """
 
     level: str
     verdict: Verdict
     sentence: str
     effect: Effect
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim about one factor. Its verdict is the first of supported, not_comparable, underpowered, no_effect_larger_than that
-    any level has; `sentence` covers every level."""
+    """The claims about all levels of one factor, and sentences about its interactions."""
 
     factor: str
-    verdict: Verdict
-    sentence: str
-    levels: tuple[LevelClaim, ...] = field(default=())
+    levels: tuple[LevelClaim, ...]
+    interactions: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """Return the number of levels by verdict, such as `1 better, 2 inconclusive`; of a single level its verdict."""
+        verdicts = [level.verdict for level in self.levels]
+        if len(verdicts) == 1:
+            return VERDICTS[verdicts[0]]
+        return ", ".join(f"{verdicts.count(verdict)} {text}" for verdict, text in VERDICTS.items() if verdict in verdicts)
+
+    @property
+    def sentence(self) -> str:
+        return " ".join([*(level.sentence for level in self.levels), *self.interactions])

@@ -119,7 +119,7 @@ def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator
         detail = f"{table_text.difference(metric, comparison.difference)}   n = {comparison.n}"
         rows.append(ForestRow(styles[arm.id], scale * comparison.difference, low, high, detail))
     axis = f"difference to the baseline in {metric.name}" + (" (percentage points)" if metric.is_share else "")
-    smallest = analysis.smallest_effect
+    smallest = analysis.wording.smallest_effect
     caption = (
         "Mean of the completed runs minus the baseline's mean, with simultaneous 95 % intervals: all hold jointly. "
         "A filled marker means that the interval excludes zero."

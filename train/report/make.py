@@ -41,10 +41,16 @@ class ReportOptions:
     tune: tuple[str, ...] = ()
 
 
-def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> Path:
-    """Read the runs in `folders`, write the report into `out` and return the path of the page. UsageError when that fails."""
+def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> tuple[Path, str]:
+    """Read the runs in `folders` and write the report into `out`; return the path of the page, and what a terminal shows.
+
+    UsageError when that fails.
+    """
     analysis = analyse_folders(folders, options)
-    return write_report(analysis, out, tensorboard=options.tensorboard)
+    page = write_report(analysis, out, tensorboard=options.tensorboard)
+    from train.report.render import as_text
+
+    return page, as_text(analysis, page)
 
 
 def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis:

@@ -11,9 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from train.report import table_text
 from train.report.analysis import Analysis
-from train.report.content import VERDICTS, Content, relative_path
+from train.report.content import Content, more_seeds, relative_path
+from train.report.contracts import VERDICTS
 from train.report.statistics.threats import CONTRADICTIONS
-from train.report.table import command, rows
+from train.report.table import command as run_command
+from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_ROWS = 20
@@ -38,7 +40,11 @@ def as_text(analysis: Analysis, page: Path) -> str:
     """Return the claims, runs without a chosen ingredient, the arms with their means, and the path of the page."""
     lines = []
     for claim in analysis.claims:
-        lines += [f"{claim.factor}: {VERDICTS[claim.verdict]}", f"  {claim.sentence}"]
+        lines.append(f"{claim.factor}: {claim.heading}")
+        lines += [f"  {VERDICTS[level.verdict]}: {level.sentence}" for level in claim.levels]
+        lines += [f"  {sentence}" for sentence in claim.interactions]
+    if command := more_seeds(analysis):
+        lines.append(f"seeds that would decide the inconclusive levels: {command}")
     lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
     if lines:
         lines.append("")
@@ -62,7 +68,7 @@ def _rendered(template: str, content: Content, out: Path, *, autoescape: bool, *
         loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {"md": escaped, "code": code, "line": one_line}
-    environment.globals |= {"verdicts": VERDICTS, "command": command, **functions}
+    environment.globals |= {"verdicts": VERDICTS, "command": run_command, **functions}
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
 

@@ -59,7 +59,8 @@ class Manifest:
 
     `axes`: axis -> its levels in the order typed, without seeds; `seeds`: the same for seed axes; `baseline`: the id of the arm
     that the others are compared with; `zipped`: groups of axes that change together; `study`: the preset's name, or empty;
-    `tune`: the axes whose level a report chooses for each arm, by the validation split.
+    `tune`: the axes whose level a report chooses for each arm, by the validation split; `metric`: the tag by which the first plan
+    compares its arms, empty in files of earlier versions; `smallest_effect`: that of interest to it, None for the default.
     """
 
     command: tuple[str, ...]
@@ -74,6 +75,8 @@ class Manifest:
     study: str = ""
     notes: tuple[str, ...] = field(default=())
     tune: tuple[str, ...] = ()
+    metric: str = ""
+    smallest_effect: float | None = None
     identity_version: int = VERSION
     """The version of the identity that produced the ids."""
 
@@ -100,6 +103,8 @@ def read_manifest(folder: Path) -> Manifest | None:
             study=content["study"],
             notes=tuple(content["notes"]),
             tune=tuple(content.get("tune", ())),  # older sweeps have none
+            metric=str(content.get("metric", "")),
+            smallest_effect=content.get("smallest_effect"),
             identity_version=int(content.get("identity_version", 1)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,6 +140,8 @@ def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
         zipped=tuple(dict.fromkeys((*old.zipped, *new.zipped))),
         study=new.study or old.study,
         notes=tuple(dict.fromkeys((*old.notes, *new.notes))),
+        metric=old.metric,  # what was chosen before the first run stays the choice that was made in advance
+        smallest_effect=old.smallest_effect,
     )
 
 

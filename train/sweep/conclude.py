@@ -78,7 +78,7 @@ def conclude(
     print(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
     for line in failure_lines(outcomes):
         print(line)
-    print(f"report {report_path_or_reason(folder, report)}")
+    print(report_or_reason(folder, report))
     print(f"view   tensorboard --logdir {shlex.quote(str(folder))}")
     code = exit_code(outcomes, error)
     print(f"{'resume' if code else 'repeat'} {command}")
@@ -121,11 +121,14 @@ def exit_code(outcomes: Sequence[RunOutcome], error: BaseException | None) -> in
     return 0 if error is None and all(outcome.state in FINISHED for outcome in outcomes) else 1
 
 
-def report_path_or_reason(folder: Path, options: ReportOptions) -> str:
-    """Write the report and return its path, or why it failed: a failed report must not hide the results of the runs."""
+def report_or_reason(folder: Path, options: ReportOptions) -> str:
+    """Write the report; return its verdicts, its table of arms and its path, or why there is none.
+
+    A failed report must not hide the results of the runs.
+    """
     try:
-        return str(make_report([folder], folder, options))
+        return make_report([folder], folder, options)[1]
     except UsageError as error:
-        return f"none: {error}"
+        return f"report none: {error}"
     except Exception as error:
-        return f"none: writing it failed ({type(error).__name__}: {error}). The runs are unaffected."
+        return f"report none: writing it failed ({type(error).__name__}: {error}). The runs are unaffected."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from train.report.make import ReportOptions
 from train.store.manifest import Manifest, PlannedArm, PlannedRun
 from train.sweep.axes import Axis
 from train.sweep.plan import SweepPlan
 
 
 def build_manifest(
-    plan: SweepPlan, runs: Iterable[PlannedRun], command: Sequence[str], study: str, notes: Sequence[str]
+    plan: SweepPlan, runs: Iterable[PlannedRun], command: Sequence[str], study: str, notes: Sequence[str], report: ReportOptions
 ) -> Manifest:
     """Build the manifest of a plan. `runs`: those of the plan, with the folders they have or will have."""
     return Manifest(
@@ -26,6 +27,8 @@ def build_manifest(
         study=study,
         notes=tuple(notes),
         tune=plan.tune,
+        metric=report.metric,
+        smallest_effect=report.smallest_effect,
     )
 
 

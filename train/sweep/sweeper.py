@@ -128,7 +128,7 @@ class Sweep:
         notes = [line.strip() for line in plan_text.reuse_lines(statuses, self.settings.rerun)]
         if self.settings.reuse_other_code:
             notes.append("sweep.reuse_other_code=true: runs of another version of the code are reused")
-        manifest = build_manifest(plan, runs, ("train", *self.arguments), self.study, notes)
+        manifest = build_manifest(plan, runs, ("train", *self.arguments), self.study, notes, self.report)
         write_manifest(folder, merge_manifests(self.existing_manifest(folder, manifest), manifest))
         if self.report.tensorboard:
             from train.report.tensorboard import write_table  # imports TensorBoard
@@ -177,7 +177,7 @@ class Sweep:
         """Raise UsageError when `sweep.resume=last` would mix two unrelated sweeps."""
         if self.settings.resume is None:
             return
-        existing = self.existing_manifest(folder, build_manifest(plan, plan.runs, (), self.study, ()))
+        existing = self.existing_manifest(folder, build_manifest(plan, plan.runs, (), self.study, (), self.report))
         if existing is None:
             return
         if not {run.identity for run in existing.runs} & {run.identity for run in plan.runs}:

@@ -10,7 +10,7 @@ numbers of `scipy.stats.t` without its 0.1 ms per call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import expm1, inf, log1p, sqrt
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
+
+from train.report.contracts import Effect
 
 POWER = 0.8
 MOST_RUNS = 4096
@@ -122,6 +124,8 @@ def effect_numbers(difference: Contrast, critical: float, p_adjusted: float) -> 
         "high": difference.estimate + half,
         "p_adjusted": p_adjusted,
         "detectable": smallest_detectable(difference.standard_error, difference.df, critical),
+        "standard_error": difference.standard_error,
+        "df": difference.df,
     }
 
 
@@ -159,14 +163,37 @@ def detectable(sd: float, n: int, arms: int) -> float:
 
 def runs_needed(difference: float, sd: float, arms: int) -> int | None:
     """Return the runs per arm needed to detect a true `difference` with probability `POWER`; None above 4096."""
-    low, high = 1, 2
-    while detectable(sd, high, arms) > difference:
+    return _fewest(lambda runs: detectable(sd, runs, arms) <= difference, known_too_few=1)
+
+
+def runs_to_detect(difference: float, effect: Effect, runs: int, count: int, confidence: float = 0.95) -> int | None:
+    """Return the runs per arm with which an interval would exclude 0 with probability `POWER` if `difference` was the true one.
+
+    `effect`: what `runs` per arm gave; `count`: the intervals of the family. The standard error falls with the root of the number
+    of runs, and the degrees of freedom rise in proportion. None above 4096, and where `effect` has no standard error.
+    """
+    if effect.standard_error is None or effect.df is None:
+        return None
+    error, df = effect.standard_error, effect.df
+
+    def detects(more: int) -> bool:
+        more_df = df * ((more - 1) / (runs - 1) if runs > 1 else more)
+        critical = sidak_quantile(more_df, count, confidence)
+        return smallest_detectable(error * sqrt(runs / more), more_df, critical) <= difference
+
+    return _fewest(detects, known_too_few=max(1, runs))
+
+
+def _fewest(detects: Callable[[int], bool], known_too_few: int) -> int | None:
+    """Return the smallest number that `detects`, which all larger ones do; None above `MOST_RUNS`."""
+    low, high = known_too_few, known_too_few + 1
+    while not detects(high):
         low, high = high, high * 2
         if high > MOST_RUNS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if detectable(sd, middle, arms) <= difference else (middle, high)
+        low, high = (low, middle) if detects(middle) else (middle, high)
     return high
 
 
