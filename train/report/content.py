@@ -25,6 +25,8 @@ DESIGNS = {
     "one_at_a_time": "one at a time: the baseline, and variants with a single change",
     "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
+MOST_SEEDS = 100
+"""Of the command that a report suggests."""
 _STATES = ("done", "diverged", "failed", "lost", "interrupted", "running", "queued")
 
 
@@ -124,10 +126,11 @@ def smallest_effect(analysis: Analysis) -> str:
 
 
 def more_seeds(analysis: Analysis) -> str:
-    """Return the command that repeats the sweep with the seeds that would decide its inconclusive levels; empty without one."""
+    """Return the command that repeats the sweep with the seeds that would decide its inconclusive levels; empty if they are too
+    many."""
     counts = [level.seeds for claim in analysis.claims for level in claim.levels if level.seeds]
     manifest, plans = analysis.study.manifest, analysis.study.collection.plans
-    if not counts or manifest is None or set(manifest.seeds) - {"seed"}:
+    if not counts or max(counts) > MOST_SEEDS or manifest is None or set(manifest.seeds) - {"seed"}:
         return ""
     rest = [argument for argument in manifest.command if argument.partition("=")[0] not in ("seed", "hydra.sweep.dir")]
     return shlex.join([*rest, f"seed=range({max(counts)})", f"hydra.sweep.dir={plans[0].folder}"])

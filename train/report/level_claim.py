@@ -150,7 +150,7 @@ class LevelComparison:
         return (
             f"{' against '.join(self.names)}: the difference in {self.wording.metric.name} is {measured} "
             f"({self._support}){self._qualification}. At this spread, the minimum detectable effect is {detectable} "
-            f"(80 % power). To detect {self._smallest}, takes {seeds} per arm."
+            f"(80 % power). Detecting {self._smallest}, takes {seeds} per arm."
         )
 
     @property
