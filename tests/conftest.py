@@ -6,20 +6,23 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from tests.harness import COMMAND
+from tests.harness import COMMAND, hidden_gpus
 from train.cli import ENVIRONMENT
 from train.sweep.fork_server import ForkServer
+from train.text import plural
 
 # Torch reads it once, at the first matrix product on a GPU, which may happen in a test without a session.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+NO_GPU = "no GPU that torch can use"
 
 Train: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -83,11 +86,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
-    for item in _without_device(items):
-        item.add_marker(pytest.mark.skip(reason="no GPU that torch can use"))
+    cuda = [item for item in items if item.get_closest_marker("cuda")]
+    if cuda and not _has_gpu():
+        for item in cuda:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
-def _without_device(items: list[pytest.Item]) -> list[pytest.Item]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hide the GPUs from a test that is not marked `cuda`, from its fixtures and from the processes that it starts.
+
+    A CUDA context takes a second and half a gigabyte, and many processes that share a GPU wait for each other.
+    """
+    with nullcontext() if item.get_closest_marker("cuda") else hidden_gpus():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say in one line, below all others, how many tests were skipped for want of a GPU."""
+    yield
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
+    if count := sum(isinstance(place, tuple) and place[2].endswith(NO_GPU) for place in skipped):
+        terminalreporter.write_line(f"There is {NO_GPU}: {plural(count, 'test')} marked cuda skipped.")
+
+
+def _has_gpu() -> bool:
     import torch
 
-    return [] if torch.cuda.is_available() else [item for item in items if item.get_closest_marker("cuda")]
+    return torch.cuda.is_available()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -42,6 +43,21 @@ def run_command_in_worker(order: tuple[Sequence[str], str, str, str]) -> None:
     sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [str(COMMAND), *arguments]
     cli.main()
+
+
+@contextmanager
+def hidden_gpus() -> Iterator[None]:
+    """Hide all GPUs from this process and from those that it starts, inside the context.
+
+    CUDA reads the variable once in a process, which a test marked `cuda` may have made it do. So torch is told, too.
+    """
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
 
 
 def compose_config(overrides: Sequence[str]) -> dict[str, object]:

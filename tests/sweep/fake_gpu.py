@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+NOWHERE = 64
+"""The index of a GPU that no machine has: a run that is sent there computes on the CPU, also where there are real GPUs."""
+
 SMI = """#!/bin/sh
 case "$1" in
     *memory*) printf '%s\\n' {memory} ;;
@@ -64,12 +67,13 @@ class FakeGpu:
         return ended and not any(folder.exists() for folder in folders)
 
 
-def fake_gpu(folder: Path, mebibytes: str = "81559", count: int = 1, mig: str = "Disabled") -> FakeGpu:
-    """Write the tools of a machine with `count` GPUs into `folder`."""
+def fake_gpu(folder: Path, mebibytes: str = "81559", count: int = 1, mig: str = "Disabled", first: int = 0) -> FakeGpu:
+    """Write the tools of a machine with `count` GPUs, numbered from `first`, into `folder`."""
     folder.mkdir()
-    memory = " ".join(f"'{index}, {mebibytes}, {mig}'" for index in range(count))
+    indices = range(first, first + count)
+    memory = " ".join(f"'{index}, {mebibytes}, {mig}'" for index in indices)
     texts = {
-        "nvidia-smi": SMI.format(memory=memory, indices=" ".join(map(str, range(count)))),
+        "nvidia-smi": SMI.format(memory=memory, indices=" ".join(map(str, indices))),
         "nvidia-cuda-mps-control": CONTROL.format(folder=folder),
     }
     for name, text in texts.items():

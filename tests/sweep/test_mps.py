@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.fake_gpu import FakeGpu, fake_gpu
+from tests.sweep.fake_gpu import NOWHERE, FakeGpu, fake_gpu
 from tests.sweep.test_pool import Sweep, wait_until
 from train.errors import UsageError
 from train.sweep.devices import cpu_cores
@@ -28,7 +28,7 @@ SHARED = ("hydra.launcher.jobs_per_device=2", "trainer.device=auto")
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """The tools of a machine with one GPU, first on the PATH."""
-    made = fake_gpu(tmp_path / "tools")
+    made = fake_gpu(tmp_path / "tools", first=NOWHERE)
     monkeypatch.setenv("PATH", made.path)
     monkeypatch.delenv(PIPES, raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -79,7 +79,7 @@ def test_daemon_that_does_not_start_leaves_nothing(gpu: FakeGpu) -> None:
 
 def test_service_uses_a_daemon_of_its_own(gpu: FakeGpu, fork_server: ForkServer) -> None:
     """Neither this process nor a client can use the GPU that is not there: the service is not to blame."""
-    with service(None, {"CUDA_VISIBLE_DEVICES": "0"}, fork_server) as client:
+    with service(None, {"CUDA_VISIBLE_DEVICES": str(NOWHERE)}, fork_server) as client:
         assert client[PIPES] == gpu.calls("start")[0][0]
         pid = gpu.pid()
     assert gpu.left_nothing(pid)
@@ -128,9 +128,9 @@ def test_sweep_under_mps_repeats_what_a_neighbour_may_have_broken(gpu: FakeGpu, 
         "breaks_under_mps": (2, False),
     }
     assert "2 at a time on 1 GPU under MPS" in sweep.output
-    assert "(cuda:0, 1 of 2, MPS)" in sweep.output
+    assert f"(cuda:{NOWHERE}, 1 of 2, MPS)" in sweep.output
     assert "CUDA error: unspecified launch failure; once more without MPS" in sweep.output
-    assert "(cuda:0, 1 of 2, attempt 2)" in sweep.output
+    assert f"(cuda:{NOWHERE}, 1 of 2, attempt 2)" in sweep.output
     assert "made once more without MPS after a CUDA error: 1 run" in sweep.output
     assert len(list((sweep.folder / "previous").iterdir())) == 1
     assert [len(gpu.calls(name)) for name in ("start", "quit")] == [1, 1]
@@ -160,7 +160,7 @@ def test_sweep_shares_a_gpu_by_what_its_runs_need(gpu: FakeGpu, tmp_path: Path, 
     assert sweep.wait_for_exit() == 0, sweep.output
     assert f"{min(2, cpu_cores())} at a time on 1 GPU" in sweep.output
     assert len(gpu.calls("start")) == min(1, cpu_cores() - 1)
-    monkeypatch.setenv("PATH", fake_gpu(tmp_path / "small", mebibytes="2000").path)
+    monkeypatch.setenv("PATH", fake_gpu(tmp_path / "small", mebibytes="2000", first=NOWHERE).path)
     sweep = Sweep(tmp_path / "tight", *rule, "sweep.dry_run=true")
     assert sweep.wait_for_exit() == 0, sweep.output
     assert ", 1 at a time" in sweep.output
