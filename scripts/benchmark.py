@@ -9,8 +9,11 @@
 
 The loop of `train` (its readers, observation, sinks and live view; no evaluation) is compared with
 - plain: a DataLoader of PIL images, torchvision's transforms, float32, `.item()` at every step;
+- lightning: Lightning's Trainer on the data of `plain`, in the precision of `train`, where Lightning is installed;
 - bare: forward, backward and update on one batch that lies on the device, in the precision and memory format of `train`;
-- and is shown in float32 too (train_float32), since its default may be bfloat16.
+- bare_graph: on a GPU, replays of the whole step as one CUDA graph, on one batch;
+- and is shown without a CUDA graph (train_eager, on a GPU) and in float32 (train_float32), since its default may be bfloat16.
+A second table splits the host's time of a step: what `train` takes beyond the bare step.
 
 The contestants take turns, and each has one timed window per round. A window in which other processes used more than
 --tolerance of the processors is discarded and taken again, at most --repeats times; other users of a GPU are not noticed.
@@ -50,10 +53,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("overrides", nargs="*", help="as for `train`, for the sections that train")
     add = made.add_argument_group("sections (default: --loop)").add_argument
-    add("--loop", action="store_true", help="the training loop against a plain one and the bare step")
+    add("--loop", action="store_true", help="the training loop against a plain one, the bare step and Lightning")
     add("--cost-of-observing", action="store_true", help="the training loop against itself with observe=off")
     add("--image-folder", action="store_true", help="reading generated JPEGs, against torchvision's pipeline")
-    add("--sweep", action="store_true", help="a whole sweep, by several launchers and by hand")
+    add("--sweep", action="store_true", help="a whole sweep, by `train -m` and by hand: trainings per hour")
     add("--fixed-cost", action="store_true", help="what a run costs beyond its steps, in a worker of the fork server")
     add = made.add_argument_group("windows").add_argument
     add("--only", default="", metavar="A,B", help="these contestants alone, by the names in the output")

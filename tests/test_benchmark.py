@@ -5,19 +5,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from typing import Any, cast
 
 import pytest
+import torch
 
+from scripts.benchmarks.host_time import HOST_PARTS, HostClock, TimedReader, TimedSink
+from scripts.benchmarks.lightning_loop import lightning_package
+from scripts.benchmarks.report import host_ms
 from scripts.benchmarks.sections import Options, check_only, run_section
+from scripts.benchmarks.sweep import contestants, pools
 from scripts.benchmarks.windows import Procedure, foreign_share, interleave, processors, usage
+from tests.sweep.fake_gpu import fake_gpu
 from train.cli import ENVIRONMENT
 from train.errors import RunError, UsageError
+from train.sinks.contracts import Sink
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 TINY = ["model.width=4", "model.stages=2", "trainer.batch_size=8"]
@@ -50,6 +58,58 @@ def check_section(section: dict, contestants: list[str], ratios: list[str], imag
         assert figures == pytest.approx(wanted)
 
 
+def test_train_loop_splits_the_host_time_of_its_steps(tmp_path):
+    section = run_section("loop", options("observe.every=2", only="train"), tmp_path, silent)
+    (window,) = section.windows
+    assert set(window.parts) == set(HOST_PARTS) - {"device"}
+    assert sum(window.parts.values()) <= window.seconds
+    assert all(seconds > 0 for part, seconds in window.parts.items() if part != "observation")
+    parts = host_ms(section, "train")
+    assert list(parts) == list(HOST_PARTS)
+    assert sum(parts.values()) == pytest.approx(1000 * window.seconds / 9)
+
+
+@dataclass
+class Script(Sink):
+    """A reader and a sink that take their time on a clock of their own."""
+
+    time: float = 0.0
+    steps_per_epoch: int = 4
+
+    def takes(self, seconds: float) -> None:
+        self.time += seconds
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        for step in range(start, self.steps_per_epoch):
+            self.takes(1.0)
+            yield epoch + step
+
+    def eval_batches(self) -> Iterator[Any]:
+        yield from ()
+
+    def progress(self, step: int, epoch: float, values: object) -> None:  # noqa: ARG002
+        self.takes(0.25)
+
+    def record(self, record: object) -> None:  # noqa: ARG002
+        self.takes(0.25)
+
+
+def test_host_clock_adds_up_to_the_whole():
+    script = Script()
+    clock = HostClock(lambda: script.time)
+    sink, something = TimedSink(script, clock), cast(Any, None)
+    step = clock.timed_step(lambda *_: cast(Any, script.takes(10.0)))
+    for batch in TimedReader(script, clock).epoch(0):
+        if batch == 0:  # observed
+            script.takes(16.0)
+            sink.record(something)
+        else:
+            step(batch, 1.0)
+            script.takes(0.5)
+        sink.progress(1, 0.0, {})
+    assert clock.parts(script.time) == {"step": 40.0, "reader": 4.0, "observation": 6.0, "records": 1.25, "rest": 1.5}
+
+
 @pytest.mark.long
 def test_benchmark_measures_a_section(tmp_path):
     path = tmp_path / "out.json"
@@ -58,6 +118,12 @@ def test_benchmark_measures_a_section(tmp_path):
     (section,) = json.loads(path.read_text())["sections"]
     check_section(section, ["train", "plain"], ["train/plain"], images=24)
     assert "train / plain" in done.stdout
+    assert "No train_eager and no bare_graph: on cpu `train` is eager." in done.stdout
+    for window in section["windows"]:
+        parts = window["parts"]
+        assert set(parts) == (set() if window["contestant"] == "plain" else set(HOST_PARTS) - {"device"})
+        assert sum(parts.values()) <= window["seconds"]
+        assert all(seconds > 0 for part, seconds in parts.items() if part != "observation")
 
 
 @pytest.mark.long
@@ -69,12 +135,15 @@ def test_benchmark_measures_every_section(tmp_path):
     found = json.loads(path.read_text())
     assert {name: found["environment"][name] for name in ENVIRONMENT} == ENVIRONMENT
     loop, observing, folder = found["sections"]
-    ratios = ["train/plain", "train_float32/plain", "train/bare"]
-    check_section(loop, ["train", "plain", "bare", "train_float32"], ratios, images=24)
+    lightning = lightning_package() is not None
+    ratios = ["train/plain", "train_float32/plain", *["train/lightning"] * lightning, "train/bare"]
+    check_section(loop, ["train", "plain", "bare", *["lightning"] * lightning, "train_float32"], ratios, images=24)
+    assert ("No lightning: it is not installed" in done.stdout) is not lightning
     names = ["train", "train_full", "train_unobserved"]
     check_section(observing, names, ["train/train_unobserved", "train_full/train_unobserved"], images=24)
     check_section(folder, ["folder_reader", "torchvision_folder"], ["folder_reader/torchvision_folder"], images=12)
     precisions = {name: detail.split(",")[0] for name, detail in loop["contestants"].items()}
+    assert precisions.pop("lightning", "").startswith("Lightning" if lightning else "")
     assert precisions == {"train": "bfloat16", "plain": "float32", "bare": "bfloat16", "train_float32": "float32"}
     assert "train / plain" in done.stdout
 
@@ -82,18 +151,51 @@ def test_benchmark_measures_every_section(tmp_path):
 @pytest.mark.long
 def test_benchmark_times_whole_sweeps(tmp_path):
     path = tmp_path / "out.json"
-    done = benchmark(
-        "--sweep", "--only=sweep_basic", *TINY, "observe=off", "--rounds=1", "--steps=2", "--repeats=0", f"--json={path}"
-    )
+    done = benchmark("--sweep", *TINY, "observe=off", "--rounds=1", "--steps=2", "--repeats=0", "--workers=1", f"--json={path}")
     assert done.returncode == 0, done.stderr
     (section,) = json.loads(path.read_text())["sections"]
-    assert list(section["contestants"]) == ["sweep_basic"]
-    (window,) = section["windows"]
-    assert window["images"] == 12 * 2 * 8  # runs, steps, batch
-    assert not section["ratios"]
+    assert list(section["contestants"]) == ["sweep_pool", "sweep_plain"]
+    assert list(section["ratios"]) == ["sweep_pool/sweep_plain"]
+    for window in section["windows"]:
+        assert window["images"] == 12 * 2 * 8  # runs, steps, batch
+        assert section["runs_per_hour"][window["contestant"]]["median"] == pytest.approx(12 * 3600 / window["seconds"])
+    assert "trainings per hour" in done.stdout
+    assert "No sweep_mps and no sweep_one_per_gpu: on cpu there is no GPU to share." in done.stdout
 
 
+def test_sweeps_that_share_a_gpu_need_one(tmp_path, monkeypatch):
+    """And NVIDIA's tool, or what is measured as MPS would be none."""
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    names, absent = pools(gpu)
+    assert names == ["sweep_pool", "sweep_one_per_gpu"]
+    assert "No sweep_mps: nvidia-cuda-mps-control is neither on PATH" in absent[0]
+    monkeypatch.setenv("PATH", fake_gpu(tmp_path / "tools").path)
+    assert pools(gpu) == (["sweep_mps", "sweep_pool", "sweep_one_per_gpu"], [])
+    made = dict(contestants(["norm=none"], 1, tmp_path / "sweeps", pools(gpu)[0]))
+    commands = {name: next(make().commands(2)) for name, make in made.items() if name != "sweep_plain"}
+    assert {name: [word for word in command if word.startswith("hydra.launcher")] for name, command in commands.items()} == {
+        "sweep_mps": ["hydra.launcher.mps=true"],
+        "sweep_pool": ["hydra.launcher.mps=false"],
+        "sweep_one_per_gpu": ["hydra.launcher.jobs_per_device=1"],
+    }
+
+
+@pytest.mark.cuda
 @pytest.mark.slow
+def test_benchmark_of_a_gpu_shows_eager_and_graph(tmp_path):
+    path = tmp_path / "out.json"
+    done = benchmark("--loop", "--only=train,train_eager,bare,bare_graph", *TINY, *FEW, "--steps=8", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads(path.read_text())["sections"]
+    ratios = ["train/train_eager", "train/bare", "train_eager/bare", "train/bare_graph", "bare_graph/bare"]
+    check_section(section, ["train", "train_eager", "bare", "bare_graph"], ratios, images=64)
+    assert section["contestants"]["train"].endswith(", the step a CUDA graph")
+    assert section["contestants"]["train_eager"].endswith(", the step eager: trainer.cuda_graph=false")
+    assert all(window["parts"]["step"] > 0 for window in section["windows"])
+
+
+@pytest.mark.long
 def test_benchmark_splits_the_time_of_a_run(tmp_path):
     path = tmp_path / "out.json"
     done = benchmark("--fixed-cost", "--only=run_0,run_20", *TINY, "--rounds=1", "--repeats=0", f"--json={path}")

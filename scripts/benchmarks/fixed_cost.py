@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,8 @@ from train.sweep.fork_server import ForkServer
 from train.sweep.jobs import Job, compose_job
 from train.sweep.progress import JobRow
 
+from .windows import Seconds
+
 LENGTHS = (0, 20, 200)
 PARTS = {
     "steps": "train steps",
@@ -32,11 +34,10 @@ PARTS = {
     "composing": "composing the configuration, by the controller meanwhile",
     "figures": "drawing, by another process afterwards",
 }
-Seconds = Mapping[str, float]
 
 
 class SingleRun:
-    """A contestant that is one run of some steps in a worker. `parts`: seconds of each part of each window, by `PARTS`."""
+    """A contestant that is one run of some steps in a worker."""
 
     def __init__(self, steps: int, overrides: Sequence[str], folder: Path, fork_server: ForkServer) -> None:
         self.name = f"run_{steps}"
@@ -44,13 +45,12 @@ class SingleRun:
         length = [f"trainer.max_steps={steps}"] if steps else ["trainer.epochs=0", "trainer.max_steps=null"]
         self.overrides = [*overrides, *length]
         self.folder, self.fork_server, self.numbers = folder, fork_server, count()
-        self.parts: list[Seconds] = []
 
-    def window(self, steps: int) -> Callable[[], None]:
+    def window(self, steps: int) -> Callable[[], Seconds | None]:
         return self.run if steps else lambda: None
 
-    def run(self) -> None:
-        """Compose, run and draw, one after the other. RunError when the run fails."""
+    def run(self) -> Seconds:
+        """Compose, run and draw, one after the other; return the seconds of each of PARTS. RunError when the run fails."""
         started = time.perf_counter()
         job = self.compose(next(self.numbers))
         assert job.folder is not None
@@ -64,16 +64,14 @@ class SingleRun:
         rate = summary["images_per_s"]
         steps = summary["steps"] * run.config["trainer"]["batch_size"] / rate if rate else 0.0
         wall = float(run.status["wall_s"])
-        self.parts.append(
-            {
-                "steps": steps,
-                "beyond": ended - composed - steps,
-                "around": ended - composed - wall,
-                "inside": wall - steps,
-                "composing": composed - started,
-                "figures": time.perf_counter() - ended,
-            }
-        )
+        return {
+            "steps": steps,
+            "beyond": ended - composed - steps,
+            "around": ended - composed - wall,
+            "inside": wall - steps,
+            "composing": composed - started,
+            "figures": time.perf_counter() - ended,
+        }
 
     def compose(self, number: int) -> Job:
         job = Job(number, self.overrides, JobRow(number + 1, self.name))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
+from statistics import median, median_low
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from train.run.device import fast_bfloat16_unit
 from train.store.code import git_state, versions
 
 from .fixed_cost import PARTS
+from .host_time import HOST_PARTS
 from .sections import Section
+from .sweep import RUNS
 from .windows import Window, processors
 
 SETTINGS = (*ENVIRONMENT, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
@@ -49,9 +51,27 @@ def ratio(section: Section, first: str, second: str) -> Spread:
 
 
 def part_spread(section: Section, contestant: str, part: str) -> Spread:
-    """Return the seconds of one part of a contestant's time."""
-    windows = [window for window in section.windows if window.contestant == contestant]
-    return spread([s[part] for s, window in zip(section.parts[contestant], windows, strict=True) if window.kept])
+    """Return the seconds of one part of a contestant's windows."""
+    return spread([window.parts[part] for window in kept(section, contestant)])
+
+
+def runs_per_hour(section: Section, contestant: str) -> Spread:
+    """Return how many runs a contestant of `--sweep` makes in an hour of wall clock, all that they take included."""
+    return spread([RUNS * 3600 / window.seconds for window in kept(section, contestant)])
+
+
+def host_ms(section: Section, contestant: str) -> dict[str, float]:
+    """Return HOST_PARTS in ms per step, of the window of median length. They add up to its time. Absent: not measured."""
+    windows = kept(section, contestant)
+    middle = median_low(window.seconds for window in windows)
+    window = next(window for window in windows if window.seconds == middle)
+    device = {"device": window.seconds - sum(window.parts.values())}
+    return {part: 1000 * seconds / section.procedure.steps for part, seconds in (dict(window.parts) | device).items()}
+
+
+def split(section: Section) -> list[str]:
+    """Return the contestants that say how their time is split."""
+    return [name for name in section.contestants if all(window.parts for window in kept(section, name))]
 
 
 def disturbance(section: Section) -> str:
@@ -116,9 +136,14 @@ def section_json(section: Section) -> dict[str, Any]:
         "ratios": {f"{a}/{b}": dict(zip(names, ratio(section, a, b), strict=True)) for a, b in section.ratios},
         "disturbance": disturbance(section),
         "notes": list(section.notes),
+        "runs_per_hour": {
+            name: dict(zip(names, runs_per_hour(section, name), strict=True))
+            for name in section.contestants
+            if section.name == "sweep"
+        },
         "seconds": {
-            name: {part: dict(zip(names, part_spread(section, name, part), strict=True)) for part in PARTS}
-            for name in section.parts
+            name: {part: dict(zip(names, part_spread(section, name, part), strict=True)) for part in kept(section, name)[0].parts}
+            for name in split(section)
         },
         "windows": [asdict(window) for window in section.windows],
     }
@@ -126,7 +151,8 @@ def section_json(section: Section) -> dict[str, Any]:
 
 def show(console: Console, section: Section) -> None:
     """Print speeds, ratios and notes."""
-    console.print(table_of_parts(section) if section.parts else table_of_speeds(section))
+    for table in TABLES.get(section.name, (table_of_speeds,)):
+        console.print(table(section))
     for first, second in section.ratios:
         middle, low, high = ratio(section, first, second)
         console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f})"))
@@ -136,26 +162,57 @@ def show(console: Console, section: Section) -> None:
 
 
 def table_of_speeds(section: Section) -> Table:
-    table = Table(title=Text(section.title), title_justify="left")
-    for heading in ("", "img/s", "lowest .. highest", "ms per step"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = new_table(section.title, "img/s", "lowest .. highest", "ms per step")
     for name, detail in section.contestants.items():
         middle, low, high = speed(section, name)
         batch_ms = section.procedure.batch_size / middle * 1000
-        cells = (f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{batch_ms:.2f}")
-        table.add_row(Text.assemble((name, "bold"), "\n", (detail, "dim")), *map(Text, cells))
+        add_row(table, name, detail, f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{batch_ms:.2f}")
+    return table
+
+
+def table_of_host_time(section: Section) -> Table:
+    table = new_table("The host's time of a step: ms and share, in the window of median length", *HOST_PARTS)
+    for name in split(section):
+        found = host_ms(section, name)
+        whole = sum(found.values())
+        cells = (f"{found[part]:.3f}\n{found[part] / whole:.1%}" if part in found else "" for part in HOST_PARTS)
+        add_row(table, name, "", *cells)
+    return table
+
+
+def table_of_runs(section: Section) -> Table:
+    table = new_table(section.title, "trainings per hour", "lowest .. highest", "s per sweep")
+    for name, detail in section.contestants.items():
+        middle, low, high = runs_per_hour(section, name)
+        add_row(table, name, detail, f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{RUNS * 3600 / middle:.1f}")
     return table
 
 
 def table_of_parts(section: Section) -> Table:
-    table = Table(title=Text(section.title), title_justify="left")
-    for column in ("", *PARTS):
-        table.add_column(column, justify="right" if column else "left")
+    table = new_table(section.title, *PARTS)
     for name, detail in section.contestants.items():
         spreads = [part_spread(section, name, part) for part in PARTS]
-        cells = [f"{middle:.2f}\n{low:.2f} .. {high:.2f}" for middle, low, high in spreads]
-        table.add_row(Text.assemble((name, "bold"), "\n", (detail, "dim")), *map(Text, cells))
+        add_row(table, name, detail, *(f"{middle:.2f}\n{low:.2f} .. {high:.2f}" for middle, low, high in spreads))
     return table
+
+
+def new_table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left")
+    for column in ("", *columns):
+        table.add_column(column, justify="right" if column else "left")
+    return table
+
+
+def add_row(table: Table, name: str, detail: str, *cells: str) -> None:
+    table.add_row(Text.assemble((name, "bold"), *([("\n" + detail, "dim")] if detail else [])), *map(Text, cells))
+
+
+TABLES: Mapping[str, Sequence[Callable[[Section], Table]]] = {
+    "loop": (table_of_speeds, table_of_host_time),
+    "sweep": (table_of_runs,),
+    "fixed": (table_of_parts,),
+}
+"""Section -> its tables; of others: `table_of_speeds`."""
 
 
 def heading(console: Console) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from train.errors import UsageError, did_you_mean
 from train.run.setup import Setup
 
 from . import fixed_cost, sweep
+from .bare import BareGraph, BareStep
 from .folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
+from .host_time import HOST_PARTS
+from .lightning_loop import LightningLoop, lightning_package
 from .plain import PlainLoop
-from .training import BareStep, TrainLoop, prepare_setup
+from .training import TrainLoop, prepare_setup
 from .windows import Contestant, Procedure, Window, interleave
 
 DEFAULT_STEPS = {"loop": 100, "observing": 100, "folder": 20, "sweep": 140, "fixed": 1}
@@ -45,10 +48,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Section:
-    """The measurements of one section. `ratios`: pairs of contestants, speed of the first over speed of the second.
-
-    `parts`: of a contestant that splits its time, the seconds of each part in each window; then speeds mean nothing.
-    """
+    """The measurements of one section. `ratios`: pairs of contestants, speed of the first over speed of the second."""
 
     name: str
     title: str
@@ -57,31 +57,45 @@ class Section:
     procedure: Procedure
     windows: Sequence[Window]
     notes: Sequence[str]
-    parts: Mapping[str, Sequence[fixed_cost.Seconds]] = field(default_factory=dict)
 
 
 Makers = Mapping[str, Callable[[], Contestant]]
 """Contestant's name -> its factory; a contestant that `--only` excludes is never made."""
 
 NAMES = {
-    "loop": ("train", "plain", "bare", "train_float32"),
+    "loop": ("train", "train_eager", "plain", "bare", "bare_graph", "lightning", "train_float32"),
     "observing": ("train", "train_full", "train_unobserved"),
     "folder": ("folder_reader", "torchvision_folder"),
-    "sweep": ("sweep_pool", "sweep_basic", "sweep_joblib", "sweep_plain"),
+    "sweep": (*sweep.POOLS, "sweep_plain"),
     "fixed": tuple(f"run_{steps}" for steps in fixed_cost.LENGTHS),
 }
 TITLES = {
-    "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step",
+    "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step, Lightning",
     "observing": "The cost of observing: `train` with its observation, with observe=full and with observe=off",
     "folder": "Image files: the reader of image_folder and torchvision's ImageFolder",
-    "sweep": "A sweep, command to end: `train -m` with its own launcher and with others, and a plain program run by run",
+    "sweep": "A sweep, command to end: `train -m` with and without MPS and with one run per GPU, and a plain program run by run",
     "fixed": "The fixed cost of a run: seconds in a worker of the fork server, as in a sweep",
 }
 RATIOS = {
-    "loop": (("train", "plain"), ("train_float32", "plain"), ("train", "bare")),
+    "loop": (
+        ("train", "plain"),
+        ("train_float32", "plain"),
+        ("train", "lightning"),
+        ("train", "train_eager"),
+        ("train", "bare"),
+        ("train_eager", "bare"),
+        ("train", "bare_graph"),
+        ("bare_graph", "bare"),
+    ),
     "observing": (("train", "train_unobserved"), ("train_full", "train_unobserved")),
     "folder": (("folder_reader", "torchvision_folder"),),
-    "sweep": (("sweep_pool", "sweep_basic"), ("sweep_pool", "sweep_joblib"), ("sweep_pool", "sweep_plain")),
+    "sweep": (
+        ("sweep_mps", "sweep_plain"),
+        ("sweep_pool", "sweep_plain"),
+        ("sweep_one_per_gpu", "sweep_plain"),
+        ("sweep_mps", "sweep_pool"),
+        ("sweep_mps", "sweep_one_per_gpu"),
+    ),
     "fixed": (),
 }
 
@@ -109,8 +123,7 @@ def run_section(name: str, options: Options, folder: Path, say: Callable[[str], 
     details = {contestant.name: contestant.detail for contestant in contestants}
     ratios = [pair for pair in RATIOS[name] if set(pair) <= set(details)]
     notes = notes if name in WHOLE_RUNS else [*notes, *steadiness(procedure)]
-    parts = {contestant.name: contestant.parts for contestant in contestants if isinstance(contestant, fixed_cost.SingleRun)}
-    return Section(name, TITLES[name], details, ratios, procedure, windows, notes, parts)
+    return Section(name, TITLES[name], details, ratios, procedure, windows, notes)
 
 
 def wanted(section: str, options: Options) -> list[str]:
@@ -149,11 +162,21 @@ def prepare_loop(options: Options, folder: Path) -> tuple[Makers, Setup, list[st
         "plain": lambda: PlainLoop("plain", setup, readers, options.workers),
         "bare": lambda: BareStep("bare", setup, readers),
     }
-    notes = [observed_share(setup, options)]
+    host_parts = "; ".join(f"{part}: {meaning}" for part, meaning in HOST_PARTS.items())
+    notes = [f"The host's time. {host_parts}.", observed_share(setup, options)]
+    if setup.placement.device.type == "cuda":
+        makers["train_eager"] = partial(train_loop, "train_eager", [*options.overrides, "trainer.cuda_graph=false"], folder)
+        makers["bare_graph"] = lambda: BareGraph("bare_graph", setup, readers)
+    else:
+        notes.append(f"No train_eager and no bare_graph: on {setup.placement.device.type} `train` is eager.")
+    if lightning_package():
+        makers["lightning"] = lambda: LightningLoop("lightning", setup, readers, options.workers)
+    else:
+        notes.append("No lightning: it is not installed (pip install lightning).")
     if setup.placement.mixed:
         makers["train_float32"] = partial(train_loop, "train_float32", [*options.overrides, "trainer.precision=float32"], folder)
     else:
-        notes.append("`train` chooses float32 on this machine, so there is no separate train_float32.")
+        notes.append("No train_float32: `train` chooses float32 on this machine.")
     if "plain" in wanted("loop", options):
         notes.append(
             "`plain` runs in this process, with the memory and thread settings of `train`; where these help it, its ratio is an "
@@ -208,11 +231,11 @@ def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Setup, list[
 
 def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:
     setup = prepare_setup(options.overrides)
-    makers = dict(sweep.contestants(options.overrides, options.workers, folder))
+    names, absent = sweep.pools(setup.placement.device)
+    makers = dict(sweep.contestants(options.overrides, options.workers, folder, names))
     axes = " ".join(f"{axis}={','.join(levels)}" for axis, levels in sweep.AXES.items())
     steps = options.steps or DEFAULT_STEPS["sweep"]
     note = f"{sweep.RUNS} runs ({axes}) of {steps} steps, timed from the command to its end: start, training, evaluation, report."
-    absent = ["joblib is not installed (pip install hydra-joblib-launcher)."] if "sweep_joblib" not in makers else []
     return makers, setup, [note, *absent, "The plain program does not observe, writes no records and makes no report."]
 
 

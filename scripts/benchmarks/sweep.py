@@ -1,8 +1,7 @@
-"""Contestants that run a whole sweep, from the command to its end: `train -m` with several launchers, and a plain program."""
+"""Contestants that run a whole sweep, from the command to its end: `train -m`, and a plain program started by hand."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import subprocess
@@ -12,12 +11,20 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import torch
+
 from train.cli import ENVIRONMENT
 from train.errors import RunError
+from train.sweep.mps import TOOL, find_tool
 
 AXES: Mapping[str, Sequence[str]] = {"init": ("xavier", "kaiming"), "norm": ("none", "batch", "group"), "seed": ("0", "1")}
 RUNS = len(list(itertools.product(*AXES.values())))
-LAUNCHERS = {"sweep_pool": "pool", "sweep_basic": "basic", "sweep_joblib": "joblib"}
+POOLS: Mapping[str, Sequence[str]] = {
+    "sweep_mps": ["hydra.launcher.mps=true"],
+    "sweep_pool": ["hydra.launcher.mps=false"],
+    "sweep_one_per_gpu": ["hydra.launcher.jobs_per_device=1"],
+}
+"""What `train -m` is told of its launcher. Only the second can take part on a CPU."""
 TAIL = 2000
 
 
@@ -45,21 +52,31 @@ class SweepCommands:
     def close(self) -> None: ...
 
 
-def contestants(overrides: Sequence[str], workers: int, folder: Path) -> Iterator[tuple[str, Callable[[], SweepCommands]]]:
-    """Yield names and factories of the contestants. The joblib launcher takes part where it is installed."""
-    for name, launcher in LAUNCHERS.items():
-        if launcher != "joblib" or importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"):
-            commands = partial(multirun, launcher, overrides, folder / name, count())
-            yield name, partial(SweepCommands, name, f"train -m hydra/launcher={launcher}", commands, folder / name)
+def contestants(
+    overrides: Sequence[str], workers: int, folder: Path, names: Sequence[str]
+) -> Iterator[tuple[str, Callable[[], SweepCommands]]]:
+    """Yield names and factories of the contestants: those of POOLS in `names`, and the plain program."""
+    for name in names:
+        commands = partial(multirun, [*POOLS[name], *overrides], folder / name, count())
+        yield name, partial(SweepCommands, name, f"train -m {' '.join(POOLS[name])}", commands, folder / name)
     commands = partial(one_by_one, overrides, workers)
     detail = f"a plain PyTorch program, started once per configuration, {workers} workers"
     yield "sweep_plain", partial(SweepCommands, "sweep_plain", detail, commands, folder / "plain")
 
 
-def multirun(launcher: str, overrides: Sequence[str], folder: Path, number: Iterator[int], steps: int) -> Iterator[list[str]]:
+def pools(device: torch.device) -> tuple[list[str], list[str]]:
+    """Return which of POOLS take part on this device, and why others do not."""
+    if device.type != "cuda":
+        return ["sweep_pool"], [f"No sweep_mps and no sweep_one_per_gpu: on {device.type} there is no GPU to share."]
+    if find_tool() is None:
+        return ["sweep_pool", "sweep_one_per_gpu"], [f"No sweep_mps: {TOOL} is neither on PATH nor beside nvidia-smi."]
+    return list(POOLS), []
+
+
+def multirun(overrides: Sequence[str], folder: Path, number: Iterator[int], steps: int) -> Iterator[list[str]]:
     axes = [f"{axis}={','.join(levels)}" for axis, levels in AXES.items()]
-    where = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder / str(next(number))}"]
-    yield [str(Path(sys.executable).with_name("train")), "-m", *axes, *overrides, f"trainer.max_steps={steps}", *where]
+    where = f"hydra.sweep.dir={folder / str(next(number))}"
+    yield [str(Path(sys.executable).with_name("train")), "-m", *axes, *overrides, f"trainer.max_steps={steps}", where]
 
 
 def one_by_one(overrides: Sequence[str], workers: int, steps: int) -> Iterator[list[str]]:

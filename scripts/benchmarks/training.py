@@ -1,8 +1,9 @@
-"""Contestants that train: the loop of `train` as users have it, and the bare train step."""
+"""Contestants that train: the loop of `train` as users have it."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,14 +14,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
-from torch import nn
-from torch.nn import functional
 
 from train import cli
 from train.config import parse
 from train.data.readers import Readers
 from train.errors import RunError
 from train.run.device import configure_determinism
+from train.run.graphs import GraphedStep
 from train.run.loop import Loop
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal
@@ -32,6 +32,9 @@ from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
 from train.store.identity import experiment_of
+
+from .host_time import HostClock, TimedReader, TimedSink
+from .windows import Seconds
 
 
 def prepare_setup(overrides: Sequence[str]) -> Setup:
@@ -48,16 +51,17 @@ def describe(setup: Setup) -> str:
     return f"{placement.precision}, {placement.layout}, {kept}"
 
 
-def new_loop(setup: Setup, readers: Readers) -> Loop:
-    """Return a loop as a run makes it, but without a validation split and with sinks that write nowhere."""
+def new_loop(setup: Setup, readers: Readers) -> tuple[Loop, GraphedStep]:
+    """Return a loop as a run makes it, but without a validation split and without sinks, and what runs its steps."""
     train_state = setup.train_state(readers)
     calls = setup.trace(train_state.model)
     observer = setup.observer(train_state.model, calls, readers)
     plan = setup.plan(readers)
     stop, graphed = StopSignal(), setup.graphed_step(train_state, plan)
-    return Loop(
+    loop = Loop(
         train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), stop, unobserved=graphed.run
     )
+    return loop, graphed
 
 
 class EndAfter(Sink):
@@ -84,30 +88,41 @@ class TrainLoop:
 
     def __init__(self, name: str, setup: Setup, folder: Path) -> None:
         self.name = name
-        self.detail = f"{describe(setup)}, observe.every={setup.settings.observe.every}"
         self.setup = setup
         self.folder = folder
         self.readers = setup.open_readers()
-        self.loop = new_loop(setup, self.readers)
+        self.loop, self.graphed = new_loop(setup, self.readers)
         self.null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, closed in `close`
         self.folders = count()
 
-    def window(self, steps: int) -> Callable[[], None]:
+    @property
+    def detail(self) -> str:
+        facts = self.graphed.facts()
+        step = "the step a CUDA graph" if facts["cuda_graph"] else f"the step eager: {facts['cuda_graph_reason']}"
+        on_gpu = f", {step}" if self.setup.placement.device.type == "cuda" else ""
+        return f"{describe(self.setup)}, observe.every={self.setup.settings.observe.every}{on_gpu}"
+
+    def window(self, steps: int) -> Callable[[], Seconds]:
         """Prepare a window; its call raises RunError when the loss is no longer finite."""
         configure_determinism(self.setup.settings.trainer.deterministic)
-        stop = StopSignal()
+        stop, clock = StopSignal(), HostClock()
         sink = self.open_sinks(steps, stop)
-        loop = replace(self.loop, sink=sink, stop=stop)
-        return partial(self.run, loop, sink, steps)
+        reader, unobserved = TimedReader(self.readers.train, clock), clock.timed_step(self.graphed.run)
+        loop = replace(self.loop, train=reader, sink=TimedSink(sink, clock), stop=stop, unobserved=unobserved)
+        return partial(self.run, loop, clock, steps)
 
-    def run(self, loop: Loop, sink: Sink, steps: int) -> None:
+    def run(self, loop: Loop, clock: HostClock, steps: int) -> Seconds:
+        """Return the seconds that the host spends in each part."""
+        began = time.perf_counter()
         try:
             ending = loop.run()
         finally:
-            sink.close()
+            loop.sink.close()
+        parts = clock.parts(time.perf_counter() - began)
         if ending.steps != steps or ending.status == "diverged":
             reason = ending.reason or f"the configuration ends after {ending.steps} steps"
             raise RunError(f"{self.name}: {reason}, and a window has {steps}. Try fewer --steps, or another configuration.")
+        return parts
 
     def open_sinks(self, steps: int, stop: StopSignal) -> BroadcastSink:
         folder = self.folder / str(next(self.folders))
@@ -122,38 +137,3 @@ class TrainLoop:
     def close(self) -> None:
         self.readers.close()
         self.null.close()
-
-
-class BareStep:
-    """The bare train step: forward, backward and update on one batch that stays on the device."""
-
-    def __init__(self, name: str, setup: Setup, readers: Readers) -> None:
-        self.name = name
-        self.detail = describe(setup)
-        self.setup = setup
-        self.train_state = setup.train_state(readers)
-        self.batch = next(readers.train.epoch(0))
-
-    def window(self, steps: int) -> Callable[[], None]:
-        configure_determinism(self.setup.settings.trainer.deterministic)
-        self.train_state.model.train()
-        return partial(self.run, steps)
-
-    def run(self, steps: int) -> None:
-        for _ in range(steps):
-            self.step()
-
-    def step(self) -> None:
-        train_state = self.train_state
-        with train_state.placement.autocast():
-            logits = train_state.forward(self.batch.images)
-        loss = functional.cross_entropy(logits.float(), self.batch.labels, label_smoothing=train_state.label_smoothing)
-        train_state.scaler.scale(loss).backward()
-        if train_state.grad_clip is not None:
-            train_state.scaler.unscale_(train_state.optimizer)
-            nn.utils.clip_grad_norm_(train_state.model.parameters(), train_state.grad_clip)
-        train_state.scaler.step(train_state.optimizer)
-        train_state.scaler.update()
-        train_state.optimizer.zero_grad()
-
-    def close(self) -> None: ...

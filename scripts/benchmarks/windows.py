@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
 
 import psutil
+
+Seconds: TypeAlias = Mapping[str, float]
+"""The parts of a time by name."""
 
 GRANULARITY_S = 0.03
 """The error of the kernel's clock ticks; it matters for windows of a second or less."""
@@ -22,12 +25,16 @@ IDLE_SHARE, IDLE_AFTER_S, SETTLED_BY_S = 0.1, 0.2, 10.0
 class Contestant(Protocol):
     """A program under comparison: it can do a number of steps and keeps its state in between."""
 
-    name: str
-    detail: str
-    """Device and precision, for the output."""
+    @property
+    def name(self) -> str: ...
 
-    def window(self, steps: int) -> Callable[[], None]:
-        """Prepare a window and return the function whose call is timed."""
+    @property
+    def detail(self) -> str:
+        """Device and precision, for the output."""
+        ...
+
+    def window(self, steps: int) -> Callable[[], Seconds | None]:
+        """Prepare a window and return the function whose call is timed. It may return how its own time is split."""
         ...
 
     def close(self) -> None: ...
@@ -53,7 +60,7 @@ class Window:
     """One timing.
 
     `foreign`: the share of all processors' time that other processes used, None where it is unknown; `kept`: whether this is the
-    attempt of its round that counts."""
+    attempt of its round that counts; `parts`: what the contestant says of its time, if anything."""
 
     contestant: str
     round: int
@@ -63,6 +70,7 @@ class Window:
     foreign: float | None
     disturbed: bool
     kept: bool = False
+    parts: Seconds = field(default_factory=dict)
 
     @property
     def images_per_s(self) -> float:
@@ -116,7 +124,7 @@ def _own_s() -> float:
         with suppress(psutil.NoSuchProcess):  # it ended just now
             times = member.cpu_times()
             total += times.user + times.system + times.children_user + times.children_system
-    return total
+    return round(total, 6)  # an ended child's time is part of another addend, and must not become less by rounding
 
 
 def settle() -> None:
@@ -155,12 +163,13 @@ def take(contestant: Contestant, procedure: Procedure, number: int, attempt: int
     wait()
     before = usage()
     started = time.perf_counter()
-    run()
+    parts = run() or {}
     wait()
     seconds = time.perf_counter() - started
     foreign = foreign_share(before, usage())
     disturbed = foreign is not None and foreign > procedure.tolerance
-    return Window(contestant.name, number, attempt, seconds, procedure.steps * procedure.batch_size, foreign, disturbed)
+    images = procedure.steps * procedure.batch_size
+    return Window(contestant.name, number, attempt, seconds, images, foreign, disturbed, parts=parts)
 
 
 def line(window: Window, procedure: Procedure) -> str:
