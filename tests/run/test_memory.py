@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from tests.harness import compose_config, settings_for, train_in_process
+from train.data.array_reader import ArrayReader
+from train.data.batches import Batching
+from train.data.contracts import Arrays, Splits
+from train.data.readers import ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.run.build import Parts, build
 from train.run.dry_run import check_configs
@@ -94,6 +98,28 @@ def test_memory_of_data_is_that_of_all_splits() -> None:
     made = parts("data=noise data.shape=[3,8,8] data.train_size=100 data.test_size=30")
     splits = split_validation(made.dataset.load(), 0.2, 0)
     assert data_bytes(splits) == 130 * (splits.train.images.element_size() * 3 * 8 * 8 + 8)  # pyright: ignore
+
+
+def cifar10(device: str, share: int = 1) -> Splits:
+    """A `share`-th of 50,000 and 10,000 images of 3 x 32 x 32 bytes."""
+    sizes = (45_000 // share, 5_000 // share, 10_000 // share)
+    train, val, test = (
+        Arrays(
+            torch.zeros(size, 3, 32, 32, dtype=torch.uint8, device=device), torch.zeros(size, dtype=torch.int64, device=device)
+        )
+        for size in sizes
+    )
+    return Splits(train, test, val)
+
+
+def test_memory_of_cifar10_is_what_the_readers_keep() -> None:
+    """The images stay bytes. README.md gives the first number."""
+    assert data_bytes(cifar10("meta")) == 60_000 * (3 * 32 * 32 + 8) == 184_800_000
+    splits, made = cifar10("cpu", share=1000), parts("data=noise")
+    batching = Batching(batch_size=8, device=torch.device("cpu"), order_seed=0, augment_seed=0)
+    readers = open_readers(made.dataset, splits, made.pipeline, ReaderSettings("none", 0, batching))
+    kept = [reader for reader in (readers.train, readers.val, readers.test) if isinstance(reader, ArrayReader)]
+    assert sum(reader.images.nbytes + reader.labels.nbytes for reader in kept) == data_bytes(splits)
 
 
 def test_check_of_a_sweep_gives_the_memory_where_it_is_asked_for() -> None:
