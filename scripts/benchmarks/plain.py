@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -21,6 +21,7 @@ from train.parts.regularization import parameter_groups
 from train.run.device import configure_determinism
 from train.run.setup import Setup
 
+PIL_CHANNELS = (1, 3)
 CUDNN: Any = torch.backends.cudnn
 TORCH_DEFAULTS = torch.backends.cuda.matmul.fp32_precision, CUDNN.conv.fp32_precision
 """torch's defaults, read before a setup changes them."""
@@ -37,7 +38,7 @@ class PilImages(Dataset[tuple[Any, int]]):
     """Images as torchvision's own data sets give them: one PIL image at a time, through a transform."""
 
     def __init__(self, source: Arrays, transform: transforms.Compose) -> None:
-        self.pixels = source.images.permute(0, 2, 3, 1).numpy()
+        self.pixels = as_bytes(source.images).permute(0, 2, 3, 1).numpy()
         self.labels = source.labels.tolist()
         self.transform = transform
 
@@ -109,9 +110,17 @@ def test_loader(setup: Setup, readers: Readers, source: Source) -> DataLoader[An
 
 
 def as_pil(source: Source, steps: Sequence[Any]) -> PilImages:
-    if not isinstance(source, Arrays) or source.images.dtype != torch.uint8:
-        raise UsageError("The plain loop reads images of 8 bits held in memory: choose data=fashion_mini, cifar10 or their like.")
+    if not isinstance(source, Arrays) or source.images.shape[1] not in PIL_CHANNELS:
+        raise UsageError(
+            "The plain loop reads grey or coloured images held in memory: choose data=fashion_mini, cifar10 or their like, "
+            "or leave it out with --only."
+        )
     return PilImages(source, transforms.Compose(steps))
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Return images as uint8. Noise becomes grey with the same work to do; what it is of does not matter here."""
+    return images if images.dtype == torch.uint8 else (images * 32 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def normalisation(readers: Readers) -> list[Any]:

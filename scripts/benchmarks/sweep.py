@@ -15,6 +15,7 @@ import torch
 
 from train.cli import ENVIRONMENT
 from train.errors import RunError
+from train.store.run import find_runs, read_run
 from train.sweep.mps import TOOL, find_tool
 
 AXES: Mapping[str, Sequence[str]] = {"init": ("xavier", "kaiming"), "norm": ("none", "batch", "group"), "seed": ("0", "1")}
@@ -74,9 +75,14 @@ def pools(device: torch.device) -> tuple[list[str], list[str]]:
 
 
 def multirun(overrides: Sequence[str], folder: Path, number: Iterator[int], steps: int) -> Iterator[list[str]]:
+    """Yield the command of a sweep. RunError after it if some run was not made: sweeps leave out what cannot work."""
     axes = [f"{axis}={','.join(levels)}" for axis, levels in AXES.items()]
-    where = f"hydra.sweep.dir={folder / str(next(number))}"
-    yield [str(Path(sys.executable).with_name("train")), "-m", *axes, *overrides, f"trainer.max_steps={steps}", where]
+    sweep = folder / str(next(number))
+    train = str(Path(sys.executable).with_name("train"))
+    yield [train, "-m", *axes, *overrides, f"trainer.max_steps={steps}", f"hydra.sweep.dir={sweep}"]
+    done = sum(read_run(run).state == "done" for run in find_runs([sweep]))
+    if done < RUNS:
+        raise RunError(f"train {' '.join(axes)} {' '.join(overrides)}: {done} of {RUNS} runs are done, and all are compared.")
 
 
 def one_by_one(overrides: Sequence[str], workers: int, steps: int) -> Iterator[list[str]]:
