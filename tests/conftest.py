@@ -22,7 +22,7 @@ from train.text import plural
 # Torch reads it once, at the first matrix product on a GPU, which may happen in a test without a session.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-NO_GPU = "no GPU that torch can use"
+GPU = "GPU that torch can use"
 
 Train: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cuda = [item for item in items if item.get_closest_marker("cuda")]
     if cuda and not _has_gpu():
         for item in cuda:
-            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+            item.add_marker(pytest.mark.skip(reason=f"no {GPU}"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -107,8 +107,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     """Say in one line, below all others, how many tests were skipped for want of a GPU."""
     yield
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
-    if count := sum(isinstance(place, tuple) and place[2].endswith(NO_GPU) for place in skipped):
-        terminalreporter.write_line(f"There is {NO_GPU}: {plural(count, 'test')} marked cuda skipped.")
+    if count := sum(isinstance(place, tuple) and place[2].endswith(GPU) for place in skipped):
+        terminalreporter.write_line(f"Skipped for want of a {GPU}: {plural(count, 'test')} marked cuda")
 
 
 def _has_gpu() -> bool:

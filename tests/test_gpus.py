@@ -65,4 +65,4 @@ def test_session_says_how_many_tests_want_a_gpu(
     code = run_inner(tmp_path, monkeypatch, gpus=0)
     output = capsys.readouterr().out
     assert code == 0, output
-    assert "There is no GPU that torch can use: 1 test marked cuda skipped.\n2 passed, 1 skipped" in output
+    assert "Skipped for want of a GPU that torch can use: 1 test marked cuda\n2 passed, 1 skipped" in output

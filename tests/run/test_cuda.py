@@ -168,7 +168,7 @@ def test_nan_watch_finds_first_nonfinite_without_waiting() -> None:
     assert watch.first_nonfinite(wait=True) == 2
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="a single GPU")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second GPU that torch can use")
 def test_nan_watch_waits_for_other_than_current_gpu() -> None:
     device = torch.device(DEVICE, 1)
     watch = NanWatch(device)
