@@ -154,7 +154,7 @@ def test_benchmark_times_whole_sweeps(tmp_path):
 @pytest.mark.long
 def test_benchmark_compares_no_sweep_that_left_runs_out(tmp_path):
     """No norm of eight groups fits a width of four."""
-    with pytest.raises(RunError, match="8 of 12 runs are done"):
+    with pytest.raises(RunError, match="made 8 of the 12 runs"):
         run_section("sweep", options("observe=off", only="sweep_pool"), tmp_path, silent)
 
 

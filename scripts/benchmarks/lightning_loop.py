@@ -58,7 +58,6 @@ class LightningLoop:
         loader = plain_loader(setup, readers, workers)
         self.error: Exception | None = None
         self.thread = Thread(target=self.fit, args=(trainer, module, loader), daemon=True)
-        self.thread.start()
 
     def fit(self, trainer: Any, module: Any, loader: Any) -> None:
         try:
@@ -71,7 +70,9 @@ class LightningLoop:
         return partial(self.run, steps)
 
     def run(self, steps: int) -> None:
-        """Let the thread make so many steps. RunError when it has ended."""
+        """Let the thread make so many steps. The first call starts it, when nothing else is captured. RunError if it ends."""
+        if self.thread.ident is None:
+            self.thread.start()
         for _ in range(steps):
             self.turns.allowed.release()
         for _ in range(steps):
@@ -82,7 +83,8 @@ class LightningLoop:
     def close(self) -> None:
         self.turns.over = True
         self.turns.allowed.release()
-        self.thread.join()
+        if self.thread.ident is not None:
+            self.thread.join()
 
 
 class Turns:

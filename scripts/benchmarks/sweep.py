@@ -75,14 +75,14 @@ def pools(device: torch.device) -> tuple[list[str], list[str]]:
 
 
 def multirun(overrides: Sequence[str], folder: Path, number: Iterator[int], steps: int) -> Iterator[list[str]]:
-    """Yield the command of a sweep. RunError after it if some run was not made: sweeps leave out what cannot work."""
+    """Yield the command of a sweep. RunError after it if it left out what cannot work, as sweeps do."""
     axes = [f"{axis}={','.join(levels)}" for axis, levels in AXES.items()]
     sweep = folder / str(next(number))
     train = str(Path(sys.executable).with_name("train"))
     yield [train, "-m", *axes, *overrides, f"trainer.max_steps={steps}", f"hydra.sweep.dir={sweep}"]
-    done = sum(read_run(run).state == "done" for run in find_runs([sweep]))
-    if done < RUNS:
-        raise RunError(f"train {' '.join(axes)} {' '.join(overrides)}: {done} of {RUNS} runs are done, and all are compared.")
+    made = sum(read_run(run).state in ("done", "diverged") for run in find_runs([sweep]))
+    if made < RUNS:
+        raise RunError(f"train {' '.join(axes)} {' '.join(overrides)}: made {made} of the {RUNS} runs that are compared.")
 
 
 def one_by_one(overrides: Sequence[str], workers: int, steps: int) -> Iterator[list[str]]:
