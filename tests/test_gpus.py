@@ -45,7 +45,12 @@ def run_inner(folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: int) -> pytes
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    arguments = [str(folder), "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    arguments = [
+        str(folder),
+        "-q",
+        "--import-mode=importlib",
+        *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"),
+    ]
     return pytest.main(arguments, plugins=[tests.conftest])
 
 
