@@ -50,7 +50,19 @@ def test_layer_rows_take_order_and_kind_from_layer_infos():
     ("values", "kind", "layer", "text"),
     [
         (stack(LECTURE), "fades", "act5", "std falls by x0.62 per layer, from 0.49 (act1) to 0.046 (act6)"),
-        (stack([1.0] * 6, [1.0] * 6), "healthy", "", "std is stable, from 1 (act1) to 1 (act6); 1 of the output's gradient"),
+        (
+            stack([1.0] * 6, [0.5, 1, 1, 1, 1, 1.0])
+            | {"activation_std/head": 9.0, "gradient_std/head": 200.0, "weight_std/head": 1.0},
+            "healthy",
+            "",
+            "healthy: std stays about the same per layer, from 1 (act1) to 1 (act6); 0.5 of the gradient std at act6 reaches "
+            "act1 (not judged: the head, and pooling before it, pass on 0.005 of the output's)",
+        ),
+        (stack([1.01**i for i in range(60)]), "healthy", "", "std stays about the same per layer, from 1 (act1) to 1.8 (act60)"),
+        (stack([1.04**i for i in range(60)]), "explodes", "act43", "the signal explodes: std grows by x1.04 per layer"),
+        (stack([0.96**i for i in range(60)]), "fades", "act41", "the signal fades: std falls by x0.96 per layer"),
+        (stack([0.996**i for i in range(600)]), "fades", "act403", "the signal fades: std falls by x0.996 per layer"),
+        (stack([1.0] * 600, [1.01**i for i in range(600)]), "gradient_fades", "act1", "its std falls by x0.99 per layer"),
         (stack([1.0, 3.0, 9.0]), "explodes", "act3", "std grows by x3 per layer"),
         (stack([1.0] * 3, [1e-4, 1e-2, 1.0]), "gradient_fades", "act1", "backward its std falls by x0.01 per layer"),
         (stack([1.0] * 3, [1e4, 1e2, 1.0]), "gradient_explodes", "act1", "backward its std grows by x1e+02 per layer"),
@@ -59,6 +71,16 @@ def test_layer_rows_take_order_and_kind_from_layer_infos():
         (stack([1.0, math.nan, math.nan]), "broken", "fc2", "fc2 is the first layer whose outputs are not all finite"),
         (stack([1.0] * 3, [math.nan, math.nan, 1.0]), "broken", "act2", "whose gradients are not all finite"),
         (stack([0.0, 0.0]), "fades", "act1", "the std is 0 at act1"),
+        (stack([1.0] * 3, [0.0, 0.0, 0.0]), "gradient_fades", "act3", "no gradient: its std is 0 at act3"),
+        (stack([1.0] * 3, [0.0, 0.0, 1.0]), "gradient_fades", "act2", "no gradient: its std is 0 at act2"),
+        (stack([1.0] * 3, [1.0, 0.0, 1.0]), "healthy", "", "1 of the gradient std at act3 reaches act1"),
+        (stack([1.0], [0.0]), "gradient_fades", "act1", "no gradient: its std is 0 at act1"),
+        (
+            {"activation_std/head": 1.0, "weight_std/head": 0.1, "gradient_std/head": 0.0},
+            "gradient_fades",
+            "head",
+            "no gradient: its std is 0 at head",
+        ),
         ({"activation_std/head": 1.0, "weight_std/head": 0.1}, "healthy", "", "no hidden layers"),
         ({}, "healthy", "", "no hidden layers"),
     ],
@@ -75,13 +97,29 @@ def test_thresholds_are_applied_and_described():
     assert describe(THRESHOLDS).startswith("heuristics:")
 
 
+@pytest.mark.parametrize("fade", [1e-4, 0.01, 0.5])
+@pytest.mark.parametrize("head", [1e-6, 1.0, 1e6])
+def test_judge_prints_the_number_that_it_judges(fade, head):
+    """The verdict agrees with the rule that is printed beside it, whatever the layers behind the last hidden one do."""
+    for reaching in (2 * fade, 0.5 * fade):
+        values = stack([1.0] * 3, [reaching, 1.0, 1.0]) | {
+            "activation_std/head": 1.0,
+            "weight_std/head": 1.0,
+            "gradient_std/head": head,
+        }
+        verdict = judge(layer_rows(values), thresholds_for(gradient_fade=fade))
+        printed = float(verdict.sentence.partition(" of the gradient std at act3 reaches act1")[0].split()[-1])
+        assert (verdict.kind == "gradient_fades") == (printed < fade), verdict.sentence
+
+
 def test_judge_quotes_theory_where_it_covers_the_layer():
     values = stack(LECTURE, [0.1] * 6)
-    expected = [Expected("act5", None, 0.073, 0.2), Expected("act6", None, None, None), Expected("fc1", 0.0, 1.0, 0.0125)]
-    assert (
-        "theory expects std 0.073 at act5 and 0.013 of the gradient std at fc1"
-        in judge(layer_rows(values), THRESHOLDS, expected).sentence
-    )
+    gradients = [Expected("fc1", 0.0, 1.0, 0.0125), Expected("act1", 0.0, None, 0.5), Expected("act6", None, None, 0.2)]
+    expected = [Expected("act5", None, 0.073, None), *gradients]
+    sentence = judge(layer_rows(values), THRESHOLDS, expected).sentence
+    assert "theory expects std 0.073 at act5 and 2.5 of the gradient std at act1" in sentence
+    sentence = judge(layer_rows(values), THRESHOLDS, expected[:-1]).sentence
+    assert sentence.endswith("theory expects std 0.073 at act5"), "the gradient's change is unknown"
     assert "theory" not in judge(layer_rows(values), THRESHOLDS).sentence
 
 
@@ -139,4 +177,4 @@ def test_judge_the_lecture_network_in_a_real_run(init, kind, tmp_path: Path):
     assert rows[-1].layer == "head"
     verdict = judge(rows, THRESHOLDS)
     assert verdict.kind == kind
-    assert "of the output's gradient std reaches fc1" in verdict.sentence
+    assert "of the gradient std at act6 reaches act1" in verdict.sentence

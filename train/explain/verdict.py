@@ -115,9 +115,15 @@ def hidden_rows(rows: Sequence[LayerRow]) -> list[LayerRow]:
 def judge(rows: Sequence[LayerRow], thresholds: ThresholdSettings, expected: Sequence[Expected] = ()) -> Verdict:
     """Return the verdict on the worst problem in the rows, with the values that theory expects where `expected` has them."""
     chain = hidden_rows(rows)
-    problem = _broken(rows) or _units(rows, thresholds) or _signal(chain, thresholds) or _gradient(chain, thresholds)
+    problem = (
+        _broken(rows)
+        or _units(rows, thresholds)
+        or _signal(chain, thresholds)
+        or _no_gradient(rows)
+        or _gradient(chain, thresholds)
+    )
     verdict = problem or Verdict("healthy", f"healthy: {_trend(chain)}" if chain else _trend(chain))
-    details = [] if verdict.kind == "broken" else [_reaching(rows), _theory(rows, chain, expected)]
+    details = [] if verdict.kind == "broken" else [_reaching(rows, chain), _theory(chain, expected)]
     return Verdict(
         verdict.kind, "; ".join(part for part in [verdict.sentence, *details] if part), verdict.statistic, verdict.layer
     )
@@ -170,15 +176,24 @@ def _signal(chain: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict
         return Verdict("fades", f"no signal: the std is 0 at {chain[0].layer}", _STD, chain[0].layer)
     if chain[-1].std < thresholds.fade * start:
         layer = next(row.layer for row in chain if row.std < thresholds.fade * start)
-        return Verdict("fades", f"the signal fades: {_trend(chain)}", _STD, layer)
+        return Verdict("fades", f"the signal fades: {_trend(chain, exact=True)}", _STD, layer)
     if chain[-1].std > thresholds.explode * start:
         layer = next(row.layer for row in chain if row.std > thresholds.explode * start)
-        return Verdict("explodes", f"the signal explodes: {_trend(chain)}", _STD, layer)
+        return Verdict("explodes", f"the signal explodes: {_trend(chain, exact=True)}", _STD, layer)
     return None
 
 
+def _no_gradient(rows: Sequence[LayerRow]) -> Verdict | None:
+    """Return the verdict on a gradient of exactly 0 at the first or the last layer; a branch between them may start at 0."""
+    measured = [row for row in rows if row.gradient_std is not None]
+    if not measured or (measured[0].gradient_std and measured[-1].gradient_std):
+        return None
+    row = next(row for row in reversed(measured) if row.gradient_std == 0)  # the backward pass starts at the end
+    return Verdict("gradient_fades", f"no gradient: its std is 0 at {row.layer}", _GRADIENT, row.layer)
+
+
 def _gradient(chain: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdict | None:
-    gradients = [(row.layer, row.gradient_std) for row in chain if row.gradient_std is not None]
+    gradients = _gradients(chain)
     if len(gradients) < 2 or gradients[-1][1] == 0:
         return None
     (first, end), (last, start) = gradients[0], gradients[-1]
@@ -192,32 +207,48 @@ def _gradient(chain: Sequence[LayerRow], thresholds: ThresholdSettings) -> Verdi
     return Verdict("gradient_fades" if fades else "gradient_explodes", sentence, _GRADIENT, first)
 
 
-def _trend(chain: Sequence[LayerRow]) -> str:
+def _gradients(chain: Sequence[LayerRow]) -> list[tuple[str, float]]:
+    return [(row.layer, row.gradient_std) for row in chain if row.gradient_std is not None]
+
+
+def _trend(chain: Sequence[LayerRow], exact: bool = False) -> str:
+    """Return how the std changes along the chain. `exact`: by which rate, also where two digits of it are 1."""
     if len(chain) < 2:
         return f"std {two_digits(chain[0].std)} at {chain[0].layer}" if chain else "there are no hidden layers to compare"
     start, end = chain[0].std, chain[-1].std
     change = end / start if start else math.inf
-    verb = "falls" if change < 0.95 else "grows" if change > 1.05 else "is stable"
-    rate = "" if verb == "is stable" else f" by x{_per_layer(change, len(chain))} per layer"
-    return f"std {verb}{rate}, from {two_digits(start)} ({chain[0].layer}) to {two_digits(end)} ({chain[-1].layer})"
+    if not exact and two_digits(change ** (1 / (len(chain) - 1))) == "1":
+        verb = "stays about the same per layer"
+    else:
+        verb = f"{'falls' if change < 1 else 'grows'} by x{_per_layer(change, len(chain))} per layer"
+    return f"std {verb}, from {two_digits(start)} ({chain[0].layer}) to {two_digits(end)} ({chain[-1].layer})"
 
 
-def _reaching(rows: Sequence[LayerRow]) -> str:
-    """Return the share of the gradient std at the logits that reaches the first weighted layer, as a clause."""
-    gradients = [(row.layer, row.gradient_std) for row in rows if row.weighted and row.gradient_std is not None]
-    if len(gradients) < 2 or not gradients[-1][1]:
+def _reaching(rows: Sequence[LayerRow], chain: Sequence[LayerRow]) -> str:
+    """Return the number that `_gradient` judges, the share of the gradient std at the last hidden layer that reaches the first.
+
+    What the head and the pooling before it do to the gradient is a note: a mean over the positions of an image divides it.
+    """
+    gradients = _gradients(chain)
+    if len(gradients) < 2 or gradients[-1][1] == 0:
         return ""
-    return f"{two_digits(gradients[0][1] / gradients[-1][1])} of the output's gradient std reaches {gradients[0][0]}"
+    (first, end), (last, start) = gradients[0], gradients[-1]
+    text = f"{two_digits(end / start)} of the gradient std at {last} reaches {first}"
+    head = rows[-1]
+    if head.layer == last or not head.gradient_std:
+        return text
+    return (
+        f"{text} (not judged: the head, and pooling before it, pass on {two_digits(start / head.gradient_std)} of the output's)"
+    )
 
 
-def _theory(rows: Sequence[LayerRow], chain: Sequence[LayerRow], expected: Sequence[Expected]) -> str:
-    """Return the last hidden layer's std and the first layer's relative gradient std according to theory, as a clause."""
+def _theory(chain: Sequence[LayerRow], expected: Sequence[Expected]) -> str:
+    """Return the last hidden layer's std and the share of its gradient std that reaches the first according to theory."""
     stds = {layer.name: layer.std for layer in expected if layer.std is not None}
-    gradients = {layer.name: layer.gradient_std for layer in expected if layer.gradient_std is not None}
-    last = [row.layer for row in chain if row.layer in stds][-1:]
-    first = [row.layer for row in rows if row.weighted and row.gradient_std is not None][:1]
-    parts = [f"std {two_digits(stds[layer])} at {layer}" for layer in last]
-    parts += [f"{two_digits(gradients[layer])} of the gradient std at {layer}" for layer in first if layer in gradients]
+    gradients = {layer.name: layer.gradient_std for layer in expected if layer.gradient_std}
+    parts = [f"std {two_digits(stds[layer])} at {layer}" for layer in [row.layer for row in chain if row.layer in stds][-1:]]
+    if len(ends := _gradients(chain)) > 1 and (first := ends[0][0]) in gradients and (last := ends[-1][0]) in gradients:
+        parts.append(f"{two_digits(gradients[first] / gradients[last])} of the gradient std at {first}")
     return f"mean-field theory expects {' and '.join(parts)}" if parts else ""
 
 
@@ -232,4 +263,6 @@ def describe(thresholds: ThresholdSettings) -> str:
 
 
 def _per_layer(change: float, layers: int) -> str:
-    return two_digits(change ** (1 / (layers - 1)))
+    """Return the factor of one layer with two digits, or as many as tell it from 1."""
+    rate = change ** (1 / (layers - 1))
+    return next((text for digits in range(2, 6) if (text := f"{rate:.{digits}g}") != "1"), "1")
