@@ -270,6 +270,8 @@ NONFINITE = {
     "gradient": ("train:6:nan_gradient", "diverged", "at step 6"),
     "weight": ("train:6:nan_weight", "diverged", "at step 6"),
     "metric": ("evaluate:2:nan", "done", ""),
+    "last metric": ("evaluate:3:nan", "diverged", "the validation loss was not finite (nan) after the last update"),
+    "test metric": ("evaluate:4:nan", "diverged", "the test loss was not finite (nan) after the last update"),
 }
 
 
@@ -283,6 +285,9 @@ def test_nonfinite_value_is_an_outcome_not_a_crash(kind: str, tmp_path: Path, mo
     values = [value for row in read_records(run.metrics_file) for value in row.values.values()]
     assert any(value != value for value in values), "the NaN is recorded"
     if state == "diverged":
+        assert run.status["exit_code"] == 3
+        assert run.summary["test_accuracy"] is None
+        assert "diagnosis" in run.status
         with pytest.raises(UsageError, match="this run has diverged"):
             resume_in_process(tmp_path / "run")
 

@@ -259,6 +259,55 @@ def test_nan_loss_ends_run_at_its_step(tmp_path: Path, norm: str, bad: int) -> N
     assert run.weights_file.exists()
 
 
+def breaking(at: int) -> Schedule:
+    """Return a schedule that is 1, but at step `at` so large that the update overflows."""
+    return lambda step, total: 1e45 if step == at else 1.0  # noqa: ARG005
+
+
+def breaking_at(step: int, *changes: str) -> list[str]:
+    """Return the overrides of a run of three steps, of which `step` breaks the weights."""
+    choice = ["schedule=constant", "~schedule.warmup", f"schedule._target_={__name__}.breaking", f"+schedule.at={step}"]
+    return [*BASE, "norm=none", "trainer.epochs=1", "trainer.max_steps=3", *choice, *changes]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        ("optimizer=adamw",),
+        ("trainer.grad_clip=1",),
+        ("norm=batch", "trainer.record_every=2"),
+        (*WITH_VALIDATION, "observe=basic"),
+    ],
+    ids=" ".join,
+)
+def test_weights_that_the_last_update_breaks_are_divergence(tmp_path: Path, changes: tuple[str, ...]) -> None:
+    run = train_in_process(tmp_path / "run", breaking_at(2, *changes))
+    status, summary = read_json(run.status_file), read_json(run.summary_file)
+    assert (status["status"], status["exit_code"]) == ("diverged", 3)
+    assert status["reason"] == "the weights were not finite after the last update, at step 2 (the first is stage1.conv1.weight)"
+    assert (summary["steps"], summary["val_accuracy"], summary["test_accuracy"]) == (3, None, None)
+    losses = [record.values["loss/train"] for record in records(run, "loss/train")]
+    assert all(map(math.isfinite, losses))
+    assert not list(run.path.rglob("step-*.pt")), "such a run cannot resume"
+    assert run.weights_file.exists()
+
+
+def test_weights_that_an_earlier_update_breaks_end_the_run_at_the_next_loss(tmp_path: Path) -> None:
+    run = train_in_process(tmp_path / "run", breaking_at(1))
+    assert read_json(run.status_file)["reason"] == "the training loss was not finite at step 2"
+
+
+def test_diagnosis_of_a_broken_last_update_names_the_layer_and_what_a_replay_shows(tmp_path: Path) -> None:
+    run = train_in_process(tmp_path / "run", breaking_at(2, "observe=basic"))
+    diagnosis = read_json(run.status_file)["diagnosis"]
+    assert (diagnosis["kind"], diagnosis["finding"], diagnosis["step"]) == ("diverged", "not_finite", 2)
+    assert diagnosis["layer"] == "stage1.conv1"
+    assert diagnosis["text"].startswith("the run diverged: the weights were not finite after the last update, at step 2")
+    assert [step for step, _ in diagnosis["before"]] == [0, 1], "although only steps 0 and 2 are due to be observed"
+    assert diagnosis["advice"]
+
+
 # Interruption
 
 

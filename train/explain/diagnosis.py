@@ -123,12 +123,14 @@ def diagnose(
     switches: Switches,
     thresholds: ThresholdSettings,
     layers: Sequence[LayerInfo] = (),
+    reason: str = "",
 ) -> Diagnosis | None:
     """Return what went wrong in the run whose records `losses` and `anomalies` have received; None if nothing did.
 
-    `layers`: `Observer.layers` if available; otherwise layers come in the order of the tags.
+    `layers`: `Observer.layers` if available; otherwise layers come in the order of the tags. `reason`: why the run diverged, if
+    it did; needed where every loss was finite.
     """
-    diverged = losses.bad_step is not None
+    diverged = losses.bad_step is not None or bool(reason)
     if not diverged and not losses.at_chance(classes):
         return None
     first = anomalies.first
@@ -137,7 +139,8 @@ def diagnose(
     faults = sorted((fault for fault in candidates if fault is not None), key=lambda fault: fault.step)
     if not faults and not diverged and anomalies.small_update is not None:
         faults = [anomalies.small_update]
-    return _compose("diverged" if diverged else "cannot_learn", faults, anomalies, losses, classes, switches)
+    ending = _ending_line("diverged" if diverged else "cannot_learn", losses, classes, reason)
+    return _compose("diverged" if diverged else "cannot_learn", ending, faults, anomalies, switches)
 
 
 def _initial_fault(verdict: Verdict | None, diverged: bool) -> Fault | None:
@@ -147,19 +150,12 @@ def _initial_fault(verdict: Verdict | None, diverged: bool) -> Fault | None:
     return Fault("initial", verdict.statistic, verdict.layer, 0, verdict.sentence)
 
 
-def _compose(
-    kind: Kind,
-    faults: Sequence[Fault],
-    anomalies: AnomalySearch,
-    losses: Losses,
-    classes: int,
-    switches: Switches,
-) -> Diagnosis:
+def _compose(kind: Kind, ending: str, faults: Sequence[Fault], anomalies: AnomalySearch, switches: Switches) -> Diagnosis:
     """Return the diagnosis in words: how the run ended, the first fault and its history, later faults, remedies."""
     first = faults[0] if faults else None
     advice = suggest(kind, first.finding if first else "nothing", first.statistic if first else "", switches)
     before = anomalies.before(first) if first else ()
-    lines = [_ending_line(kind, losses, classes), *_fault_lines(first, before, anomalies)]
+    lines = [ending, *_fault_lines(first, before, anomalies)]
     lines += [f"then: {fault.statistic} of {fault.layer} at step {fault.step}: {fault.message}" for fault in faults[1:]]
     if advice:
         lines.append(f"common remedies: {', '.join(advice)}")
@@ -169,14 +165,16 @@ def _compose(
     return Diagnosis(kind, first.finding, text, first.statistic, first.layer, first.step, before, advice)
 
 
-def _ending_line(kind: Kind, losses: Losses, classes: int) -> str:
+def _ending_line(kind: Kind, losses: Losses, classes: int, reason: str) -> str:
     if kind == "cannot_learn":
         chance = f"guessing among {classes} classes gives ln({classes}) = {math.log(classes):.3f}"
         return (
             f"the run did not learn: in {losses.last_step} steps the training loss was never below {losses.lowest:.3f}; {chance}"
         )
     history = f"; before: {_series(losses.last_finite)}" if losses.last_finite else ""
-    return f"the run diverged: the training loss recorded at step {losses.bad_step} is not finite{history}"
+    if losses.bad_step is not None:
+        reason = f"the training loss recorded at step {losses.bad_step} is not finite"
+    return f"the run diverged: {reason}{history}"
 
 
 def _fault_lines(first: Fault | None, before: Sequence[tuple[int, float]], anomalies: AnomalySearch) -> list[str]:

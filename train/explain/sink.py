@@ -77,14 +77,14 @@ class ExplanationSink(Sink):
 
     def finish(self, summary: Summary) -> None:
         if summary.status == "diverged" or self._losses.at_chance(self.network.classes):
-            self._diagnose()
+            self._diagnose(summary)
         if self._initial:
             self._draw()
 
-    def _diagnose(self) -> None:
-        network = self.network
+    def _diagnose(self, summary: Summary) -> None:
+        network, reason = self.network, summary.reason if summary.status == "diverged" else ""
         self.diagnosis = diagnose(
-            self._losses, self._anomalies, network.classes, network.switches, self.thresholds, network.layers
+            self._losses, self._anomalies, network.classes, network.switches, self.thresholds, network.layers, reason
         )
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")

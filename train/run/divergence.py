@@ -1,4 +1,4 @@
-"""Divergence: detect a loss that is not finite without waiting for the device, and go back to the steps that led to it."""
+"""Divergence: detect a loss or weights that are not finite, and go back to the steps that led to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.data.contracts import Batch
 from train.run.signals import StopSignal
@@ -100,15 +100,24 @@ class Snapshot:
             self._train_state.scaler.load_state_dict(self._scaler)
 
 
+def first_nonfinite_weight(model: nn.Module) -> str:
+    """Return the name of the first parameter with values that are not finite; empty if there is none."""
+    finite = {name: weight.detach().isfinite().all() for name, weight in model.named_parameters()}
+    on_host = torch.stack(list(finite.values())).tolist() if finite else []
+    return next((name for name, is_finite in zip(finite, on_host, strict=True) if not is_finite), "")
+
+
 class DivergenceWatch:
     """Finds the first step whose loss is not finite, and keeps a snapshot from which the steps that led to it can be replayed.
 
-    `keep_snapshots`: False where no step will be observed in a replay. `failed_step`: None as long as every loss was finite.
+    `keep_snapshots`: False where no step will be observed in a replay. `failed_step`: None as long as every loss was finite, and
+    at the end the weights; `reason`: what was not finite.
     """
 
     def __init__(self, train_state: TrainState, keep_snapshots: bool) -> None:
         self.snapshot: Snapshot | None = None
         self.failed_step: int | None = None
+        self.reason = ""
         self._train_state = train_state
         self._keep_snapshots = keep_snapshots
         self._losses = NanWatch(train_state.placement.device)
@@ -125,6 +134,15 @@ class DivergenceWatch:
         """Return `failed_step`, judged by the losses that have arrived. `wait`: for all of them first."""
         if self.failed_step is None:
             self.failed_step = self._losses.first_nonfinite(wait)
+            if self.failed_step is not None:
+                self.reason = f"the training loss was not finite at step {self.failed_step}"
+        return self.failed_step
+
+    def check_weights(self, last_step: int) -> int | None:
+        """Return `failed_step`: `last_step` if its update, which no loss follows, left weights that are not finite. It waits."""
+        if self.failed_step is None and (name := first_nonfinite_weight(self._train_state.model)):
+            self.failed_step = last_step
+            self.reason = f"the weights were not finite after the last update, at step {last_step} (the first is {name})"
         return self.failed_step
 
     def load_snapshot(self, state: Mapping[str, Any]) -> None:

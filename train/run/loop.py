@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -95,7 +96,10 @@ class Loop:
         """Whether the evaluations due after the last step (validation split, probe) are done."""
 
     def run(self) -> TrainResult:
-        """Train from the current step until the plan ends, the loss is not finite, or a signal arrives."""
+        """Train from the current step until the plan ends, the run diverges, or a signal arrives.
+
+        It diverges when a loss is not finite, or after the last step the weights or the validation score.
+        """
         if self.plan.total == 0:
             self.stepper.observe_initial(self.train.epoch(0))
         if not self.evaluated:
@@ -109,8 +113,16 @@ class Loop:
         if self.divergence.failed_step is not None:
             self.replay()
             self.record_training()
-            return self.result("diverged", f"the training loss was not finite at step {self.divergence.failed_step}")
+            return self.result("diverged", self.divergence.reason)
+        if status == "done" and (reason := self.bad_score("validation", self.recorder.val)):
+            return self.result("diverged", reason)
         return self.result(status)
+
+    def bad_score(self, split: str, score: Score | None) -> str:
+        """Return the reason if the run diverged because its score after the last update is not finite; else an empty string."""
+        if not self.steps or score is None or math.isfinite(score.loss):
+            return ""
+        return f"the {split} loss was not finite ({score.loss}) after the last update"
 
     def result(self, status: Literal["done", "diverged", "interrupted"], reason: str = "") -> TrainResult:
         recorder = self.recorder
@@ -159,11 +171,13 @@ class Loop:
             self.saver.save(self)
 
     def diverged(self, wait: bool) -> bool:
-        """Return whether a loss was not finite; then the updates made before it reached the host no longer count.
+        """Return whether a loss was not finite, or after the last step a weight.
 
-        `wait`: for the losses that are on their way.
+        The updates made before such a loss reached the host no longer count. `wait`: for the losses that are on their way.
         """
         failed_step = self.divergence.find_failure(wait)
+        if failed_step is None and 0 < self.steps == self.plan.total:
+            failed_step = self.divergence.check_weights(self.steps - 1)
         if failed_step is None:
             return False
         self.recorder.drop_last(self.steps - (failed_step + 1))

@@ -136,6 +136,8 @@ class Session:
             readers.close()
         if test is not None:
             loop.recorder.record(result.steps, test.values("test"))
+            if reason := loop.bad_score("test", test):
+                result, test = replace(result, status="diverged", reason=reason), None
         elif result.status != "diverged":
             result = replace(result, status="interrupted", reason=self.interruption(stop, result.steps, training.saver.problem))
         summary = self.write_results(training, result, test)
