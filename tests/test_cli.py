@@ -50,6 +50,18 @@ REFUSED = {
     "norm=batch,layer": "--multirun",
     "norm._target_=train.parts.norm.nothing": "norm._target_=train.parts.norm.nothing",
     "init=[gaussian": "init=[gaussian",
+    "data.root=/nowhere": "data.root=/nowhere: data=fashion_mini reads no folder. Add data=image_folder",
+    "data=noise data.classes=1": "data.classes=1: it should be greater than or equal to 2.",
+    "sweep.dry_run=true": "sweep.dry_run=true: this configures a sweep, and the command starts a single run. Add -m",
+    "+sweep.foo=1": "+sweep.foo=1: this configures a sweep",
+    "report.pairs=true": "report.pairs=true: this configures the report of a sweep, and the command starts a single run. Add -m",
+    "resume=auto": "resume=auto: every start has a new folder, so there is never a run to resume. Add hydra.run.dir=FOLDER.",
+    "resume=auto hydra.run.dir=r/${now:%S}": "resume=auto: every start has a new folder",
+    "augment=[flip,flip]": "augment=[flip,flip]: flip is named more than once, and is applied once. Name it once.",
+    "-m resume=auto norm=batch,none": "Add hydra.sweep.dir=FOLDER or sweep.resume=last.",
+    "-m augment=[flip_crop,flip],none": "augment=[flip_crop,flip]: flip changes nothing",
+    "-m data.root=/nowhere norm=batch,none": "data.root=/nowhere: data=fashion_mini reads no folder.",
+    "study=norms resume=auto": "resume=auto: every start has a new folder",
 }
 
 
@@ -92,7 +104,7 @@ def test_completion_offers_choices(real_train: Train) -> None:
 
 
 def test_run_writes_a_complete_folder(real_train: Train, tmp_path: Path) -> None:
-    result = real_train("init=xavier", "norm=batch", *SMALL)
+    result = real_train("init=xavier", "norm=batch", *SMALL, "data.workers=3")
     assert result.returncode == 0, result.stderr
     folder = only_run(tmp_path)
     names = {path.name for path in folder.iterdir()}
@@ -106,6 +118,8 @@ def test_run_writes_a_complete_folder(real_train: Train, tmp_path: Path) -> None
     last = list(read_records(folder / "metrics.jsonl"))[-1]
     assert last.values["accuracy/test"] == summary["test_accuracy"]
     assert "init=xavier" in (folder / "overrides.yaml").read_text()
+    assert "noise: 10 classes, 36 train, 12 validation, 16 test images" in result.stdout
+    assert "note: data.workers=3: no effect, as data=noise is held in memory." in result.stdout
     for text in ("test accuracy", "parameters", "FLOPs", "tensorboard --logdir", str(folder)):
         assert text in result.stdout
 

@@ -116,7 +116,66 @@ def test_image_folder_refuses_split_without_classes(root):
 def test_image_folder_refuses_class_without_images(root):
     (root / "train" / "owl").mkdir()
     (root / "train" / "owl" / "notes.txt").write_text("none yet")
-    assert f"Classes without images in {root}/train: 'owl'" in message(root)
+    text = message(root)
+    assert f"Classes without images in {root}/train: 'owl'" in text
+    assert text.endswith("Left out: 1 .txt.")
+
+
+def test_image_folder_refuses_one_class(root):
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "dog")
+    assert message(root) == (
+        f"data.root={root}: training needs at least two classes, and {root}/train holds 'cat' (3 images). "
+        "Put the images of each class into a folder of their own."
+    )
+
+
+@pytest.mark.parametrize("inner", ["train", "images", "photos"])
+def test_image_folder_refuses_classes_one_folder_too_deep(root, inner):
+    for split in ("train", "val"):
+        (root / split).rename(root / "moved")
+        (root / split).mkdir()
+        (root / "moved").rename(root / split / inner)
+    text = message(root)
+    assert f"data.root={root}: training needs at least two classes, and {root}/train holds '{inner}' (6 images)." in text
+    moved = f"If the classes are 'cat', 'dog', move these folders from {root}/train/{inner} to {root}/train"
+    assert text.endswith(f"{moved}, and so in the other splits.")
+
+
+@pytest.mark.parametrize("outer", ["photos", "train", "val"])
+def test_image_folder_names_the_root_inside_an_unpacked_archive(root, outer):
+    (root.parent / "archive").mkdir()
+    root.rename(root.parent / "archive" / outer)
+    archive = root.parent / "archive"
+    assert message(archive).endswith(f"{archive}/{outer} has that layout: set data.root={archive}/{outer}.")
+    assert len(image_folder(f"{archive}/{outer}").load().train) == 6
+    shutil.rmtree(archive)
+
+
+def test_image_folder_refuses_splits_as_classes(root):
+    """An archive that was unpacked into train/ and into val/: its splits would be the classes."""
+    shutil.copytree(root, root / "copy")
+    for split in ("train", "val"):
+        shutil.rmtree(root / split)
+        shutil.copytree(root / "copy", root / split)
+    shutil.rmtree(root / "copy")
+    text = message(root)
+    assert f"{root}/train holds 'train' (6 images), 'val' (4 images)." in text
+    assert text.endswith(f"{root}/train has that layout: set data.root={root}/train.")
+
+
+def test_image_folder_counts_what_it_leaves_out(root):
+    assert image_folder(str(root)).notes == ()
+    for name in ("a.HEIC", "b.heic", "deep/c.HeiC", "d.txt", ".DS_Store", ".thumbs/x.png", "README", "e.png~"):
+        (root / "train" / "cat" / name).parent.mkdir(exist_ok=True)
+        (root / "train" / "cat" / name).write_bytes(b"x")
+    (root / "val" / "dog" / "f.heic").write_bytes(b"x")
+    save(root / "val" / "outside.png")
+    save(root / "valid" / "cat" / "0.png")
+    (note,) = image_folder(str(root)).notes
+    kinds = "4 .heic, 2 hidden, 1 .png~, 1 .txt, 1 outside the class folders, 1 without a suffix"
+    assert note == f"left out of {root}: {kinds}, the folder 'valid'"
+    assert len(image_folder(str(root)).load().train) == 6
 
 
 def test_image_folder_refuses_differing_classes(root):

@@ -9,7 +9,7 @@ import torch
 from train.data.contracts import Arrays, Files, Source, Splits
 from train.data.noise import noise
 from train.data.preprocess import Preprocess, channel_histogram, fit_pixels, preprocess_from_histogram
-from train.data.split import split_validation
+from train.data.split import refuse_single_label, split_validation
 from train.errors import UsageError
 
 
@@ -63,6 +63,12 @@ def test_noise_depends_on_seed_and_split():
 
 
 LABELS = torch.tensor([0] * 40 + [1] * 25 + [2] * 3 + [3])[torch.randperm(69, generator=torch.Generator().manual_seed(9))]
+
+
+def test_refuse_single_label_names_the_class():
+    refuse_single_label(numbered(LABELS), ("a", "b", "c", "d"))
+    with pytest.raises(UsageError, match=r"All 40 training images are of the class 'a', number 0 of 4\."):
+        refuse_single_label(numbered(LABELS[LABELS == 0]), ("a", "b", "c", "d"))
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])

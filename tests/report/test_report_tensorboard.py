@@ -36,7 +36,7 @@ def sweep(tmp_path_factory) -> Path:
     for path, row in rows.items():
         run = read_run(path)
         sink = TensorBoardSink("", row)
-        sink.start(RunInfo(path, "", "cpu", "float32", 1, 1, 3, 3, 1.0, 4, "noise", 12, 4, 4))
+        sink.start(RunInfo(path, "", "cpu", "float32", 1, 1, 3, 3, 1.0, 4, 10, "noise", 12, 4, 4))
         sink.record(Record(3, 1, 0, {"accuracy/test": float(run.summary["test_accuracy"])}))
         sink.finish(Summary("done", "", path, 3, 1.0, 1, 1))
         sink.close()

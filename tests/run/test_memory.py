@@ -16,7 +16,7 @@ from train.data.contracts import Arrays, Splits
 from train.data.readers import ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.run.build import Parts, build
-from train.run.dry_run import check_configs
+from train.run.dry_run import ConfigCheck, check_configs
 from train.run.memory import CONTEXT_BYTES, LIVE_TENSORS, MARGIN, TrainingMemory, data_bytes, needed_bytes, saved_bytes
 from train.run.memory import training_memory as estimate
 
@@ -125,13 +125,13 @@ def test_memory_of_cifar10_is_what_the_readers_keep() -> None:
 def test_check_of_a_sweep_gives_the_memory_where_it_is_asked_for() -> None:
     config = compose_config([*MLP.split(), "norm=none", "data.train_size=600", "data.test_size=30"])
     bad = compose_config([*MLP.split(), "norm=none", "data.train_size=60", "data.test_size=30", "trainer.batch_size=100"])
-    fine, refused = check_configs(([config, bad], (), True))
-    assert fine[0] is None
-    assert fine[1] is not None
-    assert fine[1] > CONTEXT_BYTES + 630 * 28 * 28
-    assert refused[0] is not None
-    assert refused[1] is None
-    assert check_configs(([config], (), False)) == [(None, None)]
+    fine, refused = check_configs(([config, bad], (), True, ()))
+    assert fine.problem is None
+    assert fine.needed_bytes is not None
+    assert fine.needed_bytes > CONTEXT_BYTES + 630 * 28 * 28
+    assert refused.problem is not None
+    assert refused.needed_bytes is None
+    assert check_configs(([config], (), False, ())) == [ConfigCheck()]
 
 
 @pytest.mark.cuda

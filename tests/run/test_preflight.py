@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.harness import settings_for
+from tests.harness import compose_config, settings_for
 from train.data.contracts import Dataset, Splits
 from train.data.noise import noise
 from train.errors import UsageError
 from train.run import preflight
 from train.run.build import build
 from train.run.device import choose_placement
+from train.run.dry_run import check_configs
 from train.run.preflight import Cost
 from train.run.setup import prepare
 
@@ -52,11 +54,11 @@ def test_check_model_names_impossible_layer(overrides: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def unreadable() -> Dataset:
+def unreadable(classes: int = 10) -> Dataset:
     """Return a data set that must not be loaded."""
 
     class Unreadable:
-        shape, class_names = noise().shape, noise().class_names
+        shape, class_names = noise().shape, tuple(map(str, range(classes)))
 
         def load(self) -> Splits:
             raise AssertionError("the data was loaded")
@@ -75,6 +77,34 @@ def test_prepare_checks_model_before_loading_data(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the data was loaded"):
         prepare(settings_for(UNREADABLE))
     assert not list(tmp_path.iterdir()), "preparing leaves no files"
+
+
+@pytest.mark.parametrize(("classes", "found"), [(0, "none"), (1, "'0'")])
+def test_prepare_refuses_fewer_than_two_classes(classes: int, found: str) -> None:
+    with pytest.raises(UsageError, match=rf"unreadable: training needs at least two classes, and it has {found}\."):
+        prepare(settings_for([*UNREADABLE, f"+data.classes={classes}"]))
+
+
+def monotonous() -> Dataset:
+    """Return a data set of three classes in which all training images have the same label."""
+
+    class Monotonous:
+        shape, class_names = noise().shape, ("a", "b", "c")
+
+        def load(self) -> Splits:
+            splits = noise(classes=3, train_size=64).load()
+            return replace(splits, train=replace(splits.train, labels=splits.train.labels * 0 + 1))
+
+    return Monotonous()
+
+
+def test_training_images_of_one_class_are_refused_before_a_run_and_a_sweep() -> None:
+    overrides = [line.replace("unreadable", "monotonous") for line in UNREADABLE]
+    problem = "All 58 training images are of the class 'b', number 1 of 3."
+    with pytest.raises(UsageError, match=problem):
+        prepare(settings_for(overrides))
+    (check,) = check_configs(([compose_config(overrides)], ("tests",), False, ()))
+    assert str(check.problem).startswith(problem)
 
 
 def test_prepare_refuses_split_smaller_than_batch() -> None:

@@ -18,7 +18,7 @@ from train import cli
 from train.data.decode import decode
 from train.errors import RunError, UsageError
 from train.run.build import build
-from train.run.dry_run import check_configs
+from train.run.dry_run import ConfigCheck, check_configs
 from train.run.job import start_run
 from train.run.resume import expand_resume_argument, stored_overrides
 from train.run.trust import refuse_hydra_calls, trusted, trusted_packages
@@ -86,10 +86,10 @@ def start_in_process(folder: Path, overrides: list[str]) -> None:
 
 def test_trust_reaches_dry_runs_and_no_other_thread() -> None:
     config = compose_config([*SMALL, "norm=none", "norm._target_=tests.run.saboteur.norm"])
-    ((reason, _),) = check_configs(([config], (), False))
-    assert reason is not None
-    assert "trust=tests" in reason
-    assert check_configs(([config], ("tests",), False)) == [(None, None)]
+    (check,) = check_configs(([config], (), False, ()))
+    assert check.problem is not None
+    assert "trust=tests" in check.problem
+    assert check_configs(([config], ("tests",), False, ())) == [ConfigCheck()]
     seen: list[tuple[str, ...]] = []
     thread = threading.Thread(target=lambda: seen.append(trusted()))
     thread.start()

@@ -35,6 +35,7 @@ def info(tmp_path: Path) -> RunInfo:
         steps_per_epoch=100,
         epochs=10,
         batch_size=64,
+        classes=10,
         data="fashion_mini",
         train_size=9000,
         val_size=1000,

@@ -30,7 +30,7 @@ def steps_of(lines: list[str]) -> list[int]:
 def test_line_sink_header(lines, info):
     assert lines == [
         "init=xavier norm=batch",
-        "fashion_mini: 9,000 train, 1,000 validation, 2,000 test images",
+        "fashion_mini: 10 classes, 9,000 train, 1,000 validation, 2,000 test images",
         "273,066 parameters, 12.3 MFLOPs per image",
         "10 epochs = 1,000 steps of 64 images, cpu, bfloat16",
         str(info.folder),

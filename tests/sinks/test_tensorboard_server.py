@@ -34,7 +34,7 @@ def write_run(folder, norm, seed, status):
     folder.mkdir()
     config = {"seed": seed, "seeds": {"init": seed}, "norm": {"kind": norm}, "optimizer": {"lr": 0.1}}
     sink = TensorBoardSink("a: 1\n", hparams_row(config, {"norm": norm}, [f"norm={norm}", "optimizer.lr=0.1", f"seed={seed}"]))
-    sink.start(RunInfo(folder, norm, "cpu", "float32", 1, 1, 3, 3, 1.0, 4, "noise", 12, 4, 4))
+    sink.start(RunInfo(folder, norm, "cpu", "float32", 1, 1, 3, 3, 1.0, 4, 10, "noise", 12, 4, 4))
     accuracy = {"batch": 0.75, "none": 0.25}[norm] + seed / 8
     for step in range(3):
         sink.record(Record(step, 0, 0, {"loss/train": 1 / (step + 1), "activation_std/head": 1.0, "accuracy/val": 0.5}))

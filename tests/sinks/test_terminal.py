@@ -22,7 +22,7 @@ from train.sinks.contracts import Record, RunInfo, Summary
 from train.sinks.lines import stream_sink
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
-numbers = (273066, 12345678, 700, 70, 10, 128)
+numbers = (273066, 12345678, 700, 70, 10, 128, 10)
 info = RunInfo(folder, "init=xavier norm=batch", "cpu", "bfloat16", *numbers, "fashion_mini", 9000, 1000, 2000)
 stop = []
 if how == "flag":

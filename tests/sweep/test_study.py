@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from tests.harness import SMALL
 from train import cli
-from train.run.dry_run import check_configs
+from train.run.dry_run import ConfigCheck, check_configs
 from train.store.manifest import read_manifest
 from train.sweep.axes import read_request
 from train.sweep.plan import SweepPlan, make_plan
@@ -40,7 +40,7 @@ def test_study_arms_can_run_with_five_seeds(study: str) -> None:
     assert not plan.dropped, "a preset has no duplicate or impossible levels"
     assert all(len(arm.runs) == 5 for arm in plan.arms)
     assert len({arm.config["optimizer"]["lr"] for arm in plan.arms}) == 1, "its comment names one rate"
-    assert check_configs(([arm.config for arm in plan.arms], (), False)) == [(None, None)] * len(plan.arms)
+    assert check_configs(([arm.config for arm in plan.arms], (), False, ())) == [ConfigCheck()] * len(plan.arms)
     baseline = plan.baseline.levels
     changed = [{axis for axis in baseline if arm.levels[axis] != baseline[axis]} for arm in plan.arms[1:]]
     assert all(len(axes) == 1 for axes in changed), "each arm changes one ingredient"

@@ -22,6 +22,7 @@ from train.sweep.reuse import run_statuses
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 BASIC = ["hydra/launcher=basic", "sweep.reuse_other_code=true"]  # the code may change while tests run
+IN_VAIN = ["data.workers=3", "hydra.run.dir=here"]
 FLAKY_INIT = """
 from pathlib import Path
 from torch.nn import init
@@ -156,8 +157,10 @@ def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subproc
 
 
 def test_dry_run_prints_plan_and_writes_nothing(train: Train, tmp_path: Path) -> None:
-    result = train("-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic")
+    result = train("-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic", *IN_VAIN)
     assert result.returncode == 0, result.stderr
+    assert "note   data.workers=3: no effect, as data=noise is held in memory." in result.stdout
+    assert "note   hydra.run.dir=here: no effect, as this is not a single run." in result.stdout
     planned = ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "power  3 seeds detect a difference of 3.1 standard")
     for text in (*planned, "time   about", "for 6 runs", "timed on 2 arms"):
         assert text in result.stdout

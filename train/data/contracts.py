@@ -74,6 +74,18 @@ class Framed(Protocol):
     framing: Framing
 
 
+@runtime_checkable
+class Noted(Protocol):
+    """A data set with something to tell the user. `notes`: sentences, such as on what was left out."""
+
+    notes: tuple[str, ...]
+
+
+def noted(dataset: Dataset) -> tuple[str, ...]:
+    """Return the notes of a data set; most have none."""
+    return dataset.notes if isinstance(dataset, Noted) else ()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images and labels as the model receives them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,10 @@ CHECK_THREADS = 16
 CHECK_CHUNK = 256
 SHOWN = 5
 """The number of names that a message lists."""
+
+SPLITS = ("train", "val", "test")
+HIDDEN, OUTSIDE, NO_SUFFIX = "hidden", "outside the class folders", "without a suffix"
+"""Kinds of files that are left out, besides those of a suffix that is none of an image."""
 
 
 class CentreFraming:
@@ -51,14 +56,21 @@ class CentreFraming:
 
 
 class ImageFolder:
-    """The data set that `image_folder` returns. `framing`: for readers whose augmentation has none."""
+    """The data set that `image_folder` returns. `framing`: for readers whose augmentation has none; `notes`: what it left out."""
 
     def __init__(
-        self, folders: dict[str, Files], class_names: tuple[str, ...], framing: CentreFraming, channels: int, check: bool
+        self,
+        folders: dict[str, Files],
+        class_names: tuple[str, ...],
+        framing: CentreFraming,
+        channels: int,
+        check: bool,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.shape: Shape = (channels, *framing.size())
         self.class_names = class_names
         self.framing = framing
+        self.notes = notes
         self._folders = folders
         self._check = check
 
@@ -85,28 +97,30 @@ def image_folder(
 
     With both, each is what its name says. With `val/` alone, as ImageNet comes, it is the test split, evaluated once,
     at the end, and `data.val_fraction` takes a validation split out of `train/`. Folders inside a class belong to it;
-    names that start with a dot, and files that are no images by their suffix, are left out. Classes and files are in the order of
-    their names.
+    names that start with a dot, and files that are no images by their suffix, are left out and counted in `notes`. Classes and
+    files are in the order of their names.
 
     size, short_side: the default framing, `CentreFraming`; an augmentation that frames (`augment=multi_scale`) replaces it.
     channels: 3 for RGB, 1 for grey. check: read the header of every file in `load`, some 30 s per million files on a local disk.
 
     Constructing it reads names and file lengths only. UsageError, naming the folder or file and the remedy, for a missing root or
-    split, a split without classes, a class without images, classes that differ between the splits, empty files, and a crop larger
-    than the short side.
+    split, a split with fewer than two classes, a class without images, classes that differ between the splits, empty files, and a
+    crop larger than the short side.
     """
     if size > short_side:
         raise UsageError(f"data.size={size} does not fit into data.short_side={short_side}; lower the first or raise the second.")
-    folders = _split_folders(root)
+    left_out: Counter[str] = Counter()
     try:
-        scanned = {name: _scan(folder) for name, folder in folders.items()}
+        folders = _split_folders(root)
+        scanned = {name: _scan(folder, left_out) for name, folder in folders.items()}
+        _refuse_few_classes(root, folders["train"], scanned["train"])
     except OSError as error:  # a link to nowhere, or no permission
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}. Make it readable, or remove it.") from error
     class_names = tuple(scanned["train"])
     for name, found in scanned.items():
         _same_classes(folders["train"], set(class_names), folders[name], set(found))
     files = {name: _files(found) for name, found in scanned.items()}
-    return ImageFolder(files, class_names, CentreFraming(short_side, size), channels, check)
+    return ImageFolder(files, class_names, CentreFraming(short_side, size), channels, check, _left_out(folders, left_out))
 
 
 def check_headers(paths: Sequence[Path]) -> None:
@@ -138,40 +152,85 @@ def _split_folders(root: str | None) -> dict[str, Path]:
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UsageError(f"data.root={root}: there is no such folder ({folder.absolute()}). Set data.root to a folder; {layout}.")
-    found = {name: folder / name for name in ("train", "val", "test") if (folder / name).is_dir()}
+    found = {name: folder / name for name in SPLITS if (folder / name).is_dir()}
     if "train" not in found:
-        raise UsageError(f"data.root={root}: it has no folder train/; {layout}.")
+        raise UsageError(f"data.root={root}: it has no folder train/; {layout}.{_other_root(folder)}")
     if len(found) == 1:
-        raise UsageError(f"data.root={root}: it has neither val/ nor test/; {layout}.")
+        raise UsageError(f"data.root={root}: it has neither val/ nor test/; {layout}.{_other_root(folder)}")
     return found
 
 
-def _scan(folder: Path) -> dict[str, list[str]]:
-    """Return class -> image files, both in the order of their names."""
+def _other_root(folder: Path) -> str:
+    """Return a sentence that names a folder in `folder` with the layout, as an unpacked archive leaves one; empty without one."""
+    for inner in (folder / name for name in _folders(folder)):
+        if "train" in (found := _folders(inner)) and ("val" in found or "test" in found):
+            return f" {inner} has that layout: set data.root={inner}."
+    return ""
+
+
+def _refuse_few_classes(root: str | None, train: Path, classes: dict[str, list[str]]) -> None:
+    """Raise UsageError when `train` has one class, or folders called as splits, as in an archive unpacked one folder too deep."""
+    if len(classes) > 1 and not set(classes) <= set(SPLITS):
+        return
+    found = ", ".join(f"'{name}' ({len(paths)} images)" for name, paths in classes.items())
+    first = train / next(iter(classes))
+    inner = _folders(first)
+    remedy = " Put the images of each class into a folder of their own."
+    if len(inner) > 1:
+        remedy = f" If the classes are {_some(inner)}, move these folders from {first} to {train}, and so in the other splits."
+    raise UsageError(
+        f"data.root={root}: training needs at least two classes, and {train} holds {found}.{_other_root(train.parent) or remedy}"
+    )
+
+
+def _left_out(splits: dict[str, Path], counts: Counter[str]) -> tuple[str, ...]:
+    """Return one sentence that counts what is left out, by kind; none if everything is used."""
+    root = splits["train"].parent
+    kinds = _counted(counts)
+    if others := [name for name in _folders(root) if name not in splits]:
+        kinds.append(f"the folder{'s' * (len(others) > 1)} {_some(others)}")
+    return (f"left out of {root}: {', '.join(kinds)}",) if kinds else ()
+
+
+def _counted(left_out: Counter[str]) -> list[str]:
+    return [f"{count:,} {kind}" for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _scan(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
+    """Return class -> image files, both in the order of their names, and count other files in `left_out`."""
+    classes = _folders(folder)
     if not classes:
         raise UsageError(f"{folder} has no folders: the images of each class go into a folder of their own, {folder}/<class>/.")
-    found = {name: sorted(_images(folder / name)) for name in classes}
-    without = [name for name, paths in found.items() if not paths]
+    others = {path.name for path in folder.iterdir()}.difference(classes)
+    left_out.update(HIDDEN if name.startswith(".") else OUTSIDE for name in others)
+    images = {name: sorted(_images(folder / name, left_out)) for name in classes}
+    without = [name for name, paths in images.items() if not paths]
     if without:
         known = " ".join(sorted(SUFFIXES))
-        raise UsageError(
-            f"Classes without images in {folder}: {_some(without)}. Add images ({known}), or remove the folders, in every split."
-        )
-    return found
+        there = f" Left out: {', '.join(_counted(left_out))}." if left_out else ""
+        remedy = f"Add images ({known}), or remove the folders, in every split."
+        raise UsageError(f"Classes without images in {folder}: {_some(without)}. {remedy}{there}")
+    return images
 
 
-def _images(folder: str | Path) -> Iterator[str]:
+def _images(folder: str | Path, left_out: Counter[str]) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122, a Path per entry would double the time
             if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _images(entry.path)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122, a Path per entry would double the time
-                if entry.stat().st_size == 0:
-                    raise UsageError(f"{entry.path} is empty (0 bytes). Replace or remove the file.")
+                left_out[HIDDEN] += 1
+            elif entry.is_dir():
+                yield from _images(entry.path, left_out)
+            elif suffix not in SUFFIXES:
+                left_out[suffix or NO_SUFFIX] += 1
+            elif entry.stat().st_size == 0:
+                raise UsageError(f"{entry.path} is empty (0 bytes). Replace or remove the file.")
+            else:
                 yield entry.path
 
 

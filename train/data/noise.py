@@ -38,7 +38,7 @@ class Noise:
 
 def noise(
     shape: Annotated[Sequence[Count], Len(3, 3)] = (3, 32, 32),
-    classes: Count = 10,
+    classes: Annotated[int, Interval(ge=2)] = 10,
     train_size: Count = 2048,
     test_size: Count = 512,
     seed: int = 0,

@@ -1,14 +1,15 @@
-"""Take a validation split out of the training split."""
+"""Take a validation split out of the training split, and check what is left."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from train.data.contracts import Splits
+from train.data.contracts import Source, Splits
 from train.errors import UsageError
 from train.rng import generator
 
@@ -32,6 +33,16 @@ def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
         )
     train, val = (splits.train.take(torch.nonzero(chosen).flatten()) for chosen in (~taken, taken))
     return replace(splits, train=train, val=val)
+
+
+def refuse_single_label(train: Source, class_names: Sequence[str]) -> None:
+    """Raise UsageError when all training images have one label: whatever is trained on them is right."""
+    labels = train.labels.unique().tolist()
+    if len(labels) == 1:
+        raise UsageError(
+            f"All {len(train)} training images are of the class '{class_names[labels[0]]}', number {labels[0]} of "
+            f"{len(class_names)}. There is nothing to learn: training needs images of two classes at least."
+        )
 
 
 def _draw(labels: Tensor, fraction: float, seed: int) -> Tensor:

@@ -75,6 +75,9 @@ def build(settings: Settings) -> Parts:
     """Call the function of every choice. UsageError for the first invalid setting."""
     parts = settings.parts
     dataset: Dataset = call_target("data", parts["data"], {}, offered={"root": settings.data.root})
+    if len(dataset.class_names) < 2:
+        found = ", ".join(f"'{name}'" for name in dataset.class_names) or "none"
+        raise UsageError(f"data._target_={parts['data']['_target_']}: training needs at least two classes, and it has {found}.")
     norm: NormFactory | None = call_target("norm", parts["norm"], {})
     pipeline = Pipeline([call_target(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
     return Parts(

@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 from train.config import Settings, parse
 from train.data.batches import whole_batches
-from train.data.contracts import Dataset
+from train.data.contracts import Dataset, noted
 from train.data.readers import Readers
-from train.data.split import split_validation
+from train.data.split import refuse_single_label, split_validation
 from train.errors import UsageError
+from train.run import unused
 from train.run.loop import Loop
 from train.run.memory import data_bytes, needed_bytes
 from train.run.recorder import TrainPlan
@@ -35,48 +36,69 @@ Trust: TypeAlias = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSize:
-    """`training_images`: the size of the training split; `bytes`: of all images that move to the device."""
+class DataFacts:
+    """`training_images`: the size of the training split; `bytes`: of all images that move to the device.
+
+    `own_validation`: whether the data set brings a validation split.
+    """
 
     training_images: int
     bytes: int
+    own_validation: bool
 
 
-def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust, bool]) -> list[tuple[str | None, int | None]]:
-    """Return for each configuration why no run can start with it, or None, and the bytes of GPU memory that a run needs.
+@dataclasses.dataclass(frozen=True)
+class ConfigCheck:
+    """What a dry run found out about a configuration.
 
-    The third part of the request says whether to estimate the memory. None: not asked for, or unknown.
+    `problem`: why no run can start with it, or None; `needed_bytes`: the GPU memory of a run, None if not asked for or unknown.
+    `unread` and `notes`: sentences on overrides without effect on it, which are refused and noted, by override.
     """
-    configs, trust, with_memory = request
+
+    problem: str | None = None
+    needed_bytes: int | None = None
+    unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust, bool, Sequence[str]]) -> list[ConfigCheck]:
+    """Check each configuration. The third part of the request says whether to estimate the memory, the last what was typed."""
+    configs, trust, with_memory, typed = request
     set_trusted(trust)
-    sizes: dict[str, DataSize] = {}
-    return [check_config(config, sizes, with_memory) for config in configs]
+    known: dict[str, DataFacts] = {}
+    return [check_config(config, known, with_memory, typed) for config in configs]
 
 
-def check_config(config: Mapping[str, Any], sizes: dict[str, DataSize], with_memory: bool) -> tuple[str | None, int | None]:
+def check_config(config: Mapping[str, Any], known: dict[str, DataFacts], with_memory: bool, typed: Sequence[str]) -> ConfigCheck:
     """Return the usage error of a single run and its memory. Other errors are left to the run, which writes them to its folder.
 
-    `sizes`: cache of the sizes of the data: most arms share them, which are then loaded only once.
+    `known`: cache of the facts of the data: most arms share them, which are then loaded only once; `typed`: overrides on the
+    command line.
     """
     try:
         settings = parse(config)
-        assembly = assemble(settings)
+        parts = assemble(settings).parts
         key = json.dumps([config["data"], settings.seeds.split], sort_keys=True, default=str)
-        if key not in sizes:
-            sizes[key] = data_size(settings, assembly.parts.dataset)
-        whole_batches(sizes[key].training_images, settings.trainer.batch_size)
-        if with_memory:
-            return None, needed_bytes(assembly.parts, settings.trainer.batch_size, sizes[key].bytes)
+        if key not in known:
+            known[key] = data_facts(settings, parts.dataset)
+        data = known[key]
+        steps_per_epoch = whole_batches(data.training_images, settings.trainer.batch_size)
+        facts = unused.RunFacts(settings, parts, steps_per_epoch, data.own_validation)
+        memory = needed_bytes(parts, settings.trainer.batch_size, data.bytes) if with_memory else None
+        notes = {note: note for note in noted(parts.dataset)} | unused.notes(typed, facts)
+        return ConfigCheck(None, memory, unused.unread(typed, settings), notes)
     except UsageError as error:
-        return str(error), None
+        return ConfigCheck(str(error))
     except Exception:
-        return None, None
-    return None, None
+        return ConfigCheck()
 
 
-def data_size(settings: Settings, dataset: Dataset) -> DataSize:
-    splits = split_validation(dataset.load(), settings.data.val_fraction, settings.seeds.split)
-    return DataSize(len(splits.train), data_bytes(splits))
+def data_facts(settings: Settings, dataset: Dataset) -> DataFacts:
+    """Load the data. UsageError for data that no run can train on."""
+    loaded = dataset.load()
+    splits = split_validation(loaded, settings.data.val_fraction, settings.seeds.split)
+    refuse_single_label(splits.train, dataset.class_names)
+    return DataFacts(len(splits.train), data_bytes(splits), loaded.val is not None)
 
 
 def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from train.errors import SIGNALLED, Interrupted, UsageError
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import handle_signals
 from train.run.trust import set_trusted, trusted_packages
+from train.run.typed import refuse_in_run, typed_overrides
 from train.sinks.hparams import hparams_row
 from train.store.failure import RunRequest, requested_experiment, write_refusal
 from train.store.identity import BOOKKEEPING, experiment_of
@@ -53,7 +54,9 @@ def run_job(config: DictConfig) -> JobResult:
     with handle_signals() as stop:
         try:
             with stop.raising():
-                session, content = start_run(config, folder, overrides, choices)
+                typed = typed_overrides(hydra, config.resume)
+                refuse_in_run(typed, hydra.run)
+                session, content = start_run(config, folder, overrides, choices, typed)
         except BaseException as error:
             folder.release()
             if hydra.mode == RunMode.MULTIRUN and isinstance(error, Exception):
@@ -61,8 +64,8 @@ def run_job(config: DictConfig) -> JobResult:
             remove_if_empty(folder.path)
             raise
         try:
-            typed = drop_groups(overrides, BOOKKEEPING)
-            summary, exit_code = session.run(run_title(choices, typed), hparams_row(content, choices, typed), stop)
+            named = drop_groups(overrides, BOOKKEEPING)
+            summary, exit_code = session.run(run_title(choices, named), hparams_row(content, choices, named), stop)
         finally:
             folder.release()
         if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
@@ -72,11 +75,12 @@ def run_job(config: DictConfig) -> JobResult:
 
 
 def start_run(
-    config: DictConfig, folder: RunFolder, overrides: Sequence[str], choices: Mapping[str, str]
+    config: DictConfig, folder: RunFolder, overrides: Sequence[str], choices: Mapping[str, str], typed: Sequence[str] = ()
 ) -> tuple[Session, dict[str, Any]]:
     """Return a session that is ready to train, whose folder is claimed, and the configuration of the experiment.
 
-    `overrides`: as typed. UsageError for every mistake that can be detected before training.
+    `overrides`: of the job; `typed`: those that stand on the command line of a single run. UsageError for every mistake that can
+    be detected before training.
     """
     resolved = resolve_config(config)
     content = experiment_of(resolved)
@@ -88,7 +92,7 @@ def start_run(
         refuse_changes(previous, content)
     from train.run.session import open_session  # imports torch
 
-    session = open_session(settings, folder, checkpoints, previous)
+    session = open_session(settings, folder, checkpoints, previous, typed)
     session.claim_folder(content, user_overrides(overrides), choices)
     return session, content
 

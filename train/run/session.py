@@ -39,15 +39,19 @@ EXIT_CODES = {"done": 0, "failed": 1, "diverged": 3}
 
 
 def open_session(
-    settings: Settings, folder: RunFolder, checkpoints: CheckpointSettings | None = None, previous: Run | None = None
+    settings: Settings,
+    folder: RunFolder,
+    checkpoints: CheckpointSettings | None = None,
+    previous: Run | None = None,
+    typed: Sequence[str] = (),
 ) -> Session:
     """Return a run that is ready to start. UsageError names the option and the remedy.
 
-    `previous`: the run in `folder` to resume, None for a new one.
+    `previous`: the run in `folder` to resume, None for a new one; `typed`: the overrides on the command line.
     """
     if previous is None:
         folder.refuse_if_taken()
-    setup = prepare(settings)
+    setup = prepare(settings, typed)
     checkpoint = FoundCheckpoint()
     if previous is not None:
         checkpoint = find_checkpoint(folder.path, resume_identities(previous.config))
@@ -152,6 +156,8 @@ class Session:
         log.info("pre-processing %s", readers.preprocess.describe())
         offsets = self.checkpoint.files if self.previous is not None else None
         sink.start(replace(setup.info(title, self.folder.path, readers, plan), offsets=offsets))
+        for note in setup.notes:
+            sink.message(f"note: {note}")
         train_state = setup.train_state(readers)
         calls = setup.trace(train_state.model)
         observer = setup.observer(train_state.model, calls, readers)

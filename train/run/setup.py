@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from train import rng
 from train.config import Settings, total_steps
 from train.data.batches import Batching, whole_batches
-from train.data.contracts import Splits
+from train.data.contracts import Splits, noted
 from train.data.readers import Readers, ReaderSettings, open_readers
-from train.data.split import split_validation
+from train.data.split import refuse_single_label, split_validation
 from train.observe.observer import Observer
 from train.observe.probe import probe_images
 from train.parts.model.trace import Call, trace
-from train.run import preflight
+from train.run import preflight, unused
 from train.run.build import Parts, build
 from train.run.contradictions import contradictions
 from train.run.device import Placement, choose_placement, configure_determinism
@@ -51,19 +51,32 @@ def assemble(settings: Settings) -> Assembly:
     return Assembly(settings, parts, placement, cost)
 
 
-def prepare(settings: Settings) -> Setup:
-    """Build, check and load what the user can get wrong, cheapest first. UsageError names the option and the remedy."""
+def prepare(settings: Settings, typed: Sequence[str] = ()) -> Setup:
+    """Build, check and load what the user can get wrong, cheapest first. UsageError names the option and the remedy.
+
+    `typed`: the overrides on the command line, of which none may be without effect on the result.
+    """
     assembly = assemble(settings)
-    splits = split_validation(assembly.parts.dataset.load(), settings.data.val_fraction, settings.seeds.split)
-    whole_batches(len(splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
-    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, splits)
+    unused.refuse_unread(typed, settings)
+    dataset = assembly.parts.dataset
+    loaded = dataset.load()
+    splits = split_validation(loaded, settings.data.val_fraction, settings.seeds.split)
+    refuse_single_label(splits.train, dataset.class_names)
+    steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
+    facts = unused.RunFacts(settings, assembly.parts, steps_per_epoch, own_validation=loaded.val is not None)
+    notes = (*noted(dataset), *unused.notes_on_run(typed, facts))
+    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, splits, notes)
 
 
 @dataclass(frozen=True)
 class Setup(Assembly):
-    """An assembly with its data, from which a run can be started."""
+    """An assembly with its data, from which a run can be started.
+
+    `notes`: sentences for the user on what was left out of the data, and on what was typed in vain.
+    """
 
     splits: Splits
+    notes: Sequence[str] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -160,6 +173,7 @@ class Setup(Assembly):
             steps_per_epoch=plan.steps_per_epoch,
             epochs=round(plan.total / plan.steps_per_epoch, 2),
             batch_size=plan.batch_size,
+            classes=len(self.parts.dataset.class_names),
             data=self.settings.parts["data"]["_target_"].rpartition(".")[2],
             train_size=len(readers.train),
             val_size=len(readers.val) if readers.val is not None else 0,

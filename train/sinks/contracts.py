@@ -27,6 +27,7 @@ class RunInfo:
     steps_per_epoch: int
     epochs: float
     batch_size: int
+    classes: int
     data: str
     train_size: int
     val_size: int

@@ -25,7 +25,7 @@ def header_lines(info: RunInfo) -> list[str]:
     sizes = ", ".join(f"{count:,} {split}" for split, count in images if count)
     return [
         info.name,
-        f"{info.data}: {sizes} images",
+        f"{info.data}: {info.classes} classes, {sizes} images",
         f"{info.parameters:,} parameters, {scaled(info.flops_per_image)}FLOPs per image",
         f"{info.epochs:g} epochs = {info.total_steps:,} steps of {info.batch_size} images, {info.device}, {info.precision}",
         str(info.folder),

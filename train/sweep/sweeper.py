@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from train.errors import RunError, UsageError
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
+from train.run.typed import notes_on_command, refuse_in_sweep
 from train.sinks.hparams import hparams_row
 from train.store.lock import Lock
 from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, upgraded_manifest, write_manifest
@@ -61,6 +62,8 @@ class Sweep:
         """
         self.validate_preset()
         set_trusted(trusted_packages(self.master.trust, overrides))
+        typed = (*self.master.hydra.overrides.hydra, *overrides)
+        refuse_in_sweep(typed, self.master.hydra.sweep, self.settings.resume)
         request = read_request(self.params, overrides, self.loader)
         folder = self.folder()
         max_runs = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
@@ -70,11 +73,17 @@ class Sweep:
             composed = make_plan(request, self.settings, self.loader, self.master)
             self.preload_report()
             configs = {arm.id: arm.config for arm in composed.arms}
-            checks = check_arms(configs, fork_server, allocation.slots[0].environment, with_memory=allocation.gpus > 0)
+            checks = check_arms(
+                configs, fork_server, allocation.slots[0].environment, with_memory=allocation.gpus > 0, typed=typed
+            )
             plan = composed.without_arms(checks.impossible)
+            for refusal in checks.unread:
+                raise UsageError(refusal)
             statuses = run_statuses(folder, plan.runs, self.settings.reuse_other_code)
             self.validate_resume(folder, plan)
             self.print_plan(plan, statuses, folder)
+            for note in (*checks.notes, *notes_on_command(typed, sweep=True).values()):
+                print(f"note   {note}", flush=True)
             if self.settings.dry_run:
                 print("\n".join(plan_text.power_lines(plan, folder, self.settings.spread, self.report)), flush=True)
                 self.print_estimate(plan, statuses, fork_server, checks.needed_bytes)
