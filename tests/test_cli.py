@@ -118,7 +118,7 @@ def test_run_writes_a_complete_folder(real_train: Train, tmp_path: Path) -> None
     last = list(read_records(folder / "metrics.jsonl"))[-1]
     assert last.values["accuracy/test"] == summary["test_accuracy"]
     assert "init=xavier" in (folder / "overrides.yaml").read_text()
-    assert "noise: 10 classes, 36 train, 12 validation, 16 test images" in result.stdout
+    assert "noise: 10 classes, 34 train, 14 validation, 16 test images" in result.stdout
     assert "note: data.workers=3: no effect, as data=noise is held in memory." in result.stdout
     for text in ("test accuracy", "parameters", "FLOPs", "tensorboard --logdir", str(folder)):
         assert text in result.stdout

@@ -56,7 +56,7 @@ def test_layer_rows_take_order_and_kind_from_layer_infos():
             "healthy",
             "",
             "healthy: std stays about the same per layer, from 1 (act1) to 1 (act6); 0.5 of the gradient std at act6 reaches "
-            "act1 (not judged: the head, and pooling before it, pass on 0.005 of the output's)",
+            "act1 (not judged: the head, and any pooling before it, pass on 0.005 of the output's)",
         ),
         (stack([1.01**i for i in range(60)]), "healthy", "", "std stays about the same per layer, from 1 (act1) to 1.8 (act60)"),
         (stack([1.04**i for i in range(60)]), "explodes", "act43", "the signal explodes: std grows by x1.04 per layer"),

@@ -60,6 +60,7 @@ def test_overrides_with_an_effect_are_not_noted() -> None:
 
 def test_observing_although_it_is_off_is_noted() -> None:
     assert notes_on(["observe=off", "observe.every=10"]) == ["observe=off: layers are observed, by observe.every=10."]
+    assert notes_on(["observe=off", "observe=basic"]) == ["observe=off: replaced by observe=basic."]
 
 
 def test_typed_epochs_beyond_a_limit_of_steps_are_noted() -> None:

@@ -237,9 +237,8 @@ def _reaching(rows: Sequence[LayerRow], chain: Sequence[LayerRow]) -> str:
     head = rows[-1]
     if head.layer == last or not head.gradient_std:
         return text
-    return (
-        f"{text} (not judged: the head, and pooling before it, pass on {two_digits(start / head.gradient_std)} of the output's)"
-    )
+    share = two_digits(start / head.gradient_std)
+    return f"{text} (not judged: the head, and any pooling before it, pass on {share} of the output's)"
 
 
 def _theory(chain: Sequence[LayerRow], expected: Sequence[Expected]) -> str:

@@ -147,7 +147,8 @@ def _shorter(typed: Sequence[str], facts: RunFacts) -> dict[str, str]:
 
 def _observed(typed: Sequence[str], facts: RunFacts) -> dict[str, str]:
     """Return a note on `observe=off` if another setting observes all the same."""
-    if _unobserved(facts):
+    chosen = [override for override in typed if dotted_key(override) == "observe"][-1:]
+    if chosen != ["observe=off"] or _unobserved(facts):
         return {}
     by = [override for override in typed if dotted_key(override).startswith("observe.")]
-    return {override: f"{override}: layers are observed, by {' '.join(by)}." for override in typed if override == "observe=off"}
+    return {"observe=off": f"observe=off: layers are observed, by {' '.join(by)}."}
