@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -51,15 +50,16 @@ def run_job(config: DictConfig) -> JobResult:
     choices = chosen_options(hydra.runtime.choices)
     overrides = list(hydra.overrides.task)
     folder = RunFolder(Path(hydra.runtime.output_dir))
+    in_sweep = not OmegaConf.is_missing(hydra.job, "num")  # hydra.mode does not tell: a study sets it for its sweep alone
     with handle_signals() as stop:
         try:
             with stop.raising():
-                typed = typed_overrides(hydra, config.resume)
+                typed = () if in_sweep else typed_overrides(hydra, config.resume)
                 refuse_in_run(typed, hydra.run)
                 session, content = start_run(config, folder, overrides, choices, typed)
         except BaseException as error:
             folder.release()
-            if hydra.mode == RunMode.MULTIRUN and isinstance(error, Exception):
+            if in_sweep and isinstance(error, Exception):
                 write_refusal(folder.path, RunRequest(requested_experiment(config), user_overrides(overrides), choices), error)
             remove_if_empty(folder.path)
             raise
@@ -68,7 +68,7 @@ def run_job(config: DictConfig) -> JobResult:
             summary, exit_code = session.run(run_title(choices, named), hparams_row(content, choices, named), stop)
         finally:
             folder.release()
-        if exit_code > SIGNALLED and hydra.mode == RunMode.MULTIRUN:
+        if exit_code > SIGNALLED and in_sweep:
             raise Interrupted(exit_code - SIGNALLED)  # the signal was meant for the whole sweep
     accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
     return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)

@@ -15,7 +15,6 @@ from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from train.config import GROUPS
@@ -34,12 +33,7 @@ LISTS = (*GROUPS, "experiment")
 
 
 def typed_overrides(hydra: HydraConf, resume: str | None) -> tuple[str, ...]:
-    """Return the overrides of a single run as typed: without those that `resume=FOLDER` recovered. None for a job of a sweep.
-
-    `hydra`: Hydra's configuration of the job.
-    """
-    if hydra.mode == RunMode.MULTIRUN:
-        return ()  # what was typed has been checked with the sweep, and the rest is of a file
+    """Return the overrides of a single run as typed: without those that `resume=FOLDER` recovered. `hydra`: of the run."""
     stored = [] if resume in NO_FOLDER else stored_overrides(Path(str(resume)))
     return tuple(override for override in [*hydra.overrides.hydra, *hydra.overrides.task] if override not in stored)
 
