@@ -100,6 +100,12 @@ def test_check_of_a_sweep_names_what_no_arm_reads() -> None:
     assert list(check.notes) == ["data.workers=1"]
 
 
+def test_keys_of_the_default_sweeper_are_refused_with_another(train: Train) -> None:
+    result = train("-m", "hydra/sweeper=basic", "hydra/launcher=basic", "sweep.design=grid", "norm=batch", *HERE)
+    assert "train: sweep.design=grid: only hydra/sweeper=ablation, the default, reads this." in result.stderr
+    assert result.returncode == 2
+
+
 REFUSED_LISTS = {
     "augment=[flip,flip]": "augment=[flip,flip]: flip is named more than once, and is applied once. Name it once.",
     "augment=[flip,crop,flip]": "augment=[flip,crop,flip]: flip is named more than once",

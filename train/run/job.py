@@ -17,7 +17,7 @@ from train.errors import SIGNALLED, Interrupted, UsageError
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import handle_signals
 from train.run.trust import set_trusted, trusted_packages
-from train.run.typed import refuse_in_run, typed_overrides
+from train.run.typed import refuse_in_job, refuse_in_run, typed_overrides
 from train.sinks.hparams import hparams_row
 from train.store.failure import RunRequest, requested_experiment, write_refusal
 from train.store.identity import BOOKKEEPING, experiment_of
@@ -55,7 +55,7 @@ def run_job(config: DictConfig) -> JobResult:
         try:
             with stop.raising():
                 typed = () if in_sweep else typed_overrides(hydra, config.resume)
-                refuse_in_run(typed, hydra.run)
+                refuse_in_job(overrides) if in_sweep else refuse_in_run(typed, hydra.run)
                 session, content = start_run(config, folder, overrides, choices, typed)
         except BaseException as error:
             folder.release()

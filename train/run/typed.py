@@ -28,6 +28,9 @@ CHANGES_WITH_TIME = ("${run_name:", "${sweep_name:", "${now:")
 NO_FOLDER = (None, "", AUTO)
 """Values of `resume` that name no folder."""
 
+SWEEP_GROUPS = ("sweep", "report")
+"""The groups of keys that no single run uses."""
+
 LISTS = (*GROUPS, "experiment")
 """The groups of which a list of choices can be typed."""
 
@@ -38,11 +41,20 @@ def typed_overrides(hydra: HydraConf, resume: str | None) -> tuple[str, ...]:
     return tuple(override for override in [*hydra.overrides.hydra, *hydra.overrides.task] if override not in stored)
 
 
+def refuse_in_job(overrides: Sequence[str]) -> None:
+    """Raise UsageError for keys of the sweeper `ablation` that reached a job of a sweep, since another sweeper passes them on."""
+    for override in overrides:
+        if key_of(override).partition(".")[0] in SWEEP_GROUPS:
+            raise UsageError(
+                f"{override}: only hydra/sweeper=ablation, the default, reads this. Leave it out, or use that sweeper."
+            )
+
+
 def refuse_in_run(typed: Sequence[str], run: Any) -> None:
     """Raise UsageError for what a command that starts a single run cannot use. `run`: `hydra.run`."""
     for override in typed:
         group = key_of(override).partition(".")[0]
-        if group in ("sweep", "report"):
+        if group in SWEEP_GROUPS:
             of = "a sweep" if group == "sweep" else "the report of a sweep"
             remedy = "Add -m for a sweep, or leave it out" + ("" if group == "sweep" else "; train-report FOLDER reports runs")
             raise UsageError(f"{override}: this configures {of}, and the command starts a single run. {remedy}.")
