@@ -20,7 +20,7 @@ from train.config import parse
 from train.data.readers import Readers
 from train.errors import RunError
 from train.run.device import configure_determinism
-from train.run.graphs import GraphedStep
+from train.run.graphs import GraphedRunner
 from train.run.loop import Loop
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal
@@ -51,17 +51,15 @@ def describe(setup: Setup) -> str:
     return f"{placement.precision}, {placement.layout}, {kept}"
 
 
-def new_loop(setup: Setup, readers: Readers) -> tuple[Loop, GraphedStep]:
+def new_loop(setup: Setup, readers: Readers) -> tuple[Loop, GraphedRunner]:
     """Return a loop as a run makes it, but without a validation split and without sinks, and what runs its steps."""
     train_state = setup.train_state(readers)
     calls = setup.trace(train_state.model)
     observer = setup.observer(train_state.model, calls, readers)
     plan = setup.plan(readers)
-    stop, graphed = StopSignal(), setup.graphed_step(train_state, plan)
-    loop = Loop(
-        train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), stop, unobserved=graphed.run
-    )
-    return loop, graphed
+    stop, runner = StopSignal(), setup.runner(train_state, observer, plan)
+    loop = Loop(train_state, setup.parts.schedule, readers.train, None, plan, observer, BroadcastSink(), stop, runner=runner)
+    return loop, runner
 
 
 class EndAfter(Sink):

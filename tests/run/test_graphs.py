@@ -1,182 +1,122 @@
-"""The train step as a CUDA graph: on a CPU its static step without a graph; on a GPU the bits of graph and eager step."""
+"""The steps of a run as CUDA graphs: on a CPU its static steps without one, and when a run is captured."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
-import json
+import itertools
+import re
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from tests.harness import resume_in_process, run_content, settings_for, train_in_process
-from train.data.readers import Readers
+from scripts import catalogue
+from tests.harness import train_in_process
+from tests.run.twins import (
+    MODELS,
+    ON_CPU,
+    PARTS,
+    SMALL,
+    VARIANTS,
+    begin,
+    begin_with,
+    copied,
+    loop_of,
+    new_loop,
+    observer_of,
+    run_kind,
+    same,
+    status_of,
+    uncaptured,
+)
 from train.errors import UsageError
 from train.rng import seed_device
+from train.run.capture import Capture, capturable, shortage_of
 from train.run.checkpoint import encode_checkpoint
-from train.run.graphs import WARM_STEPS, GraphedStep, StaticStep, capturable, foreign_part, shortage_of
-from train.run.loop import Loop
-from train.run.setup import Setup, prepare
+from train.run.graphs import WARM_STEPS, GraphedRunner, foreign_part
+from train.run.runner import Kind, StepRunner, evaluate
 from train.run.signals import StopSignal
-from train.run.step import Measurement, TrainState, rates_for, train_step
-from train.sinks.contracts import Record, Sink
-from train.store.run_folder import RunFolder
+from train.run.static_step import first_difference
+from train.run.step import rates_for, train_step
 
-SMALL = [
-    "data=noise",
-    "data.shape=[1,16,16]",
-    "data.classes=4",
-    "data.train_size=80",
-    "data.test_size=21",
-    "data.val_fraction=0.2",
-    "augment=flip_crop",
-    "regularization=weight_decay_dropout",
-    "model.width=8",
-    "model.stages=2",
-    "optimizer.lr=0.05",
-    "trainer.batch_size=16",
-    "trainer.record_every=3",
-    "trainer.epochs=4",
-    "trainer.max_steps=14",
-]
-"""Four steps an epoch; the run ends within its fourth epoch."""
-ON_CPU = ["trainer.device=cpu", "trainer.precision=float32"]
-VARIANTS = {
-    "sgd": [],
-    "plain sgd": ["optimizer.momentum=0", "optimizer.nesterov=false"],
-    "adamw": ["optimizer=adamw", "optimizer.lr=0.003"],
-    "clipped": ["trainer.grad_clip=0.1"],
-    "smoothed": ["regularization.label_smoothing=0.1"],
-    "float16": ["trainer.precision=float16"],
-    "float16 clipped": ["trainer.precision=float16", "trainer.grad_clip=0.1"],
-    "float16 adamw": ["trainer.precision=float16", "optimizer=adamw", "optimizer.lr=0.003"],
-    "observed": ["observe=full", "observe.every=4", "observe.histogram_every=5"],
-}
-
-PARTS = {
-    **VARIANTS,
-    "group": ["norm=group"],
-    "layer": ["norm=layer"],
-    "instance": ["norm=instance"],
-    "no norm": ["norm=none"],
-    "no dropout": ["regularization.dropout=0"],
-    "float32": ["trainer.precision=float32"],
-    "not deterministic": ["trainer.deterministic=false", "trainer.precision=float32", "regularization.dropout=0"],
-    "colors": ["data.shape=[3,16,16]", "augment=lecture"],
-    "contiguous": ["data.shape=[3,16,16]", "trainer.memory_format=contiguous"],
-}
-MODELS = {
-    "mlp": ["model=mlp"],
-    "plain": ["model=plain", "model.depth=5", "model.width=8"],
-    "resnet": ["model=resnet", "model.depth=8", "model.width=8"],
-    "resnet18": ["model=torchvision", "model.name=resnet18", "data.shape=[3,64,64]"],
-    "efficientnet_b0": ["model=torchvision", "model.name=efficientnet_b0", "data.shape=[3,64,64]"],
-    "mobilenet_v3_small": ["model=torchvision", "model.name=mobilenet_v3_small", "data.shape=[3,64,64]"],
-}
+CPU = torch.device("cpu")
 
 
-class Rows(Sink):
-    """The records of a run without their times; at step `end` it asks the run to stop."""
+# Static steps, on a CPU
 
-    essential = True
-
-    def __init__(self, stop: StopSignal, end: int | None = None) -> None:
-        self.rows: list[tuple[int, dict[str, str]]] = []
-        self.stop, self.end = stop, end
-
-    def record(self, record: Record) -> None:
-        self.rows.append((record.step, {tag: repr(value) for tag, value in record.values.items()}))  # NaN equals NaN as text
-
-    def progress(self, step: int, epoch: float, values: object) -> None:  # noqa: ARG002
-        if step == self.end:
-            self.stop.signal = 15
-
-
-def begin(*overrides: str) -> tuple[Setup, Readers, TrainState]:
-    """Return a run of SMALL with these overrides; those of another model are all of its settings."""
-    other = any(word.startswith("model=") for word in overrides)
-    small = [word for word in SMALL if not (other and word.startswith("model."))]
-    setup = prepare(settings_for([*small, *overrides]))
-    readers = setup.open_readers()
-    train_state = setup.train_state(readers)
-    train_state.model.train()
-    return setup, readers, train_state
-
-
-def new_loop(*overrides: str, static: bool, end: int | None = None) -> tuple[Loop, Rows]:
-    """Return a loop whose steps without hooks run as `train_step` runs them, or static: on CUDA as a graph."""
-    setup, readers, train_state = begin(*ON_CPU, *overrides)
-    plan, stop = setup.plan(readers), StopSignal()
-    observer, rows = setup.observer(train_state.model, setup.trace(train_state.model), readers), Rows(stop, end)
-    on_cuda = setup.placement.device.type == "cuda"
-    graphed = (
-        setup.graphed_step(train_state, plan) if on_cuda else StaticStep(train_state, readers.first_batch, plan.record_every)
-    )
-    run = graphed.run if static else None
-    loop = Loop(train_state, setup.parts.schedule, readers.train, readers.val, plan, observer, rows, stop, unobserved=run)
-    return loop, rows
-
-
-def copied(measured: Measurement) -> tuple[Tensor, Tensor]:
-    return measured.loss.clone(), measured.correct.clone()
-
-
-def tensors(state: Any) -> list[Tensor]:
-    """Return the tensors of nested dicts and lists, in order; numbers as tensors."""
-    if isinstance(state, dict):
-        return [tensor for value in state.values() for tensor in tensors(value)]
-    if isinstance(state, list | tuple):
-        return [tensor for value in state for tensor in tensors(value)]
-    return [state] if isinstance(state, Tensor) else [torch.tensor(state)] if isinstance(state, int | float) else []
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor in the order of its values; NaN equals NaN, and 0 is not -0."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-def same(first: Any, second: Any) -> bool:
-    pairs = zip(tensors(first), tensors(second), strict=True)
-    return all(left.dtype == right.dtype and torch.equal(bits(left), bits(right)) for left, right in pairs)
-
-
-def status_of(run: RunFolder) -> dict[str, Any]:
-    return json.loads(run.status_file.read_text())
-
-
-# The static step, on a CPU
+OBSERVED_KINDS = [Kind.OBSERVED, Kind.HISTOGRAMS]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_static_step_equals_train_step(name: str) -> None:
-    _, readers, eager = begin(*ON_CPU, "regularization.dropout=0", *VARIANTS[name])
-    _, _, twin = begin(*ON_CPU, "regularization.dropout=0", *VARIANTS[name])
-    static = StaticStep(twin, readers.first_batch, capacity=3)
+def test_static_steps_equal_eager_ones(name: str) -> None:
+    """Results, state and random generator agree in warm steps, in the step that is run both ways, and in later ones."""
+    setup, readers, eager = begin(*ON_CPU, *VARIANTS[name])
+    _, _, twin = begin(*ON_CPU, *VARIANTS[name])
+    runner = StepRunner(eager, observer_of(setup, readers, eager))
+    static = uncaptured(twin, observer_of(setup, readers, twin), capacity=3)
     expected, measured = [], []
     for i in range(8):
         batch = next(readers.train.epoch(i))
-        expected.append(copied(train_step(eager, batch, 1 - i / 10)))
-        measured.append(static.run(batch, 1 - i / 10))
+        seed_device(CPU, i)
+        expected.append(copied(runner.train(batch, 1 - i / 10)))
+        random = torch.get_rng_state()
+        seed_device(CPU, i)
+        measured.append(static.train(batch, 1 - i / 10))
+        assert torch.equal(torch.get_rng_state(), random)
         assert same([copied(m) for m in measured[-3:]], expected[-3:]), "the last results stay valid"
+    assert static.captured == [Kind.TRAIN], static.facts()
     assert same(twin.state(), eager.state())
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+TRAIN_AND_EVALUATION = [Kind.TRAIN, Kind.EVALUATION]
+LOOPS = {
+    **{name: (overrides, TRAIN_AND_EVALUATION) for name, overrides in VARIANTS.items()},
+    "observed": (["observe=basic", "observe.every=2"], [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]),
+    "observed always": (["observe=full", "observe.every=1", "observe.histogram_every=2"], [*OBSERVED_KINDS, Kind.EVALUATION]),
+    "observed layer": (["observe=full", "observe.every=2", "observe.layers=head"], [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]),
+    "no norm": (["norm=none", "observe=full", "observe.every=2"], [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]),
+    "nothing observed": (["observe=off"], TRAIN_AND_EVALUATION),
+}
+"""Overrides, and the kinds of steps that are static at the end."""
+
+
+@pytest.mark.parametrize("name", LOOPS)
 def test_loop_of_static_steps_makes_the_same_records(name: str) -> None:
-    (eager, expected), (loop, rows) = (new_loop(*VARIANTS[name], static=static) for static in (False, True))
+    overrides, kinds = LOOPS[name]
+    (eager, expected), (loop, rows) = (new_loop(*overrides, static=static) for static in (False, True))
     ended = eager.run(), loop.run()
+    assert isinstance(loop.runner, GraphedRunner)
+    assert loop.runner.captured == kinds, loop.runner.facts()
     assert rows.rows == expected.rows
     assert rows.rows[-1][0] == 14
     assert same(loop.train_state.state(), eager.train_state.state())
     assert dataclasses.replace(ended[0], train_s=0.0) == dataclasses.replace(ended[1], train_s=0.0)
 
 
-def test_loop_of_static_steps_diverges_at_the_same_step() -> None:
+def test_loop_of_static_steps_over_image_files_makes_the_same_records(tmp_path: Path) -> None:
+    catalogue.write_images(tmp_path)
+    folder = [word for word in catalogue.overrides_of(catalogue.IMAGE_FOLDER) if "max_steps" not in word and "epochs" not in word]
+    more = [f"data.root={tmp_path}", "augment=[multi_scale,flip]", "trainer.epochs=4", "trainer.max_steps=11", "observe.every=2"]
+    (eager, expected), (loop, rows) = (loop_of(begin_with(folder, *more, *ON_CPU), static) for static in (False, True))
+    eager.run()
+    loop.run()
+    assert isinstance(loop.runner, GraphedRunner)
+    assert loop.runner.captured == [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]
+    assert rows.rows == expected.rows
+    assert same(loop.train_state.state(), eager.train_state.state())
+
+
+@pytest.mark.parametrize("every", [2, 50])
+def test_loop_of_static_steps_diverges_at_the_same_step(every: int) -> None:
     poison = ["data._target_=tests.run.test_loop.poisoned", "+data.bad=5", "data.val_fraction=0", "data.preprocess=none"]
-    options = ["augment=none", "observe=basic", "trainer.epochs=9", "trainer.max_steps=null", "trainer.record_every=4"]
+    options = ["augment=none", f"observe.every={every}", "trainer.epochs=9", "trainer.max_steps=null", "trainer.record_every=4"]
     (eager, expected), (loop, rows) = (new_loop(*poison, *options, static=static) for static in (False, True))
     ended = eager.run(), loop.run()
     assert ended[1].status == "diverged"
@@ -185,19 +125,197 @@ def test_loop_of_static_steps_diverges_at_the_same_step() -> None:
     assert same(loop.train_state.state(), eager.train_state.state())
 
 
-@pytest.mark.parametrize("end", [4, 7])
+@pytest.mark.parametrize("end", [4, 9])
 @pytest.mark.parametrize("static", [False, True])
 def test_checkpoint_between_static_steps_resumes_both_ways(end: int, static: bool) -> None:
-    loop, whole = new_loop(static=False)
+    loop, whole = new_loop("observe.every=2", static=False)
     loop.run()
-    first, began = new_loop(static=True, end=end)
+    first, began = new_loop("observe.every=2", static=True, end=end)
     assert first.run().status == "interrupted"
-    second, ended = new_loop(static=static)
+    second, ended = new_loop("observe.every=2", static=static)
     content = io.BytesIO(encode_checkpoint({"loop": first.state()}))
     second.load_state(torch.load(content, weights_only=True)["loop"])
     second.run()
     assert [*began.rows, *ended.rows] == whole.rows
     assert same(second.train_state.state(), loop.train_state.state())
+
+
+def test_static_evaluation_has_the_score_of_eager_steps_and_changes_nothing() -> None:
+    """Full batches are static, the smaller last one is eager; the running averages of later updates count."""
+    setup, readers, train_state = begin(*ON_CPU, "data.test_size=330")
+    observer = observer_of(setup, readers, train_state)
+    eager, static = StepRunner(train_state, observer), uncaptured(train_state, observer, capacity=1)
+    losses = set[float]()
+    for step in range(3):
+        train_state.model.train()
+        eager.train(next(readers.train.epoch(step)), 1.0)
+        before = copy.deepcopy(train_state.state())
+        scores = [evaluate(runner, readers.test.eval_batches(), StopSignal()) for runner in (eager, static)]
+        assert scores[0] == scores[1]
+        assert same(train_state.state(), before)
+        assert static.captured == [Kind.EVALUATION]
+        losses |= {score.loss for score in scores if score}
+    assert len(losses) == 3
+
+
+# One step both ways
+
+
+def acting_at(calls: Collection[int], act: Callable[[nn.Module, Tensor], Tensor | None]) -> Any:
+    """Return a forward hook that counts its calls in Python and calls `act` in some of them."""
+    count = itertools.count()
+
+    def hook(module: nn.Module, _: Any, output: Tensor) -> Tensor | None:
+        return act(module, output) if next(count) in calls else None
+
+    return hook
+
+
+def scale(_: nn.Module, output: Tensor) -> Tensor:
+    return output * 1.001
+
+
+def shift_average(norm: nn.Module, _: Tensor) -> None:
+    assert isinstance(norm, _BatchNorm)
+    assert norm.running_mean is not None
+    norm.running_mean.data.add_(1e-6)
+
+
+def become_nan(_: nn.Module, output: Tensor) -> Tensor:
+    return output + float("nan")
+
+
+IN_EAGER, IN_STATIC = WARM_STEPS, WARM_STEPS + 1
+"""Calls of a part in the step that is run both ways. The call after is in the step that counts."""
+DRIFTS = [
+    (Kind.TRAIN, IN_EAGER, "head", scale, "the loss"),
+    (Kind.TRAIN, IN_STATIC, "head", scale, "the loss"),
+    (Kind.TRAIN, IN_STATIC, "head", become_nan, "the loss"),
+    (Kind.TRAIN, IN_STATIC, "norm", shift_average, "running_mean"),
+    (Kind.OBSERVED, IN_EAGER, "norm", scale, "the loss"),
+    (Kind.OBSERVED, IN_STATIC, "norm", shift_average, "running_mean"),
+    (Kind.HISTOGRAMS, IN_STATIC, "norm", scale, "the loss"),
+    (Kind.EVALUATION, IN_EAGER, "norm", shift_average, "running_mean"),
+    (Kind.EVALUATION, IN_STATIC, "head", become_nan, "the loss"),
+]
+"""What a part does at one call, and the tensor that tells."""
+
+
+@pytest.mark.parametrize(("kind", "call", "part", "act", "named"), DRIFTS)
+def test_step_that_differs_between_the_two_ways_stays_eager(kind: Kind, call: int, part: str, act: Any, named: str) -> None:
+    runs = [begin(*ON_CPU) for _ in range(2)]
+    eager, static = StepRunner(runs[0][2], observer_of(*runs[0])), uncaptured(runs[1][2], observer_of(*runs[1]), capacity=2)
+    model = runs[1][2].model
+    module = next(m for m in model.modules() if isinstance(m, _BatchNorm if part == "norm" else nn.Linear))
+    module.register_forward_hook(acting_at([call], act))
+    for runner in (eager, static):
+        runner.train_state.model.train(kind is not Kind.EVALUATION)
+    for i in range(WARM_STEPS + 3):
+        batch, numbers = next(runs[0][1].train.epoch(i)), []
+        for runner in (eager, static):
+            seed_device(CPU, i)
+            results = copied(run_kind(runner, kind, batch, 0.5))
+            numbers.append([*results, torch.get_rng_state(), *runner.observer.collect().values.values()])
+        assert same(numbers[0], numbers[1]), f"step {i}"
+        assert same(eager.train_state.state(), static.train_state.state())
+    assert static.captured == []
+    assert re.search(f"a replay differs from the eager step in .*{named}", static._ways[kind].reason)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_demand_for_a_step_that_differs_is_refused(kind: Kind) -> None:
+    setup, readers, train_state = begin(*ON_CPU)
+    runner = GraphedRunner(train_state, observer_of(setup, readers, train_state), 1, choice=True, capture=Capture())
+    train_state.model.register_forward_hook(acting_at([WARM_STEPS + 1], scale))
+    batch = readers.first_batch
+    for _ in range(WARM_STEPS):
+        run_kind(runner, kind, batch, 0.5)
+        runner.observer.collect()
+    with pytest.raises(
+        UsageError, match=rf"trainer\.cuda_graph=true: the {kind} cannot be a CUDA graph: .*trainer\.cuda_graph=auto"
+    ):
+        run_kind(runner, kind, batch, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        ({"a": [1.0], "b": [2.0]}, {"a": [1.0], "b": [2.0]}, ""),
+        ({"a": [1.0], "b": [2.0]}, {"a": [1.0], "b": [3.0]}, "b"),
+        ({"a": [0.0]}, {"a": [-0.0]}, "a"),
+        ({"a": [float("nan")]}, {"a": [float("nan")]}, ""),
+        ({"a": [1.0]}, {"a": [1.0], "b": [1.0]}, "b"),
+        ({}, {}, ""),
+    ],
+)
+def test_first_difference_compares_bytes(first: dict[str, list[float]], second: dict[str, list[float]], name: str) -> None:
+    assert first_difference(*({key: torch.tensor(values) for key, values in of.items()} for of in (first, second))) == name
+
+
+class Failing(Capture):
+    """Fails at some of its captures, counted from 0, or has no memory left for them."""
+
+    def __init__(self, failures: Collection[int], shortages: Collection[int] = ()) -> None:
+        self.failures, self.shortages, self.tries = failures, shortages, -1
+
+    def shortage(self, copies: int) -> str:
+        self.tries += 1
+        return f"{copies} bytes are missing" if self.tries in self.shortages else ""
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        if self.tries in self.failures:
+            raise RuntimeError("a kernel that cannot be captured\nand more")
+        return step
+
+
+@pytest.mark.parametrize(
+    ("capture", "captured"),
+    [
+        (Failing([0]), []),
+        (Failing([], shortages=[0]), []),
+        (Failing([1]), [Kind.TRAIN, Kind.EVALUATION]),  # and the train step once more
+        (Failing([2]), [Kind.TRAIN, Kind.OBSERVED]),
+        (Failing([], shortages=[1]), [Kind.TRAIN, Kind.EVALUATION]),
+        (Failing([], shortages=[1, 2]), [Kind.TRAIN]),
+    ],
+)
+def test_step_that_cannot_be_captured_stays_eager(capture: Capture, captured: list[Kind]) -> None:
+    overrides = ["observe.every=3", "trainer.epochs=5", "trainer.max_steps=19"]
+    begun = [begin(*ON_CPU, *overrides) for _ in range(2)]
+    (eager, expected), (loop, rows) = loop_of(begun[0], static=False), loop_of(begun[1], static=True, capture=capture)
+    eager.run()
+    loop.run()
+    assert isinstance(loop.runner, GraphedRunner)
+    facts = loop.runner.facts()
+    assert loop.runner.captured == captured, facts
+    assert rows.rows == expected.rows
+    reasons = facts["cuda_graph_eager"].values() if captured else [facts["cuda_graph_reason"]]
+    assert all(reason in ("RuntimeError: a kernel that cannot be captured", reason) for reason in reasons)
+    assert len(reasons) == (4 - len(captured) - 1 if captured else 1)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_compiled_model_is_static_and_observed_by_eager_steps(compiled: bool) -> None:
+    """The steps between two observed ones go through what stands for the model; a static batch compiles nothing anew."""
+    loops, compilations = [], list[int]()
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        compilations[-1] += 1
+        return graph.forward
+
+    for static in (False, True):
+        setup, readers, train_state = begin(*ON_CPU, "observe.every=4", "regularization.dropout=0")
+        forward = torch.compile(train_state.model, backend=backend) if compiled else partial(train_state.model)
+        loops.append(loop_of((setup, readers, dataclasses.replace(train_state, forward=forward)), static))
+        compilations.append(0)
+        loops[-1][0].run()
+    (eager, expected), (loop, rows) = loops
+    assert compilations[1] <= compilations[0] == compiled
+    assert isinstance(loop.runner, GraphedRunner)
+    assert loop.runner.captured == TRAIN_AND_EVALUATION
+    assert "compiled" in loop.runner.facts()["cuda_graph_eager"]["observed step"]
+    assert rows.rows == expected.rows
+    assert same(loop.train_state.state(), eager.train_state.state())
 
 
 # The learning rate on the device
@@ -287,193 +405,17 @@ def test_foreign_part_names_the_first_one() -> None:
     assert "0 has a hook or a forward of its own" in foreign_part(model, optimizer_of(model))
 
 
-@pytest.mark.parametrize(("step", "free", "enough"), [(0, 0, True), (2, 4, True), (2, 3.9, False), (30, 40, False)])
-def test_graph_needs_room_for_two_steps(step: float, free: float, enough: bool) -> None:
-    reason = shortage_of(int(step * 2**30), int(free * 2**30))
-    assert reason == "" if enough else f"{2 * step:.1f} GiB" in reason and f"{free:.1f} GiB are free" in reason
+@pytest.mark.parametrize(
+    ("step", "copies", "free", "enough"),
+    [(0, 0, 0, True), (2, 0, 4, True), (2, 0, 3.9, False), (2, 1, 5, True), (2, 1, 4.9, False), (30, 0, 40, False)],
+)
+def test_graph_needs_room_for_two_steps_and_copies(step: float, copies: float, free: float, enough: bool) -> None:
+    reason = shortage_of(int(step * 2**30), int(copies * 2**30), int(free * 2**30))
+    assert reason == "" if enough else f"{2 * step + copies:.1f} GiB" in reason and f"{free:.1f} GiB are free" in reason
 
 
 def test_norm_of_the_users_own_is_foreign() -> None:
-    _, _, train_state = begin(*ON_CPU, "norm._target_=tests.run.saboteur.norm", "norm=none")
+    setup, readers, train_state = begin(*ON_CPU, "norm._target_=tests.run.saboteur.norm", "norm=none")
     assert "is a tests.run.saboteur.Saboteur" in foreign_part(train_state.model, train_state.optimizer)
-    step = GraphedStep(train_state, capacity=1)
-    assert step.facts() == {"cuda_graph": False, "cuda_graph_reason": "the device is cpu"}
-
-
-# On a GPU
-
-ON_GPU = ["trainer.device=cuda"]
-LONG = ["trainer.epochs=20", "trainer.max_steps=70"]
-
-
-def assert_graph_equals_eager(*overrides: str) -> None:
-    """Compare losses, weights, buffers, optimizer and loss scale after warm steps and replays."""
-    _, readers, eager = begin(*ON_GPU, *overrides)
-    _, _, twin = begin(*ON_GPU, *overrides)
-    step = GraphedStep(twin, capacity=64)
-    device = eager.placement.device
-    for i in range(30):
-        batch = next(readers.train.epoch(i))
-        seed_device(device, i)
-        expected = train_step(eager, batch, 1 - i / 40)
-        seed_device(device, i)
-        measured = step.run(batch, 1 - i / 40)
-        assert same([copied(measured)], [copied(expected)]), f"step {i}"
-    assert step.captured, step.reason
-    assert same(twin.state(), eager.state())
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", PARTS)
-def test_graph_has_the_bits_of_the_eager_step(name: str) -> None:
-    assert_graph_equals_eager(*PARTS[name])
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("name", MODELS)
-def test_graph_of_every_model_has_the_bits_of_the_eager_step(name: str) -> None:
-    assert_graph_equals_eager(*MODELS[name])
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize(
-    "overrides", [[], ["trainer.precision=float16", "trainer.grad_clip=1"], ["observe=full", "observe.every=7"]]
-)
-def test_captured_run_equals_eager_run(tmp_path: Path, overrides: list[str]) -> None:
-    auto, off = (
-        train_in_process(tmp_path / choice, [*SMALL, *ON_GPU, *LONG, *overrides, f"trainer.cuda_graph={choice}"])
-        for choice in ("auto", "false")
-    )
-    assert status_of(auto)["cuda_graph"] is True
-    assert status_of(auto)["cuda_graph_reason"] == ""
-    assert status_of(off)["cuda_graph"] is False
-    assert status_of(auto)["identity"] == status_of(off)["identity"]
-    assert run_content(auto.path) == run_content(off.path)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("choices", [("auto", "false"), ("false", "auto"), ("auto", "auto")])
-def test_resumed_run_equals_whole_run_whether_captured_or_not(tmp_path: Path, choices: tuple[str, str]) -> None:
-    constant = ["schedule=constant", "trainer.epochs=20"]
-    whole = train_in_process(tmp_path / "whole", [*SMALL, *ON_GPU, *constant, "trainer.max_steps=60"])
-    parts = train_in_process(
-        tmp_path / "parts", [*SMALL, *ON_GPU, *constant, "trainer.max_steps=31", f"trainer.cuda_graph={choices[0]}"]
-    )
-    parts, status = resume_in_process(parts.path, ["trainer.max_steps=60", f"trainer.cuda_graph={choices[1]}"])
-    assert status == "done"
-    assert (parts.path / "weights.pt").read_bytes() == (whole.path / "weights.pt").read_bytes()
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("record_every", [1, 4, 50])
-def test_captured_run_diverges_at_the_same_step(record_every: int) -> None:
-    poison = ["data._target_=tests.run.test_loop.poisoned", "+data.bad=5", "data.val_fraction=0", "data.preprocess=none"]
-    options = ["augment=none", "observe=basic", "trainer.epochs=9", "trainer.max_steps=null", "data.train_size=170"]
-    (eager, expected), (loop, rows) = (
-        new_loop(*poison, *options, *ON_GPU, f"trainer.record_every={record_every}", static=static) for static in (False, True)
-    )
-    ended = eager.run(), loop.run()
-    assert ended[1].status == "diverged"
-    assert (ended[0].reason, ended[0].steps) == (ended[1].reason, ended[1].steps)
-    assert rows.rows == expected.rows
-    assert all(step <= ended[1].steps for step, _ in rows.rows)
-
-
-class Waiting(nn.BatchNorm2d):
-    """A norm that waits for the device in every forward pass."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cuda":
-            input.sum().item()
-        return super().forward(input)
-
-
-class Disguised(nn.BatchNorm2d):
-    """A norm that passes for one of torch's, waits where torch's check does not see it, and draws random numbers before."""
-
-    __module__ = "torch.nn"
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cuda":
-            input = nn.functional.dropout(input, 0.5, self.training)
-            torch.cuda.synchronize()
-        return super().forward(input)
-
-
-def waiting() -> type[nn.Module]:
-    return Waiting
-
-
-def disguised() -> type[nn.Module]:
-    return Disguised
-
-
-def harmless() -> type[nn.Module]:
-    return Harmless
-
-
-class Harmless(nn.BatchNorm2d):
-    """A norm of the user's own that does the same at every step."""
-
-
-@pytest.mark.cuda
-def test_auto_is_eager_with_foreign_parts_and_true_captures_them(tmp_path: Path) -> None:
-    own = [*SMALL, *ON_GPU, *LONG, "norm=none", f"norm._target_={__name__}.harmless"]
-    auto, true = (train_in_process(tmp_path / choice, [*own, f"trainer.cuda_graph={choice}"]) for choice in ("auto", "true"))
-    assert status_of(auto)["cuda_graph"] is False
-    assert "Harmless" in status_of(auto)["cuda_graph_reason"]
-    assert status_of(true)["cuda_graph"] is True
-    assert run_content(auto.path) == run_content(true.path)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("kind", ["waiting", "disguised"])
-def test_demand_for_what_cannot_be_captured_is_one_message(tmp_path: Path, kind: str) -> None:
-    own = [*SMALL, *ON_GPU, *LONG, "norm=none", f"norm._target_={__name__}.{kind}", "trainer.cuda_graph=true"]
-    with pytest.raises(UsageError, match=r"trainer\.cuda_graph=true: .*cannot be a CUDA graph: .*trainer\.cuda_graph=auto"):
-        train_in_process(tmp_path / "run", own)
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert (status["status"], status["exit_code"]) == ("failed", 2)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_failed_capture_leaves_an_eager_run_with_the_same_bits(tmp_path: Path, precision: str) -> None:
-    own = [
-        *SMALL,
-        *ON_GPU,
-        *LONG,
-        "norm=none",
-        f"norm._target_={__name__}.disguised",
-        f"trainer.precision={precision}",
-        "trainer.grad_clip=1",
-    ]
-    auto, off = (train_in_process(tmp_path / choice, [*own, f"trainer.cuda_graph={choice}"]) for choice in ("auto", "false"))
-    assert status_of(auto)["cuda_graph"] is False
-    assert status_of(auto)["cuda_graph_reason"] not in ("", status_of(off)["cuda_graph_reason"])
-    assert run_content(auto.path) == run_content(off.path)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("extra", [[], ["trainer.precision=float16"], ["optimizer=adamw", "optimizer.lr=0.003"]])
-def test_replay_never_waits_for_the_device(extra: list[str]) -> None:
-    _, readers, train_state = begin(*ON_GPU, *extra)
-    step = GraphedStep(train_state, capacity=8)
-    batches = [batch for epoch in range(4) for batch in readers.train.epoch(epoch)]
-    for batch in batches[: WARM_STEPS + 1]:
-        step.run(batch, 1.0)
-    assert step.captured, step.reason
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for batch in batches[WARM_STEPS + 1 :]:
-            step.run(batch, 0.5)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.cuda
-@pytest.mark.long
-def test_compiled_step_is_captured_with_its_bits(tmp_path: Path) -> None:
-    compiled = [*SMALL, *ON_GPU, *LONG, "trainer.compile=true"]
-    auto, off = (train_in_process(tmp_path / choice, [*compiled, f"trainer.cuda_graph={choice}"]) for choice in ("auto", "false"))
-    assert run_content(auto.path) == run_content(off.path)
+    runner = GraphedRunner(train_state, observer_of(setup, readers, train_state), capacity=1)
+    assert runner.facts() == {"cuda_graph": False, "cuda_graph_reason": "the device is cpu"}

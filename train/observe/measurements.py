@@ -60,12 +60,25 @@ class Observation:
     histograms: tuple[Histogram, ...] = ()
 
 
+@dataclass(frozen=True)
+class Table:
+    """The measurements of a buffer as one tensor on the device.
+
+    `numbers`: float32 [M], first a number for each (statistic, layer) of `scalars`, then the rows of `rows`, tag -> length.
+    """
+
+    scalars: tuple[tuple[str, str], ...]
+    rows: Mapping[str, int]
+    numbers: Tensor
+
+
 class MeasurementBuffer:
     """Scalars by (statistic, layer) and rows of `bin_counts` by tag, all float32 on one device."""
 
     def __init__(self) -> None:
         self._scalars: dict[tuple[str, str], Tensor] = {}
         self._rows: dict[str, Tensor] = {}
+        self._table: Table | None = None
 
     def add(self, prefix: str, layer: str, values: Mapping[str, Tensor]) -> None:
         for statistic, value in values.items():
@@ -77,25 +90,40 @@ class MeasurementBuffer:
     def clear(self) -> None:
         self._scalars.clear()
         self._rows.clear()
+        self._table = None
+
+    def take(self) -> Table | None:
+        """Return everything added since the last call, None for nothing, and clear the buffer. Does not wait for the device."""
+        table = self._table
+        if self._scalars:
+            assert table is None, "nothing may be added to a table"
+            numbers = torch.cat([torch.stack(list(self._scalars.values())), *self._rows.values()])
+            table = Table(tuple(self._scalars), {tag: len(row) for tag, row in self._rows.items()}, numbers)
+        self.clear()
+        return table
+
+    def put(self, table: Table) -> None:
+        """Add what was taken; the buffer has to be empty."""
+        assert self._table is None
+        assert not self._scalars
+        self._table = table
 
     def read(self, layers: Iterable[str]) -> Observation:
         """Return everything added since the last call, in one copy from the device, and clear the buffer.
 
         The layers of a statistic come in the order of `layers`.
         """
-        if not self._scalars:
+        table = self.take()
+        if table is None:
             return Observation()
-        parts = [torch.stack(list(self._scalars.values())), *self._rows.values()]
-        numbers = torch.cat(parts).tolist()
-        scalars = dict(zip(self._scalars, numbers, strict=False))
-        values = ordered_tags(scalars, layers)
-        start = len(scalars)
+        numbers = table.numbers.tolist()
+        values = ordered_tags(dict(zip(table.scalars, numbers, strict=False)), layers)
+        start = len(table.scalars)
         histograms: list[Histogram] = []
-        for tag, row in self._rows.items():
-            counts, start = numbers[start : start + len(row)], start + len(row)
+        for tag, length in table.rows.items():
+            counts, start = numbers[start : start + length], start + length
             if math.isfinite(counts[0]) and math.isfinite(counts[1]):
                 histograms.append(histogram_from_counts(tag, counts))
-        self.clear()
         return Observation(values, tuple(histograms))
 
 

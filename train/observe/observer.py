@@ -14,7 +14,7 @@ from train.config import ObserveSettings
 from train.observe.batch_moments import find_normalized_layers
 from train.observe.contracts import LayerInfo
 from train.observe.layers import LayerCall, find_layer_calls, observed_layers, select_names
-from train.observe.measurements import Histogram, MeasurementBuffer, Observation, bin_counts
+from train.observe.measurements import Histogram, MeasurementBuffer, Observation, Table, bin_counts
 from train.observe.statistics import activation_statistics, euclidean_norm, gradient_statistics, similarity
 from train.observe.weights import WeightObserver
 from train.parts.isolation import has_averages, isolated
@@ -71,6 +71,14 @@ class Observer:
     def collect(self) -> Observation:
         """Return everything measured since the last call; the only copy from the device to the host."""
         return self._buffer.read([*(layer.name for layer in self.layers), *self._weighted])
+
+    def take(self) -> Table | None:
+        """Return everything measured since the last call as one tensor on the device; `put` brings it back for `collect`."""
+        return self._buffer.take()
+
+    def put(self, table: Table) -> None:
+        """Add what was taken, where nothing has been measured since."""
+        self._buffer.put(table)
 
     @contextmanager
     def observing_signals(self, scale: Tensor, histograms: bool = False) -> Iterator[None]:

@@ -19,9 +19,9 @@ from train.run import unused
 from train.run.loop import Loop
 from train.run.memory import data_bytes, needed_bytes
 from train.run.recorder import TrainPlan
+from train.run.runner import StepRunner, evaluate
 from train.run.setup import Setup, assemble, prepare
 from train.run.signals import StopSignal
-from train.run.step import TrainState, evaluate
 from train.run.trust import set_trusted
 from train.sinks.contracts import Sink
 
@@ -114,8 +114,10 @@ def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
     readers = setup.open_readers()
     try:
         plan, train_state = setup.plan(readers), setup.train_state(readers)
-        times = step_times(setup, readers, plan, train_state)
-        evaluate_s = total_evaluation_s(readers, plan, train_state)
+        observer = setup.observer(train_state.model, setup.trace(train_state.model), readers)
+        runner = setup.runner(train_state, observer, plan)
+        times = step_times(setup, readers, plan, runner)
+        evaluate_s = total_evaluation_s(readers, plan, runner)
     finally:
         readers.close()
     warm = min(WARM_STEPS, len(times) // 2)
@@ -124,26 +126,24 @@ def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
     return {"start_s": times[warm] - started - warm * step_s, "step_s": step_s, "evaluate_s": evaluate_s, "steps": plan.total}
 
 
-def step_times(setup: Setup, readers: Readers, plan: TrainPlan, train_state: TrainState) -> list[float]:
+def step_times(setup: Setup, readers: Readers, plan: TrainPlan, runner: StepRunner) -> list[float]:
     """Return the times at which a short training started and each of its steps ended."""
     stop = StopSignal()
     timer = StepTimer(stop)
     short = dataclasses.replace(plan, total=min(plan.total, MAX_STEPS))
-    calls = setup.trace(train_state.model)
-    observer = setup.observer(train_state.model, calls, readers)
-    graphed = setup.graphed_step(train_state, short)
-    Loop(train_state, setup.parts.schedule, readers.train, None, short, observer, timer, stop, unobserved=graphed.run).run()
+    parts = (runner.train_state, setup.parts.schedule, readers.train, None, short, runner.observer)
+    Loop(*parts, timer, stop, runner=runner).run()
     return timer.times
 
 
-def total_evaluation_s(readers: Readers, plan: TrainPlan, train_state: TrainState) -> float:
+def total_evaluation_s(readers: Readers, plan: TrainPlan, runner: StepRunner) -> float:
     """Return the total evaluation time of the full run in seconds."""
-    test_s = seconds(lambda: evaluate(train_state, readers.test.eval_batches(), StopSignal()))
+    test_s = seconds(lambda: evaluate(runner, readers.test.eval_batches(), StopSignal()))
     val = readers.val
     if val is None:
         return test_s
     evaluations = -(-plan.total // (plan.evaluate_every * plan.steps_per_epoch))
-    return test_s + evaluations * seconds(lambda: evaluate(train_state, val.eval_batches(), StopSignal()))
+    return test_s + evaluations * seconds(lambda: evaluate(runner, val.eval_batches(), StopSignal()))
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -1,22 +1,21 @@
-"""The train step as one CUDA graph: replaying it costs the host one launch instead of hundreds.
+"""The steps of a run as CUDA graphs: replaying one costs the host one launch instead of hundreds.
 
-Its bits are to be those of the eager step; tests marked `cuda` compare them.
+Their bits are to be those of the eager steps. Tests marked `cuda` compare them; so does every deterministic run, once for each
+kind of step.
 
 A graph repeats its kernels with the same addresses and numbers. So the batch is copied into tensors that stay; kernels read the
 learning rate (`TrainState.rates`) and the seed of dropout from the device; losses go to a table that stays. Gradients are None
-before the capture, so every replay writes them into the graph's own memory instead of adding to them.
+before the capture, so every replay writes them into the graph's own memory instead of adding to them. Hooks that run during the
+capture become part of the graph, and what they measure is a tensor that each replay fills anew.
 
 The first steps run eagerly, on a stream of their own as torch demands: libraries choose algorithms, and the optimizer takes its
-memory. They are steps of the run, so nothing has to be put back. Capturing runs nothing and changes nothing.
+memory. They are steps of the run, so nothing has to be put back.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -24,14 +23,18 @@ from torch import nn
 
 from train.data.contracts import Batch
 from train.errors import UsageError
-from train.run.step import Measurement, TrainState, set_learning_rate, train_step, update
+from train.observe.observer import Observer
+from train.run.capture import Capture, CudaCapture
+from train.run.runner import Kind, StepRunner
+from train.run.static_step import Places, StaticStep, changing_tensors, run_both_ways
+from train.run.step import Measurement, TrainState
 
 log = logging.getLogger("train")
 
 Choice: TypeAlias = Literal["auto"] | bool
 
 WARM_STEPS = 3
-"""Eager steps before the capture. The last is watched: a graph cannot hold what waits for the device."""
+"""Eager steps of a kind before its capture. The last is watched: a graph cannot hold what waits for the device."""
 
 OPTION = "trainer.cuda_graph=true"
 REMEDY = "Use trainer.cuda_graph=auto, which then trains without one, with the same bits."
@@ -49,7 +52,7 @@ def refuse_graph(device: torch.device) -> None:
 
 
 def reason_for_eager(train_state: TrainState, choice: Choice) -> str:
-    """Return why no capture of the train step is tried, or an empty string.
+    """Return why no capture is tried, or an empty string.
 
     `choice`: the value of `trainer.cuda_graph`. True captures parts of the user's own, too. They may count steps in Python, which
     no check can see.
@@ -75,178 +78,126 @@ def foreign_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     return ""
 
 
-def memory_shortage(device: torch.device) -> str:
-    """Return why the memory of a GPU may not do for a graph, or an empty string. Call it between two steps.
+@dataclass
+class _Way:
+    """One kind of step on its way to a graph. `size`: of its batches; those of another size are eager."""
 
-    A graph keeps what a step takes beside weights, optimizer and data; eager steps, which observe, take as much again.
-    """
-    kept = torch.cuda.memory_allocated(device)
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - kept
-    return shortage_of(torch.cuda.max_memory_allocated(device) - kept, free)
-
-
-def shortage_of(step: int, free: int) -> str:
-    """Return the sentence of `memory_shortage` for a step that takes `step` bytes where `free` bytes are free."""
-    if 2 * step <= free:
-        return ""
-    return f"it needs {2 * step / 2**30:.1f} GiB, half of them for eager steps that observe, and {free / 2**30:.1f} GiB are free"
+    warm: int = 0
+    size: int | None = None
+    static: StaticStep | None = None
+    reason: str = ""
 
 
-class StaticStep:
-    """A train step whose input and results have fixed places, as a CUDA graph needs them; without a graph it runs anywhere.
+class GraphedRunner(StepRunner):
+    """Runs steps of each kind as replays of a CUDA graph after a few eager ones, or eagerly for a reason.
 
-    `like`: a batch of the run; `capacity`: the number of steps for which a result stays valid.
+    `capacity`: the number of train steps for which a result stays valid; `choice`: the value of `trainer.cuda_graph`; `capture`:
+    makes the graphs; None: on CUDA, if nothing speaks against it. UsageError where `choice` is True in vain.
     """
 
-    def __init__(self, train_state: TrainState, like: Batch, capacity: int) -> None:
-        device = like.images.device
-        self.train_state = train_state
-        self.batch = Batch(torch.empty_like(like.images), torch.empty_like(like.labels))
-        self.results = Measurement(torch.zeros(capacity, device=device), torch.zeros(capacity, dtype=torch.int64, device=device))
-        self.launch: Callable[[], None] = self.step
-        self._rows = torch.arange(capacity, device=device)
-        self._next = torch.zeros((), dtype=torch.int64, device=device)
-        self._done = 0
-
-    def step(self) -> None:
-        """Train on the batch in its place, and note the results in the next row of the table, without a number from the host."""
-        measured = update(self.train_state, self.batch)
-        here = self._rows == self._next
-        torch.where(here, measured.loss, self.results.loss, out=self.results.loss)
-        torch.where(here, measured.correct, self.results.correct, out=self.results.correct)
-        self._next.add_(1).remainder_(len(self._rows))
-
-    def run(self, batch: Batch, lr_factor: float) -> Measurement:
-        """Run a train step as `train_step` does; return views of the table."""
-        set_learning_rate(self.train_state, lr_factor)
-        self.batch.images.copy_(batch.images)
-        self.batch.labels.copy_(batch.labels)
-        self.launch()
-        row = self._done % len(self._rows)
-        self._done += 1
-        return Measurement(self.results.loss[row], self.results.correct[row])
-
-
-class GraphedStep:
-    """Train steps that become replays of a CUDA graph after WARM_STEPS eager ones, or stay eager for a `reason`.
-
-    `capacity`: as in `StaticStep`; `choice`: the value of `trainer.cuda_graph`. UsageError where it is True in vain.
-    """
-
-    def __init__(self, train_state: TrainState, capacity: int, choice: Choice = "auto") -> None:
-        self.train_state = train_state
-        self.captured = False
+    def __init__(
+        self, train_state: TrainState, observer: Observer, capacity: int, choice: Choice = "auto", capture: Capture | None = None
+    ) -> None:
+        super().__init__(train_state, observer)
         self.reason = ""
+        self._ways = {kind: _Way() for kind in Kind}
         self._capacity = max(capacity, 1)
         self._choice = choice
-        self._device = train_state.placement.device
-        self._static: StaticStep | None = None
-        self._warm = 0
-        if reason := reason_for_eager(train_state, choice):
-            self._stay_eager(reason)
+        self._places: Places | None = None
+        if capture is None and (reason := reason_for_eager(train_state, choice)):
+            self._stay_eager(Kind.TRAIN, reason)
         else:
-            self._stream = torch.cuda.Stream(self._device)
+            self._capture = capture or CudaCapture(train_state)
+        if train_state.forward is not train_state.model:
+            for kind in (Kind.OBSERVED, Kind.HISTOGRAMS):
+                self._ways[kind].reason = "a compiled model calls no hooks, so the original is observed"
 
-    def run(self, batch: Batch, lr_factor: float) -> Measurement:
-        """Run a train step as `train_step` does."""
-        if self._static is None and not self.reason:
-            if self._warm < WARM_STEPS:
-                return self._warm_up(batch, lr_factor)
-            if self._choice == "auto" and (shortage := memory_shortage(self._device)):
-                self._stay_eager(shortage)
-            else:
-                self._capture(batch)
-        return train_step(self.train_state, batch, lr_factor) if self._static is None else self._static.run(batch, lr_factor)
+    @property
+    def captured(self) -> list[Kind]:
+        """The kinds of steps that are graphs by now."""
+        return [kind for kind, way in self._ways.items() if way.static is not None]
 
     def facts(self) -> dict[str, Any]:
-        """Return what became of the capture, for status.json."""
-        waiting = "" if self.captured else f"no more than {WARM_STEPS} steps were without observation"
-        return {"cuda_graph": self.captured, "cuda_graph_reason": self.reason or waiting}
+        """Return what became of the captures, for status.json: for each kind that was tried in vain the reason."""
+        if not self.captured:
+            waiting = f"no kind of step was run more than {WARM_STEPS} times"
+            return {"cuda_graph": False, "cuda_graph_reason": self.reason or waiting}
+        eager = {str(kind): way.reason for kind, way in self._ways.items() if way.reason}
+        return {"cuda_graph": True, "cuda_graph_reason": "", "cuda_graph_eager": eager}
 
-    def _warm_up(self, batch: Batch, lr_factor: float) -> Measurement:
-        self._warm += 1
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        waits: list[str] = []
-        watched = noting_waits(waits) if self._warm == WARM_STEPS else nullcontext()
-        with torch.cuda.stream(self._stream), watched:
-            measured = train_step(self.train_state, batch, lr_factor)
-        current.wait_stream(self._stream)
+    def evaluate(self, batch: Batch) -> Measurement:
+        """Run an evaluation step; the results are copied, as they are needed until the end of the split."""
+        measured = super().evaluate(batch)
+        return Measurement(measured.loss.clone(), measured.correct.clone())
+
+    def _run(self, kind: Kind, batch: Batch) -> Measurement:
+        way = self._ways[kind]
+        if self.reason or way.reason or way.size not in (None, len(batch.labels)):
+            return super()._run(kind, batch)
+        if way.static is not None:
+            return way.static.run(batch)
+        way.size = len(batch.labels)
+        return self._warm_up(kind, batch) if way.warm < WARM_STEPS else self._begin(kind, batch)
+
+    def _warm_up(self, kind: Kind, batch: Batch) -> Measurement:
+        way, waits = self._ways[kind], list[str]()
+        way.warm += 1
+        with self._capture.warming(waits if way.warm == WARM_STEPS else None):
+            measured = super()._run(kind, batch)
         if waits:
-            self._stay_eager(f"it waits for the device at {waits[0]}")
+            self._stay_eager(kind, f"it waits for the device at {waits[0]}")
         return measured
 
-    def _capture(self, batch: Batch) -> None:
-        static, graph = StaticStep(self.train_state, batch, self._capacity), torch.cuda.CUDAGraph()
+    def _begin(self, kind: Kind, batch: Batch) -> Measurement:
+        """Capture a kind of step and run it; both ways, where a step has the same bits each time."""
+        static = self._captured_step(kind, batch)
+        if static is None:
+            return super()._run(kind, batch)
+        if torch.are_deterministic_algorithms_enabled():
+            measured, difference = run_both_ways(static, batch, self.train_state)
+            if difference:
+                self._stay_eager(kind, f"a replay differs from the eager step in {difference}")
+                return super()._run(kind, batch)
+        else:
+            measured = static.run(batch)
+        self._ways[kind].static = static
+        log.info("the %s is a CUDA graph", kind)
+        return measured
+
+    def _captured_step(self, kind: Kind, batch: Batch) -> StaticStep | None:
+        """Return the step as a graph; None if it has to stay eager."""
+        copies = 2 * sum(tensor.nbytes for tensor in changing_tensors(self.train_state).values())  # of `run_both_ways`
+        if self._choice == "auto" and (shortage := self._capture.shortage(copies)):
+            self._stay_eager(kind, shortage)
+            return None
+        observer = self.observer if kind in (Kind.OBSERVED, Kind.HISTOGRAMS) else None
+        static = StaticStep(self._compute[kind], self._places_of(kind, batch), observer)
         try:
-            with (
-                torch.cuda.stream(torch.cuda.current_stream(self._device)),  # torch does not leave its own if the capture fails
-                undone_on_error(self.train_state),
-                capturable(self.train_state.optimizer),
-                # Threads of the reader may call CUDA meanwhile.
-                torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-            ):
-                static.step()
+            static.launch = self._capture.capture(static.step)
         except Exception as error:
             cause = error.__context__ or error  # ending a failed capture fails again
-            self._stay_eager(f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}")
-            return
-        static.launch = graph.replay
-        self._static, self.captured = static, True
-        log.info("the train step is a CUDA graph")
+            self._drop_graphs()  # to be captured again, as `CudaCapture` says
+            self._stay_eager(kind, f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}")
+            return None
+        return static
 
-    def _stay_eager(self, reason: str) -> None:
-        self.reason = reason
+    def _places_of(self, kind: Kind, batch: Batch) -> Places:
+        if kind is Kind.EVALUATION:
+            return Places(batch, 1)
+        if self._places is None:
+            self._places = Places(batch, self._capacity)
+        return self._places
+
+    def _drop_graphs(self) -> None:
+        for way in self._ways.values():
+            way.static = None
+
+    def _stay_eager(self, kind: Kind, reason: str) -> None:
+        """Run this kind of step eagerly from now on; all kinds, if it is the train step."""
+        if kind is Kind.TRAIN:
+            self.reason = reason
+            self._drop_graphs()
+        self._ways[kind].reason = reason
         if self._choice is True:
-            raise UsageError(f"{OPTION}: the train step cannot be a CUDA graph: {reason}. {REMEDY}")
-        log.info("the train step is eager, not a CUDA graph: %s", reason)
-
-
-@contextmanager
-def capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Tell Adam that it is captured, inside the context: it refuses otherwise, and warns in eager steps."""
-    groups = [group for group in optimizer.param_groups if not group.get("capturable", True)]
-    try:
-        for group in groups:
-            group["capturable"] = True
-        yield
-    finally:
-        for group in groups:
-            group["capturable"] = False
-
-
-@contextmanager
-def undone_on_error(train_state: TrainState) -> Iterator[None]:
-    """Undo on an error what half a captured step leaves behind in Python: gradients, the loss scaler, the mode of the generator.
-
-    Torch does not end the generator's capture mode then, and refuses every later draw from it. Its state is replaced by a copy.
-    """
-    scaler = vars(train_state.scaler)
-    before = {name: value if isinstance(value, torch.Tensor) else copy.copy(value) for name, value in scaler.items()}
-    generator = torch.cuda.default_generators[train_state.placement.device.index or 0]
-    state = generator.clone_state()
-    try:
-        yield
-    except BaseException:
-        train_state.optimizer.zero_grad(set_to_none=True)
-        scaler.update(before)
-        generator.graphsafe_set_state(state)
-        raise
-
-
-@contextmanager
-def noting_waits(places: list[str]) -> Iterator[None]:
-    """Add FILE:LINE of every operation inside the context that makes the host wait for the GPU to `places`."""
-    mode = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            yield
-        finally:
-            torch.cuda.set_sync_debug_mode(mode)
-    for warning in caught:
-        if "synchronizing CUDA operation" in str(warning.message):
-            places.append(f"{warning.filename}:{warning.lineno}")
-        elif "Synchronization debug mode" not in str(warning.message):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            raise UsageError(f"{OPTION}: the {kind} cannot be a CUDA graph: {reason}. {REMEDY}")
+        log.info("the %s is eager, not a CUDA graph: %s", kind, reason)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, Protocol
 
 from torch import nn
@@ -18,8 +17,9 @@ from train.parts.contracts import Schedule
 from train.run.divergence import SNAPSHOT_EVERY, DivergenceWatch
 from train.run.observed_step import Stepper
 from train.run.recorder import Recorder, TrainPlan
+from train.run.runner import StepRunner, evaluate
 from train.run.signals import StopSignal
-from train.run.step import Measurement, Score, TrainState, evaluate, train_step
+from train.run.step import Score, TrainState
 from train.sinks.contracts import Sink
 
 
@@ -69,7 +69,7 @@ class TrainResult:
 class Loop:
     """One training: its train state, data, plan and sinks. `began`: the value of `time.perf_counter` when the run started.
 
-    `unobserved`: what runs the train steps without hooks, from batch and learning rate factor; None: `train_step`.
+    `runner`: what runs the steps; None: eagerly.
     """
 
     train_state: TrainState
@@ -82,13 +82,13 @@ class Loop:
     stop: StopSignal
     began: float = field(default_factory=time.perf_counter)
     saver: Saver = field(default_factory=NoSaver)
-    unobserved: Callable[[Batch, float], Measurement] | None = None
+    runner: StepRunner | None = None
 
     def __post_init__(self) -> None:
         moments = BatchMoments(self.observer.normalized_layers, self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY)
         self.recorder = Recorder(self.sink, self.plan, moments, self.began)
-        unobserved = self.unobserved or partial(train_step, self.train_state)
-        self.stepper = Stepper(self.train_state, self.schedule, self.plan, self.observer, self.recorder, unobserved)
+        self.runner = self.runner or StepRunner(self.train_state, self.observer)
+        self.stepper = Stepper(self.runner, self.schedule, self.plan, self.recorder)
         self.divergence = DivergenceWatch(self.train_state, keep_snapshots=bool(self.observer.layers))
         self.steps = 0
         """Updates done."""
@@ -207,11 +207,15 @@ class Loop:
         """Evaluate and record the validation split. Return False, and record nothing, when a signal interrupts it."""
         assert self.val is not None
         with self.recorder.clock.paused():
-            score = evaluate(self.train_state, self.val.eval_batches(), self.stop)
+            score = self.score(self.val)
             self.train_state.model.train()
         if score is not None and self.recorder.record_validation(self.steps, score):
             self.saver.keep_best(self.steps, self.train_state.model)
         return score is not None
+
+    def score(self, split: Reader) -> Score | None:
+        """Return the score on a split; None when a signal interrupts it."""
+        return evaluate(self.stepper.runner, split.eval_batches(), self.stop)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next update, the next record or the end depends on: the content of a checkpoint."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-import torch
 
 from train import rng
 from train.data.contracts import Batch
@@ -14,43 +11,50 @@ from train.observe.observer import Observer
 from train.parts.contracts import Schedule
 from train.parts.isolation import backward_isolated
 from train.run.recorder import Recorder, TrainPlan
-from train.run.step import Measurement, TrainState, train_step, training_loss
+from train.run.runner import StepRunner, observing_signals
+from train.run.step import Measurement, TrainState, training_loss
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number.
+    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number."""
 
-    `unobserved`: runs the steps without hooks, from batch and `lr_factor`, with the bits of `train_step`.
-    """
-
-    train_state: TrainState
+    runner: StepRunner
     schedule: Schedule
     plan: TrainPlan
-    observer: Observer
     recorder: Recorder
-    unobserved: Callable[[Batch, float], Measurement]
+
+    @property
+    def train_state(self) -> TrainState:
+        return self.runner.train_state
+
+    @property
+    def observer(self) -> Observer:
+        return self.runner.observer
 
     def run(self, step: int, batch: Batch) -> Measurement:
         """Run one train step, observed where that is due."""
         if step == 0:
             self.observe_probe()
         if self.observer.due(step, self.plan.total - 1):
-            measurement = self._hooked(step, batch)
+            measurement = self._hooked(step, batch, self.runner)
             self.recorder.record_moments()
         else:
             with self.recorder.moments.recording(step):
-                self._seed_dropout(step)
-                measurement = self.unobserved(batch, self.schedule(step, self.plan.total))
+                measurement = self._plain(step, batch, self.runner)
         self.record_observation(step)
         return measurement
 
     def replay(self, step: int, batch: Batch) -> None:
-        """Run a train step again, with hooks unless this step, or a later one, is already recorded."""
+        """Run a train step again, with hooks unless this step, or a later one, is already recorded.
+
+        It is eager: going back to a snapshot put other tensors in the place of the optimizer's, which a CUDA graph would not see.
+        """
+        eager = StepRunner(self.train_state, self.observer)
         if step < self.recorder.moments.next_step or self.observer.due(step, self.plan.total - 1):
-            self._plain(step, batch)
+            self._plain(step, batch, eager)
         else:
-            self._hooked(step, batch)
+            self._hooked(step, batch, eager)
             self.record_observation(step)
 
     def observe_initial(self, batches: Iterator[Batch]) -> None:
@@ -69,30 +73,28 @@ class Stepper:
     def record_observation(self, step: int) -> None:
         self.recorder.record_observation(step, self.observer.collect())
 
-    def _plain(self, step: int, batch: Batch) -> Measurement:
+    def _plain(self, step: int, batch: Batch, runner: StepRunner) -> Measurement:
         self._seed_dropout(step)
-        return train_step(self.train_state, batch, self.schedule(step, self.plan.total))
+        return runner.train(batch, self.schedule(step, self.plan.total))
 
-    def _hooked(self, step: int, batch: Batch) -> Measurement:
+    def _hooked(self, step: int, batch: Batch, runner: StepRunner) -> Measurement:
         if self.train_state.forward is not self.train_state.model:
             # A compiled model calls no hooks: observe the same batch through the original model.
             self._observe_without_update(step, batch)
             with self.observer.observing_weights():
-                return self._plain(step, batch)
-        with self._observing_signals(step), self.observer.observing_weights():
-            return self._plain(step, batch)
+                return self._plain(step, batch, runner)
+        self._seed_dropout(step)
+        return runner.observe(batch, self.schedule(step, self.plan.total), self._histograms_due(step))
 
     def _observe_without_update(self, step: int, batch: Batch) -> None:
         """Observe the forward and backward pass of a train step without updating the weights."""
         state = self.train_state
         self._seed_dropout(step)
-        with self._observing_signals(step):
+        with observing_signals(state, self.observer, self._histograms_due(step)):
             backward_isolated(state.model, lambda: state.scaler.scale(training_loss(state, state.model, batch)[0]))
 
-    def _observing_signals(self, step: int) -> AbstractContextManager[None]:
-        # get_scale() would wait for the GPU.
-        scale = self.train_state.scaler.scale(torch.ones((), device=self.train_state.placement.device))
-        return self.observer.observing_signals(scale, self.observer.histograms_due(step, self.plan.total - 1))
+    def _histograms_due(self, step: int) -> bool:
+        return self.observer.histograms_due(step, self.plan.total - 1)
 
     def _seed_dropout(self, step: int) -> None:
         rng.seed_device(self.train_state.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))

@@ -26,7 +26,7 @@ from train.run.resume import restore_run, resume_command, resume_identities, res
 from train.run.run_sinks import run_sinks
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal, handle_signals, signal_name
-from train.run.step import Score, evaluate
+from train.run.step import Score
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Sink, Summary
 from train.sinks.hparams import HParamsRow
@@ -135,7 +135,7 @@ class Session:
                 training = self.begin(title, readers, sink, views, stop, began)
             loop = training.loop
             result = loop.run()
-            test = evaluate(loop.train_state, readers.test.eval_batches(), stop) if result.status == "done" else None
+            test = loop.score(readers.test) if result.status == "done" else None
         finally:
             readers.close()
         if test is not None:
@@ -172,11 +172,11 @@ class Session:
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
         saver = CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
         schedule = setup.parts.schedule
-        graphed = setup.graphed_step(train_state, plan)
-        loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver, graphed.run)
+        runner = setup.runner(train_state, observer, plan)
+        loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver, runner)
         if self.previous is not None:
             restore_run(loop, self.previous, self.checkpoint, saver, self.folder.metrics_file)
-        return Training(loop, graphed.facts, saver, explanation, evidence)
+        return Training(loop, runner.facts, saver, explanation, evidence)
 
     def interruption(self, stop: StopSignal, steps: int, problem: str) -> str:
         """Return the reason of an interrupted run. `problem`: why its last checkpoint could not be written, or empty."""

@@ -24,7 +24,7 @@ from train.run.build import Parts, build
 from train.run.contradictions import contradictions
 from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.fingerprint import fingerprint
-from train.run.graphs import GraphedStep, refuse_graph
+from train.run.graphs import GraphedRunner, refuse_graph
 from train.run.recorder import TrainPlan
 from train.run.step import TrainState, rates_for
 from train.sinks.contracts import RunInfo
@@ -125,9 +125,9 @@ class Setup(Assembly):
             rates=rates_for(optimizer, self.placement.device),
         )
 
-    def graphed_step(self, train_state: TrainState, plan: TrainPlan) -> GraphedStep:
-        """Return what runs the train steps: a CUDA graph if that is wanted and possible. UsageError if it is demanded in vain."""
-        return GraphedStep(train_state, min(plan.record_every, plan.total), self.settings.trainer.cuda_graph)
+    def runner(self, train_state: TrainState, observer: Observer, plan: TrainPlan) -> GraphedRunner:
+        """Return what runs the steps: CUDA graphs if that is wanted and possible. UsageError if it is demanded in vain."""
+        return GraphedRunner(train_state, observer, min(plan.record_every, plan.total), self.settings.trainer.cuda_graph)
 
     def initial_model(self, readers: Readers) -> nn.Module:
         """Initialise the model on the CPU: all devices start from the same bits. Torch's draws at construction are seeded too."""

@@ -1,8 +1,8 @@
-"""The train step, the eval step and the score of a split: the numerical core of the loop."""
+"""The train step and the eval step: the numerical core of the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from train.data.contracts import Batch
 from train.run.device import Placement
-from train.run.signals import StopSignal
 
 
 @dataclass(frozen=True)
@@ -137,20 +136,6 @@ def eval_step(model: nn.Module, placement: Placement, batch: Batch) -> Measureme
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == labels).sum()
-
-
-def evaluate(train_state: TrainState, batches: Iterable[Batch], stop: StopSignal) -> Score | None:
-    """Return loss and accuracy over all batches of a split; None when a signal interrupts it."""
-    train_state.model.eval()
-    measurements: list[Measurement] = []
-    examples = 0
-    for batch in batches:
-        measurements.append(eval_step(train_state.model, train_state.placement, batch))
-        examples += len(batch.labels)
-        if stop:
-            return None
-    loss, correct = (table_of(measurements).sum(dim=0) / examples).tolist()
-    return Score(loss, correct, examples)
 
 
 def table_of(measurements: Sequence[Measurement]) -> Tensor:

@@ -1,0 +1,84 @@
+"""What runs the steps of a training: the train step, the same with hooks on the model, and the evaluation step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from functools import partial
+
+import torch
+
+from train.data.contracts import Batch
+from train.observe.observer import Observer
+from train.run.signals import StopSignal
+from train.run.step import Measurement, Score, TrainState, eval_step, set_learning_rate, table_of, update
+
+
+class Kind(StrEnum):
+    """The kinds of steps; an observed step with histograms does more than one without."""
+
+    TRAIN = "train step"
+    OBSERVED = "observed step"
+    HISTOGRAMS = "observed step with histograms"
+    EVALUATION = "evaluation step"
+
+
+class StepRunner:
+    """Runs steps eagerly, kernel after kernel. None of them waits for the device.
+
+    `observer`: keeps what an observed step measures until it is collected.
+    """
+
+    def __init__(self, train_state: TrainState, observer: Observer) -> None:
+        self.train_state = train_state
+        self.observer = observer
+        self._compute = {
+            Kind.TRAIN: partial(update, train_state),
+            Kind.OBSERVED: partial(observed_update, train_state, observer, False),
+            Kind.HISTOGRAMS: partial(observed_update, train_state, observer, True),
+            Kind.EVALUATION: partial(eval_step, train_state.model, train_state.placement),
+        }
+
+    def train(self, batch: Batch, lr_factor: float) -> Measurement:
+        """Run a train step at `lr_factor` times the initial learning rate."""
+        set_learning_rate(self.train_state, lr_factor)
+        return self._run(Kind.TRAIN, batch)
+
+    def observe(self, batch: Batch, lr_factor: float, histograms: bool) -> Measurement:
+        """Run a train step with hooks on the model, which is not to be a compiled one: that calls no hooks."""
+        set_learning_rate(self.train_state, lr_factor)
+        return self._run(Kind.HISTOGRAMS if histograms else Kind.OBSERVED, batch)
+
+    def evaluate(self, batch: Batch) -> Measurement:
+        """Run an evaluation step. Expects evaluation mode."""
+        return self._run(Kind.EVALUATION, batch)
+
+    def _run(self, kind: Kind, batch: Batch) -> Measurement:
+        return self._compute[kind](batch)
+
+
+def observed_update(train_state: TrainState, observer: Observer, histograms: bool, batch: Batch) -> Measurement:
+    """Run `update` with hooks on the model."""
+    with observing_signals(train_state, observer, histograms), observer.observing_weights():
+        return update(train_state, batch)
+
+
+def observing_signals(train_state: TrainState, observer: Observer, histograms: bool) -> AbstractContextManager[None]:
+    # get_scale() would wait for the GPU.
+    scale = train_state.scaler.scale(torch.ones((), device=train_state.placement.device))
+    return observer.observing_signals(scale, histograms)
+
+
+def evaluate(runner: StepRunner, batches: Iterable[Batch], stop: StopSignal) -> Score | None:
+    """Return loss and accuracy over all batches of a split; None when a signal interrupts it. Leaves evaluation mode on."""
+    runner.train_state.model.eval()
+    measurements: list[Measurement] = []
+    examples = 0
+    for batch in batches:
+        measurements.append(runner.evaluate(batch))
+        examples += len(batch.labels)
+        if stop:
+            return None
+    loss, correct = (table_of(measurements).sum(dim=0) / examples).tolist()
+    return Score(loss, correct, examples)
