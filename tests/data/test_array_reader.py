@@ -1,11 +1,14 @@
 """Batches from memory, against a reader that takes one image after the other."""
 
+from itertools import islice
+
 import pytest
 import torch
 
 from train.data.array_reader import ArrayReader
 from train.data.batches import Batching
 from train.data.contracts import Arrays
+from train.data.draws import AHEAD
 from train.data.preprocess import Preprocess, fit_pixels
 from train.errors import UsageError
 from train.parts.augment import Pipeline, color, crop, flip
@@ -111,6 +114,20 @@ def test_reader_epoch_from_start_is_the_bit_exact_tail(op, start):
     whole = values(reader(source, op, fit_pixels("standardize", source)).epoch(1))
     tail = values(reader(source, op, fit_pixels("standardize", source)).epoch(1, start=start))
     assert same(tail, whole[start:])
+
+
+@pytest.mark.parametrize("start", [0, 1, AHEAD - 1, AHEAD, AHEAD + 1, 2 * AHEAD, 69])
+@pytest.mark.parametrize("op", [Pipeline([]), Pipeline([crop(), flip()]), Shift()])
+def test_reader_draws_ahead_what_each_step_would_draw(op, start):
+    """More steps than are drawn ahead, from any of them on, and ended at any of them."""
+    source = photographs(70)
+    some, whole = reader(source, op, batch_size=1), values(reader(source, op, batch_size=1).epoch(3))
+    assert same(values(some.epoch(3, start)), whole[start:])
+    assert same(values(islice(some.epoch(3, start), 5)), whole[start : start + 5])
+    order = torch.randperm(70, generator=generator(1, "order", 3))
+    for step in (start, 69):
+        draws = op.draw(generator(2, "augment", 3, step), 1, (3, 12, 12))
+        assert torch.equal(whole[step][0], PLAIN.apply(op.apply(source.images[order[step : step + 1]], draws)))
 
 
 @pytest.mark.parametrize("batch_size", [8, 50, 64])

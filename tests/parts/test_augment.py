@@ -64,6 +64,16 @@ def test_crop_cuts_the_padded_image(shape, dtype, padding):
     same(*one_by_one(augment.crop(padding), pictures(shape, dtype=dtype), reference))
 
 
+@pytest.mark.parametrize(("count", "padding"), [(1, 0), (1, 3), (7, 4), (64, 4), (1000, 1)])
+def test_crop_draws_all_rows_before_all_columns(count, padding):
+    """Runs are repeated by their seeds: what a generator leads to is part of the results."""
+    draws = augment.crop(padding).draw(torch.Generator().manual_seed(5), count, (1, 28, 28))
+    source = torch.Generator().manual_seed(5)
+    for name in ("top", "left"):
+        drawn = torch.rand(count, generator=source, dtype=torch.float64) * (2 * padding + 1)
+        assert torch.equal(draws[name], drawn.long())
+
+
 @pytest.mark.parametrize("side", [28, 32])
 def test_crop_positions_are_uniform(side):
     draws = augment.crop().draw(rng(), 81 * 200, (1, side, side))

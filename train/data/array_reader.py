@@ -12,6 +12,7 @@ from torch import Tensor
 
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Arrays, Batch
+from train.data.draws import drawn_ahead
 from train.data.preprocess import Preprocess
 from train.parts.augment import send
 from train.parts.contracts import Op, Shape
@@ -72,13 +73,13 @@ class ArrayReader:
             yield Batch(self.preprocess.apply(self.op.evaluate(images), self.batching.memory_format), self.labels[part])
 
     def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
-        """Yield the batches of `steps`. The order is copied to the device once; a step takes a view of it."""
+        """Yield the batches of `steps`. The order is copied to the device once, the draws ahead; a step takes views of both."""
         on_device = send(order, self.batching.device)
         order = on_device if self.resident else order
         size, seed = self.batching.batch_size, self.batching.augment_seed
-        for step in steps:
+        generators = (generator(seed, "augment", epoch, step) for step in steps)
+        for step, draws in zip(steps, drawn_ahead(self.op, generators, size, self.shape, self.batching.device), strict=True):
             part = slice(step * size, (step + 1) * size)
-            draws = self.op.draw(generator(seed, "augment", epoch, step), size, self.shape)
             images = self.op.apply(self._gather(order[part]), draws)
             yield Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, on_device[part]))
 

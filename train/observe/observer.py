@@ -53,6 +53,7 @@ class Observer:
         every_step = settings.every and settings.every_step
         self.normalized_layers = find_normalized_layers(calls, selected) if every_step and selected else ()
         """The outputs whose mean and std are recorded at every step."""
+        self._names = [*(layer.name for layer in self.layers), *self._weighted]
         self._calls: dict[str, dict[int, LayerCall]] = defaultdict(dict)
         for call in selected:
             self._calls[call.module][call.call] = call
@@ -70,7 +71,7 @@ class Observer:
 
     def collect(self) -> Observation:
         """Return everything measured since the last call; the only copy from the device to the host."""
-        return self._buffer.read([*(layer.name for layer in self.layers), *self._weighted])
+        return self._buffer.read(self._names)
 
     def take(self) -> Table | None:
         """Return everything measured since the last call as one tensor on the device; `put` brings it back for `collect`."""

@@ -47,8 +47,9 @@ class Crop(TrainingOnly):
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw `top`, `left`: int64 [N], the corner of the crop in the padded image."""
-        last = torch.full((count,), 2 * self.pixels(shape[1], shape[2]))
-        return {"top": uniform_int(generator, last), "left": uniform_int(generator, last)}
+        last = torch.tensor(2 * self.pixels(shape[1], shape[2]))
+        top, left = uniform_int(generator, last.expand(2, count))
+        return {"top": top, "left": left}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Cut one crop of the original size out of each padded image."""

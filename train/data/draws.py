@@ -1,0 +1,39 @@
+"""The random numbers of the augmentation, drawn and moved to the device ahead of the steps that use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+
+from train.parts.augment import send
+from train.parts.contracts import Draws, Op, Shape
+
+AHEAD = 32
+"""Steps whose draws move to a GPU together: a copy takes the host longer than the few bytes of one step are worth."""
+
+
+def drawn_ahead(op: Op, generators: Iterable[torch.Generator], count: int, shape: Shape, device: torch.device) -> Iterator[Draws]:
+    """Yield what `op` draws for `count` images of `shape` from each of `generators`, on `device`.
+
+    A step's draws depend on its generator alone, whatever the steps before it and after it.
+    """
+    waiting = iter(generators)
+    while block := [op.draw(generator, count, shape) for generator in islice(waiting, AHEAD)]:
+        yield from moved(block, device)
+
+
+def moved(block: Sequence[Draws], device: torch.device) -> Sequence[Draws]:
+    """Return the draws on `device`, each step's as views of what was copied there at once.
+
+    An op whose draws change their shape from step to step has each copied by itself.
+    """
+    if any(_shapes(draws) != _shapes(block[0]) for draws in block):
+        return [{name: send(value, device) for name, value in draws.items()} for draws in block]
+    columns = {name: send(torch.stack([draws[name] for draws in block]), device).unbind() for name in block[0]}
+    return [{name: column[step] for name, column in columns.items()} for step in range(len(block))]
+
+
+def _shapes(draws: Draws) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in draws.items()}
