@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from tests.harness import settings_for
+from tests.steps import train_step
 from train.config import ObserveSettings
 from train.data.contracts import Batch
 from train.data.readers import Readers
 from train.observe.observer import Observer
 from train.parts.model.trace import trace
 from train.run.setup import Setup, prepare
-from train.run.step import TrainState, train_step
+from train.run.step import TrainState
 
 ONE = torch.ones(())
 NOISE = ["data=noise", "data.shape=[3,16,16]", "data.classes=4", "data.train_size=24", "data.test_size=8", "data.val_fraction=0"]

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tests.harness import train_in_process
 from tests.observe.reference import BASE, SignalRecorder, observer_of, prepared
 from tests.run import saboteur
+from tests.steps import train_step
 from train.observe.batch_moments import MOST_ROWS, BatchMoments
-from train.run.step import train_step
 from train.sinks.contracts import Record
 from train.store.metrics import read_records
 

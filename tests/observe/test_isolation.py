@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.observe.reference import BASE, ONE, Net, SignalRecorder, images_for_net, observer_of, prepared
+from tests.steps import train_step
 from train.parts.isolation import backward_isolated, has_averages, isolated
 from train.parts.model.trace import trace
-from train.run.step import train_step
 
 
 def count_hooks(model: nn.Module) -> int:

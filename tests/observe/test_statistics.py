@@ -12,9 +12,11 @@ from torch import Tensor
 
 from train.observe.measurements import BINS, LIMIT, bin_counts, histogram_from_counts
 from train.observe.statistics import (
+    LARGEST_POWER,
     activation_statistics,
     euclidean_norm,
     gradient_statistics,
+    magnitude,
     similarity,
     standard_deviation,
 )
@@ -110,6 +112,16 @@ def test_statistics_survive_squares_outside_float32(size: float) -> None:
     assert standard_deviation(y).item() == expected
     assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-5)
     assert similarity(y).item() == pytest.approx(similarity(y / size).item(), abs=1e-5)
+
+
+def test_magnitude_is_the_power_of_two_of_frexp() -> None:
+    powers = [math.ldexp(1.0, exponent) for exponent in range(-149, 128)]
+    for peak in [*powers, *(1.5 * power for power in powers), *(math.nextafter(power, 0) for power in powers[24:]), 3e38]:
+        expected = math.ldexp(1.0, min(max(math.frexp(torch.tensor(peak).item())[1], -LARGEST_POWER), LARGEST_POWER))
+        assert magnitude(torch.tensor([[peak / 4], [-peak], [0.0]]).repeat(1, 9)[1:]).item() == expected, peak
+    for peak in (0.0, -0.0, math.inf, -math.inf, math.nan):
+        assert magnitude(torch.tensor([[peak], [peak]])).item() == 1
+    assert magnitude(torch.tensor(-3.0)).item() == 4
 
 
 def test_statistics_of_many_values_are_exact() -> None:

@@ -16,11 +16,12 @@ from torch.nn import functional
 
 import train.data.array_reader
 from tests.harness import settings_for, train_in_process
+from tests.steps import train_step
 from train.data.array_reader import ArrayReader
 from train.data.readers import Readers
 from train.run.divergence import NanWatch
 from train.run.setup import Setup, prepare
-from train.run.step import TrainState, train_step
+from train.run.step import TrainState
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
 

@@ -36,6 +36,7 @@ from tests.run.twins import (
     status_of,
     uncaptured,
 )
+from tests.steps import train_step
 from train.errors import UsageError
 from train.rng import seed_device
 from train.run.capture import Capture, capturable, shortage_of
@@ -44,7 +45,7 @@ from train.run.graphs import WARM_STEPS, GraphedRunner, foreign_part
 from train.run.runner import Kind, StepRunner, evaluate
 from train.run.signals import StopSignal
 from train.run.static_step import first_difference
-from train.run.step import rates_for, train_step
+from train.run.step import rates_for
 
 CPU = torch.device("cpu")
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.steps import train_step
 from train.data.contracts import Batch
 from train.parts.optimizer import sgd
 from train.parts.regularization import Regularization, parameter_groups
 from train.run.device import Placement
-from train.run.step import TrainState, eval_step, train_step
+from train.run.step import TrainState, eval_step
 
 CLASSES = 5
 FACTORS = [0.25, 1.0, 0.5, 0.0, 2.0]

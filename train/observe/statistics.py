@@ -19,6 +19,9 @@ from train.observe.contracts import SATURATED
 LARGEST_POWER = 100
 """Largest exponent of 2 that `magnitude` uses: float32 holds both 2**100 and its inverse."""
 
+EXPONENT = 0x7F800000
+"""The bits of a float32 that hold its exponent. Without the others it is a power of 2, or 0 for a subnormal number."""
+
 
 def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Collection[str]) -> dict[str, Tensor]:
     """Return the `wanted` statistics that are defined for y; their tags begin with `activation_` (`train.tags`).
@@ -31,7 +34,7 @@ def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Co
     x = y.float()
     other_dims = [dim for dim in range(x.ndim) if dim != channel_dim]
     unit = magnitude(x)
-    work = x * (1 / unit)
+    work = x * unit.reciprocal()
     by_channel = work.mean(other_dims, keepdim=True) if other_dims else work.clone()
     mean = by_channel.mean()
     work.sub_(by_channel)
@@ -40,9 +43,11 @@ def activation_statistics(y: Tensor, channel_dim: int, function: str, wanted: Co
     statistics = {
         "mean": mean * unit,
         "std": (within + (by_channel - mean).square().mean()).sqrt() * unit,
-        "channel_mean_sq": by_channel.square().mean() * unit * unit,
-        "channel_var": within * unit * unit,
     }
+    if "channel_mean_sq" in wanted:
+        statistics["channel_mean_sq"] = by_channel.square().mean() * unit * unit
+    if "channel_var" in wanted:
+        statistics["channel_var"] = within * unit * unit
     if function in SATURATED and "saturated" in wanted:
         centre, distance = SATURATED[function]
         statistics["saturated"] = torch.sub(x, centre, out=work).abs_().gt_(distance).mean()
@@ -75,8 +80,11 @@ def magnitude(x: Tensor) -> Tensor:
     """
     sample = x[: -(-len(x) // 8)] if x.ndim else x
     peak = torch.maximum(sample.amax(), -sample.amin())
-    power = torch.frexp(peak).exponent.clamp(-LARGEST_POWER, LARGEST_POWER)
-    return torch.where(peak.isfinite() & (peak > 0), torch.ldexp(torch.ones_like(peak), power), 1.0)
+    below = (peak.view(torch.int32) & EXPONENT).view(
+        torch.float32
+    )  # the power of 2 at or below the peak; frexp takes more kernels
+    power = 2 * below.clamp(2.0 ** (-LARGEST_POWER - 1), 2.0 ** (LARGEST_POWER - 1))
+    return torch.where((peak > 0) & (peak < torch.inf), power, 1.0)
 
 
 def count_nonfinite(x: Tensor, work: Tensor | None = None) -> Tensor:
@@ -89,7 +97,7 @@ def standard_deviation(x: Tensor) -> Tensor:
     """Return the std over all values, dividing by their number."""
     x = x.float()
     unit = magnitude(x)
-    work = x * (1 / unit)
+    work = x * unit.reciprocal()
     work.sub_(work.mean())
     return work.mul_(work).mean().sqrt() * unit
 
@@ -99,7 +107,7 @@ def euclidean_norm(x: Tensor) -> Tensor:
     accurately."""
     x = x.float()
     unit = magnitude(x)
-    work = x * (1 / unit)
+    work = x * unit.reciprocal()
     return work.mul_(work).sum().sqrt() * unit
 
 
@@ -112,6 +120,6 @@ def similarity(y: Tensor) -> Tensor:
     n = len(y)
     in_memory_order = y if y.is_contiguous() or y.ndim < 3 else y.movedim(1, -1)  # flattening channels_last would copy
     x = in_memory_order.float().flatten(1)
-    x = x * (1 / magnitude(x))
+    x = x * magnitude(x).reciprocal()
     total = (x / (x * x).sum(1, keepdim=True).sqrt()).sum(0)
     return ((total * total).sum() - n) / (n * (n - 1)) if n > 1 else x.new_tensor(float("nan"))

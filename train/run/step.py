@@ -75,12 +75,6 @@ def rates_for(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[fl
     return {group["initial_lr"]: torch.zeros((), device=device) for group in optimizer.param_groups}
 
 
-def train_step(train_state: TrainState, batch: Batch, lr_factor: float) -> Measurement:
-    """Run forward, backward and one optimizer step at `lr_factor` times its initial learning rate. Never waits for the device."""
-    set_learning_rate(train_state, lr_factor)
-    return update(train_state, batch)
-
-
 def set_learning_rate(train_state: TrainState, lr_factor: float) -> None:
     """Set the learning rate of every parameter group to `lr_factor` times its initial one."""
     for group in train_state.optimizer.param_groups:
