@@ -270,29 +270,34 @@ class Failing(Capture):
 
 
 @pytest.mark.parametrize(
-    ("capture", "captured"),
+    ("every", "failures", "shortages", "captured", "tried"),
     [
-        (Failing([0]), []),
-        (Failing([], shortages=[0]), []),
-        (Failing([1]), [Kind.TRAIN, Kind.EVALUATION]),  # and the train step once more
-        (Failing([2]), [Kind.TRAIN, Kind.OBSERVED]),
-        (Failing([], shortages=[1]), [Kind.TRAIN, Kind.EVALUATION]),
-        (Failing([], shortages=[1, 2]), [Kind.TRAIN]),
+        (3, [0], [], [], 1),
+        (3, [], [0], [], 1),
+        (2, [1], [], [], 2),  # the train step, after an observed one
+        (2, [], [1], [], 2),
+        (3, [1], [], [Kind.TRAIN, Kind.EVALUATION], 4),  # and the train step once more
+        (3, [2], [], [Kind.TRAIN, Kind.OBSERVED], 5),  # and both others once more
+        (3, [], [1], [Kind.TRAIN, Kind.EVALUATION], 3),
+        (3, [], [1, 2], [Kind.TRAIN], 3),
     ],
 )
-def test_step_that_cannot_be_captured_stays_eager(capture: Capture, captured: list[Kind]) -> None:
-    overrides = ["observe.every=3", "trainer.epochs=5", "trainer.max_steps=19"]
+def test_step_that_cannot_be_captured_stays_eager(
+    every: int, failures: list[int], shortages: list[int], captured: list[Kind], tried: int
+) -> None:
+    overrides, capture = [f"observe.every={every}", "trainer.epochs=5", "trainer.max_steps=18"], Failing(failures, shortages)
     begun = [begin(*ON_CPU, *overrides) for _ in range(2)]
     (eager, expected), (loop, rows) = loop_of(begun[0], static=False), loop_of(begun[1], static=True, capture=capture)
     eager.run()
     loop.run()
     assert isinstance(loop.runner, GraphedRunner)
     facts = loop.runner.facts()
-    assert loop.runner.captured == captured, facts
-    assert rows.rows == expected.rows
+    assert (loop.runner.captured, capture.tries + 1) == (captured, tried), facts
+    assert facts["cuda_graph"] is bool(captured)
     reasons = facts["cuda_graph_eager"].values() if captured else [facts["cuda_graph_reason"]]
-    assert all(reason in ("RuntimeError: a kernel that cannot be captured", reason) for reason in reasons)
-    assert len(reasons) == (4 - len(captured) - 1 if captured else 1)
+    assert len(reasons) == len(failures) + len(shortages)
+    assert all(reason == "RuntimeError: a kernel that cannot be captured" or "bytes are missing" in reason for reason in reasons)
+    assert rows.rows == expected.rows
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
