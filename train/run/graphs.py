@@ -119,8 +119,8 @@ class GraphedRunner(StepRunner):
 
     def facts(self) -> dict[str, Any]:
         """Return what became of the captures, for status.json: for each kind that was tried in vain the reason."""
-        if not self.captured:
-            waiting = f"no kind of step was run more than {WARM_STEPS} times"
+        if not set(self.captured) - {Kind.EVALUATION}:
+            waiting = f"no kind of train step was run more than {WARM_STEPS} times"
             return {"cuda_graph": False, "cuda_graph_reason": self.reason or waiting}
         eager = {str(kind): way.reason for kind, way in self._ways.items() if way.reason}
         return {"cuda_graph": True, "cuda_graph_reason": "", "cuda_graph_eager": eager}
@@ -193,11 +193,14 @@ class GraphedRunner(StepRunner):
             way.static = None
 
     def _stay_eager(self, kind: Kind, reason: str) -> None:
-        """Run this kind of step eagerly from now on; all kinds, if it is the train step."""
+        """Run this kind of step eagerly from now on; all kinds, if it is the train step.
+
+        A demand is for train steps: an evaluation that may be the last thing of a run does not fail it.
+        """
         if kind is Kind.TRAIN:
             self.reason = reason
             self._drop_graphs()
         self._ways[kind].reason = reason
-        if self._choice is True:
+        if self._choice is True and kind is not Kind.EVALUATION:
             raise UsageError(f"{OPTION}: the {kind} cannot be a CUDA graph: {reason}. {REMEDY}")
         log.info("the %s is eager, not a CUDA graph: %s", kind, reason)
