@@ -11,12 +11,13 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from scripts.benchmarks.host_time import HOST_PARTS, HostClock, TimedReader, TimedSink
+from scripts.benchmarks.host_time import HOST_PARTS, HostClock, TimedReader, TimedRunner, TimedSink
 from scripts.benchmarks.lightning_loop import lightning_package
 from scripts.benchmarks.report import host_ms
 from scripts.benchmarks.sections import Options, check_only, run_section
@@ -75,6 +76,11 @@ class Script(Sink):
 
     time: float = 0.0
     steps_per_epoch: int = 4
+    train_state: Any = SimpleNamespace(model=None, placement=None)
+    observer: Any = None
+
+    def train(self, batch: object, lr_factor: float) -> None:  # noqa: ARG002
+        self.takes(10.0)
 
     def takes(self, seconds: float) -> None:
         self.time += seconds
@@ -98,13 +104,13 @@ def test_host_clock_adds_up_to_the_whole():
     script = Script()
     clock = HostClock(lambda: script.time)
     sink, something = TimedSink(script, clock), cast(Any, None)
-    step = clock.timed_step(lambda *_: cast(Any, script.takes(10.0)))
+    runner = TimedRunner(cast(Any, script), clock)
     for batch in TimedReader(script, clock).epoch(0):
         if batch == 0:  # observed
             script.takes(16.0)
             sink.record(something)
         else:
-            step(batch, 1.0)
+            runner.train(batch, 1.0)
             script.takes(0.5)
         sink.progress(1, 0.0, {})
     assert clock.parts(script.time) == {"step": 40.0, "reader": 4.0, "observation": 6.0, "records": 1.25, "rest": 1.5}

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from train.data.readers import Readers
 from train.errors import RunError
+from train.run.capture import capturable
 from train.run.device import configure_determinism
-from train.run.graphs import WARM_STEPS, capturable
+from train.run.graphs import WARM_STEPS
 from train.run.setup import Setup
 from train.run.step import TrainState, set_learning_rate, update
 

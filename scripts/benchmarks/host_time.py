@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from train.data.contracts import Batch
 from train.run.loop import Reader
+from train.run.runner import StepRunner
 from train.run.step import Measurement
 from train.sinks.contracts import Level, Record, Sink
 
@@ -36,18 +37,6 @@ class HostClock:
     plain_steps: int = 0
     observed_steps: int = 0
 
-    def timed_step(self, run: Callable[[Batch, float], Measurement]) -> Callable[[Batch, float], Measurement]:
-        """Return `run`, which makes a train step without hooks, timed."""
-
-        def timed(batch: Batch, lr_factor: float) -> Measurement:
-            began = self.now()
-            measurement = run(batch, lr_factor)
-            self.plain += self.now() - began
-            self.plain_steps += 1
-            return measurement
-
-        return timed
-
     @contextmanager
     def body(self) -> Iterator[None]:
         """Time what the loop does with one batch: an observed step, unless the timed step has run."""
@@ -66,6 +55,28 @@ class HostClock:
         observation = self.bodies - mean * self.observed_steps
         known = {"step": step, "reader": self.reader, "observation": observation, "records": self.records}
         return known | {"rest": total - sum(known.values())}
+
+
+class TimedRunner(StepRunner):
+    """A runner whose train steps without hooks are timed."""
+
+    def __init__(self, runner: StepRunner, clock: HostClock) -> None:
+        super().__init__(runner.train_state, runner.observer)
+        self.runner = runner
+        self.clock = clock
+
+    def train(self, batch: Batch, lr_factor: float) -> Measurement:
+        began = self.clock.now()
+        measurement = self.runner.train(batch, lr_factor)
+        self.clock.plain += self.clock.now() - began
+        self.clock.plain_steps += 1
+        return measurement
+
+    def observe(self, batch: Batch, lr_factor: float, histograms: bool) -> Measurement:
+        return self.runner.observe(batch, lr_factor, histograms)
+
+    def evaluate(self, batch: Batch) -> Measurement:
+        return self.runner.evaluate(batch)
 
 
 @dataclass(frozen=True)

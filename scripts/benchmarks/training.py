@@ -33,7 +33,7 @@ from train.sinks.lines import LineSink, line_writer
 from train.sinks.tensorboard import TensorBoardSink
 from train.store.identity import experiment_of
 
-from .host_time import HostClock, TimedReader, TimedSink
+from .host_time import HostClock, TimedReader, TimedRunner, TimedSink
 from .windows import Seconds
 
 
@@ -89,13 +89,13 @@ class TrainLoop:
         self.setup = setup
         self.folder = folder
         self.readers = setup.open_readers()
-        self.loop, self.graphed = new_loop(setup, self.readers)
+        self.loop, self.runner = new_loop(setup, self.readers)
         self.null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, closed in `close`
         self.folders = count()
 
     @property
     def detail(self) -> str:
-        facts = self.graphed.facts()
+        facts = self.runner.facts()
         step = "the step a CUDA graph" if facts["cuda_graph"] else f"the step eager: {facts['cuda_graph_reason']}"
         on_gpu = f", {step}" if self.setup.placement.device.type == "cuda" else ""
         return f"{describe(self.setup)}, observe.every={self.setup.settings.observe.every}{on_gpu}"
@@ -105,8 +105,8 @@ class TrainLoop:
         configure_determinism(self.setup.settings.trainer.deterministic)
         stop, clock = StopSignal(), HostClock()
         sink = self.open_sinks(steps, stop)
-        reader, unobserved = TimedReader(self.readers.train, clock), clock.timed_step(self.graphed.run)
-        loop = replace(self.loop, train=reader, sink=TimedSink(sink, clock), stop=stop, unobserved=unobserved)
+        reader, runner = TimedReader(self.readers.train, clock), TimedRunner(self.runner, clock)
+        loop = replace(self.loop, train=reader, sink=TimedSink(sink, clock), stop=stop, runner=runner)
         return partial(self.run, loop, clock, steps)
 
     def run(self, loop: Loop, clock: HostClock, steps: int) -> Seconds:

@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
+from train.report.make import ReportOptions
 from train.run.job import resolve_config
 from train.store.identity import arm_id, experiment_of, identity
 from train.store.manifest import Manifest, merge_manifests
@@ -130,7 +131,7 @@ def test_command_line_overrides_preset(loader: Any) -> None:
 def test_merge_manifests_unites_plans_and_keeps_the_whole(loader: Any) -> None:
     def manifest(*overrides: str) -> Manifest:
         plan = plan_of(loader, overrides)
-        return build_manifest(plan, plan.runs, ("train", "-m", *overrides), "", ())
+        return build_manifest(plan, plan.runs, ("train", "-m", *overrides), "", (), ReportOptions())
 
     small, large = manifest("norm=none,batch", "seed=0,1"), manifest("norm=none,batch", "init=kaiming,xavier", "seed=0,2")
     both = merge_manifests(small, large)

@@ -13,6 +13,7 @@ import pytest
 from tests.harness import SMALL
 from tests.sweep.test_plan import plan_of
 from train.errors import UsageError
+from train.report.make import ReportOptions
 from train.store.identity import arm_id
 from train.store.manifest import Manifest, merge_manifests, read_manifest, write_manifest
 from train.sweep import plan_text
@@ -105,7 +106,7 @@ def test_manifest_records_tuned_keys(loader: Any, tmp_path: Path) -> None:
 
 
 def manifest_of(plan: SweepPlan) -> Manifest:
-    return build_manifest(plan, plan.runs, ["train"], "", [])
+    return build_manifest(plan, plan.runs, ["train"], "", [], ReportOptions())
 
 
 def test_merge_manifests_adds_tuned_levels_to_arms(loader: Any) -> None:
