@@ -231,7 +231,7 @@ def test_failing_sink_does_not_end_run(tmp_path: Path, monkeypatch: pytest.Monke
     (folder / "train.log").mkdir(parents=True)
     (folder / "figures").write_text("a file in place of the folder")
     monkeypatch.setattr(google_crc32c, "value", raise_disk_full)
-    train_in_process(folder, [*SMALL, "observe=basic", "observe.every=1"])
+    train_in_process(folder, [*SMALL, "observe=basic", "observe.every=1"], figures=True)
     assert read_run(folder).state == "done"
     output = capsys.readouterr()
     assert "TensorBoard: disabled after an error (OSError: [Errno 28] No space left on device)" in output.out

@@ -88,7 +88,7 @@ def start_interrupted_run(folder: Path, where: str, overrides: list[str], monkey
     with monkeypatch.context() as patch:
         patch.setenv("SABOTAGE", where)
         saboteur.reset()
-        train_in_process(folder, overrides)
+        train_in_process(folder, overrides, figures=True)
     assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
 
 
@@ -98,7 +98,7 @@ def resume_to_end(folder: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunContent:
-    return run_content(train_in_process(tmp_path_factory.mktemp("uninterrupted") / "run", RUN).path)
+    return run_content(train_in_process(tmp_path_factory.mktemp("uninterrupted") / "run", RUN, figures=True).path)
 
 
 MOMENTS = {
@@ -155,7 +155,7 @@ def test_replay_of_resumed_run_matches_uninterrupted_run(tmp_path: Path, monkeyp
     rare = [*RUN, "observe.every=10", "observe.histogram_every=0", "trainer.epochs=2"]
     with monkeypatch.context() as patch:
         patch.setenv("SABOTAGE", "train:6:nan_gradient")
-        train_in_process(tmp_path / "uninterrupted", rare)
+        train_in_process(tmp_path / "uninterrupted", rare, figures=True)
     start_interrupted_run(tmp_path / "run", "train:3:SIGTERM", rare, monkeypatch)
     monkeypatch.setenv("SABOTAGE", "train:3:nan_gradient")
     saboteur.reset()
@@ -186,7 +186,7 @@ def plain_content(folder: Path) -> tuple[bytes, list[tuple[int, float, dict[str,
 @pytest.mark.parametrize("kind", OTHER_CONFIGURATIONS)
 def test_resume_of_other_configurations_is_bit_exact(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = [*PLAIN, *OTHER_CONFIGURATIONS[kind]]
-    train_in_process(tmp_path / "uninterrupted", run)
+    train_in_process(tmp_path / "uninterrupted", run, figures=True)
     start_interrupted_run(tmp_path / "run", "train:10:SIGTERM", run, monkeypatch)
     resume_to_end(tmp_path / "run")
     assert plain_content(tmp_path / "run") == plain_content(tmp_path / "uninterrupted")
@@ -216,7 +216,7 @@ def test_resume_extends_run_with_constant_schedule(done_run: Path, tmp_path: Pat
     longer = tmp_path / "longer"
     shutil.copytree(done_run, longer)
     resume_to_end(longer, "trainer.epochs=3")
-    uninterrupted = train_in_process(tmp_path / "uninterrupted", [*CONSTANT, "trainer.epochs=3"]).path
+    uninterrupted = train_in_process(tmp_path / "uninterrupted", [*CONSTANT, "trainer.epochs=3"], figures=True).path
     assert (longer / "weights.pt").read_bytes() == (uninterrupted / "weights.pt").read_bytes()
     assert json.loads((longer / "summary.json").read_text())["test_loss"] == pytest.approx(
         json.loads((uninterrupted / "summary.json").read_text())["test_loss"], abs=0
