@@ -89,7 +89,10 @@ LOOPS = {
 """Overrides, and the kinds of steps that are static at the end."""
 
 
-@pytest.mark.parametrize("name", LOOPS)
+SHORT = {"float16 clipped", "adamw", "observed", "observed always", "no norm"}
+
+
+@pytest.mark.parametrize("name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in LOOPS])
 def test_loop_of_static_steps_makes_the_same_records(name: str) -> None:
     overrides, kinds = LOOPS[name]
     (eager, expected), (loop, rows) = (new_loop(*overrides, static=static) for static in (False, True))
@@ -127,7 +130,7 @@ def test_loop_of_static_steps_diverges_at_the_same_step(every: int) -> None:
     assert same(loop.train_state.state(), eager.train_state.state())
 
 
-@pytest.mark.parametrize("end", [4, 9])
+@pytest.mark.parametrize("end", [4, pytest.param(9, marks=pytest.mark.long)])
 @pytest.mark.parametrize("static", [False, True])
 def test_checkpoint_between_static_steps_resumes_both_ways(end: int, static: bool) -> None:
     loop, whole = new_loop("observe.every=2", static=False)
@@ -279,10 +282,10 @@ class Failing(Capture):
         (3, [0], [], [], 1),
         (3, [], [0], [], 1),
         (2, [1], [], [], 2),  # the train step, after an observed one
-        (2, [], [1], [], 2),
+        pytest.param(2, [], [1], [], 2, marks=pytest.mark.long),
         (3, [1], [], [Kind.TRAIN, Kind.EVALUATION], 4),  # and the train step once more
         (3, [2], [], [Kind.TRAIN, Kind.OBSERVED], 5),  # and both others once more
-        (3, [], [1], [Kind.TRAIN, Kind.EVALUATION], 3),
+        pytest.param(3, [], [1], [Kind.TRAIN, Kind.EVALUATION], 3, marks=pytest.mark.long),
         (3, [], [1, 2], [Kind.TRAIN], 3),
     ],
 )
