@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from train.command import arranged
 from train.errors import Interrupted, RunError, UsageError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, ListConfig
 
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
@@ -49,12 +50,17 @@ def raise_interrupted(number: int, _: object) -> None:
     raise Interrupted(number)
 
 
-def expand_resume() -> None:
-    """Replace `resume=FOLDER` by the command that started the run there. UsageError for arguments that Hydra must not receive."""
+def prepare_arguments() -> None:
+    """Bring the arguments into the order that Hydra reads, and replace `resume=FOLDER` by the command that started the run there.
+
+    UsageError for arguments that Hydra must not receive.
+    """
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from train.run.resume import expand_resume_argument
 
         sys.argv[1:] = expand_resume_argument(sys.argv[1:])
+    else:
+        sys.argv[1:] = arranged(sys.argv[1:])
     if any(argument.startswith(("-c", "--config", "hydra.searchpath")) for argument in sys.argv[1:]):
         from train.run.trust import refuse_hydra_calls
 
@@ -66,10 +72,16 @@ def register_resolvers() -> None:
 
     from train import naming
 
+    def run_name(overrides: ListConfig) -> str:
+        return naming.run_name(OmegaConf.to_container(overrides))  # as typed: a value may be an interpolation that leads nowhere
+
+    def job_name(overrides: ListConfig) -> str:
+        return naming.job_name(OmegaConf.to_container(overrides))
+
     for name, function, cached in (
-        ("run_name", naming.run_name, True),
+        ("run_name", run_name, True),
         ("sweep_name", naming.sweep_name, True),
-        ("job_name", naming.job_name, False),
+        ("job_name", job_name, False),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 
@@ -103,7 +115,7 @@ def main() -> None:
     prepare_process()
     signal.signal(signal.SIGTERM, raise_interrupted)
     try:
-        expand_resume()
+        prepare_arguments()
     except UsageError as error:
         sys.exit(report_error(error))
     import hydra
@@ -138,13 +150,10 @@ def explain_folder_error(error: Exception) -> UsageError | None:
 
 def report_error(error: Exception) -> int:
     """Print the error as one message, with a traceback only if it is unexpected; return the exit code."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    if not isinstance(error, UsageError | RunError):
+        from train.config_errors import explain, is_composition_error
 
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        from train.config_errors import explain
-
-        error = UsageError(explain(error, config_dir(), sys.argv[1:]))
+        error = UsageError(explain(error, config_dir(), sys.argv[1:])) if is_composition_error(error) else error
     if isinstance(error, UsageError | RunError):
         print(f"train: {error}", file=sys.stderr)
         return error.exit_code

@@ -15,6 +15,10 @@ class UsageError(Exception):
     exit_code = 2
 
 
+class CompositionError(UsageError):
+    """A configuration that has no values: one of them is missing, or refers to nothing."""
+
+
 class ShapeError(UsageError):
     """An input shape that a layer cannot process. Raised in `forward`; the pre-flight check adds the layer's name."""
 

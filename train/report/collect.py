@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.command import own_parts_of
 from train.errors import UsageError
 from train.store.files import MANIFEST_FILE
 from train.store.identity import SEEDS, experiment_of
@@ -54,6 +55,12 @@ class Collection:
         present = {run.identity for run in self.runs}
         planned = {run.identity: run for plan in self.plans for run in plan.manifest.runs}
         return tuple(run for identity, run in planned.items() if identity not in present)
+
+    @property
+    def own_parts(self) -> tuple[str, ...]:
+        """The arguments by which the command of a planned run finds the user's own parts."""
+        commands = (plan.manifest.command for plan in self.plans)
+        return next(filter(None, map(own_parts_of, commands)), ())
 
 
 def collect(folders: Sequence[Path]) -> Collection:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.command import train_command
 from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
@@ -16,7 +17,7 @@ from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
 from train.report.plan_threats import metric_origin
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
-from train.store.manifest import Dropped, PlannedRun
+from train.store.manifest import Dropped
 from train.store.run import Run
 from train.text import plural
 
@@ -64,7 +65,7 @@ class Content:
     running: tuple[table.RunRow, ...]
     failed: tuple[table.RunRow, ...]
     diverged: tuple[table.RunRow, ...]
-    missing: tuple[PlannedRun, ...]
+    missing: tuple[str, ...]
     dropped: tuple[Dropped, ...]
     unreadable: tuple[ExcludedRun, ...]
     duplicates: tuple[ExcludedRun, ...]
@@ -85,6 +86,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
     values = [value for sample in analysis.samples.values() for value in sample.values]
     scale = (table_text.value(metric, min(values)), table_text.value(metric, max(values))) if values else ("", "")
     plans = [plan.manifest for plan in study.collection.plans]
+    own = study.collection.own_parts
     return Content(
         title=title_of(analysis),
         header=tuple(header_fields(analysis)),
@@ -108,12 +110,12 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         running=table.listed_runs(analysis, "running", "queued"),
         failed=table.listed_runs(analysis, *FAILED, "interrupted"),
         diverged=table.listed_runs(analysis, "diverged"),
-        missing=study.collection.missing,
+        missing=tuple(train_command(run.overrides, own) for run in study.collection.missing),
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
         unreadable=study.collection.unreadable,
         duplicates=study.collection.duplicates,
         notes=tuple(_notes(analysis)),
-        arm_commands=tuple(ArmCommands(study.labels[arm.id], table.commands(arm)) for arm in analysis.ranked),
+        arm_commands=tuple(ArmCommands(study.labels[arm.id], table.commands(arm, own)) for arm in analysis.ranked),
         versions=tuple(_versions(study.runs)),
     )
 

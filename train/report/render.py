@@ -14,7 +14,6 @@ from train.report.analysis import Analysis
 from train.report.content import Content, more_seeds, relative_path
 from train.report.contracts import VERDICTS
 from train.report.statistics.threats import CONTRADICTIONS
-from train.report.table import command as run_command
 from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -68,7 +67,7 @@ def _rendered(template: str, content: Content, out: Path, *, autoescape: bool, *
         loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {"md": escaped, "code": code, "line": one_line}
-    environment.globals |= {"verdicts": VERDICTS, "command": run_command, **functions}
+    environment.globals |= {"verdicts": VERDICTS, **functions}
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
 

@@ -80,7 +80,7 @@ def _provenance(run: Run) -> Iterable[Any]:
         status.get("device", ""),
         status.get("precision", ""),
         code_version(run),
-        command(run.overrides),
+        command(run),
     )
 
 

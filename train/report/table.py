@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from train.command import train_command
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
@@ -240,14 +240,17 @@ def _progress(analysis: Analysis, run: Run) -> str:
     return f"at step {history.last_step:,}, epoch {history.last_epoch:.2f}{total}" + "".join(f", {value}" for value in values)
 
 
-def commands(arm: Arm) -> tuple[str, ...]:
-    """Return the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds."""
-    return tuple(command(run.overrides) for run in arm.runs) or (command(arm.overrides),)
+def commands(arm: Arm, own: Sequence[str]) -> tuple[str, ...]:
+    """Return the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds.
+
+    `own`: the arguments by which the latter finds the user's own parts.
+    """
+    return tuple(command(run) for run in arm.runs) or (train_command(arm.overrides, own),)
 
 
-def command(overrides: Iterable[str]) -> str:
-    """Return the `train` command, quoted for a POSIX shell."""
-    return shlex.join(["train", *overrides])
+def command(run: Run) -> str:
+    """Return the command that repeats a run."""
+    return train_command(run.overrides, run.own_parts)
 
 
 def _average(values: Iterable[float]) -> float:

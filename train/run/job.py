@@ -12,8 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from train.command import own_parts
 from train.config import CheckpointSettings, check, parse
-from train.errors import SIGNALLED, Interrupted, UsageError
+from train.errors import SIGNALLED, CompositionError, Interrupted
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import handle_signals
 from train.run.trust import set_trusted, trusted_packages
@@ -48,8 +49,9 @@ def run_job(config: DictConfig) -> JobResult:
     """
     hydra = HydraConfig.get()
     choices = chosen_options(hydra.runtime.choices)
-    overrides = list(hydra.overrides.task)
-    folder = RunFolder(Path(hydra.runtime.output_dir))
+    overrides = task_overrides(hydra)
+    own = own_parts_of_job(hydra, config)
+    folder = RunFolder(Path(hydra.runtime.output_dir), own)
     in_sweep = not OmegaConf.is_missing(hydra.job, "num")  # hydra.mode does not tell: a study sets it for its sweep alone
     with handle_signals() as stop:
         try:
@@ -60,7 +62,8 @@ def run_job(config: DictConfig) -> JobResult:
         except BaseException as error:
             folder.release()
             if in_sweep and isinstance(error, Exception):
-                write_refusal(folder.path, RunRequest(requested_experiment(config), user_overrides(overrides), choices), error)
+                request = RunRequest(requested_experiment(config), user_overrides(overrides), choices, own)
+                write_refusal(folder.path, request, error)
             remove_if_empty(folder.path)
             raise
         try:
@@ -98,13 +101,26 @@ def start_run(
 
 
 def resolve_config(config: DictConfig) -> dict[str, Any]:
-    """Return the configuration as plain values. UsageError for an unresolvable interpolation or a value left as `???`."""
+    """Return the configuration as plain values. CompositionError for an unresolvable interpolation or a value left as `???`."""
     try:
         content = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UsageError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        raise CompositionError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def task_overrides(hydra: Any) -> list[str]:
+    """Return the overrides of a job as typed. `hydra`: the node of that name; its interpolations are those of the user's text."""
+    return [str(line) for line in OmegaConf.to_container(hydra.overrides.task, resolve=False)]
+
+
+def own_parts_of_job(hydra: Any, config: DictConfig) -> tuple[str, ...]:
+    """Return the arguments by which a command finds the user's own parts. `hydra`: the node of that name."""
+    folders = [str(source.path) for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    trusted = OmegaConf.select(config, "trust")
+    names = [trusted] if isinstance(trusted, str) else [str(name) for name in trusted or ()]
+    return own_parts(next(iter(folders), None), names, OmegaConf.to_container(hydra.overrides.hydra, resolve=False))
 
 
 def chosen_options(choices: Mapping[Any, Any]) -> dict[str, str]:

@@ -16,7 +16,6 @@ from train.run.checkpoint import list_checkpoints
 from train.run.device import Placement, is_out_of_memory, peak_bytes
 from train.run.loop import TrainResult
 from train.run.preflight import Cost
-from train.run.resume import resume_command
 from train.run.step import Score
 from train.sinks.contracts import Summary
 from train.store.metrics import encode_float
@@ -69,8 +68,11 @@ UNWRITABLE = frozenset(
 """Error numbers of a file system that accepts no writes."""
 
 
-def explain_unwritable(error: BaseException, folder: Path) -> RunError | None:
-    """Return a RunError that tells the user how to resume when the run folder cannot be written; None for other errors."""
+def explain_unwritable(error: BaseException, folder: Path, command: str) -> RunError | None:
+    """Return a RunError that tells the user how to resume when the run folder cannot be written; None for other errors.
+
+    `command` resumes the run.
+    """
     if not isinstance(error, OSError) or (error.errno not in UNWRITABLE and folder.is_dir()):
         return None
     if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(folder):
@@ -81,7 +83,7 @@ def explain_unwritable(error: BaseException, folder: Path) -> RunError | None:
     newest = next(iter(list_checkpoints(folder)), None)
     start = f"its checkpoint of step {newest.step}" if newest else "step 0"
     return RunError(
-        f"{folder} cannot be written ({cause}). The run resumes from {start} once this is fixed: {resume_command(folder)}"
+        f"{folder} cannot be written ({cause}). The run resumes from {start} once this is fixed: {command}"
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from train.command import arranged, expanded, quoted, repeat_command, unquoted
 from train.config import Settings, TrainerSettings, check, total_steps
 from train.errors import UsageError
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
@@ -41,12 +41,12 @@ _FLAGS = {"-m", "--multirun"}
 def expand_resume_argument(arguments: Sequence[str]) -> list[str]:
     """Expand `resume=FOLDER` to the stored overrides of the run in FOLDER, plus the other arguments, in that folder.
 
-    Other commands are returned unchanged. UsageError when there is no run in FOLDER.
+    Other commands only get the order that Hydra can read. UsageError when there is no run in FOLDER.
     """
     resume_arguments = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
-    folder = _unquoted(resume_arguments[-1].partition("=")[2]) if resume_arguments else ""
+    folder = unquoted(expanded(resume_arguments[-1]).partition("=")[2]) if resume_arguments else ""
     if folder in ("", "null", AUTO):
-        return list(arguments)
+        return arranged(arguments)
     if _FLAGS & set(arguments):
         raise UsageError(f"resume={folder}: resumes a single run, without -m. To resume a sweep, repeat its command.")
     path = Path(folder)
@@ -54,7 +54,7 @@ def expand_resume_argument(arguments: Sequence[str]) -> list[str]:
     added = [argument for argument in arguments if argument not in resume_arguments]
     new_keys = {key_of(argument) for argument in added}
     stored = [override for override in stored_overrides(path) if key_of(override) not in new_keys]
-    return [*stored, *added, f"resume={_quoted(folder)}", f"hydra.run.dir={_quoted(folder)}"]
+    return arranged([*stored, *added, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"])
 
 
 def stored_overrides(path: Path) -> list[str]:
@@ -167,11 +167,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {key: (left, right) for key, (left, right) in pairs.items() if left != right or type(left) is not type(right)}
 
 
-def resume_command(path: Path) -> str:
-    """Return the command that resumes the run in `path`."""
-    return f"train resume={shlex.quote(str(path))}"
-
-
 def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: CheckpointSaver, metrics_file: Path) -> None:
     """Restore `loop`, its sink and the run folder to the checkpoint `found`. RunError when the data have changed."""
     sink = loop.sink
@@ -201,19 +196,5 @@ def _require_run(path: Path) -> None:
         return
     manifest = read_manifest(path)
     if manifest is not None:
-        raise UsageError(f"resume={path}: this is a sweep. To resume it, repeat its command: {shlex.join(manifest.command)}")
+        raise UsageError(f"resume={path}: this is a sweep. To resume it: {repeat_command(manifest.command[1:], path)}")
     raise UsageError(f"resume={path}: there is no run in this folder (no status.json).")
-
-
-def _quoted(value: str) -> str:
-    """Quote any string as one value of Hydra's grammar."""
-    escaped = re.sub(r"(\\*)'", lambda match: 2 * match[1] + "\\'", value)
-    escaped = re.sub(r"(\\+)$", lambda match: 2 * match[1], escaped)
-    return "'" + escaped.replace("${", "\\${") + "'"
-
-
-def _unquoted(value: str) -> str:
-    """Remove the quotes that Hydra's grammar would remove."""
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1].replace(f"\\{value[0]}", value[0])
-    return value

@@ -22,7 +22,7 @@ from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
-from train.run.resume import restore_run, resume_command, resume_identities, resume_identity, validate_length
+from train.run.resume import restore_run, resume_identities, resume_identity, validate_length
 from train.run.run_sinks import run_sinks
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal, handle_signals, signal_name
@@ -105,7 +105,7 @@ class Session:
             try:
                 summary, facts = self.train(title, sink, views, stop, began)
             except Interrupted as error:
-                reason = f"{signal_name(error.signal)} before the first step; to resume: {resume_command(self.folder.path)}"
+                reason = f"{signal_name(error.signal)} before the first step; to resume: {self.folder.resume_command}"
                 self.folder.update(status="interrupted", reason=reason, exit_code=error.exit_code, **self.end_fields(began))
                 raise
             except BaseException as error:
@@ -181,7 +181,7 @@ class Session:
     def interruption(self, stop: StopSignal, steps: int, problem: str) -> str:
         """Return the reason of an interrupted run. `problem`: why its last checkpoint could not be written, or empty."""
         when = f"{signal_name(stop.signal or 0)} after step {steps}{f'; {problem}' if problem else ''}"
-        return f"{when}; to resume: {resume_command(self.folder.path)}"
+        return f"{when}; to resume: {self.folder.resume_command}"
 
     def write_results(self, training: Training, result: TrainResult, test: Score | None) -> Summary:
         """Write weights.pt and summary.json; return the summary."""
@@ -203,7 +203,7 @@ class Session:
         """Return an error that tells the user what to do; None if `error` is not a known one."""
         setup = self.setup
         explained = explain_error(error, setup.settings.trainer, setup.placement, setup.parts.input_shape)
-        return explained or explain_unwritable(error, self.folder.path)
+        return explained or explain_unwritable(error, self.folder.path, self.folder.resume_command)
 
     def write_failure(self, error: BaseException, began: float) -> None:
         """Write the failure to the run folder; the terminal reports the exception itself."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from train.command import config_folders
 from train.errors import UsageError
 from train.store.overrides import key_of
 
@@ -20,7 +21,6 @@ _trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
 """What `set_trusted` set in this process. Another thread has trusted nobody until it says so itself."""
 
 _HYDRA_PACKAGES = ("hydra", "hydra_plugins")
-_FLAGS = ("--config-dir", "-cd", "--config-path", "-cp")
 
 
 def trusted_packages(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def refuse_hydra_calls(arguments: Sequence[str]) -> None:
     Hydra calls the targets in its own settings before this program can check them.
     """
     trust = [name for a in arguments if a.startswith("trust=") for name in a.partition("=")[2].strip("[]'\"").split(",")]
-    for folder in _folders(arguments):
+    for folder in config_folders(arguments):
         files = {path: _content(path) for path in sorted(folder.rglob("*.yaml"))} if folder.is_dir() else {}
         if not any("hydra" in text or "hydra" in str(content) for text, content in files.values()):
             continue
@@ -69,16 +69,6 @@ def refuse_hydra_calls(arguments: Sequence[str]) -> None:
                         f"{path}: _target_={target} is outside the trusted packages, and its config folder changes Hydra's own "
                         f"settings. If you trust this code, add trust={target.partition('.')[0]} to the command line."
                     )
-
-
-def _folders(arguments: Sequence[str]) -> Iterator[Path]:
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, equals, value = argument.partition("=")
-        if flag in _FLAGS:
-            yield Path(value if equals else following)
-        elif flag == "hydra.searchpath":
-            for entry in value.strip("[]").split(","):
-                yield Path(entry.strip("'\" ").removeprefix("file://"))
 
 
 def _content(path: Path) -> tuple[str, Any]:

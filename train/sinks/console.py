@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from train.command import tensorboard_command
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
 from train.sinks.progress import RunProgress
-from train.sinks.run_text import SummaryRow, header_lines, outcome_line, summary_rows, tensorboard_command
+from train.sinks.run_text import SummaryRow, header_lines, outcome_lines, summary_rows
 from train.text import duration, number, percent
 
 _REFRESH_S = 0.25
@@ -76,11 +77,12 @@ class ConsoleSink(Sink):
         self.close()
         total = self._progress.info.total_steps if self._progress is not None else summary.steps
         self._console.print()
-        self._print(outcome_line(summary), _STATUS_STYLES[summary.status])
+        outcome, *commands = outcome_lines(summary)
+        self._print(outcome, _STATUS_STYLES[summary.status])
         plus_minus = "±" if self._console.encoding.startswith("utf") else "+-"
         self._console.print(_table(summary_rows(summary, total, plus_minus), self._console.width))
-        self._print_line(f"folder: {summary.folder}")
-        self._print_line(f"view: {tensorboard_command(summary)}")
+        for line in (*commands, f"folder: {summary.folder}", f"view: {tensorboard_command(summary.folder.parent)}"):
+            self._print_line(line)
 
     def close(self) -> None:
         if self._live is not None:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from train.command import tensorboard_command
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
 from train.sinks.progress import RunProgress
-from train.sinks.run_text import header_lines, outcome_line, summary_rows, tensorboard_command
+from train.sinks.run_text import header_lines, outcome_lines, summary_rows
 from train.tags import split
 from train.text import duration, number, percent
 
@@ -57,11 +58,12 @@ class LineSink(Sink):
 
     def finish(self, summary: Summary) -> None:
         total = self._progress.info.total_steps if self._progress is not None else summary.steps
-        self._write(outcome_line(summary))
+        for line in outcome_lines(summary):
+            self._write(line)
         for row in summary_rows(summary, total, plus_minus="+-"):
             self._write(f"{row.label}: {row.value}" + (f" ({row.detail})" if row.detail else ""))
         self._write(f"folder: {summary.folder}")
-        self._write(f"view: {tensorboard_command(summary)}")
+        self._write(f"view: {tensorboard_command(summary.folder.parent)}")
 
     def _write_line(self, progress: RunProgress) -> None:
         self._written_at = self._clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass
 
 from train.sinks.contracts import RunInfo, Summary
@@ -51,14 +50,11 @@ def summary_rows(summary: Summary, total_steps: int, plus_minus: str = "±") -> 
     return [row for row in table if row is not None]
 
 
-def outcome_line(summary: Summary) -> str:
-    """Return the outcome of the run in one sentence."""
-    return f"{summary.status}: {summary.reason}" if summary.reason else summary.status
-
-
-def tensorboard_command(summary: Summary) -> str:
-    """Return the POSIX shell command that opens TensorBoard on the folder that contains this run."""
-    return f"tensorboard --logdir {shlex.quote(str(summary.folder.parent))}"
+def outcome_lines(summary: Summary) -> list[str]:
+    """Return the outcome of the run in one sentence and, if it can be resumed, a line with the command, which stays one line."""
+    reason, separator, command = summary.reason.partition("; to resume: ")
+    outcome = f"{summary.status}: {reason}" if reason else summary.status
+    return [outcome, f"to resume: {command}"] if separator else [outcome]
 
 
 def binomial_standard_error(p: float, n: int) -> float:

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 class RunRequest:
     """The run that a job was to make.
 
-    `config`: of the experiment alone, resolved as far as possible; `choices`: config group -> chosen option.
+    `config`: of the experiment alone, resolved as far as possible; `choices`: config group -> chosen option; `own_parts`: the
+    arguments by which a command finds the user's own parts.
     """
 
     config: Mapping[str, Any]
     overrides: Sequence[str]
     choices: Mapping[str, str]
+    own_parts: Sequence[str] = ()
 
 
 def requested_experiment(config: DictConfig) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def write_failure(path: Path, request: RunRequest, status: Literal["failed", "in
 
     UsageError or OSError when the folder cannot be written.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(path, request.own_parts)
     try:
         folder.claim(request.config, request.overrides, request.choices)
     except UsageError:

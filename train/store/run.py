@@ -51,6 +51,12 @@ class Run:
         return {role: int(value) for role, value in dict(self.config.get("seeds", {})).items()}
 
     @property
+    def own_parts(self) -> tuple[str, ...]:
+        """The arguments by which a command finds the user's own parts, besides the overrides. Older runs have none."""
+        stored = self.status.get("own_parts")
+        return tuple(map(str, stored)) if isinstance(stored, list) else ()
+
+    @property
     def arm_overrides(self) -> tuple[str, ...]:
         """The overrides as typed, without the seeds."""
         return tuple(drop_groups(self.overrides, SEEDS))

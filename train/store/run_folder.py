@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import socket
 import threading
 import time
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.command import resume_command
 from train.errors import UsageError
 from train.store.code import code_id, git_state, versions
 from train.store.files import (
@@ -32,10 +32,14 @@ _ENDING_FIELDS = frozenset({"status", "reason", "exit_code", "wall_s", "peak_mem
 
 
 class RunFolder:
-    """The paths and writers of one run. `claim` reserves the folder for this process until `release` or the process exits."""
+    """The paths and writers of one run. `claim` reserves the folder for this process until `release` or the process exits.
 
-    def __init__(self, path: Path) -> None:
+    `own_parts`: the arguments by which a command finds the user's own parts.
+    """
+
+    def __init__(self, path: Path, own_parts: Sequence[str] = ()) -> None:
         self.path = path
+        self.own_parts = list(own_parts)
         self.status_file = path / STATUS_FILE
         self.metrics_file = path / METRICS_FILE
         self.summary_file = path / SUMMARY_FILE
@@ -49,9 +53,13 @@ class RunFolder:
         """Raise UsageError when the folder already holds a run. Called before anything slow starts."""
         if self.status_file.exists():
             remedy = "Choose another hydra.run.dir, or omit it for a new folder"
-            resume = f"train resume={shlex.quote(str(self.path))} resumes an incomplete run"
-            message = f"hydra.run.dir={self.path}: this folder already holds a run{self._user()}."
-            raise UsageError(f"{message} {remedy}; {resume}.")
+            message = f"hydra.run.dir={self.path}: this folder already holds a run{self._user()}. {remedy}."
+            raise UsageError(f"{message} To resume an incomplete run: {self.resume_command}")
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run in this folder."""
+        return resume_command(self.path, self.own_parts)
 
     def lock(self) -> None:
         """Lock the folder for this process. UsageError names the process that already holds the lock."""
@@ -140,6 +148,7 @@ class RunFolder:
             "arm": arm_id(config),
             "identity_version": VERSION,
             "choices": dict(choices or {}),
+            "own_parts": self.own_parts,
             "versions": versions(),
             "code": code_id(),
             "git": git_state(Path(__file__).resolve().parents[2]),

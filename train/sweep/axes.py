@@ -11,6 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from train.command import NO_CHOICE
 from train.errors import UsageError
 from train.store.identity import SEEDS
 
@@ -54,7 +55,8 @@ class SweepRequest:
         keys = {axis.name: axis.key for axis in (*self.axes, *self.seeds)}
         lines = {name: f"{keys[name]}={level}" for name, level in levels.items()} | dict(self.constants)
         axes_first = [name for name in (*keys, *self.constants) if name in lines]
-        return tuple(lines[name] for name in (self.order if self._order_matters() else axes_first) if name in lines)
+        ordered = [lines[name] for name in (self.order if self._order_matters() else axes_first) if name in lines]
+        return tuple(line for line in ordered if line not in NO_CHOICE)
 
     def _order_matters(self) -> bool:
         axes = [axis.name for axis in (*self.axes, *self.seeds)]

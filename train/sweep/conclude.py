@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.command import tensorboard_command
 from train.errors import Interrupted, UsageError
 from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
@@ -79,7 +79,7 @@ def conclude(
     for line in failure_lines(outcomes):
         print(line)
     print(report_or_reason(folder, report))
-    print(f"view   tensorboard --logdir {shlex.quote(str(folder))}")
+    print(f"view   {tensorboard_command(folder)}")
     code = exit_code(outcomes, error)
     print(f"{'resume' if code else 'repeat'} {command}")
     exit_codes.append(code)

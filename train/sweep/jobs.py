@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from train.errors import SIGNALLED, OutOfMemoryError, UsageError
-from train.run.job import chosen_options
+from train.run.job import chosen_options, own_parts_of_job, task_overrides
 from train.run.resume import user_overrides
 from train.run.signals import signal_with_number
 from train.store.failure import RunRequest, requested_experiment, write_failure
@@ -51,10 +51,9 @@ class Job:
     @property
     def run_request(self) -> RunRequest:
         assert self.config is not None
-        choices = chosen_options(self.config.hydra.runtime.choices)
-        return RunRequest(
-            requested_experiment(_task_config(self.config)), user_overrides(self.config.hydra.overrides.task), choices
-        )
+        hydra, config = self.config.hydra, _task_config(self.config)
+        overrides, own = user_overrides(task_overrides(hydra)), own_parts_of_job(hydra, config)
+        return RunRequest(requested_experiment(config), overrides, chosen_options(hydra.runtime.choices), own)
 
     def as_job_return(self) -> JobReturn:
         """Return the job's result for Hydra. A failed job counts as completed: its folder holds the error."""

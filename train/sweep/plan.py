@@ -15,12 +15,10 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from train.config_errors import COULD_NOT_OVERRIDE, plain_message
-from train.errors import UsageError
+from train.config_errors import COULD_NOT_OVERRIDE, is_composition_error, plain_message
+from train.errors import CompositionError, UsageError
 from train.naming import job_name
 from train.run.job import chosen_options, resolve_config
 from train.store.identity import SEEDS, arm_id, experiment_of, identity
@@ -33,9 +31,6 @@ from train.sweep.settings import SweepSettings
 
 PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\w.\[\]]*)\}")
 """Interpolations that cannot depend on a seed unless their text names it."""
-
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
-
 
 @dataclass(frozen=True)
 class SweepPlan:
@@ -115,7 +110,9 @@ def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoad
             requested.append(levels)
             try:
                 cell_arms.append(list(composer.arms(levels, seeds)))
-            except (*COMPOSE_ERRORS, UsageError) as error:
+            except Exception as error:
+                if not (isinstance(error, UsageError) or is_composition_error(error)):
+                    raise
                 failures.append((levels, error))
         groups += tuning.group_tuned(cell_arms, settings.tuned)
     _raise_for_unusable_levels(requested, failures)
@@ -223,7 +220,7 @@ def _raise_for_unusable_levels(requested: Sequence[Levels], failures: Sequence[t
     for levels, error in failures:
         match = COULD_NOT_OVERRIDE.search(str(error))
         for axis, level in levels.items():
-            may_be_cause = isinstance(error, COMPOSE_ERRORS) and (match is None or match["key"] == axis)
+            may_be_cause = match["key"] == axis if match else isinstance(error, CompositionError) or is_composition_error(error)
             if may_be_cause and all(arm in failed for arm in requested if arm.get(axis) == level):
                 raise error
     first, error = failures[0]

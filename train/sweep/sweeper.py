@@ -14,6 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
+from train.command import override, repeat_command
 from train.errors import RunError, UsageError
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
@@ -30,9 +31,12 @@ from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_poo
 from train.sweep.fork_server import ForkServer
 from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan, make_plan
-from train.sweep.repeat import newest_sweep, repeat_command, set_sweep_dir
+from train.sweep.repeat import newest_sweep, set_sweep_dir
 from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, runs_by_identity
 from train.sweep.settings import SweepSettings, parse_sweep
+
+SUBDIR = "${job_name:${hydra.overrides.task}}"
+"""How `conf/config.yaml` names the folder of a run."""
 
 POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries", "mps")
 
@@ -179,7 +183,7 @@ class Sweep:
         return allocate(pool, runs, device, needed_bytes=needed_bytes)
 
     def folder(self) -> Path:
-        configured = Path(str(self.master.hydra.sweep.dir))
+        configured = Path(str(self.master.hydra.sweep.dir)).expanduser()
         return newest_sweep(configured.parent) if self.settings.resume == "last" else configured
 
     def validate_resume(self, folder: Path, plan: SweepPlan) -> None:
@@ -220,7 +224,7 @@ def job_overrides(scheduled: Sequence[ScheduledRun]) -> list[list[str]]:
     The folder's name is literal, so that a job in another process need not derive it. Every job has `resume=auto`, since a
     cluster may restart it at any time; an empty folder means a new run.
     """
-    return [[*run.planned.overrides, "resume=auto", f"hydra.sweep.subdir='{run.planned.folder}'"] for run in scheduled]
+    return [[*run.planned.overrides, "resume=auto", override("hydra.sweep.subdir", run.planned.folder)] for run in scheduled]
 
 
 def _with_actual_folder(status: RunStatus, folder: Path) -> PlannedRun:
@@ -232,5 +236,11 @@ def _with_actual_folder(status: RunStatus, folder: Path) -> PlannedRun:
 
 def build_sweep(loader: ConfigLoader, launcher: Launcher, master: DictConfig, params: dict[str, Any]) -> Sweep:
     """Create the sweep from what Hydra passes to a sweeper. UsageError for a wrong key under `sweep` or `report`."""
-    content = {key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")}
+    if (subdir := OmegaConf.to_container(master.hydra.sweep, resolve=False)["subdir"]) != SUBDIR:  # pyright: ignore
+        raise UsageError(
+            f"hydra.sweep.subdir={subdir}: a sweep names the folders of its runs itself, so that it finds them when it is "
+            "repeated. Name the folder of the sweep with hydra.sweep.dir=FOLDER."
+        )
+    resolved = OmegaConf.to_container(OmegaConf.masked_copy(master, ["sweep", "report"]), resolve=True)
+    content = {key: resolved[key] for key in ("sweep", "report")}
     return Sweep(loader, launcher, master, params, *parse_sweep(content), tuple(sys.argv[1:]))
