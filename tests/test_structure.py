@@ -20,7 +20,7 @@ MAX_LINES = 300
 MAX_IMPORTS = 20
 
 BELOW: dict[str, set[str]] = {
-    "cli": {"sweep", "run", "config_errors", "naming", "errors"},
+    "cli": {"sweep", "run", "config_errors", "command", "naming", "streams", "errors"},
     "sweep": {
         "report",
         "run",
@@ -30,23 +30,26 @@ BELOW: dict[str, set[str]] = {
         "tags",
         "text",
         "config_errors",
+        "command",
         "naming",
         "errors",
     },  # from run: the check of a configuration, in a separate process
-    "report": {"figures", "sinks", "store", "tags", "text", "naming", "errors"},
-    "config_errors": {"errors"},
+    "report": {"figures", "sinks", "store", "tags", "text", "command", "naming", "streams", "errors"},
+    "config_errors": {"command", "errors"},
     "naming": set(),
-    "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "errors"},
+    "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "command", "errors"},
     "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
     "config": {"errors"},
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
-    "sinks": {"figures", "store", "tags", "text", "errors"},
+    "sinks": {"figures", "store", "tags", "text", "command", "errors"},
     "figures": {"tags", "text"},
-    "store": {"errors"},
+    "store": {"command", "errors"},
     "data": {"parts", "rng", "errors"},
     "parts": {"rng", "errors"},
     "rng": set(),
     "tags": set(),
+    "command": set(),
+    "streams": set(),
     "text": set(),
     "errors": set(),
 }

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.command import arranged
+from train.command import arranged, as_typed
 from train.errors import Interrupted, RunError, UsageError
+from train.run.signals import stop_signals
+from train.streams import protect_output
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig, ListConfig
@@ -46,7 +48,7 @@ def prepare_process() -> None:
 
 
 def raise_interrupted(number: int, _: object) -> None:
-    """Handle SIGTERM. Before a run has installed its own handlers there is no state to save."""
+    """Handle a signal to stop. Before a run has installed its own handlers there is no state to save."""
     raise Interrupted(number)
 
 
@@ -73,10 +75,10 @@ def register_resolvers() -> None:
     from train import naming
 
     def run_name(overrides: ListConfig) -> str:
-        return naming.run_name(OmegaConf.to_container(overrides))  # as typed: a value may be an interpolation that leads nowhere
+        return naming.run_name(as_typed(overrides))  # a value may be an interpolation that leads nowhere
 
     def job_name(overrides: ListConfig) -> str:
-        return naming.job_name(OmegaConf.to_container(overrides))
+        return naming.job_name(as_typed(overrides))
 
     for name, function, cached in (
         ("run_name", run_name, True),
@@ -90,13 +92,21 @@ wants_traceback = os.environ.get("TRAIN_FULL_ERROR", os.environ.get("HYDRA_FULL_
 """Whether the user requested tracebacks. `main` overwrites Hydra's variable and passes the user's choice to the processes of a
 sweep in the other one."""
 
+DIVERGED = 3
+"""The exit code of a run that has diverged, which is a result."""
+
 exit_codes: list[int] = []
 """The exit codes of the jobs that ran in this process. Hydra does not pass on the return value of a job."""
 
 
 def task(config: DictConfig) -> float:
-    """Run one job and return the value that a sweeper maximises. Hydra calls it once per job, with every launcher."""
-    from train.run.job import run_job
+    """Run one job and return the value that a sweeper maximises. Hydra calls it once per job, with every launcher.
+
+    RunError when there is no value and the sweeper searches: every search knows what to do with a job that failed.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from train.run.job import is_search, run_job
 
     register_resolvers()
     try:
@@ -105,15 +115,21 @@ def task(config: DictConfig) -> float:
         if wants_traceback:
             raise
         exit_codes.append(report_error(error))  # printed here, because Hydra shows only the first failure of a multirun
-        return math.nan
-    exit_codes.append(result.exit_code)
-    return result.objective
+        objective = math.nan
+    else:
+        exit_codes.append(result.exit_code)
+        objective = result.objective
+    if math.isnan(objective) and is_search(HydraConfig.get()):
+        raise RunError("This run has no score.")
+    return objective
 
 
 def main() -> None:
     """Run the console command."""
     prepare_process()
-    signal.signal(signal.SIGTERM, raise_interrupted)
+    protect_output()
+    for number in stop_signals() - {signal.SIGINT}:
+        signal.signal(number, raise_interrupted)
     try:
         prepare_arguments()
     except UsageError as error:
@@ -129,16 +145,18 @@ def main() -> None:
     except Exception as error:
         if wants_traceback:
             raise
-        sys.exit(report_error(explain_folder_error(error) or error))
+        sys.exit(report_error(explain_folder_error(error) or explain_plugin_error(error) or error))
     except KeyboardInterrupt as error:
         print("train: interrupted", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     from train.sweep import conclude
 
     if conclude.exit_codes:  # of a sweep, from its run folders, as its jobs may have run in other processes
-        sys.exit(conclude.exit_codes[-1])
-    if any(exit_codes):
-        sys.exit(exit_codes[0] if len(exit_codes) == 1 else 1)
+        sys.exit(max(conclude.exit_codes))
+    if len(exit_codes) == 1:
+        sys.exit(exit_codes[0])
+    if not {*exit_codes} <= {0, DIVERGED}:
+        sys.exit(1)
 
 
 def explain_folder_error(error: Exception) -> UsageError | None:
@@ -146,6 +164,17 @@ def explain_folder_error(error: Exception) -> UsageError | None:
     if isinstance(error, OSError) and error.filename is not None:
         return UsageError(f"{os.fsdecode(error.filename)}: this folder cannot be created or written ({error.strerror}).")
     return None
+
+
+def explain_plugin_error(error: Exception) -> RunError | None:
+    """Return a RunError if a plugin of others ended with an exception of its own; None for other errors."""
+    from traceback import walk_tb
+
+    modules = [str(frame.f_globals.get("__name__")).split(".") for frame, _ in walk_tb(error.__traceback__)]
+    plugin = next((name[1] for name in modules if name[0] == "hydra_plugins" and name[1:2] != ["train"]), None)
+    if plugin is None or isinstance(error, UsageError | RunError):
+        return None
+    return RunError(f"The plugin {plugin} ended with {type(error).__name__}: {error} The runs so far are in their folders.")
 
 
 def report_error(error: Exception) -> int:

@@ -11,6 +11,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import ListConfig
 
 CONFIG_DIR = "--config-dir"
 FOLDER_FLAGS = (CONFIG_DIR, "-cd", "--config-path", "-cp")
@@ -128,6 +132,13 @@ def _with_home(match: re.Match[str]) -> str:
 
 def _home(path: str) -> str:
     return os.path.expanduser(path)  # noqa: PTH111  # pathlib raises for a user who does not exist
+
+
+def as_typed(overrides: ListConfig | list[str]) -> list[str]:
+    """Return the overrides of a composed configuration as text, in which interpolations are not resolved."""
+    from omegaconf import OmegaConf
+
+    return [str(line) for line in OmegaConf.to_container(OmegaConf.create(overrides), resolve=False) or ()]
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -151,7 +151,7 @@ def parse(config: Mapping[str, Any]) -> Settings:
 def check(schema: type[Any], prefix: str, values: Any) -> Any:
     """Return `schema(**values)`. UsageError names each wrong key, its value and the allowed values."""
     if not isinstance(values, Mapping):
-        raise UsageError(f"{prefix}={values}: this is a group of keys, but it was set to a value.")
+        raise UsageError(f"{prefix}={show(values)}: this is a group of keys, but it was set to a value.")
     try:
         return schema(**{str(key): value for key, value in values.items()})
     except ValidationError as error:

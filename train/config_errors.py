@@ -71,7 +71,8 @@ def no_choice(group: str, value: str, folders: Sequence[Path]) -> str:
     if not group:
         return f"={value}: a key is missing in front of '='."
     known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
-    return f"{group}={value}: " + (f"there is no such choice. Known: {', '.join(known)}." if known else "set its keys one by one.")
+    reason = f"there is no such choice. Known: {', '.join(known)}." if known else "set its keys one by one."
+    return f"{group}={value}: {reason}"
 
 
 def unknown_choice(error: MissingConfigException) -> str:
@@ -105,12 +106,12 @@ def unknown_key(key: str, folders: Sequence[Path], arguments: Sequence[str]) -> 
     same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
     if found := nearest or same_leaf:
         return f"{key}: there is no such key. Did you mean '{found[0]}'?"
-    return f"{key}: there is no such key. {did_you_mean(key, siblings or _around(parent, keys))}"
+    return f"{key}: there is no such key. {did_you_mean(key, _around(key, keys))}"
 
 
 def _around(key: str, keys: Sequence[str]) -> list[str]:
     """Return the keys on the level of `key`, or on the nearest level above it that has any."""
-    while key:
+    while "." in key:
         key = key.rpartition(".")[0]
         if level := [name for name in keys if name.rpartition(".")[0] == key and not name.endswith("._target_")]:
             return level

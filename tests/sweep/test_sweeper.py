@@ -109,7 +109,7 @@ def test_impossible_arms_are_dropped_with_reason(workspace: Path, first_sweep: s
 
 @pytest.mark.slow
 def test_single_seed_prints_hint(first_sweep: subprocess.CompletedProcess[str]) -> None:
-    assert "one seed per arm does not show the spread between runs. Use five: seed=range(5)." in first_sweep.stdout
+    assert "one seed per arm does not show the spread between runs. Use five: 'seed=range(5)'." in first_sweep.stdout
 
 
 @pytest.mark.slow

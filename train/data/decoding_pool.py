@@ -155,7 +155,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     job, and the run decides for all."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    asking = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+    asking = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, asking)
     try:
         resource_tracker.ensure_running()  # the first time it lets SIGTERM through again

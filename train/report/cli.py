@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from train.errors import RunError, UsageError
 from train.report.make import ReportOptions, make_report
 from train.report.metric import DEFAULT
+from train.streams import protect_output
 
 DESCRIPTION = """\
 Makes one page from run folders: the effects of the ingredients, their uncertainty, and their cost.
@@ -36,6 +38,7 @@ Compares two runs: their option groups, every configuration key, code, versions 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console command and exit. The exit code is 2, with one message, for errors that the user can fix."""
+    protect_output()
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(command_line))
 
@@ -52,9 +55,6 @@ def run(arguments: Sequence[str]) -> int:
     except (UsageError, RunError) as error:
         print(f"train-report: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
     except KeyboardInterrupt:
         return 130
 
@@ -63,8 +63,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train-report", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a sweep, a run, or any folder above them")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the report; default: the first FOLDER")
+    parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, or any folder above them")
+    parser.add_argument("--out", type=_folder, metavar="DIR", help="folder for the report; default: the first FOLDER")
     parser.add_argument(
         "--metric",
         default=DEFAULT,
@@ -105,9 +105,13 @@ def diff_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train-report diff", description=DIFF, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("first", type=Path, metavar="A", help="a run folder")
-    parser.add_argument("second", type=Path, metavar="B", help="another run folder")
+    parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
+    parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
     return parser
+
+
+def _folder(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111  # pathlib raises for a user who does not exist
 
 
 def _keys(text: str) -> list[str]:

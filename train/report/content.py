@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.command import train_command
+from train.command import repeat_command, train_command
 from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis, code_version
@@ -134,8 +134,8 @@ def more_seeds(analysis: Analysis) -> str:
     manifest, plans = analysis.study.manifest, analysis.study.collection.plans
     if not counts or max(counts) > MOST_SEEDS or manifest is None or set(manifest.seeds) - {"seed"}:
         return ""
-    rest = [argument for argument in manifest.command if argument.partition("=")[0] not in ("seed", "hydra.sweep.dir")]
-    return shlex.join([*rest, f"seed=range({max(counts)})", f"hydra.sweep.dir={plans[0].folder}"])
+    rest = [argument for argument in manifest.command if argument.partition("=")[0] != "seed"]
+    return repeat_command([*rest[1:], f"seed=range({max(counts)})"], plans[0].folder)
 
 
 def title_of(analysis: Analysis) -> str:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from train.command import own_parts
+from train.command import as_typed, own_parts
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, CompositionError, Interrupted
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
@@ -20,13 +20,21 @@ from train.run.signals import handle_signals
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import refuse_in_job, refuse_in_run, typed_overrides
 from train.sinks.hparams import hparams_row
+from train.store.code import code_difference
 from train.store.failure import RunRequest, requested_experiment, write_refusal
-from train.store.identity import BOOKKEEPING, experiment_of
+from train.store.identity import BOOKKEEPING, experiment_of, identity
 from train.store.overrides import drop_groups
+from train.store.run import FINISHED, read_run
 from train.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from train.run.session import Session
+
+COMPARING_SWEEPERS = (
+    "hydra_plugins.train.ablation.AblationSweeper",
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+)
+"""The sweepers that run what they were told. Any other searches: it is told the score of each run."""
 
 TITLE_GROUPS = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
 
@@ -49,10 +57,12 @@ def run_job(config: DictConfig) -> JobResult:
     """
     hydra = HydraConfig.get()
     choices = chosen_options(hydra.runtime.choices)
-    overrides = task_overrides(hydra)
+    overrides = as_typed(hydra.overrides.task)
     own = own_parts_of_job(hydra, config)
     folder = RunFolder(Path(hydra.runtime.output_dir), own)
-    in_sweep = not OmegaConf.is_missing(hydra.job, "num")  # hydra.mode does not tell: a study sets it for its sweep alone
+    if is_search(hydra) and (known := known_result(folder, config)) is not None:
+        return known
+    in_sweep = is_of_sweep(hydra)
     with handle_signals() as stop:
         try:
             with stop.raising():
@@ -73,8 +83,24 @@ def run_job(config: DictConfig) -> JobResult:
             folder.release()
         if exit_code > SIGNALLED and in_sweep:
             raise Interrupted(exit_code - SIGNALLED)  # the signal was meant for the whole sweep
-    accuracy = summary.val_accuracy if summary.val_accuracy is not None else summary.test_accuracy
-    return JobResult(math.nan if accuracy is None or summary.status != "done" else accuracy, exit_code)
+    return JobResult(objective(summary.status, summary.val_accuracy, summary.test_accuracy), exit_code)
+
+
+def objective(status: str, val_accuracy: float | None, test_accuracy: float | None) -> float:
+    """Return the accuracy that a sweeper maximises."""
+    accuracy = val_accuracy if val_accuracy is not None else test_accuracy
+    return math.nan if accuracy is None or status != "done" else accuracy
+
+
+def known_result(folder: RunFolder, config: DictConfig) -> JobResult | None:
+    """Return the result of the same run if it has finished in `folder` already: a search may try a value twice."""
+    if not folder.status_file.exists():
+        return None
+    run = read_run(folder.path)
+    if run.state not in FINISHED or run.identity != identity(requested_experiment(config)) or code_difference(run.status):
+        return None
+    scores = [run.summary.get(key) for key in ("val_accuracy", "test_accuracy")]
+    return JobResult(objective(run.state, *scores), int(run.status.get("exit_code", 0)))
 
 
 def start_run(
@@ -110,9 +136,14 @@ def resolve_config(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def task_overrides(hydra: Any) -> list[str]:
-    """Return the overrides of a job as typed. `hydra`: the node of that name; its interpolations are those of the user's text."""
-    return [str(line) for line in OmegaConf.to_container(hydra.overrides.task, resolve=False)]
+def is_of_sweep(hydra: Any) -> bool:
+    """Return whether a job is one of a sweep. `hydra`: the node of that name."""
+    return not OmegaConf.is_missing(hydra.job, "num")  # hydra.mode does not tell: a study sets it for its sweep alone
+
+
+def is_search(hydra: Any) -> bool:
+    """Return whether a sweeper of others asks for the score of each run. `hydra`: the node of that name."""
+    return is_of_sweep(hydra) and OmegaConf.select(hydra, "sweeper._target_") not in COMPARING_SWEEPERS
 
 
 def own_parts_of_job(hydra: Any, config: DictConfig) -> tuple[str, ...]:
@@ -120,7 +151,7 @@ def own_parts_of_job(hydra: Any, config: DictConfig) -> tuple[str, ...]:
     folders = [str(source.path) for source in hydra.runtime.config_sources if source.provider == "command-line"]
     trusted = OmegaConf.select(config, "trust")
     names = [trusted] if isinstance(trusted, str) else [str(name) for name in trusted or ()]
-    return own_parts(next(iter(folders), None), names, OmegaConf.to_container(hydra.overrides.hydra, resolve=False))
+    return own_parts(next(iter(folders), None), names, as_typed(hydra.overrides.hydra))
 
 
 def chosen_options(choices: Mapping[Any, Any]) -> dict[str, str]:

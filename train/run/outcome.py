@@ -82,9 +82,7 @@ def explain_unwritable(error: BaseException, folder: Path, command: str) -> RunE
         return RunError(f"{folder}: this run folder no longer exists ({cause}). Its records are lost.")
     newest = next(iter(list_checkpoints(folder)), None)
     start = f"its checkpoint of step {newest.step}" if newest else "step 0"
-    return RunError(
-        f"{folder} cannot be written ({cause}). The run resumes from {start} once this is fixed: {command}"
-    )
+    return RunError(f"{folder} cannot be written ({cause}). The run resumes from {start} once this is fixed: {command}")
 
 
 def json_value(value: object) -> object:

@@ -12,9 +12,16 @@ from types import FrameType
 
 from train.errors import Interrupted, RunError
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAVE_SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 """The usual warning of Slurm before the time limit. Windows has no such signal."""
+
+
+def stop_signals() -> set[signal.Signals]:
+    """Return the signals that ask a run or a sweep to stop. SIGHUP, a closed terminal, is one unless it is ignored (`nohup`)."""
+    hangup: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        return {signal.SIGINT, signal.SIGTERM}
+    return {signal.SIGINT, signal.SIGTERM, hangup}
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def handle_signals() -> Iterator[StopSignal]:
         return
     requeue = requeue_of_submitit()
     stop = StopSignal(requeue)
-    numbers = {*STOP_SIGNALS, *([SAVE_SIGNAL] if SAVE_SIGNAL is not None else []), *([requeue.number] if requeue else [])}
+    numbers = {*stop_signals(), *([SAVE_SIGNAL] if SAVE_SIGNAL is not None else []), *([requeue.number] if requeue else [])}
     original = {number: signal.signal(number, stop._handle) for number in numbers}
     restored = original | ({requeue.number: signal.SIG_IGN} if requeue else {})
     try:

@@ -110,7 +110,7 @@ def _axis(name: str, override: Override) -> Axis:
     line = override.input_line
     if not override.is_discrete_sweep():
         raise UsageError(
-            f"{line}: this sweeper tries listed values only. Write {name}=1,2,3 or {name}=range(1,4), or search with optuna."
+            f"{line}: this sweeper tries listed values only. Write {name}=1,2,3 or '{name}=range(1,4)', or search with optuna."
         )
     levels = tuple(override.sweep_string_iterator())
     if not levels:

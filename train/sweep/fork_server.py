@@ -34,7 +34,7 @@ SERVER_LOST = 255
 """The exit code that `multiprocessing` gives a worker whose fork server was killed."""
 ORPHAN_GRACE_S = 1.0
 """Time that a worker gets to save and exit after the process that requested it is gone."""
-HELD_SIGNALS = {number for number in signal.Signals if number.name in {"SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"}}
+HELD_SIGNALS = {number for number in signal.Signals if number.name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}}
 """The signals that a terminal or a batch system sends to every process. They do not reach the server."""
 
 

@@ -15,6 +15,7 @@ from hydra.core.utils import JobRuntime, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
+from train.errors import RunError
 from train.sinks import figures
 
 CALL = f"{__name__}:run"
@@ -66,7 +67,8 @@ def _run(request: JobRequest) -> float:
         return math.nan  # the controller sent the signal, or reads it from the run folder
     if job_return.status is JobStatus.FAILED:
         error = job_return._return_value
-        traceback.print_exception(error) if isinstance(error, BaseException) else print(error, file=sys.stderr)
+        is_traced = isinstance(error, BaseException) and not isinstance(error, RunError)
+        traceback.print_exception(error) if is_traced else print(error, file=sys.stderr)
         return math.nan
     value = job_return.return_value
     return float(value) if isinstance(value, int | float) else math.nan

@@ -15,8 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from train.errors import SIGNALLED, OutOfMemoryError, UsageError
-from train.run.job import chosen_options, own_parts_of_job, task_overrides
+from train.command import as_typed
+from train.errors import SIGNALLED, OutOfMemoryError, RunError, UsageError
+from train.run.job import chosen_options, is_search, own_parts_of_job
 from train.run.resume import user_overrides
 from train.run.signals import signal_with_number
 from train.store.failure import RunRequest, requested_experiment, write_failure
@@ -52,17 +53,20 @@ class Job:
     def run_request(self) -> RunRequest:
         assert self.config is not None
         hydra, config = self.config.hydra, _task_config(self.config)
-        overrides, own = user_overrides(task_overrides(hydra)), own_parts_of_job(hydra, config)
+        overrides, own = user_overrides(as_typed(hydra.overrides.task)), own_parts_of_job(hydra, config)
         return RunRequest(requested_experiment(config), overrides, chosen_options(hydra.runtime.choices), own)
 
     def as_job_return(self) -> JobReturn:
-        """Return the job's result for Hydra. A failed job counts as completed: its folder holds the error."""
+        """Return the job's result for Hydra. A job without a score counts as completed, since its folder says why; a search is
+        told that it failed, as it would take NaN for a score."""
         result = JobReturn(overrides=list(self.overrides), status=JobStatus.COMPLETED, working_dir=str(Path.cwd()))
         result.return_value = self.value
         if self.config is not None:
             result.cfg = _task_config(self.config)
             result.hydra_cfg = OmegaConf.masked_copy(self.config, ["hydra"])
             result.task_name = self.config.hydra.job.name
+            if math.isnan(self.value) and is_search(self.config.hydra):
+                result.status, result.return_value = JobStatus.FAILED, RunError(f"{self.row.state}: {self.row.reason}")
         return result
 
 

@@ -32,6 +32,7 @@ from train.sweep.settings import SweepSettings
 PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\w.\[\]]*)\}")
 """Interpolations that cannot depend on a seed unless their text names it."""
 
+
 @dataclass(frozen=True)
 class SweepPlan:
     """The arms and runs of a sweep; the first arm is the baseline.

@@ -71,11 +71,11 @@ def dropped_lines(plan: SweepPlan) -> Iterator[str]:
 def few_seeds_hint(count: int) -> str:
     """Return the hint for fewer than five seeds: the smallest p of an exact test with n runs per arm is 2 / (2n choose n)."""
     if count == 1:
-        return "one seed per arm does not show the spread between runs. Use five: seed=range(5)."
+        return "one seed per arm does not show the spread between runs. Use five: 'seed=range(5)'."
     return (
-        f"with {count} seeds no exact test of two arms can reach p < .05, and intervals are wide. Use five: seed=range(5)."
+        f"with {count} seeds no exact test of two arms can reach p < .05, and intervals are wide. Use five: 'seed=range(5)'."
         if count < 4
-        else "five seeds per arm are recommended: seed=range(5)."
+        else "five seeds per arm are recommended: 'seed=range(5)'."
     )
 
 

@@ -23,8 +23,10 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import Interrupted
+from train.run.signals import stop_signals
 from train.store.files import CONSOLE_LOG
 from train.sweep import job as job_call
+from train.sweep.conclude import exit_codes
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
 from train.sweep.drawing import Drawings
@@ -72,23 +74,23 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
         return []
     device = str(OmegaConf.select(request.master, "trainer.device", default="auto"))
     allocation = allocate(request.settings, len(job_overrides), device, needed_bytes=request.needed_bytes)
-    labels = job_labels(job_overrides)
     jobs = [
-        Job(initial_index + position, list(overrides), JobRow(initial_index + position + 1, labels[position]))
-        for position, overrides in enumerate(job_overrides)
+        Job(index, list(overrides), JobRow(index + 1, label))
+        for index, (overrides, label) in enumerate(zip(job_overrides, job_labels(job_overrides), strict=True), initial_index)
     ]
     with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:
         wanted = request.settings.mps if allocation.shared else False
         with service(wanted, allocation.slots[0].environment, fork_server) as mps:
             pool = Pool(request, jobs, replace(allocation, mps=mps), fork_server, display_for(sys.stdout))
             pool.run()
+    exit_codes.append(int(any(job.row.state == "failed" for job in jobs)))
     if pool.signals.first is not None:
         raise Interrupted(pool.signals.first)
     return [job.as_job_return() for job in jobs]
 
 
 class SignalCounter:
-    """A counter of SIGINT and SIGTERM: the first requests an orderly end, the second an immediate one."""
+    """A counter of signals to stop: the first requests an orderly end, the second an immediate one."""
 
     def __init__(self) -> None:
         self.first: int | None = None
@@ -100,7 +102,7 @@ class SignalCounter:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._count_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._count_signal) for number in stop_signals()}
         try:
             yield
         finally:

@@ -236,11 +236,13 @@ def _with_actual_folder(status: RunStatus, folder: Path) -> PlannedRun:
 
 def build_sweep(loader: ConfigLoader, launcher: Launcher, master: DictConfig, params: dict[str, Any]) -> Sweep:
     """Create the sweep from what Hydra passes to a sweeper. UsageError for a wrong key under `sweep` or `report`."""
-    if (subdir := OmegaConf.to_container(master.hydra.sweep, resolve=False)["subdir"]) != SUBDIR:  # pyright: ignore
+    nodes = {key: master[key] for key in ("sweep", "report")}
+    content = {
+        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node for key, node in nodes.items()
+    }
+    if (subdir := str(master.hydra.sweep._get_node("subdir")._value())) != SUBDIR:
         raise UsageError(
             f"hydra.sweep.subdir={subdir}: a sweep names the folders of its runs itself, so that it finds them when it is "
             "repeated. Name the folder of the sweep with hydra.sweep.dir=FOLDER."
         )
-    resolved = OmegaConf.to_container(OmegaConf.masked_copy(master, ["sweep", "report"]), resolve=True)
-    content = {key: resolved[key] for key in ("sweep", "report")}
     return Sweep(loader, launcher, master, params, *parse_sweep(content), tuple(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""Standard output and standard error as views: where one cannot be written, the program goes on without it."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+STDOUT = 1
+NAMES = {STDOUT: "stdout", 2: "stderr"}
+
+
+class LastingFile(io.FileIO):
+    """An open file to write to that never fails: from the first error on it leads nowhere. Standard output says so."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+
+    def write(self, data: Buffer, /) -> int | None:
+        """Write `data`; return the number of bytes, also when they are lost."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            if self.fileno() == STDOUT:
+                _warn("its reader is gone" if error.errno == errno.EPIPE else error.strerror or str(error))
+            return memoryview(data).nbytes
+
+
+def protect_output() -> None:
+    """Keep the work from ending because standard output or standard error cannot be written or is closed."""
+    closed = [number for number in range(3) if not _is_open(number)]
+    for _ in closed:
+        number = os.open(os.devnull, os.O_RDWR)  # the lowest free one, which a file of a run would get otherwise
+        os.set_inheritable(number, True)
+    for number, name in NAMES.items():
+        stream = _lasting(number, getattr(sys, f"__{name}__"))
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    if STDOUT in closed:
+        _warn("it is closed")
+
+
+def _lasting(number: int, stream: TextIO | None) -> TextIO:
+    """Return a stream like `stream` that writes to the same file and never fails."""
+    file = io.BufferedWriter(LastingFile(number))
+    if not isinstance(stream, io.TextIOWrapper):
+        return io.TextIOWrapper(file, "utf-8", line_buffering=True)
+    stream.flush()
+    return io.TextIOWrapper(
+        file, stream.encoding, stream.errors, line_buffering=stream.line_buffering, write_through=stream.write_through
+    )
+
+
+def _warn(reason: str) -> None:
+    if sys.stderr is not None:
+        print(f"warning: standard output cannot be written ({reason}). The work goes on without it.", file=sys.stderr, flush=True)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
