@@ -62,6 +62,16 @@ REFUSED = {
     "-m augment=[flip_crop,flip],none": "augment=[flip_crop,flip]: flip changes nothing",
     "-m data.root=/nowhere norm=batch,none": "data.root=/nowhere: data=fashion_mini reads no folder.",
     "study=norms resume=auto": "resume=auto: every start has a new folder",
+    "norm=null": "norm=null: there is no such choice. Known: batch, group, instance, layer, none.",
+    "norm=1": "norm=1: there is no such choice. Known: batch, group",
+    "augment=[flip,null]": "augment=null: there is no such choice. Known: color, crop",
+    "=3": "=3: a key is missing in front of '='.",
+    "hydra=null": "hydra=null: set its keys one by one.",
+    "optimizer.lr=${nothing}": "optimizer.lr: Interpolation key 'nothing' not found",
+    "augment.multi_scale.size=96": "augment=multi_scale has: augment.multi_scale.short_side, augment.multi_scale.crop,",
+    "data.root.size=3": "Known: data.preprocess, data.root, data.val_fraction, data.workers.",
+    "hydra.job.nam=x": "Did you mean 'hydra.job.name'?",
+    "data=image_folder data.root=~/no/such/photos": f"data.root={Path.home()}/no/such/photos: there is no such folder",
 }
 
 
@@ -74,6 +84,38 @@ def test_bad_input_prints_one_message_and_leaves_nothing(train: Train, tmp_path:
     assert "Traceback" not in output
     assert len(output.strip().splitlines()) == 1
     assert not list(tmp_path.rglob("*")), "a refused command leaves no files behind"
+
+
+UNREADABLE = {
+    "a: 1\n\tb: 2\n": "line 2, column 1: this is not valid YAML (found character '\\t' that cannot start any token). Indent",
+    "# caf\xe9\na: 1\n": "this file is not UTF-8 (byte 0xe9",
+    "a: 1\na: 2\n": "line 2, column 1: this is not valid YAML (found duplicate key a).",
+    "a: ${b\n": "a: no viable alternative at input '${b'",
+    "a: &a [*a]\n": "a value contains itself.",
+    "defaults: batch\n": "defaults must be a list",
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=["tab", "latin-1", "twice", "unclosed", "itself", "defaults"])
+def test_yaml_that_cannot_be_read_is_named_with_the_place(train: Train, tmp_path: Path, content: str) -> None:
+    (tmp_path / "conf" / "norm").mkdir(parents=True)
+    (tmp_path / "conf" / "norm" / "mine.yaml").write_bytes(content.encode("latin-1"))
+    result = train("norm=mine", "--config-dir", "conf")
+    assert (result.returncode, len(result.stderr.strip().splitlines())) == (2, 1), result.stderr
+    assert UNREADABLE[content] in result.stderr
+    assert "norm/mine" in result.stderr
+
+
+def test_flags_may_stand_between_overrides_and_nothing_may_be_chosen(train: Train) -> None:
+    result = train("norm=batch", "--cfg", "job", "init=xavier", "experiment=null", "--package", "init", "study=null")
+    assert (result.returncode, "train.parts.init.xavier" in result.stdout) == (0, True), result.stderr
+
+
+def test_home_folder_is_expanded_for_the_folder_of_a_run(train: Train, tmp_path: Path) -> None:
+    assert train(*SMALL, "hydra.run.dir='~/a run'", HOME=str(tmp_path / "home")).returncode == 0
+    again = train("resume=~/a run", HOME=str(tmp_path / "home"))
+    assert (again.returncode, "this run is done" in again.stderr) == (2, True), again.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_bad_input_of_the_real_command_is_one_message(real_train: Train, tmp_path: Path) -> None:

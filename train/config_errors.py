@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
@@ -20,9 +21,9 @@ from train.errors import did_you_mean
 
 COULD_NOT_OVERRIDE = re.compile(r"Could not override '(?P<key>[^']+)'")
 LOADER, DEFAULTS = "hydra._internal.config_loader_impl", "hydra._internal.defaults_list"
-SOURCE = "hydra._internal.core_plugins.file_config_source"
-"""Hydra's modules that compose, choose and read files. Not all of their errors are of Hydra's own classes, or say what is wrong
-where; the variables of the calls do."""
+SOURCE, PLUGINS = "hydra._internal.core_plugins.file_config_source", "hydra.core.plugins"
+"""Hydra's modules that compose, choose, read files and make plugins. Not all of their errors are of Hydra's own classes, or say
+what is wrong where; the variables of the calls do."""
 
 MISSING_PACKAGE = re.compile(r"In '(?P<group>hydra/[^']+)/(?P<choice>[^'/]+)': Could not load")
 INSTALL_COMMAND = re.compile(r"^#.*(?P<command>pip install \S+)", re.MULTILINE)
@@ -31,7 +32,9 @@ INSTALL_COMMAND = re.compile(r"^#.*(?P<command>pip install \S+)", re.MULTILINE)
 
 def is_composition_error(error: Exception) -> bool:
     """Return whether the error was raised while Hydra composed a configuration, so that the user can mend it."""
-    return isinstance(error, HydraException | OmegaConfBaseException) or bool(_locals(error, LOADER))
+    if isinstance(error, HydraException | OmegaConfBaseException) or _locals(error, LOADER):
+        return True
+    return _innermost(error).f_globals.get("__name__") == PLUGINS
 
 
 def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str:
@@ -182,6 +185,12 @@ def _locals(error: Exception, module: str) -> list[dict[str, Any]]:
     return [frame.f_locals for frame in reversed(frames) if frame.f_globals.get("__name__") == module]
 
 
+def _innermost(error: Exception) -> FrameType:
+    """Return the call that raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame
+
+
 def _file_read(error: Exception) -> str:
     """Return the path of the file that Hydra was reading, or empty."""
     return next((str(names.get("full_path", "")) for names in _locals(error, SOURCE)), "")
@@ -189,7 +198,7 @@ def _file_read(error: Exception) -> str:
 
 def _setting_of_group(error: Exception) -> tuple[str, str] | None:
     """Return the group and the value that Hydra could not take for a choice."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    frame = _innermost(error)
     names = frame.f_locals if frame.f_globals.get("__name__") == DEFAULTS else {}
     if isinstance(override := names.get("override"), Override):
         return override.key_or_group, str(override.input_line).partition("=")[2]

@@ -16,6 +16,7 @@ from PIL import Image
 from tests.harness import COMMAND, SMALL, resume_in_process, run_content, train_in_process
 from tests.run import saboteur
 from train.run.checkpoint import list_checkpoints
+from train.run.signals import handle_signals
 from train.store.run import read_run
 
 RUN = [
@@ -50,6 +51,20 @@ def test_handle_signals_ignores_further_signals_while_saving(tmp_path: Path, mon
     saboteur.reset()
     assert resume_in_process(tmp_path / "run")[1] == "done"
     assert run_content(tmp_path / "run") == run_content(uninterrupted)
+
+
+def test_hangup_stops_a_run_unless_it_is_ignored() -> None:
+    """`nohup` ignores it before the program starts."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, stopped_by in ((signal.SIG_DFL, signal.SIGHUP), (signal.SIG_IGN, None)):
+            signal.signal(signal.SIGHUP, handler)
+            with handle_signals() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert stop.signal == stopped_by
+            assert signal.getsignal(signal.SIGHUP) == handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_usr1_saves_checkpoint_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,16 @@ def test_summary_at_80_columns(clock, info, summary):
     ]
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_command_to_resume_is_one_line(clock, info, summary, width):
+    console, command = terminal(width), "train --config-dir '/my conf' trust=mine 'resume=\"/a folder/lr=0.1 (a)\"'"
+    reason = f"SIGTERM after step 43; to resume: {command}"
+    run_sink(console, clock, info, dataclasses.replace(summary, status="interrupted", reason=reason))
+    lines = lines_of(console)
+    assert "interrupted: SIGTERM after step 43" in lines
+    assert f"to resume: {command}" in lines
+
+
 def test_failure_before_start_has_a_summary(clock, summary):
     console = terminal(80)
     sink = ConsoleSink(console, clock)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import html
 import json
 import os
-import shlex
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import COMMAND, SMALL
+from tests.test_command import pasted
 from train.store.lock import Lock
 from train.store.manifest import Manifest, read_manifest
 from train.store.run import find_runs, read_run
@@ -23,6 +26,7 @@ Train = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 BASIC = ["hydra/launcher=basic", "sweep.reuse_other_code=true"]  # the code may change while tests run
 IN_VAIN = ["data.workers=3", "hydra.run.dir=here"]
+OUT = "f8/lr=0.1 (a), b"
 FLAKY_INIT = """
 from pathlib import Path
 from torch.nn import init
@@ -54,8 +58,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a custom init that raises until a flag file exists."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "mine.py").write_text(FLAKY_INIT)
-    (folder / "own" / "init").mkdir(parents=True)
-    (folder / "own" / "init" / "flaky.yaml").write_text("_target_: mine.start\nflag: ready\n")
+    (folder / "own parts" / "init").mkdir(parents=True)
+    (folder / "own parts" / "init" / "flaky.yaml").write_text("_target_: mine.start\nflag: ready\n")
     return folder
 
 
@@ -64,36 +68,38 @@ def first_sweep(workspace: Path) -> subprocess.CompletedProcess[str]:
     """Two inits at three rates: every run of one init fails, every run at one rate diverges, and one rate is invalid."""
     arguments = [*SMALL, *BASIC, "trust=[mine]", "norm=none", "trainer.precision=float32"]
     axes = ["init=kaiming,flaky", "optimizer.lr=0.1,1e30,-1"]
-    return run_train(workspace, "-m", *axes, *arguments, "trainer.max_steps=5", "hydra.sweep.dir=out", "--config-dir", "own")
+    return run_train(
+        workspace, "-m", *axes, *arguments, "trainer.max_steps=5", f'hydra.sweep.dir="{OUT}"', "--config-dir", "own parts"
+    )
 
 
 @pytest.fixture(scope="module")
 def repeated_sweep(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     """The command printed by the first sweep, with the cause of the failures removed and one more level."""
     (line,) = (line for line in first_sweep.stdout.splitlines() if line.startswith("resume"))
-    command = shlex.split(line.removeprefix("resume"))
+    command = pasted(line.removeprefix("resume"))
     (workspace / "ready").touch()
     (workspace / "before").write_text(
-        json.dumps({str(path): (path / "status.json").read_text() for path in find_runs([workspace / "out"])})
+        json.dumps({str(path): (path / "status.json").read_text() for path in find_runs([workspace / OUT])})
     )
-    return run_train(workspace, *(part.replace("init=kaiming,flaky", "init=kaiming,flaky,xavier") for part in command[1:]))
+    return run_train(workspace, *(part.replace("init=kaiming,flaky", "init=kaiming,flaky,xavier") for part in command))
 
 
 @pytest.mark.slow
 def test_failed_runs_are_listed_and_set_exit_code(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> None:
     assert first_sweep.returncode == 1, first_sweep.stdout + first_sweep.stderr
-    assert "4 arms x 1 seed = 4 runs (grid) in out" in first_sweep.stdout
-    assert "4 runs: 1 done, 1 diverged, 2 failed  in out" in first_sweep.stdout
+    assert f"4 arms x 1 seed = 4 runs (grid) in {OUT}" in first_sweep.stdout
+    assert f"4 runs: 1 done, 1 diverged, 2 failed  in {OUT}" in first_sweep.stdout
     assert first_sweep.stdout.count("the flag is missing") >= 2
     assert "train.log" in first_sweep.stdout.split("2 failed")[1]
-    assert "view   tensorboard --logdir out" in first_sweep.stdout
-    manifest = manifest_of(workspace / "out")
+    assert f"view   tensorboard --logdir '{OUT}'" in first_sweep.stdout
+    manifest = manifest_of(workspace / OUT)
     assert manifest.axes == {"init": ("kaiming", "flaky"), "optimizer.lr": ("0.1", "1e+30", "-1")}
     assert manifest.command[:2] == ("train", "-m")
     (baseline,) = (arm for arm in manifest.arms if arm.id == manifest.baseline)
     assert dict(baseline.levels) == {"init": "kaiming", "optimizer.lr": "0.1"}
     for planned in manifest.runs:
-        run = read_run(workspace / "out" / planned.folder)
+        run = read_run(workspace / OUT / planned.folder)
         assert (run.identity, run.arm) == (planned.identity, planned.arm)
         assert list(run.overrides) == [line for line in planned.overrides if not line.startswith("trust=")]
 
@@ -101,7 +107,7 @@ def test_failed_runs_are_listed_and_set_exit_code(workspace: Path, first_sweep: 
 @pytest.mark.slow
 def test_impossible_arms_are_dropped_with_reason(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> None:
     assert "dropped: init=kaiming optimizer.lr=-1: optimizer.lr=-1: it should be" in first_sweep.stdout
-    assert [item.overrides[:2] for item in manifest_of(workspace / "out").dropped] == [
+    assert [item.overrides[:2] for item in manifest_of(workspace / OUT).dropped] == [
         ("init=kaiming", "optimizer.lr=-1"),
         ("init=flaky", "optimizer.lr=-1"),
     ]
@@ -123,9 +129,9 @@ def test_repeated_sweep_launches_failed_and_new_runs_only(
     before = json.loads((workspace / "before").read_text())
     unchanged = [path for path, status in before.items() if (Path(path) / "status.json").read_text() == status]
     assert sorted(json.loads(before[path])["status"] for path in unchanged) == ["diverged", "done"]
-    attempts = sorted((workspace / "out" / "previous").iterdir())
+    attempts = sorted((workspace / OUT / "previous").iterdir())
     assert [json.loads((path / "status.json").read_text())["status"] for path in attempts] == ["failed", "failed"]
-    manifest = manifest_of(workspace / "out")
+    manifest = manifest_of(workspace / OUT)
     assert manifest.axes["init"] == ("kaiming", "flaky", "xavier")
     assert len(manifest.runs) == 6
 
@@ -133,7 +139,7 @@ def test_repeated_sweep_launches_failed_and_new_runs_only(
 @pytest.mark.slow
 def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subprocess.CompletedProcess[str]) -> None:
     assert repeated_sweep.returncode == 0
-    sweep = workspace / "out"
+    sweep = workspace / OUT
     runs = manifest_of(sweep).runs
     outdated, running, lost = [status.run for status in run_statuses(sweep, runs, True)][:3]
     assert outdated is not None
@@ -156,6 +162,26 @@ def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subproc
     lock.release()
 
 
+@pytest.mark.slow
+def test_report_prints_commands_that_repeat_its_rows(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> None:
+    """In the table and on both pages, with the folder of the user's own parts and the package to trust."""
+    assert first_sweep.returncode == 1
+    (made,) = re.findall(r"\*\*Command:\*\* `(.*)`\n", (workspace / OUT / "report.md").read_text())
+    assert pasted(made)[1:] == list(manifest_of(workspace / OUT).command[2:])
+    runs = {run.identity: run for run in map(read_run, find_runs([workspace / OUT]))}
+    with (workspace / OUT / "results.csv").open(newline="") as file:
+        rows = {row["identity"]: row["command"] for row in csv.DictReader(file)}
+    page, markdown = ((workspace / OUT / name).read_text() for name in ("report.html", "report.md"))
+    for name, command in rows.items():
+        assert command in html.unescape(page)
+        assert f"    {command}\n" in markdown
+        assert pasted(command)[:3] == ["--config-dir", str(workspace / "own parts"), "trust=mine"]
+        assert pasted(command)[3:] == list(runs[name].overrides)
+    flaky = next(name for name, run in runs.items() if run.choices["init"] == "flaky")
+    shown = run_train(workspace, *pasted(rows[flaky]), "--cfg", "job")
+    assert "_target_: mine.start" in shown.stdout, shown.stderr
+
+
 def test_dry_run_prints_plan_and_writes_nothing(train: Train, tmp_path: Path) -> None:
     result = train("-m", *SMALL, "norm=none,batch", "seed=range(3)", "sweep.dry_run=true", "hydra/launcher=basic", *IN_VAIN)
     assert result.returncode == 0, result.stderr
@@ -173,6 +199,12 @@ REFUSED = {
     "sweep.spread=0": "sweep.spread=0: it should be greater than 0",
     "sweep.desing=grid": "Did you mean 'sweep.design'?",
     "report.metric=accuracy/tst": "Did you mean 'accuracy/test'?",
+    "norm=batch,null": "norm=null: there is no such choice. Known: batch, group, instance, layer, none.",
+    "augment=[flip],[flip,1]": "augment=1: there is no such choice.",
+    "norm=batch,none optimizer.lr=0.1,${nothing}": "optimizer.lr: Interpolation key 'nothing' not found",
+    "sweep=null": "sweep=null: this is a group of keys, but it was set to a value.",
+    "hydra.sweep.subdir=${hydra.job.num}": "hydra.sweep.subdir=${hydra.job.num}: a sweep names the folders of its runs itself",
+    "hydra.sweep.subdir=mine": "hydra.sweep.subdir=mine: a sweep names the folders of its runs itself",
     "norm=batch,grup": "norm=grup: there is no such choice. Did you mean norm=group?",
     "sweep.resume=last": "there is no sweep in outputs",
 }
