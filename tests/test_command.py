@@ -178,7 +178,7 @@ def test_documented_commands_are_words_for_bash_and_overrides_for_hydra() -> Non
     for command, words in zip(commands, "\0".join(separated).split("\0---\0"), strict=True):
         typed = [word for word in words.split("\0") if "=" in word and not word.startswith("resume=outputs/")]
         overrides = PARSER.parse_overrides(typed)
-        assert all(item.input_line in command.replace("'", "") for item in overrides), command
+        assert all(str(item.input_line) in command.replace("'", "") for item in overrides), command
 
 
 def test_examples_of_the_help_compose() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import COMMAND, SMALL
+from train.cli import ENVIRONMENT
 from train.sweep.fork_server import ForkServer
 
 PROGRAM = """
@@ -54,7 +55,7 @@ def test_work_goes_on_without_its_output(redirection: str, tmp_path: Path) -> No
 def test_sweep_on_a_full_disk_for_output_makes_its_report(fork_server: ForkServer, tmp_path: Path) -> None:
     arguments = ["-m", *SMALL, "seed=0,1", "hydra/launcher=basic", "hydra.sweep.dir=out", "report.tensorboard=false"]
     order = (arguments, str(tmp_path), "/dev/full", str(tmp_path / "stderr"))
-    fork_server.start("tests.harness:run_command_in_worker", order)
+    fork_server.start("tests.harness:run_command_in_worker", order, environment=ENVIRONMENT)
     (worker,) = fork_server.wait(120)
     warning = (tmp_path / "stderr").read_text()
     assert (worker.exit_code, warning.count("standard output cannot be written")) == (0, 1), warning

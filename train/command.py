@@ -90,11 +90,11 @@ def override(key: str, value: str) -> str:
     return f"{key}={value if is_bare else quoted(value)}"
 
 
-def quoted(value: str) -> str:
-    """Quote any text as one value of Hydra's grammar. Interpolations in it are not resolved."""
-    escaped = re.sub(r'(\\*)"', lambda match: 2 * match[1] + '\\"', value)
+def quoted(value: str, mark: str = '"') -> str:
+    """Quote any text as one value of Hydra's grammar. Interpolations in it are not resolved. `mark`: either quote."""
+    escaped = re.sub(rf"(\\*){mark}", lambda match: 2 * match[1] + f"\\{mark}", value)
     escaped = re.sub(r"(\\+)$", lambda match: 2 * match[1], escaped)
-    return '"' + re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", escaped) + '"'
+    return mark + re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", escaped) + mark
 
 
 def unquoted(value: str) -> str:

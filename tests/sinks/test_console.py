@@ -139,7 +139,6 @@ def test_command_to_resume_is_one_line(clock, info, summary, width):
     reason = f"SIGTERM after step 43; to resume: {command}"
     run_sink(console, clock, info, dataclasses.replace(summary, status="interrupted", reason=reason))
     lines = lines_of(console)
-    assert "interrupted: SIGTERM after step 43" in lines
     assert f"to resume: {command}" in lines
 
 

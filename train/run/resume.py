@@ -54,7 +54,8 @@ def expand_resume_argument(arguments: Sequence[str]) -> list[str]:
     added = [argument for argument in arguments if argument not in resume_arguments]
     new_keys = {key_of(argument) for argument in added}
     stored = [override for override in stored_overrides(path) if key_of(override) not in new_keys]
-    return arranged([*stored, *added, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"])
+    text = quoted(folder, "'")
+    return arranged([*stored, *added, f"resume={text}", f"hydra.run.dir={text}"])
 
 
 def stored_overrides(path: Path) -> list[str]:

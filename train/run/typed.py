@@ -39,7 +39,9 @@ LISTS = (*GROUPS, "experiment")
 def typed_overrides(hydra: HydraConf, resume: str | None) -> tuple[str, ...]:
     """Return the overrides of a single run as typed: without those that `resume=FOLDER` recovered. `hydra`: of the run."""
     stored = [] if resume in NO_FOLDER else stored_overrides(Path(str(resume)))
-    return tuple(override for override in [*as_typed(hydra.overrides.hydra), *as_typed(hydra.overrides.task)] if override not in stored)
+    return tuple(
+        override for override in [*as_typed(hydra.overrides.hydra), *as_typed(hydra.overrides.task)] if override not in stored
+    )
 
 
 def refuse_in_job(overrides: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from train.command import override, repeat_command
+from train.command import as_typed, override, repeat_command
 from train.errors import RunError, UsageError
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
@@ -29,9 +29,8 @@ from train.sweep.check import check_arms
 from train.sweep.conclude import conclude
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
-from train.sweep.manifest import build_manifest
+from train.sweep.manifest import build_manifest, newest_sweep, set_sweep_dir
 from train.sweep.plan import SweepPlan, make_plan
-from train.sweep.repeat import newest_sweep, set_sweep_dir
 from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, runs_by_identity
 from train.sweep.settings import SweepSettings, parse_sweep
 
@@ -66,7 +65,7 @@ class Sweep:
         """
         self.validate_preset()
         set_trusted(trusted_packages(self.master.trust, overrides))
-        typed = (*self.master.hydra.overrides.hydra, *overrides)
+        typed = (*as_typed(self.master.hydra.overrides.hydra), *overrides)
         refuse_in_sweep(typed, self.master.hydra.sweep, self.settings.resume)
         request = read_request(self.params, overrides, self.loader)
         folder = self.folder()

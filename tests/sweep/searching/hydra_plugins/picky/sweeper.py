@@ -18,6 +18,7 @@ class PickySweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(**context)
 
     def sweep(self, arguments: list[str]) -> None:
+        assert self.launcher is not None
         scores = []
         for index, value in enumerate(self.values):
             (result,) = self.launcher.launch([[f"{self.key}={value}", *arguments]], initial_job_idx=index)
