@@ -48,11 +48,13 @@ Source: TypeAlias = Arrays | Files
 class Splits:
     """The splits of a data set.
 
-    `val` is None until `split_validation` takes it out of `train`, unless the data set brings its own."""
+    `val` is None until `split_validation` takes it out of `train`, unless the data set brings its own. `drawn`: the images follow
+    from the settings of the data set alone; nothing was read."""
 
     train: Source
     test: Source
     val: Source | None = None
+    drawn: bool = False
 
 
 class Dataset(Protocol):

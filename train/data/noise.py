@@ -28,7 +28,7 @@ class Noise:
 
     def load(self) -> Splits:
         """Draw both splits; the same values for the same settings."""
-        return Splits(train=self._draw(0, self.train_size), test=self._draw(1, self.test_size))
+        return Splits(train=self._draw(0, self.train_size), test=self._draw(1, self.test_size), drawn=True)
 
     def _draw(self, split: int, count: int) -> Arrays:
         randomness = generator(self.seed, "noise", split)

@@ -7,7 +7,6 @@ default ~/.cache/train/data/<name>. A download appears there complete or not at 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from filelock import FileLock
 from train.data import idx
 from train.data.contracts import Arrays, Dataset, Splits
 from train.data.fashion_mini import CLASSES as FASHION_CLASSES
+from train.data.file_hashes import user_cache
 from train.data.torchvision_classes import CIFAR10_CLASSES, CIFAR100_CLASSES
 from train.errors import UsageError
 from train.parts.contracts import Shape
@@ -118,8 +118,7 @@ class TorchvisionSet:
 
 def cache() -> Path:
     """Return the folder for downloads without `data.root`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "train" / "data"
+    return user_cache() / "data"
 
 
 def fashion_mnist(root: str | None = None, download: bool = True) -> Dataset:
