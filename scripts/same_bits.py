@@ -26,7 +26,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.store.run import read_run
+from train.store.unrecorded import configuration_ids
 
 if TYPE_CHECKING:
     from catalogue import Case
@@ -39,7 +39,7 @@ LEFT_OUT = {
     "places and versions": (
         *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
-        "status.json: cuda_graph*",  # how a run was executed
+        *("status.json: cuda_graph*", "status.json: data", "status.json: own_code*"),
     ),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
@@ -244,14 +244,16 @@ def read_json(path: Path) -> Items:
 
 
 def read_status(path: Path) -> Items:
-    """Read a status. Ids of an older version of the identity become those of the present version."""
-    run = read_run(path.parent)
-    return {**read_json(path), "identity": run.identity, "arm": run.arm}
+    """Read a status, with ids of the configuration alone: older versions of the identity know no data."""
+    ids = configuration_ids(path.parent)
+    return {name: ids.get(text.strip('"'), text) for name, text in read_json(path).items()}
 
 
 def read_table(path: Path) -> Items:
+    ids = configuration_ids(path.parent)
     with path.open(newline="", encoding="utf-8") as file:
-        return {f"row {place} {key}": str(text) for place, row in enumerate(csv.DictReader(file)) for key, text in row.items()}
+        rows = [(f"row {place} {key}", str(text)) for place, row in enumerate(csv.DictReader(file)) for key, text in row.items()]
+    return {name: ids.get(text, text) for name, text in rows}
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -43,6 +43,7 @@ class DataSettings(BaseModel):
     preprocess: Literal["none", "zero_center", "standardize"]
     val_fraction: Fraction
     workers: Annotated[int, Ge(0)]
+    verify: bool
 
 
 class TrainerSettings(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def test_check_of_a_sweep_gives_the_memory_where_it_is_asked_for() -> None:
     assert fine.needed_bytes > CONTEXT_BYTES + 630 * 28 * 28
     assert refused.problem is not None
     assert refused.needed_bytes is None
-    assert check_configs(([config], (), False, ())) == [ConfigCheck()]
+    assert [replace(check, inputs=None) for check in check_configs(([config], (), False, ()))] == [ConfigCheck()]
 
 
 @pytest.mark.cuda

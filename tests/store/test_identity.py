@@ -20,6 +20,7 @@ from train.store.identity import (
     current_target,
     identity,
     is_execution_key,
+    run_id,
     upgraded,
 )
 
@@ -49,12 +50,14 @@ def config_with(key: str, value: Any) -> dict[str, Any]:
 
 def test_identity_of_every_version_agrees_at_default_execution_keys() -> None:
     composed: dict[str, Any] = compose_config(SMALL)
-    trainer = {
-        key: value for key, value in composed["trainer"].items() if f"trainer.{key}" not in {rule.key for rule in INTRODUCED}
+    introduced = {rule.key for rule in INTRODUCED}
+    first = {
+        group: {key: value for key, value in composed[group].items() if f"{group}.{key}" not in introduced}
+        for group in ("trainer", "data")
     }
     for version in range(1, VERSION + 1):
         assert identity(CONFIG, version) == first_identity(CONFIG)
-        assert identity(composed, version) == first_identity({**composed, "trainer": trainer})
+        assert identity(composed, version) == first_identity({**composed, **first})
 
 
 @pytest.mark.parametrize("version", [0, VERSION + 1])
@@ -85,9 +88,21 @@ def test_identity_includes_an_equally_named_key_of_another_function() -> None:
     assert identity(enabled) != identity(disabled)
 
 
-@pytest.mark.parametrize("key", ["data.root", "norm.groups", "trainer.epochs"])
+@pytest.mark.parametrize("key", ["norm.groups", "trainer.epochs"])
 def test_identity_depends_on_every_other_key(key: str) -> None:
     assert identity(config_with(key, 17)) != identity(CONFIG)
+
+
+def test_identity_ignores_the_place_of_data_from_version_three_on() -> None:
+    """What lies there enters instead; the place stands for data that are unknown."""
+    here, there = config_with("data.root", "here"), config_with("data.root", "there")
+    assert identity(here) == identity(there) == identity(CONFIG)
+    assert arm_id(here) == arm_id(CONFIG)
+    assert identity(here, 2) != identity(there, 2)
+    ids = [run_id(identity(config), config, data) for config in (here, there) for data in ("1a2b", "3c4d", "")]
+    assert ids[:2] == ids[3:5]
+    assert len(set(ids)) == 4
+    assert run_id(identity(CONFIG), CONFIG, "") == identity(CONFIG)
 
 
 NEW_KEY = Rules(introduced=(KeyRule("trainer.cuda_graph", "auto"), KeyRule("norm.affine", True, target="train.parts.norm.group")))

@@ -18,6 +18,7 @@ from train.store.identity import VERSION, arm_id, identity
 from train.store.manifest import read_manifest, upgraded_manifest
 from train.store.metrics import read_records
 from train.store.run import find_runs, read_run
+from train.sweep.reuse import stored_runs
 
 STORED = Path(__file__).resolve().parents[1] / "stored"
 Train = Callable[..., subprocess.CompletedProcess[str]]
@@ -110,4 +111,7 @@ def test_repeated_sweep_reuses_stored_runs(workers: str, train: Train, tmp_path:
     assert repeated is not None
     assert len(repeated.runs) == 8
     assert len(repeated.arms) == 4
-    assert {run.identity for run in repeated.runs} == {read_run(path).identity for path in after}
+    assert {run.identity for run in repeated.runs} == {run.identity for run in stored_runs(folder)}
+    page = (folder / "report.md").read_text()
+    assert "7 runs did not record the data that went in, and counted because the first batch was the same" in page
+    assert page.count("**serious:**") == page.count("Fewer than 3 runs with a value")

@@ -13,23 +13,29 @@ from train.config import Settings, parse
 from train.data.batches import whole_batches
 from train.data.contracts import Dataset, noted
 from train.data.readers import Readers
-from train.data.split import refuse_single_label, split_validation
 from train.errors import UsageError
 from train.run import unused
+from train.run.fingerprint import first_batch
+from train.run.inputs import load_data
 from train.run.loop import Loop
 from train.run.memory import data_bytes, needed_bytes
+from train.run.own_code import own_code
 from train.run.recorder import TrainPlan
 from train.run.runner import StepRunner, evaluate
 from train.run.setup import Setup, assemble, prepare
 from train.run.signals import StopSignal
 from train.run.trust import set_trusted
 from train.sinks.contracts import Sink
+from train.store.inputs import Inputs
 
 WARM_STEPS = 5
 MAX_STEPS = 60
 MAX_S = 2.0
 """A timed training ends after MAX_STEPS steps or MAX_S seconds, whichever comes first."""
 
+
+OF_BATCHES = ("seeds", "data", "augment", "trainer")
+"""The keys of a configuration on which its batches can depend."""
 
 Trust: TypeAlias = tuple[str, ...]
 """Packages, besides `train`, whose functions a configuration may name."""
@@ -39,12 +45,13 @@ Trust: TypeAlias = tuple[str, ...]
 class DataFacts:
     """`training_images`: the size of the training split; `bytes`: of all images that move to the device.
 
-    `own_validation`: whether the data set brings a validation split.
+    `own_validation`: whether the data set brings a validation split; `content`: see `Inputs.data`.
     """
 
     training_images: int
     bytes: int
     own_validation: bool
+    content: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +59,15 @@ class ConfigCheck:
     """What a dry run found out about a configuration.
 
     `problem`: why no run can start with it, or None; `needed_bytes`: the GPU memory of a run, None if not asked for or unknown.
-    `unread` and `notes`: sentences on overrides without effect on it, which are refused and noted, by override.
+    `unread` and `notes`: sentences on overrides without effect on it, which are refused and noted, by override. `inputs`: what
+    goes into a run besides the configuration, None if that is unknown.
     """
 
     problem: str | None = None
     needed_bytes: int | None = None
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    inputs: Inputs | None = None
 
 
 def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust, bool, Sequence[str]]) -> list[ConfigCheck]:
@@ -86,7 +95,8 @@ def check_config(config: Mapping[str, Any], known: dict[str, DataFacts], with_me
         facts = unused.RunFacts(settings, parts, steps_per_epoch, data.own_validation)
         memory = needed_bytes(parts, settings.trainer.batch_size, data.bytes) if with_memory else None
         notes = {note: note for note in noted(parts.dataset)} | unused.notes(typed, facts)
-        return ConfigCheck(None, memory, unused.unread(typed, settings), notes)
+        inputs = Inputs(data.content, own_code(settings.parts))
+        return ConfigCheck(None, memory, unused.unread(typed, settings), notes, inputs)
     except UsageError as error:
         return ConfigCheck(str(error))
     except Exception:
@@ -94,11 +104,32 @@ def check_config(config: Mapping[str, Any], known: dict[str, DataFacts], with_me
 
 
 def data_facts(settings: Settings, dataset: Dataset) -> DataFacts:
-    """Load the data. UsageError for data that no run can train on."""
-    loaded = dataset.load()
-    splits = split_validation(loaded, settings.data.val_fraction, settings.seeds.split)
-    refuse_single_label(splits.train, dataset.class_names)
-    return DataFacts(len(splits.train), data_bytes(splits), loaded.val is not None)
+    data = load_data(settings, dataset)
+    return DataFacts(len(data.splits.train), data_bytes(data.splits), data.own_validation, data.inputs(settings).data)
+
+
+def first_batches(request: tuple[Sequence[Mapping[str, Any]], Trust]) -> list[tuple[str, str]]:
+    """Return for each configuration the hash of its first batch and the id of the data that it is from; empty if it fails."""
+    configs, trust = request
+    set_trusted(trust)
+    found: dict[str, tuple[str, str]] = {}
+    keys = [json.dumps({name: config.get(name) for name in OF_BATCHES}, sort_keys=True, default=str) for config in configs]
+    for key, config in zip(keys, configs, strict=True):
+        if key not in found:
+            found[key] = first_batch_of(config)
+    return [found[key] for key in keys]
+
+
+def first_batch_of(config: Mapping[str, Any]) -> tuple[str, str]:
+    try:
+        setup = prepare(parse(config))
+        readers = setup.open_readers()
+        try:
+            return str(first_batch(readers.first_batch)["sha256"]), setup.inputs.data_id
+        finally:
+            readers.close()
+    except Exception:  # the run itself will report it
+        return "", ""
 
 
 def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
 from train.store.code import versions
 from train.store.files import OVERRIDES_FILE, STATUS_FILE
 from train.store.identity import EXECUTION, VERSION, identity, upgraded
+from train.store.inputs import Inputs, code_differences, data_differences, read_data
 from train.store.lock import is_held
 from train.store.manifest import read_manifest
 from train.store.metrics import read_records
@@ -119,6 +120,21 @@ def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
         )
     if run.state == "done" and not any(key in LENGTH for key in changed):
         raise UsageError(f"{run.folder}: this run is done. Extend it with trainer.epochs=... if its schedule allows that.")
+
+
+def refuse_other_inputs(run: Run, inputs: Inputs) -> None:
+    """Raise UsageError when the data or the code of own parts differ from the run's; the message shows the differences.
+
+    A run that did not record its data is refused later, if its first batch differs.
+    """
+    data = data_differences(read_data(run.folder), inputs.data) if run.data != inputs.data_id and run.data else ""
+    code = code_differences(run.code, inputs.code) if run.code is not None else ""
+    for what, difference in (("the data differ", data), ("the code of its parts differs", code)):
+        if difference:
+            raise UsageError(
+                f"{run.folder}: {what} from this run's: {difference}. Restore what it was made with, or start a new run "
+                "without resume."
+            )
 
 
 def validate_length(run: Run, settings: Settings, schedule: Schedule, done: int, steps_per_epoch: int) -> None:

@@ -22,7 +22,7 @@ from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
-from train.run.resume import restore_run, resume_identities, resume_identity, validate_length
+from train.run.resume import refuse_other_inputs, restore_run, resume_identities, resume_identity, validate_length
 from train.run.run_sinks import run_sinks
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal, handle_signals, signal_name
@@ -54,6 +54,7 @@ def open_session(
     setup = prepare(settings, typed)
     checkpoint = FoundCheckpoint()
     if previous is not None:
+        refuse_other_inputs(previous, setup.inputs)
         checkpoint = find_checkpoint(folder.path, resume_identities(previous.config))
         validate_length(previous, settings, setup.parts.schedule, checkpoint.step, setup.steps_per_epoch)
     return Session(setup, folder, checkpoints or CheckpointSettings(), previous, checkpoint)
@@ -87,9 +88,9 @@ class Session:
     def claim_folder(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
         """Claim the run folder. UsageError when it belongs to another run."""
         if self.previous is None:
-            self.folder.claim(config, overrides, choices)
+            self.folder.claim(config, overrides, choices, self.setup.inputs)
         else:
-            self.folder.resume(self.previous.status, self.checkpoint.step, config, overrides, choices)
+            self.folder.resume(self.previous.status, self.checkpoint.step, config, overrides, choices, self.setup.inputs)
 
     def run(self, title: str, arm: HParamsRow | None = None, stop: StopSignal | None = None) -> tuple[Summary, int]:
         """Train, complete the run folder on every ending, and return the summary and the exit code of the process.

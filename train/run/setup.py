@@ -15,7 +15,6 @@ from train.config import Settings, total_steps
 from train.data.batches import Batching, whole_batches
 from train.data.contracts import Splits, noted
 from train.data.readers import Readers, ReaderSettings, open_readers
-from train.data.split import refuse_single_label, split_validation
 from train.observe.observer import Observer
 from train.observe.probe import probe_images
 from train.parts.model.trace import Call, trace
@@ -25,9 +24,11 @@ from train.run.contradictions import contradictions
 from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.fingerprint import fingerprint
 from train.run.graphs import GraphedRunner, refuse_graph
+from train.run.inputs import load_data
 from train.run.recorder import TrainPlan
 from train.run.step import TrainState, rates_for
 from train.sinks.contracts import RunInfo
+from train.store.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,24 @@ def prepare(settings: Settings, typed: Sequence[str] = ()) -> Setup:
     """
     assembly = assemble(settings)
     unused.refuse_unread(typed, settings)
-    dataset = assembly.parts.dataset
-    loaded = dataset.load()
-    splits = split_validation(loaded, settings.data.val_fraction, settings.seeds.split)
-    refuse_single_label(splits.train, dataset.class_names)
-    steps_per_epoch = whole_batches(len(splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
-    facts = unused.RunFacts(settings, assembly.parts, steps_per_epoch, own_validation=loaded.val is not None)
-    notes = (*noted(dataset), *unused.notes_on_run(typed, facts))
-    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, splits, notes)
+    data = load_data(settings, assembly.parts.dataset)
+    steps_per_epoch = whole_batches(len(data.splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
+    facts = unused.RunFacts(settings, assembly.parts, steps_per_epoch, data.own_validation)
+    notes = (*noted(data.dataset), *unused.notes_on_run(typed, facts))
+    inputs = data.inputs(settings)
+    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, data.splits, inputs, notes)
 
 
 @dataclass(frozen=True)
 class Setup(Assembly):
     """An assembly with its data, from which a run can be started.
 
-    `notes`: sentences for the user on what was left out of the data, and on what was typed in vain.
+    `inputs`: what goes into the run besides its configuration; `notes`: sentences for the user on what was left out of the data,
+    and on what was typed in vain.
     """
 
     splits: Splits
+    inputs: Inputs
     notes: Sequence[str] = ()
 
     @property

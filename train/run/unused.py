@@ -120,6 +120,7 @@ def _epochs_end(facts: RunFacts) -> str:
 
 REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "data.workers": _held_in_memory,
+    "data.verify": _held_in_memory,
     "data.size": _framed,
     "data.short_side": _framed,
     "data.val_fraction": _own_split,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from train.store.identity import SEEDS, arm_id
+from train.store.identity import SEEDS, arm_id, run_id
 from train.store.overrides import key_of
 
 Value: TypeAlias = bool | float | str
@@ -42,7 +42,7 @@ def hparams_row(config: Mapping[str, Any], choices: Mapping[str, str | None], ov
     values: dict[str, Value] = {"arm": " ".join(f"{key}={typed[key]}" for key in ranked) or "defaults"}
     values |= {group: option for group, option in choices.items() if option is not None}
     values |= {key: _column_value(_value_at(config, key, value)) for key, value in typed.items() if key not in values}
-    return HParamsRow(arm_id(config), values, frozenset(["arm", *ranked[:4]]))
+    return HParamsRow(run_id(arm_id(config), config, ""), values, frozenset(["arm", *ranked[:4]]))
 
 
 def _split(override: str) -> tuple[str, str]:

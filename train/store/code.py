@@ -92,7 +92,7 @@ def is_same_code(stored: str, present: str | None = None) -> bool:
 
 
 def code_difference(status: Mapping[str, Any]) -> str:
-    """Return how the code of the run with this status.json differs from the present code; empty if the numbers are the same."""
+    """Return how our code and torch differ from those of the run with this status.json; empty if the numbers are the same."""
     recorded = dict(status.get("versions") or {})
     installed = metadata.version(DEPENDENCY)
     if recorded.get(DEPENDENCY, installed) != installed:

@@ -8,8 +8,9 @@ stable while the program grows:
 - a key that sets how a run is executed, not what it computes, is never hashed (`EXECUTION`);
 - a function that moves keeps its first name in the hash (`MOVED`).
 
-Version 1 is the hash of commit 03bcfb5, which includes every key. Version 2 ignores execution keys. If those keys have their
-defaults, both versions give the same id.
+Version 1 is the hash of commit 03bcfb5, which includes every key. Version 2 ignores execution keys. Version 3 ignores the place
+of the data: `run_id` adds their content to the id of a configuration. If all these keys have their defaults, and the data are
+unknown, all versions give the same id.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSION = 2
+VERSION = 3
 
 SEEDS = ("seed", "seeds")
 """The keys that differ between the runs of one arm."""
@@ -57,15 +58,19 @@ class Rules:
     moved: Mapping[str, str] = field(default_factory=dict)
 
 
-INTRODUCED: tuple[KeyRule, ...] = (KeyRule("trainer.cuda_graph", "auto"),)
+INTRODUCED: tuple[KeyRule, ...] = (KeyRule("trainer.cuda_graph", "auto"), KeyRule("data.verify", False))
 
 EXECUTION = (
     KeyRule("data.workers", 2),
+    KeyRule("data.verify", False),
     KeyRule("data.download", True, target="train.data.torchvision_sets."),
     KeyRule("data.check", True, target="train.data.image_folder."),
     KeyRule("trainer.cuda_graph", "auto"),
 )
 """In the hash, their defaults replace every value, because version 1 hashed these keys."""
+
+PLACE = KeyRule("data.root", None)
+"""Where the data lie. Version 2 hashed it; in version 3 its default replaces every value, and what lies there enters the id."""
 
 MOVED: Mapping[str, str] = {}
 
@@ -78,9 +83,9 @@ def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def identity(config: Mapping[str, Any], version: int = VERSION, rules: Rules = RULES) -> str:
-    """Return twelve hexadecimal digits that are equal for equal experiments, on every machine.
+    """Return twelve hexadecimal digits that are equal for equal configurations, on every machine.
 
-    ValueError for a version that does not exist.
+    `run_id` makes it the identity of a run. ValueError for a version that does not exist.
     """
     return _hash(canonical(config, version, rules))
 
@@ -93,15 +98,35 @@ def arm_id(config: Mapping[str, Any], tuned: Collection[str] = (), version: int 
     return _hash(content)
 
 
+def with_data(id: str, data: str) -> str:
+    """Return the id of a run or an arm from that of its configuration and the id of its data; `id` itself if either is empty."""
+    return hashlib.sha256(f"{id} {data}".encode()).hexdigest()[:12] if id and data else id
+
+
+def run_id(id: str, config: Mapping[str, Any], data: str) -> str:
+    """Return the id of a run or an arm from that of its configuration. For unknown data, "", the place in `config` stands."""
+    return with_data(id, data or str(place_of_data(config) or ""))
+
+
+def place_of_data(config: Mapping[str, Any]) -> Any:
+    """Return the folder of the data as the configuration names it, None if it names none."""
+    return _get(config, PLACE.key) if _has(config, PLACE.key) else None
+
+
+def with_place(config: Mapping[str, Any], place: Any) -> dict[str, Any]:
+    """Return the configuration with the data at `place`."""
+    return _with(config, PLACE.key, place) if _has(config, PLACE.key) else dict(config)
+
+
 def canonical(config: Mapping[str, Any], version: int = VERSION, rules: Rules = RULES) -> dict[str, Any]:
     """Return the content that is hashed. ValueError for a version that does not exist."""
     if not 1 <= version <= VERSION:
         raise ValueError(f"there is no version {version} of the identity; known: 1 to {VERSION}")
     content = upgraded(config, rules)
-    if version >= 2:
-        for rule in rules.execution:
-            if rule.applies_to(content) and _has(content, rule.key):
-                content = _with(content, rule.key, rule.default)
+    replaced = (*(rules.execution if version >= 2 else ()), *((PLACE,) if version >= 3 else ()))
+    for rule in replaced:
+        if rule.applies_to(content) and _has(content, rule.key):
+            content = _with(content, rule.key, rule.default)
     for rule in rules.introduced:
         if rule.applies_to(content) and _get(content, rule.key) == rule.default:
             content = _without(content, rule.key.split("."))

@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from train.errors import UsageError
 from train.store.files import MANIFEST_FILE, write_atomic
-from train.store.identity import VERSION, arm_id, identity, is_execution_key
+from train.store.identity import VERSION, arm_id, identity, is_execution_key, run_id
 from train.store.overrides import dotted_key
 from train.store.run import Run
 
@@ -23,13 +23,15 @@ class PlannedArm:
     """An arm that the sweep plans.
 
     `id`: as in the status.json of its runs; `levels`: axis -> level, as typed; `overrides`: of the arm without seeds, as typed;
-    `tuned`: the id that it shares with the arms that differ from it in tuned keys only, empty if no keys are tuned.
+    `tuned`: the id that it shares with the arms that differ from it in tuned keys only, empty if no keys are tuned; `data`: the
+    id of its data, empty if it is unknown.
     """
 
     id: str
     levels: Mapping[str, str]
     overrides: tuple[str, ...]
     tuned: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Manifest:
     `axes`: axis -> its levels in the order typed, without seeds; `seeds`: the same for seed axes; `baseline`: the id of the arm
     that the others are compared with; `zipped`: groups of axes that change together; `study`: the preset's name, or empty;
     `tune`: the axes whose level a report chooses for each arm, by the validation split; `metric`: the tag by which the first plan
-    compares its arms, empty in files of earlier versions; `smallest_effect`: that of interest to it, None for the default.
+    compares its arms, empty in files of earlier versions; `smallest_effect`: that of interest to it, None for the default;
+    `first_batches`: hash of a first batch -> id of its data, as the sweep found out for runs that do not record theirs.
     """
 
     command: tuple[str, ...]
@@ -77,6 +80,7 @@ class Manifest:
     tune: tuple[str, ...] = ()
     metric: str = ""
     smallest_effect: float | None = None
+    first_batches: Mapping[str, str] = field(default_factory=dict)
     identity_version: int = VERSION
     """The version of the identity that produced the ids."""
 
@@ -96,7 +100,7 @@ def read_manifest(folder: Path) -> Manifest | None:
             axes={axis: tuple(levels) for axis, levels in content["axes"].items()},
             seeds={axis: tuple(levels) for axis, levels in content["seeds"].items()},
             baseline=content["baseline"],
-            arms=tuple(PlannedArm(a["id"], a["levels"], tuple(a["overrides"]), a.get("tuned", "")) for a in content["arms"]),
+            arms=tuple(_arm(arm) for arm in content["arms"]),
             runs=tuple(PlannedRun(r["identity"], r["arm"], r["folder"], tuple(r["overrides"])) for r in content["runs"]),
             dropped=tuple(Dropped(tuple(d["overrides"]), d["reason"]) for d in content["dropped"]),
             zipped=tuple(tuple(axes) for axes in content["zipped"]),
@@ -105,10 +109,16 @@ def read_manifest(folder: Path) -> Manifest | None:
             tune=tuple(content.get("tune", ())),  # older sweeps have none
             metric=str(content.get("metric", "")),
             smallest_effect=content.get("smallest_effect"),
+            first_batches=dict(content.get("first_batches", {})),
             identity_version=int(content.get("identity_version", 1)),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path}: this is not a sweep manifest ({type(error).__name__}: {error}).") from None
+
+
+def _arm(content: Mapping[str, Any]) -> PlannedArm:
+    overrides = tuple(content["overrides"])
+    return PlannedArm(content["id"], content["levels"], overrides, content.get("tuned", ""), content.get("data", ""))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -119,7 +129,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
     """Return everything planned in the folder so far and not dropped since. Where the two conflict, `new` takes precedence.
 
-    A command that repeats a part of `old` leaves its command, design, baseline and tuned keys unchanged.
+    A command that repeats a part of `old` leaves its command, design, baseline and tuned keys unchanged. Where the same overrides
+    now give another experiment, as the data or a YAML have changed, the run takes the place of the old one.
     """
     if old is None:
         return new
@@ -130,18 +141,22 @@ def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
         new = replace(new, command=old.command, design=old.design, baseline=old.baseline, tune=old.tune, arms=arms_as_before)
     arms = {arm.id for arm in new.arms}
     dropped = {item.overrides for item in new.dropped} | {arm.overrides for arm in (*old.arms, *new.arms)}
+    replaced = {experiment_overrides(run.overrides) for run in new.runs}
+    kept = [run for run in old.runs if run.identity not in identities and experiment_overrides(run.overrides) not in replaced]
+    emptied = {run.arm for run in old.runs} - {run.arm for run in kept}
     return replace(
         new,
         axes=_union(old.axes, new.axes),
         seeds=_union(old.seeds, new.seeds),
-        arms=new.arms + tuple(arm for arm in old.arms if arm.id not in arms),
-        runs=new.runs + tuple(run for run in old.runs if run.identity not in identities),
+        arms=new.arms + tuple(arm for arm in old.arms if arm.id not in arms | emptied),
+        runs=(*new.runs, *kept),
         dropped=new.dropped + tuple(item for item in old.dropped if item.overrides not in dropped),
         zipped=tuple(dict.fromkeys((*old.zipped, *new.zipped))),
         study=new.study or old.study,
         notes=tuple(dict.fromkeys((*old.notes, *new.notes))),
         metric=old.metric,  # what was chosen before the first run stays the choice that was made in advance
         smallest_effect=old.smallest_effect,
+        first_batches={**old.first_batches, **new.first_batches},
     )
 
 
@@ -156,8 +171,8 @@ def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest
     new_ids = _ids_by_overrides(manifest, planned) if planned else {}
     tuned = [dotted_key(key) for key in manifest.tune]
     for run in runs:
-        for old_id, new_id in zip(_ids(run, tuned, manifest.identity_version), _ids(run, tuned, VERSION), strict=True):
-            new_ids[old_id] = new_id
+        present = (run_id(id, run.config, run.data) for id in _ids(run, tuned, VERSION))
+        new_ids |= zip(_ids(run, tuned, manifest.identity_version), present, strict=True)
 
     def new(old_id: str) -> str:
         return new_ids.get(old_id, old_id)
@@ -179,19 +194,20 @@ def _ids(run: Run, tuned: Sequence[str], version: int) -> tuple[str, str, str]:
 
 def _ids_by_overrides(old: Manifest, new: Manifest) -> dict[str, str]:
     """Return old id -> new id for runs and arms with the same overrides in both manifests, execution keys aside."""
-    runs = {_experiment(run.overrides): run for run in new.runs}
-    arms = {_experiment(arm.overrides): arm for arm in new.arms}
+    runs = {experiment_overrides(run.overrides): run for run in new.runs}
+    arms = {experiment_overrides(arm.overrides): arm for arm in new.arms}
     new_ids: dict[str, str] = {}
     for run in old.runs:
-        if same := runs.get(_experiment(run.overrides)):
+        if same := runs.get(experiment_overrides(run.overrides)):
             new_ids |= {run.identity: same.identity, run.arm: same.arm}
     for arm in old.arms:
-        if same := arms.get(_experiment(arm.overrides)):
+        if same := arms.get(experiment_overrides(arm.overrides)):
             new_ids |= {arm.id: same.id, arm.tuned: same.tuned}
     return new_ids
 
 
-def _experiment(overrides: Iterable[str]) -> frozenset[str]:
+def experiment_overrides(overrides: Iterable[str]) -> frozenset[str]:
+    """Return the overrides that define an experiment: without execution keys, in any order."""
     return frozenset(override for override in overrides if not is_execution_key(dotted_key(override)))
 
 

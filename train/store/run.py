@@ -12,12 +12,15 @@ import yaml
 
 from train.errors import UsageError
 from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
-from train.store.identity import SEEDS, VERSION, arm_id, identity, upgraded
+from train.store.identity import SEEDS, VERSION, arm_id, identity, run_id, upgraded
 from train.store.lock import LockHolder, is_held
 from train.store.overrides import drop_groups
 
 State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost"]
 """The state of a run. `lost`: its process ended without recording a status, for example by SIGKILL or a power cut."""
+
+DataKnown: TypeAlias = Literal["recorded", "first batch", "unknown"]
+"""How it is known with which data a run was made: it says so itself, or its first batch is that of a run which does."""
 
 FINISHED = frozenset({"done", "diverged"})
 """The states that are results. Divergence is one: repeating the run would reproduce it."""
@@ -27,7 +30,9 @@ FINISHED = frozenset({"done", "diverged"})
 class Run:
     """The content of a run folder.
 
-    `choices`: config group -> chosen option; `summary`: empty until the run has ended normally.
+    `choices`: config group -> chosen option; `summary`: empty until the run has ended normally. `data`: the id of the data with
+    which it is counted, empty if nothing tells; `data_known`: how that is known. `code`: of own parts, as `Inputs.code`; None if
+    it is not recorded.
     """
 
     folder: Path
@@ -40,6 +45,16 @@ class Run:
     overrides: tuple[str, ...]
     status: Mapping[str, Any]
     summary: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+    data_known: DataKnown = "unknown"
+    code: Mapping[str, str] | None = None
+
+    @property
+    def first_batch(self) -> str:
+        """The hash of the first batch as the model received it; empty if the run did not get so far or did not record it."""
+        fingerprint = self.summary.get("fingerprint")
+        batch = fingerprint.get("first_batch") if isinstance(fingerprint, Mapping) else None
+        return str(batch.get("sha256", "")) if isinstance(batch, Mapping) else ""
 
     @property
     def seed(self) -> int:
@@ -86,17 +101,21 @@ def read_run(folder: Path) -> Run:
         ) from None
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise UsageError(f"{folder}: this run cannot be read ({type(error).__name__}: {error}).") from None
+    data, recompute = str(status.get("data") or ""), _is_of_older_version(status)
     return Run(
         folder=folder,
         state=state,
         reason=reason,
-        identity=identity(config) if _is_of_older_version(status) else str(status.get("identity", "")),
-        arm=arm_id(config) if _is_of_older_version(status) else str(status.get("arm", "")),
+        identity=run_id(identity(config), config, data) if recompute else str(status.get("identity", "")),
+        arm=run_id(arm_id(config), config, data) if recompute else str(status.get("arm", "")),
         config=config,
         choices=_mapping(status.get("choices") or {}, "choices"),
         overrides=tuple(map(str, overrides)),
         status=status,
         summary=summary,
+        data=data,
+        data_known="recorded" if data else "unknown",
+        code=_mapping(status["own_code"], "own_code") if "own_code" in status else None,
     )
 
 

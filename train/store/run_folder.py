@@ -24,7 +24,8 @@ from train.store.files import (
     write_atomic,
     write_json,
 )
-from train.store.identity import VERSION, arm_id, identity
+from train.store.identity import VERSION, arm_id, identity, run_id
+from train.store.inputs import Inputs, write_data
 from train.store.lock import Lock, is_held, last_holder
 
 _ENDING_FIELDS = frozenset({"status", "reason", "exit_code", "wall_s", "peak_memory_bytes", "diagnosis"})
@@ -80,16 +81,22 @@ class RunFolder:
             return f", which another process ({holder}) is using" if holder else ", which another process is using"
         return ""
 
-    def claim(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None = None) -> None:
+    def claim(
+        self,
+        config: Mapping[str, Any],
+        overrides: Sequence[str],
+        choices: Mapping[str, str] | None = None,
+        inputs: Inputs | None = None,
+    ) -> None:
         """Reserve the folder and write what is known before training.
 
-        `config`: the resolved configuration, of the experiment alone; `choices`: config group -> chosen option. UsageError when
-        the folder already holds a run or cannot be written.
+        `config`: the resolved configuration, of the experiment alone; `choices`: config group -> chosen option; `inputs`: None if
+        the run failed before they were known. UsageError when the folder already holds a run or cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.lock()
-            self._begin(config, overrides, choices)
+            self._begin(config, overrides, choices, inputs)
         except OSError as error:
             self.release()
             if not self.status_file.exists():
@@ -99,11 +106,13 @@ class RunFolder:
             self.release()
             raise
 
-    def _begin(self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None) -> None:
+    def _begin(
+        self, config: Mapping[str, Any], overrides: Sequence[str], choices: Mapping[str, str] | None, inputs: Inputs | None
+    ) -> None:
         self.refuse_if_taken()
         self.config = dict(config)
         write_config(self.path, config, overrides)
-        self._status = {"started": timestamp()} | self._ownership(config, choices)
+        self._status = {"started": timestamp()} | self._ownership(config, choices, inputs)
         temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
         try:
             write_json(temporary, self._status)
@@ -120,6 +129,7 @@ class RunFolder:
         config: Mapping[str, Any],
         overrides: Sequence[str],
         choices: Mapping[str, str] | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         """Resume the run in this folder, whose lock this process holds.
 
@@ -129,7 +139,7 @@ class RunFolder:
         resumption = {"time": timestamp(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
         kept = {key: value for key, value in status.items() if key not in _ENDING_FIELDS}
         resumed = [*status.get("resumed", ()), resumption]
-        self._status = kept | self._ownership(config, choices) | {"resumed": resumed}
+        self._status = kept | self._ownership(config, choices, inputs) | {"resumed": resumed}
         write_json(self.status_file, self._status)
         self.config = dict(config)
         write_config(self.path, config, overrides)
@@ -139,14 +149,18 @@ class RunFolder:
             for path in self.path.glob(EVENT_FILES):
                 path.unlink(missing_ok=True)
 
-    def _ownership(self, config: Mapping[str, Any], choices: Mapping[str, str] | None) -> dict[str, Any]:
+    def _ownership(self, config: Mapping[str, Any], choices: Mapping[str, str] | None, inputs: Inputs | None) -> dict[str, Any]:
+        data = inputs.data_id if inputs else ""
+        if inputs is not None:
+            write_data(self.path, inputs)
         return {
             "status": "running",
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "identity": identity(config),
-            "arm": arm_id(config),
+            "identity": run_id(identity(config), config, data),
+            "arm": run_id(arm_id(config), config, data),
             "identity_version": VERSION,
+            **({"data": data, "own_code": dict(inputs.code)} if inputs else {}),
             "choices": dict(choices or {}),
             "own_parts": self.own_parts,
             "versions": versions(),

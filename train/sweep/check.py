@@ -1,19 +1,29 @@
-"""The check that every arm of a sweep can run, before its first job. It needs torch, so workers of the fork server do it."""
+"""The check that every arm of a sweep can run, and which stored runs are the same, before its first job.
+
+Both need the data, and so torch: workers of the fork server do it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.run.trust import trusted
+from train.store.identity import place_of_data, with_place
+from train.store.inputs import Inputs
+from train.store.manifest import Manifest
 from train.sweep.devices import cpu_cores
 from train.sweep.fork_server import ForkServer
+from train.sweep.plan import SweepPlan
+from train.sweep.reuse import RunStatus, run_statuses
 
 if TYPE_CHECKING:
     from train.run.dry_run import ConfigCheck
 
 CALL = "train.run.dry_run:check_configs"
+FIRST_BATCHES = "train.run.dry_run:first_batches"
 MIN_CONFIGS_PER_WORKER = 8
 """A worker takes some 50 ms per configuration, and half a second to load the bundled data."""
 
@@ -23,12 +33,14 @@ class ArmChecks:
     """What was found out about the arms of a sweep.
 
     `impossible`: id -> reason for every arm that no run could start with; `needed_bytes`: the GPU memory of a run of the largest
-    arm, None if it was not asked for or is unknown for one of them. `unread`, `notes`: sentences on what was typed without effect
-    on any of the other arms; the first are refused.
+    arm, None if it was not asked for or is unknown for one of them. `inputs`: id -> what goes into the runs of the arm besides
+    their configuration, for every arm of which that is known. `unread`, `notes`: sentences on what was typed without effect on
+    any of the other arms; the first are refused.
     """
 
     impossible: Mapping[str, str]
     needed_bytes: int | None
+    inputs: Mapping[str, Inputs]
     unread: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -66,14 +78,50 @@ def check_arms(
                     pending += [[id] for id in group]  # one of them crashed the worker; alone, its own run will report the crash
     impossible = {id: check.problem for id, check in found.items() if check.problem is not None}
     sizes = [found[id].needed_bytes if id in found else None for id in ids if id not in impossible]
+    inputs = {id: check.inputs for id, check in found.items() if check.inputs is not None}
     checked = [check for check in found.values() if check.problem is None]
-    return ArmChecks(impossible, _largest(sizes), _common(c.unread for c in checked), _common(c.notes for c in checked))
+    return ArmChecks(impossible, _largest(sizes), inputs, _common(c.unread for c in checked), _common(c.notes for c in checked))
 
 
 def _common(sentences: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
     """Return the sentences of overrides that have one in every arm, in the words of the first."""
     first, *others = [*sentences] or [{}]
     return tuple(text for override, text in first.items() if all(override in other for other in others))
+
+
+def compare_with_folder(
+    plan: SweepPlan,
+    planned: Manifest,
+    folder: Path,
+    reuse_other_code: bool,
+    fork_server: ForkServer,
+    environment: Mapping[str, str],
+) -> tuple[SweepPlan, list[RunStatus]]:
+    """Return the plan, and what the folder holds of it. `planned`: its manifest.
+
+    The data of finished runs that do not record them are found out: by the first batch that each of them would have now.
+    """
+    statuses = run_statuses(folder, plan.runs, reuse_other_code, plan.arms, planned)
+    places = {arm.id: place_of_data(arm.config) for arm in plan.arms}
+    configs = [
+        with_place(status.run.config, places[status.planned.arm])
+        for status in statuses
+        if status.run is not None and status.run.first_batch and status.run.data_known == "unknown"
+    ]
+    if not configs:
+        return plan, statuses
+    plan = replace(plan, first_batches=first_batches(configs, fork_server, environment))
+    planned = replace(planned, first_batches=plan.first_batches)
+    return plan, run_statuses(folder, plan.runs, reuse_other_code, plan.arms, planned)
+
+
+def first_batches(
+    configs: Sequence[Mapping[str, Any]], fork_server: ForkServer, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Return hash of a first batch -> id of its data, for resolved experiments; nothing for those whose batch cannot be made."""
+    worker = fork_server.start(FIRST_BATCHES, ([dict(config) for config in configs], trusted()), environment=environment)
+    fork_server.wait()
+    return dict(pair for pair in worker.value if all(pair)) if isinstance(worker.value, list) else {}
 
 
 def _largest(sizes: Sequence[int | None]) -> int | None:

@@ -13,7 +13,7 @@ from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.manifest import PlannedRun
 from train.store.run import FINISHED, read_status
-from train.sweep.reuse import runs_by_identity
+from train.sweep.reuse import latest_attempts, stored_runs
 from train.text import plural
 
 MAX_FAILURES = 20
@@ -47,7 +47,7 @@ class RunOutcome:
 
 def run_outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[RunOutcome]:
     """Return the outcome of each planned run, read from the run folders alone."""
-    runs = runs_by_identity(folder)
+    runs = latest_attempts(stored_runs(folder))
     outcomes = []
     for planned_run in planned:
         run = runs.get(planned_run.identity)

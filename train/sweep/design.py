@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from train.errors import UsageError, did_you_mean
+from train.store.inputs import Inputs
 from train.store.manifest import Design, PlannedArm, PlannedRun
 
 Levels: TypeAlias = Mapping[str, str]
@@ -29,12 +30,14 @@ class Factor:
 class ComposedArm(PlannedArm):
     """A planned arm with its configuration and its runs.
 
-    `config`: the experiment with the first seeds; `choices`: config group -> chosen option; `runs`: one per seed.
+    `config`: the experiment with the first seeds; `choices`: config group -> chosen option; `runs`: one per seed; `inputs`: what
+    goes into the runs besides their configuration, empty until that is known.
     """
 
     config: Mapping[str, Any]
     choices: Mapping[str, str]
     runs: tuple[PlannedRun, ...]
+    inputs: Inputs = field(default_factory=Inputs)
 
     @property
     def name(self) -> str:

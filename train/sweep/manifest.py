@@ -43,7 +43,7 @@ def build_manifest(
         axes=_levels(plan.request.axes),
         seeds=_levels(plan.request.seeds),
         baseline=plan.baseline.id,
-        arms=tuple(PlannedArm(arm.id, dict(arm.levels), arm.overrides, arm.tuned) for arm in plan.arms),
+        arms=tuple(PlannedArm(arm.id, dict(arm.levels), arm.overrides, arm.tuned, arm.data) for arm in plan.arms),
         runs=tuple(runs),
         dropped=plan.dropped,
         zipped=plan.zipped,
@@ -52,6 +52,7 @@ def build_manifest(
         tune=plan.tune,
         metric=report.metric,
         smallest_effect=report.smallest_effect,
+        first_batches=plan.first_batches,
     )
 
 

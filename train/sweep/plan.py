@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -21,10 +21,12 @@ from train.config_errors import COULD_NOT_OVERRIDE, is_composition_error, plain_
 from train.errors import CompositionError, UsageError
 from train.naming import job_name
 from train.run.job import chosen_options, resolve_config
-from train.store.identity import SEEDS, arm_id, experiment_of, identity
+from train.store.identity import SEEDS, arm_id, experiment_of, identity, run_id
+from train.store.inputs import Inputs
 from train.store.manifest import Design, Dropped, PlannedRun
 from train.sweep import design as designing
 from train.sweep import tuning
+from train.sweep.arms import with_inputs, without_duplicates
 from train.sweep.axes import Axis, SweepRequest, level_text
 from train.sweep.design import ComposedArm, Levels
 from train.sweep.settings import SweepSettings
@@ -37,6 +39,9 @@ PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\
 class SweepPlan:
     """The arms and runs of a sweep; the first arm is the baseline.
 
+    Until `with_inputs` tells what lies there, the id of an arm has the place of its data instead of their content, and that of a
+    run neither. `first_batches`: see `Manifest`.
+
     If keys are tuned (`tune`), every combination of their levels is an arm here; `compared` groups them into the arms that the
     report compares.
     """
@@ -47,6 +52,7 @@ class SweepPlan:
     arms: tuple[ComposedArm, ...]
     dropped: tuple[Dropped, ...]
     tune: tuple[str, ...] = ()
+    first_batches: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> ComposedArm:
@@ -69,6 +75,11 @@ class SweepPlan:
         """All runs, seed by seed, so that a sweep cut short has runs of every arm."""
         rows = itertools.zip_longest(*(arm.runs for arm in self.arms))
         return tuple(run for row in rows for run in row if run is not None)
+
+    def with_inputs(self, inputs: Mapping[str, Inputs]) -> SweepPlan:
+        """Return the plan with its final ids, without arms that differ only in where the same data lie. `inputs`: by arm's id."""
+        arms, duplicates = without_duplicates(with_inputs(self.arms, inputs, self.tune))
+        return replace(self, arms=tuple(arms), dropped=(*self.dropped, *duplicates))
 
     def without_arms(self, impossible: Mapping[str, str]) -> SweepPlan:
         """Return the plan without the `impossible` arms (id -> reason).
@@ -119,7 +130,7 @@ def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoad
     _raise_for_unusable_levels(requested, failures)
     dropped = [Dropped(_override_lines(levels), "named twice") for levels in repeated]
     dropped += [Dropped(request.overrides(levels), reason_text(error)) for levels, error in failures]
-    arms, duplicates = _without_duplicates([arm for group in groups for arm in group])
+    arms, duplicates = without_duplicates([arm for group in groups for arm in group])
     zipped = tuple(tuple(group) for group in settings.zip)
     tuning.validate_split(arms, settings.tuned)
     return SweepPlan(request, settings.design, zipped, tuple(arms), (*dropped, *duplicates), settings.tuned)
@@ -140,7 +151,7 @@ class Composer:
         runs_of_arms: dict[str, list[tuple[Mapping[str, Any], PlannedRun]]] = {}
         for seed_levels, content in self.variants(config, levels, seeds):
             overrides = self.request.overrides({**levels, **seed_levels})
-            run = PlannedRun(identity(content), arm_id(content), job_name(overrides), overrides)
+            run = PlannedRun(identity(content), run_id(arm_id(content), content, ""), job_name(overrides), overrides)
             runs_of_arms.setdefault(run.arm, []).append((content, run))
         for id, members in runs_of_arms.items():
             runs = tuple({run.identity: run for _, run in members}.values())
@@ -236,18 +247,6 @@ def _impossible_baseline_message(name: str, reason: str, arms: int) -> str:
     if arms == 1:
         return reason
     return f"The baseline ({name}) is impossible, and every arm is compared with it: {reason} Choose another with sweep.baseline."
-
-
-def _without_duplicates(arms: Sequence[ComposedArm]) -> tuple[list[ComposedArm], list[Dropped]]:
-    unique: dict[str, ComposedArm] = {}
-    duplicates = []
-    for arm in arms:
-        if arm.id in unique:
-            original = "the baseline" if arm.id == arms[0].id else unique[arm.id].name
-            duplicates.append(Dropped(arm.overrides, f"the same configuration as {original}"))
-        else:
-            unique[arm.id] = arm
-    return list(unique.values()), duplicates
 
 
 def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Levels]:

@@ -17,11 +17,12 @@ from train.text import plural, rough_duration
 
 FEW_SEEDS = 5
 MAX_DROPS = 10
+MAX_REASONS = 3
 KIND_TEXT = {
     "done": "done",
     "diverged": "diverged",
     "failed": "failed or interrupted",
-    "outdated": "by another version of the code",
+    "outdated": "made from other data, code or settings",
     "missing": "missing",
 }
 
@@ -45,6 +46,7 @@ def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, fol
 
 def reuse_lines(statuses: Iterable[RunStatus], rerun: Rerun) -> Iterator[str]:
     """Yield which runs are reused, which are rerun, and why."""
+    statuses = list(statuses)
     counts = Counter(status.kind for status in statuses)
     kept = {kind: count for kind, count in counts.items() if kind not in RERUN_KINDS[rerun] and kind != "running"}
     rerun_counts = {kind: count for kind, count in counts.items() if kind in RERUN_KINDS[rerun] and kind != "missing"}
@@ -52,10 +54,20 @@ def reuse_lines(statuses: Iterable[RunStatus], rerun: Rerun) -> Iterator[str]:
         yield f"       {'reused' if kept.keys() <= {'done', 'diverged'} else 'not rerun'}: {_counts(kept)} (sweep.rerun={rerun})"
     if rerun_counts:
         yield f"       rerun: {_counts(rerun_counts)} (resumed from a checkpoint where possible, else archived in previous/)"
-    if "outdated" in rerun_counts:
-        yield "       runs by another version of the code are reused only with sweep.reuse_other_code=true"
+    yield from outdated_lines(statuses)
     if counts["running"]:
         yield f"       skipped: {plural(counts['running'], 'run')} still running in another process"
+
+
+def outdated_lines(statuses: Iterable[RunStatus]) -> Iterator[str]:
+    """Yield why stored runs are not those of the plan, the most frequent reasons first."""
+    reasons = Counter((status.reason, status.is_other_code) for status in statuses if status.kind == "outdated")
+    for (reason, _), count in reasons.most_common(MAX_REASONS):
+        yield f"       {plural(count, 'stored run')}, {reason}"
+    if len(reasons) > MAX_REASONS:
+        yield f"       and {plural(len(reasons) - MAX_REASONS, 'other reason')}"
+    if any(is_other_code for _, is_other_code in reasons):
+        yield "       runs by another version of the code are reused only with sweep.reuse_other_code=true"
 
 
 def dropped_lines(plan: SweepPlan) -> Iterator[str]:

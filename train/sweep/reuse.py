@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from train.errors import UsageError
-from train.run.resume import can_resume
+from train.run.resume import can_resume, differences, user_overrides
 from train.store.code import code_difference
 from train.store.files import PREVIOUS
-from train.store.manifest import PlannedRun
+from train.store.identity import SEEDS
+from train.store.inputs import Inputs, code_differences, data_differences, read_data, some
+from train.store.manifest import Manifest, PlannedRun, experiment_overrides, read_manifest
 from train.store.run import FINISHED, Run, find_runs, read_run
+from train.store.unrecorded import with_known_data
+from train.sweep.design import ComposedArm
 from train.sweep.settings import Rerun
 
 Kind: TypeAlias = Literal["missing", "failed", "outdated", "diverged", "done", "running"]
@@ -30,11 +35,17 @@ RERUN_KINDS: Mapping[Rerun, frozenset[Kind]] = {
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The state of a planned run before this command starts jobs. `run`: its latest attempt, or None."""
+    """The state of a planned run before this command starts jobs.
+
+    `run`: its latest attempt, or else the run that the same overrides made from other data or another YAML; `reason`: what has
+    changed since, so that it is not reused, nor resumed; `is_other_code`: that is code alone.
+    """
 
     planned: PlannedRun
     kind: Kind
     run: Run | None = None
+    reason: str = ""
+    is_other_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,35 +56,80 @@ class ScheduledRun:
     resumes: bool = False
 
 
-def run_statuses(folder: Path, planned: Iterable[PlannedRun], reuse_other_code: bool) -> list[RunStatus]:
-    """Return the status of each planned run. Attempts are matched by identity: their folders may have any name."""
-    runs = runs_by_identity(folder)
-    return [RunStatus(run, reuse_kind(runs.get(run.identity), reuse_other_code), runs.get(run.identity)) for run in planned]
+def run_statuses(
+    folder: Path,
+    planned: Iterable[PlannedRun],
+    reuse_other_code: bool,
+    arms: Iterable[ComposedArm] = (),
+    manifest: Manifest | None = None,
+) -> list[RunStatus]:
+    """Return the status of each planned run. Attempts are matched by identity: their folders may have any name.
+
+    `arms`: those of the planned runs, if it is known what goes into them; `manifest`: see `stored_runs`.
+    """
+    runs, planned = stored_runs(folder, manifest), list(planned)
+    attempts, identities = latest_attempts(runs), {item.identity for item in planned}
+    others = {experiment_overrides(run.overrides): run for run in runs if run.identity not in identities}
+    by_id = {arm.id: arm for arm in arms}
+    statuses = []
+    for item in planned:
+        arm = by_id.get(item.arm)
+        if (run := attempts.get(item.identity)) is not None:
+            statuses.append(_status_of_attempt(item, run, arm.inputs if arm else Inputs(), reuse_other_code))
+        elif arm and (other := others.get(experiment_overrides(user_overrides(item.overrides)))) is not None:
+            kind = "running" if other.state == "running" else "outdated"
+            statuses.append(RunStatus(item, kind, other, _other_experiment(other, arm)))
+        else:
+            statuses.append(RunStatus(item, "missing"))
+    return statuses
 
 
-def reuse_kind(run: Run | None, reuse_other_code: bool) -> Kind:
-    if run is None:
-        return "missing"
+def _status_of_attempt(planned: PlannedRun, run: Run, inputs: Inputs, reuse_other_code: bool) -> RunStatus:
     if run.state == "running":
-        return "running"
+        return RunStatus(planned, "running", run)
+    code = code_difference(run.status) or _own_code(run, inputs)
     if run.state not in FINISHED:
-        return "failed"
-    if not reuse_other_code and code_difference(run.status):
-        return "outdated"
-    return "diverged" if run.state == "diverged" else "done"
+        return RunStatus(planned, "failed", run, code, is_other_code=bool(code))
+    if inputs.data and run.data_known == "unknown":
+        return RunStatus(planned, "outdated", run, "made from data that are not recorded, and the first batch was another one")
+    if code and not reuse_other_code:
+        return RunStatus(planned, "outdated", run, code, is_other_code=True)
+    return RunStatus(planned, "diverged" if run.state == "diverged" else "done", run)
 
 
-def runs_by_identity(folder: Path) -> dict[str, Run]:
-    """Return identity -> run. Finished and running attempts take precedence; damaged folders are skipped."""
-    runs: dict[str, Run] = {}
+def _own_code(run: Run, inputs: Inputs) -> str:
+    difference = code_differences(run.code, inputs.code)
+    return f"made with other code of its parts: {difference}" if difference else ""
+
+
+def _other_experiment(run: Run, arm: ComposedArm) -> str:
+    """Return why a run that the same overrides made is another experiment now."""
+    changed = {key: values for key, values in differences(run.config, arm.config).items() if key.partition(".")[0] not in SEEDS}
+    if changed:
+        return f"made with another configuration: {some([f'{key}: {old} -> {new}' for key, (old, new) in changed.items()], '; ')}"
+    return f"made from other data: {data_differences(read_data(run.folder), arm.inputs.data)}"
+
+
+def stored_runs(folder: Path, planned: Manifest | None = None) -> list[Run]:
+    """Return the runs in a sweep's folder; damaged ones are skipped.
+
+    `planned`: of the command that is planned, if there is one. It and the manifest in the folder tell the data of runs that do
+    not record them.
+    """
+    runs = []
     for path in find_runs([folder]):
-        try:
-            run = read_run(path)
-        except UsageError:
-            continue
-        if run.identity not in runs or (run.state in (*FINISHED, "running")):
-            runs[run.identity] = run
-    return runs
+        with suppress(UsageError):
+            runs.append(read_run(path))
+    return with_known_data(runs, [manifest for manifest in (read_manifest(folder), planned) if manifest is not None])
+
+
+def latest_attempts(runs: Iterable[Run]) -> dict[str, Run]:
+    """Return identity -> run. Finished and running attempts take precedence."""
+    attempts: dict[str, Run] = {}
+    for run in runs:
+        if run.identity not in attempts or (run.state in (*FINISHED, "running")):
+            attempts[run.identity] = run
+    return attempts
 
 
 def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> ScheduledRun:
@@ -82,7 +138,7 @@ def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> Schedule
     Anything else in the folder that the new attempt will use is archived too. No other code decides this.
     """
     run = status.run
-    if may_resume and run is not None and status.kind == "failed" and not code_difference(run.status) and can_resume(run.folder):
+    if may_resume and run is not None and status.kind == "failed" and not status.reason and can_resume(run.folder):
         return ScheduledRun(replace(status.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
     for folder in {run.folder if run else sweep / status.planned.folder, sweep / status.planned.folder}:
         if folder.exists():

@@ -25,13 +25,13 @@ from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_man
 from train.sweep import plan_text
 from train.sweep.axes import SWEEP_ONLY, read_request
 from train.sweep.calibrate import estimate_s, time_arms
-from train.sweep.check import check_arms
+from train.sweep.check import check_arms, compare_with_folder
 from train.sweep.conclude import conclude
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
 from train.sweep.manifest import build_manifest, newest_sweep, set_sweep_dir
 from train.sweep.plan import SweepPlan, make_plan
-from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, runs_by_identity
+from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, stored_runs
 from train.sweep.settings import SweepSettings, parse_sweep
 
 SUBDIR = "${job_name:${hydra.overrides.task}}"
@@ -79,10 +79,12 @@ class Sweep:
             checks = check_arms(
                 configs, fork_server, allocation.slots[0].environment, with_memory=allocation.gpus > 0, typed=typed
             )
-            plan = composed.without_arms(checks.impossible)
+            plan = composed.with_inputs(checks.inputs).without_arms(checks.impossible)
             for refusal in checks.unread:
                 raise UsageError(refusal)
-            statuses = run_statuses(folder, plan.runs, self.settings.reuse_other_code)
+            planned = build_manifest(plan, plan.runs, (), self.study, (), self.report)
+            reuse_other_code, environment = self.settings.reuse_other_code, allocation.slots[0].environment
+            plan, statuses = compare_with_folder(plan, planned, folder, reuse_other_code, fork_server, environment)
             self.validate_resume(folder, plan)
             self.print_plan(plan, statuses, folder)
             for note in (*checks.notes, *notes_on_command(typed, sweep=True).values()):
@@ -152,7 +154,7 @@ class Sweep:
     def existing_manifest(folder: Path, planned: Manifest) -> Manifest | None:
         """Return the manifest of earlier commands in `folder`, with ids of the present version; None when there is none."""
         manifest = read_manifest(folder)
-        return None if manifest is None else upgraded_manifest(manifest, runs_by_identity(folder).values(), planned)
+        return None if manifest is None else upgraded_manifest(manifest, stored_runs(folder, planned), planned)
 
     def print_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> None:
         if self.settings.dry_run:

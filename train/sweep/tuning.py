@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from train.errors import UsageError, did_you_mean
-from train.store.identity import SEEDS, arm_id
+from train.store.identity import SEEDS, arm_id, run_id
 from train.store.overrides import dotted_key
 from train.sweep.axes import SweepRequest
 from train.sweep.design import ComposedArm, Levels
@@ -64,4 +64,5 @@ def group_tuned(levels: Sequence[Sequence[ComposedArm]], tuned: Sequence[str]) -
 
 
 def _id_without_tuned(config: Mapping[str, Any], tuned: Sequence[str]) -> str:
-    return arm_id(config, [dotted_key(key) for key in tuned])
+    """Return an id that, like that of an arm before its data are known, has the place of the data instead of their content."""
+    return run_id(arm_id(config, [dotted_key(key) for key in tuned]), config, "")

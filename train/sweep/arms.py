@@ -1,0 +1,44 @@
+"""The ids of the arms of a plan: which arms are the same experiment, before and after it is known what their data are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from train.store.identity import arm_id, run_id
+from train.store.inputs import Inputs
+from train.store.manifest import Dropped
+from train.store.overrides import dotted_key
+from train.sweep.design import ComposedArm
+
+
+def without_duplicates(arms: Sequence[ComposedArm]) -> tuple[list[ComposedArm], list[Dropped]]:
+    """Return the arms without those whose id an earlier one has, and these."""
+    unique: dict[str, ComposedArm] = {}
+    duplicates = []
+    for arm in arms:
+        if arm.id in unique:
+            original = "the baseline" if arm.id == arms[0].id else unique[arm.id].name
+            same = "the same configuration and the same data" if arm.data else "the same configuration"
+            duplicates.append(Dropped(arm.overrides, f"{same} as {original}"))
+        else:
+            unique[arm.id] = arm
+    return list(unique.values()), duplicates
+
+
+def with_inputs(arms: Sequence[ComposedArm], inputs: Mapping[str, Inputs], tune: Sequence[str]) -> list[ComposedArm]:
+    """Return the arms with what goes into their runs, and with the final ids of arms and runs.
+
+    `inputs`: by the id of an arm until now; an arm without has unknown data. `tune`: the tuned keys.
+    """
+    keys = [dotted_key(key) for key in tune]
+    data = {arm.id: inputs[arm.id].data_id for arm in arms if arm.id in inputs}
+    tuned = {arm.tuned: run_id(arm_id(arm.config, keys), arm.config, data.get(arm.id, "")) for arm in reversed(arms)}
+    return [_with_inputs(arm, inputs.get(arm.id, Inputs()), tuned[arm.tuned] if arm.tuned else "") for arm in arms]
+
+
+def _with_inputs(arm: ComposedArm, inputs: Inputs, tuned: str) -> ComposedArm:
+    data = inputs.data_id
+    id = run_id(arm_id(arm.config), arm.config, data)
+    runs = tuple(replace(run, identity=run_id(run.identity, arm.config, data), arm=id) for run in arm.runs)
+    return replace(arm, id=id, tuned=tuned, data=data, runs=runs, inputs=inputs)
