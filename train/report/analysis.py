@@ -29,6 +29,7 @@ from train.report.contracts import (
 )
 from train.report.evidence import contradictions
 from train.report.history import History
+from train.report.inputs import input_facts
 from train.report.metric import Metric, as_float
 from train.report.plan_threats import plan_threats
 from train.report.statistics.compare import compare, pairwise
@@ -170,6 +171,7 @@ def collect_facts(study: Study, metric: Metric) -> Facts:
         lost_at_every_level=tuple(arm.id for arm in study.arms if arm.choice and arm.choice.lost_all),
         budget_factors=tuple(factor for factor, key in keys.items() if key in BUDGET_KEYS),
         rate_factors=tuple(factor for factor, key in keys.items() if key in RATE_KEYS),
+        inputs=input_facts(study),
     )
 
 

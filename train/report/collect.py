@@ -12,10 +12,11 @@ from typing import Any
 from train.command import own_parts_of
 from train.errors import UsageError
 from train.store.files import MANIFEST_FILE
-from train.store.identity import SEEDS, experiment_of
+from train.store.identity import PLACE, SEEDS, experiment_of
 from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
 from train.store.overrides import flatten
 from train.store.run import FINISHED, Run, State, find_runs, read_run
+from train.store.unrecorded import with_known_data
 
 FAILED: tuple[State, ...] = ("failed", "lost")
 
@@ -75,7 +76,9 @@ def collect(folders: Sequence[Path]) -> Collection:
             runs.append(read_run(path))
         except UsageError as error:
             unreadable.append(ExcludedRun(path, str(error).removeprefix(f"{path}: ")))
-    plans = tuple(_plans(folders, runs, unreadable))
+    stored = list(_plans(folders, unreadable))
+    runs = with_known_data(runs, [plan.manifest for plan in stored])
+    plans = tuple(PlannedSweep(plan.folder, upgraded_manifest(plan.manifest, runs)) for plan in stored)
     if not runs and not plans:
         raise UsageError(_nothing_found(folders, unreadable))
     counted, duplicates = _deduplicate(runs)
@@ -89,7 +92,7 @@ def _nothing_found(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -
     return message
 
 
-def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[ExcludedRun]) -> Iterator[PlannedSweep]:
+def _plans(folders: Iterable[Path], unreadable: list[ExcludedRun]) -> Iterator[PlannedSweep]:
     """Read the manifests in `folders` and one level below, so that a folder of sweeps works like a sweep."""
     visited: set[Path] = set()
     for top in folders:
@@ -103,7 +106,7 @@ def _plans(folders: Iterable[Path], runs: Sequence[Run], unreadable: list[Exclud
                 unreadable.append(ExcludedRun(folder / MANIFEST_FILE, str(error).removeprefix(f"{folder / MANIFEST_FILE}: ")))
                 continue
             if manifest is not None:
-                yield PlannedSweep(folder, upgraded_manifest(manifest, runs))
+                yield PlannedSweep(folder, manifest)
 
 
 def _deduplicate(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[ExcludedRun, ...]]:
@@ -129,6 +132,9 @@ def _priority(run: Run) -> tuple[bool, bool, str]:
     return run.state in FINISHED, run.state == "running", str(run.status.get("started", ""))
 
 
+CONTENT = "data.content"
+"""The factor of arms that differ in what lies in the place of their data alone."""
+
 ABSENT = "-"
 """The level of an arm whose configuration lacks the key."""
 
@@ -137,14 +143,18 @@ ABSENT = "-"
 class Setting:
     """The configuration of an arm.
 
-    `choices`: option group -> option; `values`: dotted key -> value. Neither includes seeds or bookkeeping.
+    `choices`: option group -> option; `values`: dotted key -> value. Neither includes seeds or bookkeeping. `data`: the id of the
+    data, empty if it is unknown.
     """
 
     choices: Mapping[str, str]
     values: Mapping[str, Any]
+    data: str = ""
 
     def level(self, factor: str) -> str:
         """Return the level of an option group, a dotted key or an axis as typed (`+trainer.max_steps`); ABSENT without one."""
+        if factor == CONTENT:
+            return self.data or "unknown"
         key = re.sub(r"^[+~]+|@.*$", "", factor)
         if key in self.choices:
             return self.choices[key]
@@ -156,8 +166,8 @@ class Setting:
 
 def setting_of(run: Run) -> Setting:
     """Return the setting of the arm to which `run` belongs."""
-    kept = {key: value for key, value in experiment_of(run.config).items() if key not in SEEDS}
-    return Setting({str(group): str(option) for group, option in run.choices.items()}, flatten(kept))
+    kept = flatten({key: value for key, value in experiment_of(run.config).items() if key not in SEEDS})
+    return Setting({str(group): str(option) for group, option in run.choices.items()}, kept, run.data)
 
 
 def text(value: Any) -> str:
@@ -169,11 +179,17 @@ def factors_of(settings: Sequence[Setting]) -> tuple[str, ...]:
     """Return the option groups that differ between `settings`, then the keys whose difference no group's choice explains.
 
     `norm=group` has a key `norm.groups` and `norm=batch` has none: the factor is `norm` alone, unless two arms with `norm=group`
-    differ in `norm.groups`.
+    differ in `norm.groups`. Data that are known differ in their content, not in their place.
     """
     groups = [group for group in _union(setting.choices for setting in settings) if _differ([s.level(group) for s in settings])]
     keys = _union(setting.values for setting in settings)
-    return (*groups, *(key for key in keys if _differs_within_option(key, settings, groups)))
+    known = {setting.data for setting in settings}
+    if known != {""}:
+        keys = [key for key in keys if key != PLACE.key]
+    differing = [key for key in keys if _differs_within_option(key, settings, groups)]
+    if len(known) > 1 and not any(key.partition(".")[0] == "data" for key in (*groups, *differing)):
+        differing.append(CONTENT)  # otherwise their settings explain it
+    return (*groups, *differing)
 
 
 def _differs_within_option(key: str, settings: Sequence[Setting], groups: Sequence[str]) -> bool:

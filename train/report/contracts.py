@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, get_args
 
+from train.report.input_facts import InputFacts
+
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive", "not_comparable"]
 VERDICTS: dict[str, str] = {verdict: verdict.replace("_", " ") for verdict in get_args(Verdict)}
 """How a verdict reads, in the order of headings."""
@@ -214,7 +216,7 @@ class Facts:
     `tuned_over`: learning rates tried for every arm, empty where the rate was fixed. `tuned`: whether a level (of the learning
     rate or another key) was selected for each arm. `lost_at_every_level`: arms whose runs were all lost at every level.
     `budget_factors`: factors that set the training budget, such as `trainer.epochs`; `rate_factors`: factors that set the
-    learning rate.
+    learning rate. `inputs`: what went into the runs besides their configuration.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -225,6 +227,7 @@ class Facts:
     lost_at_every_level: tuple[str, ...] = ()
     budget_factors: tuple[str, ...] = ()
     rate_factors: tuple[str, ...] = ()
+    inputs: InputFacts = field(default_factory=InputFacts)
 
     def label(self, arm: str) -> str:
         return self.labels.get(arm, arm)

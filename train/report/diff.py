@@ -10,10 +10,12 @@ from typing import Any
 
 from train.report.collect import ABSENT, text
 from train.report.metric import IN_SUMMARY, as_float
-from train.store.identity import experiment_of
+from train.store.identity import arm_id, experiment_of, identity
+from train.store.inputs import code_differences, data_differences, read_data
 from train.store.overrides import flatten
 from train.store.run import Run, read_run
-from train.text import number, percent
+from train.store.unrecorded import with_known_data
+from train.text import number, percent, plural
 
 _RESULTS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
 
@@ -33,6 +35,7 @@ def difference(first: Path, second: Path) -> str:
     sections = [
         ("choices", differing(a.choices, b.choices)),
         ("configuration", differing(_config(a), _config(b))),
+        ("data", differing(_data(a), _data(b))),
         ("code and machine", differing(_machine(a), _machine(b))),
         ("results", list(_results(a, b))),
     ]
@@ -55,8 +58,21 @@ def _config(run: Run) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    names = ("versions", "git", "device", "precision", "memory_format", "threads", "host")
+    names = ("own_code", "versions", "git", "device", "precision", "memory_format", "threads", "host")
     return flatten({name: run.status[name] for name in names if run.status.get(name) is not None})
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """Return the classes, and of each class in each split the number of images and their hash, as far as they are recorded."""
+    content = read_data(run.folder)
+    names: list[str] = content.get("classes", [])
+    found: dict[str, Any] = {"classes": ", ".join(names)} if names else {}
+    for split, part in content.get("splits", {}).items():
+        hashes = part.get("contents", [""] * len(names))
+        for name, count, content_hash in zip(names, part["counts"], hashes, strict=False):
+            found[f"{split}/{name}"] = f"{plural(count, 'image')} {content_hash}".strip()
+        found |= {f"{split} order": part["order"]} if "order" in part else {}
+    return found
 
 
 def _results(a: Run, b: Run) -> Iterator[Difference]:
@@ -84,11 +100,21 @@ def _value(key: str, value: float) -> str:
 
 
 def _relation(a: Run, b: Run) -> str:
-    if a.identity and a.identity == b.identity:
-        return "The same experiment: same configuration, same seeds."
-    if a.arm and a.arm == b.arm:
-        return "Runs of one arm: they differ only in their seeds."
-    return "Runs of different arms."
+    a, b = with_known_data([a, b], [])
+    if arm_id(a.config) != arm_id(b.config):
+        return "Runs of different arms."
+    is_same = identity(a.config) == identity(b.config)
+    unknown = "unknown" in (a.data_known, b.data_known)
+    data = "" if unknown or a.data == b.data else f"other data ({data_differences(read_data(a.folder), read_data(b.folder))})"
+    code = code_differences(a.code, b.code) if a.code and b.code else ""
+    others = [*([data] if data else []), *([f"other code ({code})"] if code else [])]
+    if others:
+        return f"Not one experiment: same configuration, {'same' if is_same else 'other'} seeds, but {' and '.join(others)}."
+    if is_same:
+        sentence = "The same experiment: same configuration, same seeds."
+    else:
+        sentence = "Runs of one arm: they differ only in their seeds."
+    return f"{sentence} Whether their data are the same is not recorded." if unknown else sentence
 
 
 def _columns(differences: Iterable[Difference]) -> list[str]:

@@ -20,6 +20,12 @@ CEILING = 0.99
 FEW_RUNS = 3
 SPREAD_RATIO = 3.0
 CONTRADICTIONS = "contradicting_runs"
+SHARED: dict[bool | None, str] = {
+    True: "All arms share these images, so the intervals hold for these images only.",
+    False: "Not all runs were tested on the same images.",
+    None: "The intervals hold for these images only, if all arms share them.",
+}
+"""Whether all runs were tested on the same images -> what that means."""
 RANK: dict[Severity, int] = {"serious": 0, "caution": 1, "note": 2}
 
 
@@ -69,6 +75,27 @@ def _contradictions(data: _Evidence) -> _Findings:
     for sentence, found in arms.items():
         verb = "contradicts its" if sum(count for count, _ in found) == 1 else "contradict their"
         yield CONTRADICTIONS, f"{listed([text for _, text in found])} {verb} configuration: {sentence}", "serious"
+
+
+def _inputs(data: _Evidence) -> _Findings:
+    """Runs that should differ in their configuration alone, but were made from other data, other code or another YAML."""
+    inputs = data.facts.inputs
+    for kind, what, differences in (
+        ("data", "different data, though their settings of data are the same", inputs.data),
+        ("own_code", "different code of parts of your own", inputs.code),
+        ("configurations", "different configurations, though their levels are the same", inputs.configurations),
+    ):
+        if differences:
+            yield kind, f"Runs were made with {what}: {'; '.join(differences)}. They are no runs of one experiment.", "serious"
+    if inputs.unknown_data:
+        text = f"{plural(inputs.unknown_data, 'run')} did not record the data that went in, nor does a first batch show them"
+        yield "unknown_data", f"{text}: whether these were the same as in the other runs is unknown.", "caution"
+    if inputs.shown_data:
+        text = f"{plural(inputs.shown_data, 'run')} did not record the data that went in"
+        yield "shown_data", f"{text}, and counted because the first batch was the same as with the recorded data.", "note"
+    if inputs.unknown_code:
+        text = f"{plural(inputs.unknown_code, 'run')} did not record the code of parts of your own"
+        yield "unknown_code", f"{text}: whether it was the same as in the other runs is unknown.", "caution"
 
 
 def _lost_runs(data: _Evidence) -> _Findings:
@@ -220,7 +247,7 @@ def _test_set(data: _Evidence) -> _Findings:
     sampling, seeds = (plain(value, data.metric, 2) + points(data.metric) for value in (sampling_sd, seed_sd))
     text = (
         f"The {data.metric.name} is measured on {data.facts.test_size:,} images: their choice alone moves it by {sampling} "
-        f"(one standard error), seeds by {seeds}. All arms share these images, so the intervals hold for these images only."
+        f"(one standard error), seeds by {seeds}. {SHARED[data.facts.inputs.same_test_data]}"
     )
     yield "test_set", text, "caution" if sampling_sd > seed_sd else "note"
 
@@ -244,6 +271,7 @@ def _many_comparisons(data: _Evidence) -> _Findings:
 
 _CHECKS: tuple[Callable[[_Evidence], _Findings], ...] = (
     _contradictions,
+    _inputs,
     _lost_runs,
     _few_runs,
     _conditions,
