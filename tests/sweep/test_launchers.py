@@ -54,6 +54,17 @@ def test_search_keeps_the_best_trial(python_with: Callable[[str], str], tmp_path
     assert best["best_value"] == max(run.summary["val_accuracy"] for run in runs)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["basic", "pool"])
+def test_search_goes_on_after_diverged_trials(launcher: str, python_with: Callable[[str], str], tmp_path: Path) -> None:
+    arguments = ["hydra/sweeper=search", f"hydra/launcher={launcher}", "hydra.sweeper.n_trials=5", "hydra.sweeper.n_jobs=1"]
+    result = run_sweep(python_with("optuna"), tmp_path, *arguments, "model.how=choice(fine,diverges)")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert {read_run(folder).state for folder in find_runs([tmp_path])} == {"done", "diverged"}
+    assert yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())["best_params"] == {"model.how": "fine"}
+
+
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_launcher_preset_names_extra_to_install(preset: Path) -> None:
     text = preset.read_text()

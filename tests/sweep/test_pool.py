@@ -149,14 +149,15 @@ def test_pool_writes_run_folder_of_job_that_crashed_early(tmp_path: Path) -> Non
     assert "sweep.on_error=stop: not starting the remaining runs (1)" in sweep.output
 
 
-def test_first_signal_lets_running_jobs_save_and_exit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.long)])
+def test_first_signal_lets_running_jobs_save_and_exit(tmp_path: Path, number: signal.Signals, code: int) -> None:
     sweep = Sweep(tmp_path, "model.how=dawdles", "seed=0,1,2", "trainer.epochs=1000", "trainer.max_steps=null")
     sweep.wait_for(lambda: sweep.training_count() == 2)
-    sweep.process.send_signal(signal.SIGINT)
-    assert sweep.wait_for_exit(30) == 130, sweep.output
+    sweep.process.send_signal(number)
+    assert sweep.wait_for_exit(30) == code, sweep.output
     runs = [read_run(path) for path in find_runs([sweep.folder])]
     assert [run.state for run in runs] == ["interrupted", "interrupted"]
-    assert {run.status["exit_code"] for run in runs} == {130}
+    assert {run.status["exit_code"] for run in runs} == {code}
     assert sweep.processes() == []
 
 
