@@ -17,11 +17,11 @@ PROGRAM = """
 import os, subprocess, sys
 from train.streams import protect_output
 protect_output()
-for number in range(4):
-    print("x" * 5000, flush=number < 3)
+for number in range(50):  # more than a pipe holds, so that the end of its reader is noticed
+    print("x" * 5000, flush=number < 49)
 opened = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
 os.write(opened, b"work")
-subprocess.run([sys.executable, "-c", "import sys; print('a child'); sys.exit(sys.stdout is None)"], check=True)
+subprocess.run([sys.executable, "-c", "import sys; print('a child', flush=True); sys.exit(sys.stdout is None)"], check=True)
 print("the end", file=sys.stderr)
 sys.exit(7)
 """
