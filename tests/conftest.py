@@ -22,6 +22,9 @@ from train.text import plural
 # Torch reads it once, at the first matrix product on a GPU, which may happen in a test without a session.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# A suite that `nohup` starts ignores it, and so would the commands that tests hang up.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 GPU = "GPU that torch can use"
 
 Train: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]

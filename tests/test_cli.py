@@ -69,7 +69,7 @@ REFUSED = {
     "hydra=null": "hydra=null: set its keys one by one.",
     "optimizer.lr=${nothing}": "optimizer.lr: Interpolation key 'nothing' not found",
     "augment.multi_scale.size=96": "augment=multi_scale has: augment.multi_scale.short_side, augment.multi_scale.crop,",
-    "data.root.size=3": "Known: data.preprocess, data.val_fraction, data.workers.",
+    "data.root.size=3": "Known: data.preprocess, data.val_fraction, data.verify, data.workers.",
     "hydra.job.nam=x": "Did you mean 'hydra.job.name'?",
     "data=image_folder data.root=~/no/such/photos": f"data.root={Path.home()}/no/such/photos: there is no such folder",
 }

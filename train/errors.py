@@ -29,6 +29,10 @@ class RunError(Exception):
     exit_code = 1
 
 
+CANNOT_DECODE = " cannot be decoded: "
+"""What stands between the name of an image and the reason in the message of a run that failed on it."""
+
+
 class OutOfMemoryError(RunError):
     """The device or host ran out of memory. Exit code 4. The batch size is never reduced: that would change the experiment."""
 

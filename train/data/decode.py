@@ -24,7 +24,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from train.errors import RunError
+from train.errors import CANNOT_DECODE, RunError
 
 Region: TypeAlias = tuple[float, float, float, float]
 
@@ -151,4 +151,4 @@ def _reading(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         reason = str(error) or type(error).__name__
-        raise RunError(f"{path} cannot be decoded: {reason}. Replace or remove the file.") from error
+        raise RunError(f"{path}{CANNOT_DECODE}{reason}. Replace or remove the file.") from error

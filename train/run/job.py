@@ -22,7 +22,7 @@ from train.run.typed import refuse_in_job, refuse_in_run, typed_overrides
 from train.sinks.hparams import hparams_row
 from train.store.code import code_difference
 from train.store.failure import RunRequest, requested_experiment, write_refusal
-from train.store.identity import BOOKKEEPING, experiment_of, identity
+from train.store.identity import BOOKKEEPING, experiment_of, identity, run_id
 from train.store.overrides import drop_groups
 from train.store.run import FINISHED, read_run
 from train.store.run_folder import RunFolder
@@ -97,10 +97,19 @@ def known_result(folder: RunFolder, config: DictConfig) -> JobResult | None:
     if not folder.status_file.exists():
         return None
     run = read_run(folder.path)
-    if run.state not in FINISHED or run.identity != identity(requested_experiment(config)) or code_difference(run.status):
+    if (
+        run.state not in FINISHED
+        or run.identity != run_identity(requested_experiment(config), run.data)
+        or code_difference(run.status)
+    ):
         return None
     scores = [run.summary.get(key) for key in ("val_accuracy", "test_accuracy")]
     return JobResult(objective(run.state, *scores), int(run.status.get("exit_code", 0)))
+
+
+def run_identity(content: Mapping[str, Any], data: str) -> str:
+    """Return the identity of a run of this configuration, on the data with this id."""
+    return run_id(identity(content), content, data)
 
 
 def start_run(

@@ -12,12 +12,12 @@ import yaml
 
 from train.command import arranged, expanded, quoted, repeat_command, unquoted
 from train.config import Settings, TrainerSettings, check, total_steps
-from train.errors import UsageError
+from train.errors import CANNOT_DECODE, UsageError
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
 from train.store.code import versions
 from train.store.files import OVERRIDES_FILE, STATUS_FILE
 from train.store.identity import EXECUTION, VERSION, identity, upgraded
-from train.store.inputs import Inputs, code_differences, data_differences, read_data
+from train.store.inputs import Inputs, code_differences, data_differences, read_data, without_class
 from train.store.lock import is_held
 from train.store.manifest import read_manifest
 from train.store.metrics import read_records
@@ -125,9 +125,12 @@ def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
 def refuse_other_inputs(run: Run, inputs: Inputs) -> None:
     """Raise UsageError when the data or the code of own parts differ from the run's; the message shows the differences.
 
-    A run that did not record its data is refused later, if its first batch differs.
+    A run that did not record its data is refused later, if its first batch differs. One that failed on a damaged image goes on
+    with other images of the class of that image, since nothing could be done with the file as it was.
     """
-    data = data_differences(read_data(run.folder), inputs.data) if run.data != inputs.data_id and run.data else ""
+    recorded = read_data(run.folder)
+    is_same = not run.data or run.data == inputs.data_id or _is_repaired(run, recorded, inputs.data)
+    data = "" if is_same else data_differences(recorded, inputs.data)
     code = code_differences(run.code, inputs.code) if run.code is not None else ""
     for what, difference in (("the data differ", data), ("the code of its parts differs", code)):
         if difference:
@@ -135,6 +138,15 @@ def refuse_other_inputs(run: Run, inputs: Inputs) -> None:
                 f"{run.folder}: {what} from this run's: {difference}. Restore what it was made with, or start a new run "
                 "without resume."
             )
+
+
+def _is_repaired(run: Run, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether the data differ only in the class of the damaged image on which the run failed."""
+    image, found, _ = run.reason.partition(CANNOT_DECODE)
+    classes = [name for name in old.get("classes", ()) if name in Path(image).parts[:-1]]
+    if not found or not classes or old["classes"] != new.get("classes"):
+        return False
+    return any(without_class(old, name) == without_class(new, name) for name in classes)
 
 
 def validate_length(run: Run, settings: Settings, schedule: Schedule, done: int, steps_per_epoch: int) -> None:

@@ -44,10 +44,14 @@ def typed_overrides(hydra: HydraConf, resume: str | None) -> tuple[str, ...]:
     )
 
 
+OF_LAUNCHER = ("sweep.on_error",)
+"""Keys of a sweep that the launcher `pool` reads, whatever the sweeper."""
+
+
 def refuse_in_job(overrides: Sequence[str]) -> None:
     """Raise UsageError for keys of the sweeper `ablation` that reached a job of a sweep, since another sweeper passes them on."""
     for override in overrides:
-        if key_of(override).partition(".")[0] in SWEEP_GROUPS:
+        if key_of(override).partition(".")[0] in SWEEP_GROUPS and key_of(override) not in OF_LAUNCHER:
             raise UsageError(
                 f"{override}: only hydra/sweeper=ablation, the default, reads this. Leave it out, or use that sweeper."
             )

@@ -67,6 +67,16 @@ def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return some(found, "; ") or "in a way that their records do not show"
 
 
+def without_class(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the content without the hashes of the images of one class; their numbers stay."""
+    index = content["classes"].index(name)
+    splits = {
+        split: found | {"contents": ["" if i == index else digest for i, digest in enumerate(found.get("contents", ()))]}
+        for split, found in content["splits"].items()
+    }
+    return dict(content) | {"splits": splits}
+
+
 def _classes(content: Mapping[str, Any], split: str) -> dict[str, tuple[int, str]]:
     """Return class -> the number and the hash of its images."""
     found = content["splits"].get(split, {})
