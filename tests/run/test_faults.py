@@ -341,5 +341,11 @@ def test_damaged_image_is_named_and_run_resumes_once_repaired(tmp_path: Path) ->
     failed = read_run(tmp_path / "run")
     assert (failed.state, str(damaged) in failed.reason) == ("failed", True)
     damaged.write_bytes(content)
+    other = damaged.parents[1] / "a" / "1.png"
+    before = other.read_bytes()
+    other.write_bytes(content)
+    with pytest.raises(UsageError, match="test/a: other images"):
+        resume_in_process(tmp_path / "run")
+    other.write_bytes(before)
     assert resume_in_process(tmp_path / "run")[1] == "done"
     assert run_content(tmp_path / "run") == run_content(uninterrupted)

@@ -97,11 +97,8 @@ def known_result(folder: RunFolder, config: DictConfig) -> JobResult | None:
     if not folder.status_file.exists():
         return None
     run = read_run(folder.path)
-    if (
-        run.state not in FINISHED
-        or run.identity != run_identity(requested_experiment(config), run.data)
-        or code_difference(run.status)
-    ):
+    is_same = run.identity == run_identity(requested_experiment(config), run.data) and not code_difference(run.status)
+    if run.state not in FINISHED or not is_same:
         return None
     scores = [run.summary.get(key) for key in ("val_accuracy", "test_accuracy")]
     return JobResult(objective(run.state, *scores), int(run.status.get("exit_code", 0)))
