@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import TypeAlias
@@ -38,17 +39,18 @@ def fork_server() -> Iterator[ForkServer]:
         yield server
 
 
-@pytest.fixture
-def train(fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Return a function that runs the command `train` in an empty folder, in a process that has torch imported.
+@pytest.fixture(scope="session")
+def train_in(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Return a function that runs the command `train` in a folder, in a process that has torch imported; so have its jobs.
 
     `real_train` starts the installed command instead, several seconds slower.
     """
 
-    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(folder: Path, *arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         output = tmp_path_factory.mktemp("output")
         files = output / "stdout", output / "stderr"
-        order = (arguments, str(tmp_path), *map(str, files))
+        address = forkserver._forkserver._forkserver_address  # pyright: ignore[reportAttributeAccessIssue]
+        order = (arguments, str(folder), *map(str, files), address)
         variables = ENVIRONMENT | {"COLUMNS": "100"} | environment
         worker = fork_server.start("tests.harness:run_command_in_worker", order, environment=variables)
         if not fork_server.wait(timeout):
@@ -59,6 +61,12 @@ def train(fork_server: ForkServer, tmp_path: Path, tmp_path_factory: pytest.Temp
         return subprocess.CompletedProcess(["train", *arguments], worker.exit_code or 0, stdout, stderr)
 
     return run
+
+
+@pytest.fixture
+def train(train_in: Train, tmp_path: Path) -> Train:
+    """Return a function that runs the command `train` in an empty folder, as `train_in` does."""
+    return partial(train_in, tmp_path)
 
 
 @pytest.fixture

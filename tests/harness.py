@@ -6,7 +6,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -34,9 +36,16 @@ TRUST = ("tests",)
 COMMAND = Path(sys.executable).with_name("train")
 
 
-def run_command_in_worker(order: tuple[Sequence[str], str, str, str]) -> None:
-    """Run the command `train` in a worker of the fork server. `order`: arguments, folder, and the files of stdout and stderr."""
-    arguments, folder, stdout, stderr = order
+def run_command_in_worker(order: tuple[Sequence[str], str, str, str, Any]) -> None:
+    """Run the command `train` in a worker of the fork server.
+
+    `order`: arguments, folder, the files of stdout and stderr, and the address of the server, which starts the jobs of a sweep,
+    too: to import torch for a server of its own takes a sweep five seconds.
+    """
+    arguments, folder, stdout, stderr, address = order
+    server: Any = forkserver
+    server._forkserver._forkserver_address = address
+    server._forkserver.ensure_running = server.ensure_running = lambda: None
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(folder)

@@ -229,8 +229,8 @@ def test_config_dir_adds_a_choice_by_one_function_and_one_yaml(train: Train, tmp
     assert "norm.start=much: it should be a number." in wrong.stderr
 
 
-def test_multirun_writes_a_folder_per_job(real_train: Train, tmp_path: Path) -> None:
-    result = real_train("-m", *SMALL, "norm=batch,none", "seed=0,1")
+def test_multirun_writes_a_folder_per_job(train: Train, tmp_path: Path) -> None:
+    result = train("-m", *SMALL, "norm=batch,none", "seed=0,1")
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs").iterdir()
     folders = sorted(path.parent for path in sweep.glob("*/status.json"))

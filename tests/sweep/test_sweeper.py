@@ -41,10 +41,14 @@ def start(flag: str):
 """
 
 
-def run_train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(COMMAND), *arguments]
-    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+@pytest.fixture(scope="module")
+def run_train(train_in: Train) -> Train:
+    """Return a function that runs `train` in a folder with modules of the user's own."""
+
+    def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return train_in(folder, *arguments, PYTHONPATH=os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+
+    return run
 
 
 def manifest_of(folder: Path) -> Manifest:
@@ -64,7 +68,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first_sweep(workspace: Path) -> subprocess.CompletedProcess[str]:
+def first_sweep(run_train: Train, workspace: Path) -> subprocess.CompletedProcess[str]:
     """Two inits at three rates: every run of one init fails, every run at one rate diverges, and one rate is invalid."""
     arguments = [*SMALL, *BASIC, "trust=[mine]", "norm=none", "trainer.precision=float32"]
     axes = ["init=kaiming,flaky", "optimizer.lr=0.1,1e30,-1"]
@@ -74,7 +78,9 @@ def first_sweep(workspace: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def repeated_sweep(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+def repeated_sweep(
+    run_train: Train, workspace: Path, first_sweep: subprocess.CompletedProcess[str]
+) -> subprocess.CompletedProcess[str]:
     """The command printed by the first sweep, with the cause of the failures removed and one more level."""
     (line,) = (line for line in first_sweep.stdout.splitlines() if line.startswith("resume"))
     command = pasted(line.removeprefix("resume"))
@@ -163,7 +169,9 @@ def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subproc
 
 
 @pytest.mark.slow
-def test_report_prints_commands_that_repeat_its_rows(workspace: Path, first_sweep: subprocess.CompletedProcess[str]) -> None:
+def test_report_prints_commands_that_repeat_its_rows(
+    run_train: Train, workspace: Path, first_sweep: subprocess.CompletedProcess[str]
+) -> None:
     """In the table and on both pages, with the folder of the user's own parts and the package to trust."""
     assert first_sweep.returncode == 1
     (made,) = re.findall(r"\*\*Command:\*\* `(.*)`\n", (workspace / OUT / "report.md").read_text())
