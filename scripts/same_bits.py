@@ -39,7 +39,7 @@ LEFT_OUT = {
     "places and versions": (
         *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
-        *("status.json: cuda_graph*", "status.json: data", "status.json: own_code*"),
+        *("status.json: cuda_graph*", "status.json: data", "status.json: own_code*", "status.json: own_parts*"),
     ),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
