@@ -23,8 +23,10 @@ from train.text import plural
 # Torch reads it once, at the first matrix product on a GPU, which may happen in a test without a session.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# A suite that `nohup` starts ignores it, and so would the commands that tests hang up.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A suite that `nohup` or a script's `&` starts ignores them, and so would the commands that tests interrupt.
+for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 GPU = "GPU that torch can use"
 

@@ -36,16 +36,17 @@ TRUST = ("tests",)
 COMMAND = Path(sys.executable).with_name("train")
 
 
-def run_command_in_worker(order: tuple[Sequence[str], str, str, str, Any]) -> None:
+def run_command_in_worker(order: tuple[Any, ...]) -> None:
     """Run the command `train` in a worker of the fork server.
 
-    `order`: arguments, folder, the files of stdout and stderr, and the address of the server, which starts the jobs of a sweep,
-    too: to import torch for a server of its own takes a sweep five seconds.
+    `order`: arguments, folder, the files of stdout and stderr, and perhaps the address of the server, which then starts the jobs
+    of a sweep, too: to import torch for a server of its own takes a sweep five seconds.
     """
-    arguments, folder, stdout, stderr, address = order
-    server: Any = forkserver
-    server._forkserver._forkserver_address = address
-    server._forkserver.ensure_running = server.ensure_running = lambda: None
+    arguments, folder, stdout, stderr, *address = order
+    if address:
+        server: Any = forkserver
+        (server._forkserver._forkserver_address,) = address
+        server._forkserver.ensure_running = server.ensure_running = lambda: None
     for descriptor, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.chdir(folder)
