@@ -71,12 +71,10 @@ def test_same_command_is_bit_exact(real_train: Train, tmp_path: Path) -> None:
     assert run_content(folders[0]) == run_content(folders[1])
 
 
-def test_same_command_in_bfloat16_is_bit_exact(train: Train, tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("first", "second")]
-    for folder in folders:
-        result = train(*ALL_ROLES, "trainer.precision=bfloat16", "augment=lecture", f"hydra.run.dir={folder}")
-        assert result.returncode == 0, result.stderr
-    assert run_content(folders[0]) == run_content(folders[1])
+def test_same_configuration_in_bfloat16_is_bit_exact(tmp_path: Path) -> None:
+    run = [*ALL_ROLES, "trainer.precision=bfloat16", "augment=lecture"]
+    first, second = (train_in_process(tmp_path / name, run).path for name in ("first", "second"))
+    assert run_content(first) == run_content(second)
 
 
 def test_earlier_run_in_process_changes_nothing(tmp_path: Path) -> None:

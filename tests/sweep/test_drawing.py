@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.harness import COMMAND
 from tests.harness import SMALL as UNOBSERVED
 from train.sinks.figures import Drawing, Figure
 from train.store.run import find_runs, read_run
@@ -27,10 +26,12 @@ GPU = Allocation((Slot("cuda:0", {"CUDA_VISIBLE_DEVICES": "0"}),), 1)
 
 
 @pytest.mark.slow
-def test_runs_of_a_sweep_have_the_figures_of_a_single_run(tmp_path: Path) -> None:
+def test_runs_of_a_sweep_have_the_figures_of_a_single_run(
+    train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     options = [*UNOBSERVED, "observe=basic", "observe.every=1", "trainer.device=cpu"]
     for command in (["-m", "seed=0,1", "hydra.sweep.dir=sweep"], ["seed=0", "hydra.run.dir=alone"]):
-        result = subprocess.run([str(COMMAND), *command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        result = train(*command, *options)
         assert result.returncode == 0, result.stdout + result.stderr
     (alone,) = [folder for folder in (tmp_path / "alone", *tmp_path.glob("alone/*")) if (folder / "status.json").exists()]
     expected = contents(alone)
