@@ -183,7 +183,7 @@ def test_command_line_quotes_every_folder_name(name: str, tmp_path: Path) -> Non
 def test_resume_accepts_a_folder_with_special_characters(train: Train, tmp_path: Path) -> None:
     folder = tmp_path / "it's été, a=b"
     folder.mkdir()
-    long = "data.root=" + "x" * 300
+    long = f"observe.layers='{'*' * 300}'"
     escaped = str(folder).replace("'", "\\'")
     result = train(*SMALL, "schedule=constant", long, f"hydra.run.dir='{escaped}'")
     assert result.returncode == 0, result.stderr

@@ -106,7 +106,7 @@ def test_preempted_job_is_requeued_and_resumes_bit_exactly(python: str, uninterr
         output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output + job_log(tmp_path)
     assert "1 run: 1 done" in output
-    assert "report " in output
+    assert "report: " in output
     assert job_log(tmp_path).count("Requeued job") == 2
     run = only_run(tmp_path)
     assert run.state == "done"
