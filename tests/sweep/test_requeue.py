@@ -112,7 +112,7 @@ def test_preempted_job_is_requeued_and_resumes_bit_exactly(python: str, uninterr
     assert run.state == "done"
     (resumed,) = run.status["resumed"]
     assert (resumed["step"], resumed["status"]) == (7, "interrupted")
-    assert resumed["reason"].startswith("SIGUSR2 after step 7; to resume: train resume=")
+    assert resumed["reason"].startswith("SIGUSR2 after step 7; to resume: train trust=tests resume=")
     assert run_content(run.folder) == run_content(uninterrupted)
     assert not [override for override in run.overrides if "resume" in override], "the recorded command stays that of the user"
 
