@@ -210,9 +210,7 @@ def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
     done = [run for run in ended if run.state == "done"]
     return Conditions(
         arm=arm.id,
-        budgets=_distinct(
-            as_float(run.summary.get("steps")) * as_float(_config_value(run, "trainer", "batch_size")) for run in done
-        ),
+        budgets=_distinct(map(_budget, done)),
         learning_rates=_distinct(as_float(_config_value(run, "optimizer", "lr")) for run in ended),
         versions=tuple(sorted({versions[run.folder] for run in ended})),
         devices=tuple(sorted({str(run.status.get("device", "")) for run in ended})),
