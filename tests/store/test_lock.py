@@ -11,18 +11,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.harness import COMMAND, SMALL, train_in_process
+from train.cli import ENVIRONMENT
 from train.errors import UsageError
 from train.store.failure import RunRequest, write_failure
 from train.store.files import write_json
 from train.store.lock import Lock, is_held, last_holder, start_ticks
 from train.store.run import read_run
 from train.store.run_folder import RunFolder
+from train.sweep.fork_server import ForkServer
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD_FOLDER = """
@@ -206,29 +209,41 @@ def start_train(folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def run_at_once(fork_server: ForkServer, folder: Path, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Run the commands in processes that have imported torch already, so that they meet; return exit code and stderr of each."""
+    orders = [
+        ([*SMALL, *command], str(folder), str(folder / f"{number}.out"), str(folder / f"{number}.err"))
+        for number, command in enumerate(commands)
+    ]
+    workers = [
+        fork_server.start("tests.harness:run_command_in_worker", order, environment=ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""})
+        for order in orders
+    ]
+    while any(worker.exit_code is None for worker in workers):
+        assert fork_server.wait(120), "a command hangs"
+    return [(worker.exit_code or 0, Path(order[3]).read_text()) for worker, order in zip(workers, orders, strict=True)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.long)])
-def test_claim_of_one_folder_by_many_commands_succeeds_once(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.long)])
+def test_claim_of_one_folder_by_many_commands_succeeds_once(fork_server: ForkServer, tmp_path: Path, count: int) -> None:
     target = tmp_path / "run"
-    processes = [start_train(tmp_path, f"hydra.run.dir={target}", f"seed={number}") for number in range(count)]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    codes = [process.returncode for process in processes]
+    results = run_at_once(fork_server, tmp_path, [[f"hydra.run.dir={target}", f"seed={number}"] for number in range(count)])
+    codes = [code for code, _ in results]
     assert sorted(codes) == [0, *[2] * (count - 1)]
     winner = codes.index(0)
     assert read_run(target).state == "done"
     assert read_run(target).seed == winner
-    for code, error in zip(codes, errors, strict=True):
+    for code, error in results:
         assert code == 0 or "already holds a run" in error or "is using this run folder" in error
         assert len(error.splitlines()) <= 1
 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_simultaneous_commands_get_distinct_folders(tmp_path: Path) -> None:
-    processes = [start_train(tmp_path) for _ in range(8)]
-    for process in processes:
-        process.communicate(timeout=600)
-    assert [process.returncode for process in processes] == [0] * 8
+def test_simultaneous_commands_get_distinct_folders(fork_server: ForkServer, tmp_path: Path) -> None:
+    results = run_at_once(fork_server, tmp_path, [[]] * 8)
+    assert [code for code, _ in results] == [0] * 8
     assert len(list((tmp_path / "outputs").glob("*/summary.json"))) == 8
 
 
