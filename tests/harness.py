@@ -19,7 +19,7 @@ from scripts import catalogue
 from train import cli
 from train.config import Settings, ThresholdSettings, parse
 from train.errors import Interrupted
-from train.run.resume import expand_resume_argument
+from train.run.resumed_job import open_job, read_resumption
 from train.run.trust import set_trusted
 from train.sinks.contracts import Status
 from train.sinks.figures import deferred
@@ -98,8 +98,14 @@ def train_in_process(folder: Path, overrides: Sequence[str], figures: bool = Fal
 
 def resume_in_process(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Status]:
     """Run `train resume=FOLDER` with these overrides in this process; return the run folder and the status."""
-    arguments = expand_resume_argument([*overrides, f"resume={folder}"])
-    return _here(folder, [argument for argument in arguments if not argument.startswith("hydra.")])
+    run_folder = RunFolder(folder)
+    try:
+        resumption = read_resumption(str(folder), [*overrides, f"trust={TRUST[0]}", f"resume={folder}"])
+        return run_folder, open_job(resumption, run_folder, cli.config_dir()).session.run("test")[0].status
+    except Interrupted:
+        return run_folder, "interrupted"
+    finally:
+        run_folder.release()
 
 
 def _here(folder: Path, overrides: Sequence[str]) -> tuple[RunFolder, Status]:

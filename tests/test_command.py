@@ -29,7 +29,7 @@ from train.command import (
     train_command,
     unquoted,
 )
-from train.run.resume import expand_resume_argument
+from train.run.resumed_job import folder_to_resume
 
 ROOT = Path(__file__).resolve().parents[1]
 ODD = [
@@ -86,14 +86,10 @@ def test_override_gives_hydra_the_same_random_text() -> None:
 @pytest.mark.parametrize("folder", [name for name in ODD if name not in ("~", "\\")])
 def test_commands_survive_the_shell_with_odd_folders(folder: str, tmp_path: Path) -> None:
     run = tmp_path / folder
-    run.mkdir(parents=True)
-    (run / "status.json").touch()
-    (run / "overrides.yaml").write_text("[]")
     own = own_parts(f"/my conf/{folder}", ["mine", "my.parts"])
     words = pasted(resume_command(run, own))
     assert words[: len(own)] == list(own)
-    resumed = expand_resume_argument(words)
-    assert [read(word) for word in resumed if word.startswith(("resume=", "hydra.run.dir="))] == [str(run)] * 2
+    assert folder_to_resume(words) == str(run)
     repeated = pasted(repeat_command(["-m", "norm=batch,none", "hydra.sweep.dir=other", "sweep.dry_run=true"], run))
     assert repeated[:2] == ["-m", "norm=batch,none"]
     assert [read(word) for word in repeated[2:]] == [str(run)]

@@ -26,7 +26,8 @@ ENVIRONMENT = {
 the system and requesting them again; other allocators ignore them. The third makes threads sleep while they wait for each other:
 by default they spin, and another program on one of the cores then slows training by up to an order of magnitude."""
 
-QUIET = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}
+QUIET = {*HELP, "--cfg", "-c", "--info", "-i"}
 """Flags that start no run, so that restarting the interpreter would be wasted time."""
 
 
@@ -52,21 +53,12 @@ def raise_interrupted(number: int, _: object) -> None:
     raise Interrupted(number)
 
 
-def prepare_arguments() -> None:
-    """Bring the arguments into the order that Hydra reads, and replace `resume=FOLDER` by the command that started the run there.
+def resume_folder(folder: str) -> int:
+    """Resume the run in a folder, and return the exit code. Hydra has no part in it."""
+    from train.run.resumed_job import read_resumption, resume_job
 
-    UsageError for arguments that Hydra must not receive.
-    """
-    if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
-        from train.run.resume import expand_resume_argument
-
-        sys.argv[1:] = expand_resume_argument(sys.argv[1:])
-    else:
-        sys.argv[1:] = arranged(sys.argv[1:])
-    if any(argument.startswith(("-c", "--config", "hydra.searchpath")) for argument in sys.argv[1:]):
-        from train.run.trust import refuse_hydra_calls
-
-        refuse_hydra_calls(sys.argv[1:])
+    register_resolvers()
+    return resume_job(read_resumption(folder, sys.argv[1:]), config_dir()).exit_code
 
 
 def register_resolvers() -> None:
@@ -130,18 +122,9 @@ def main() -> None:
     protect_output()
     for number in stop_signals() - {signal.SIGINT}:
         signal.signal(number, raise_interrupted)
-    try:
-        prepare_arguments()
-    except UsageError as error:
-        sys.exit(report_error(error))
-    import hydra
-
-    register_resolvers()
     os.environ["TRAIN_FULL_ERROR"] = str(int(wants_traceback))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
-    app = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)
     try:
-        app()
+        code = run_command()
     except Exception as error:
         if wants_traceback:
             raise
@@ -149,14 +132,32 @@ def main() -> None:
     except KeyboardInterrupt as error:
         print("train: interrupted", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
+    sys.exit(code)
+
+
+def run_command() -> int:
+    """Run what the arguments ask for, and return the exit code."""
+    if any("resume=" in argument for argument in sys.argv[1:]) and not {*sys.argv[1:]} & HELP:
+        from train.run.resumed_job import folder_to_resume
+
+        if (folder := folder_to_resume(sys.argv[1:])) is not None:
+            return resume_folder(folder)
+    import hydra
+
+    sys.argv[1:] = arranged(sys.argv[1:])
+    register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
+    return exit_code()
+
+
+def exit_code() -> int:
+    """Return the exit code of a command whose jobs have run."""
     from train.sweep import conclude
 
     if conclude.exit_codes:  # of a sweep, from its run folders, as its jobs may have run in other processes
-        sys.exit(max(conclude.exit_codes))
-    if len(exit_codes) == 1:
-        sys.exit(exit_codes[0])
-    if not {*exit_codes} <= {0, DIVERGED}:
-        sys.exit(1)
+        return max(conclude.exit_codes)
+    return exit_codes[0] if len(exit_codes) == 1 else int(not {*exit_codes} <= {0, DIVERGED})
 
 
 def explain_folder_error(error: Exception) -> UsageError | None:

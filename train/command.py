@@ -75,6 +75,11 @@ def own_parts_of(arguments: Sequence[str]) -> tuple[str, ...]:
     return (*(word for group in folders for word in group), *(o for o in overrides if _key(o) in ("trust", "hydra.searchpath")))
 
 
+def overrides_of(arguments: Sequence[str]) -> list[str]:
+    """Return those of `arguments`, as typed, that are neither flags nor values of flags; `~` in a path is expanded."""
+    return [expanded(override) for override in _split(arguments)[0]]
+
+
 def config_folders(arguments: Sequence[str]) -> list[Path]:
     """Return the folders with YAML files of the user's own that `arguments` name."""
     overrides, flags = _split(arguments)

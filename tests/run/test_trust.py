@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.harness import SMALL, compose_config, settings_for, train_in_process
 from train import cli
+from train.command import override
 from train.data.decode import decode
 from train.errors import RunError, UsageError
 from train.run.build import build
 from train.run.dry_run import ConfigCheck, check_configs
 from train.run.job import start_run
-from train.run.resume import expand_resume_argument, stored_overrides
-from train.run.trust import refuse_hydra_calls, trusted, trusted_packages
+from train.run.resumed_job import folder_to_resume
+from train.run.trust import trusted, trusted_packages
 from train.store.run import read_run
 from train.store.run_folder import RunFolder
 
@@ -98,27 +98,6 @@ def test_trust_reaches_dry_runs_and_no_other_thread() -> None:
     assert (trusted(), seen) == (("tests",), [()])
 
 
-HOSTILE = """
-- seed=3
-- hydra.callbacks.harm._target_=os.system
-- +hydra/launcher=evil
-- ++hydra.sweep.dir=/
-- trust=[os]
-- resume=/elsewhere
-- --config-dir=/evil
-- -m
-- norm=layer
-"""
-
-
-def test_stored_overrides_contain_no_flags_and_no_trust(tmp_path: Path) -> None:
-    (tmp_path / "overrides.yaml").write_text(HOSTILE)
-    (tmp_path / "status.json").write_text("{}")
-    assert stored_overrides(tmp_path) == ["seed=3", "norm=layer"]
-    command = expand_resume_argument(["norm=group", f"resume={tmp_path}"])
-    assert command == ["seed=3", "norm=group", f"resume='{tmp_path}'", f"hydra.run.dir='{tmp_path}'"]
-
-
 def test_yaml_of_a_run_folder_is_loaded_as_data(tmp_path: Path) -> None:
     harm = f'!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ["{tmp_path}/harm"]]\n'
     run = train_in_process(tmp_path / "run", [*SMALL, "trainer.epochs=0"]).path
@@ -126,29 +105,8 @@ def test_yaml_of_a_run_folder_is_loaded_as_data(tmp_path: Path) -> None:
         original = (run / name).read_text()
         (run / name).write_text(harm)
         with pytest.raises(UsageError, match="cannot be read"):
-            stored_overrides(run) if name == "overrides.yaml" else read_run(run)
+            read_run(run)
         (run / name).write_text(original)
-    assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize("file", ["experiment/evil.yaml", "hydra/callbacks/evil.yaml"])
-def test_refuse_hydra_calls_refuses_foreign_config_folders(train: Train, tmp_path: Path, file: str) -> None:
-    harm = {"harm": {"_target_": "subprocess.call", "args": ["touch", "harm"]}}
-    text = f"# @package _global_\nhydra:\n  callbacks: {harm}\n" if file.startswith("exp") else f"# @package hydra\n{harm}\n"
-    path = tmp_path / "conf" / file
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    if file.startswith("exp"):
-        result = train("--config-dir", "conf", *SMALL, "experiment=evil")
-        assert (result.returncode, "_target_=subprocess.call" in result.stderr) == (2, True)
-    for flag in (
-        ["--config-dir", str(tmp_path / "conf")],
-        [f"-cd={tmp_path}/conf"],
-        [f"hydra.searchpath=[file://{tmp_path}/conf]"],
-    ):
-        with pytest.raises(UsageError, match="trust=subprocess"):
-            refuse_hydra_calls([*flag, "experiment=evil"])
-        refuse_hydra_calls([*flag, "trust=subprocess"])
     assert not (tmp_path / "harm").exists()
 
 
@@ -169,14 +127,10 @@ NAMES = ["a b", "été", "it's", 'say "hi"', "back\\slash", "a,b=c", "${seed}", 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_command_line_quotes_every_folder_name(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    (folder / "overrides.yaml").write_text("[]")
-    (folder / "status.json").write_text("{}")
-    *_, quoted = expand_resume_argument([f"resume={folder}"])
-    value = OverridesParser.create().parse_override(quoted).value()
-    assert str(value).replace("\\${", "${") == str(folder)
+def test_resume_finds_every_folder_name(name: str, tmp_path: Path) -> None:
+    text = str(tmp_path / name)
+    assert folder_to_resume(["seed=1", f"resume={text}"]) == text
+    assert folder_to_resume([override("resume", text)]) == text
 
 
 @pytest.mark.long

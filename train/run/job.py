@@ -16,7 +16,7 @@ from train.command import as_typed, own_parts
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, CompositionError, Interrupted
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
-from train.run.signals import handle_signals
+from train.run.signals import StopSignal, handle_signals
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import refuse_in_job, refuse_in_run, typed_overrides
 from train.sinks.hparams import hparams_row
@@ -50,8 +50,21 @@ class JobResult:
     exit_code: int
 
 
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to train.
+
+    `config`: of the experiment alone; `overrides`: of the run, as typed; `choices`: config group -> chosen option.
+    """
+
+    session: Session
+    config: Mapping[str, Any]
+    overrides: Sequence[str]
+    choices: Mapping[str, str]
+
+
 def run_job(config: DictConfig) -> JobResult:
-    """Train one run, or resume the run that `resume` names.
+    """Train one run, or resume the one in its folder.
 
     UsageError for every mistake that can be detected before training; no files are left behind then.
     """
@@ -66,7 +79,7 @@ def run_job(config: DictConfig) -> JobResult:
     with handle_signals() as stop:
         try:
             with stop.raising():
-                typed = () if in_sweep else typed_overrides(hydra, config.resume)
+                typed = () if in_sweep else typed_overrides(hydra)
                 refuse_in_job(overrides) if in_sweep else refuse_in_run(typed, hydra.run)
                 session, content = start_run(config, folder, overrides, choices, typed)
         except BaseException as error:
@@ -76,13 +89,20 @@ def run_job(config: DictConfig) -> JobResult:
                 write_refusal(folder.path, request, error)
             remove_if_empty(folder.path)
             raise
-        try:
-            named = drop_groups(overrides, BOOKKEEPING)
-            summary, exit_code = session.run(run_title(choices, named), hparams_row(content, choices, named), stop)
-        finally:
-            folder.release()
-        if exit_code > SIGNALLED and in_sweep:
-            raise Interrupted(exit_code - SIGNALLED)  # the signal was meant for the whole sweep
+        result = train_job(Job(session, content, overrides, choices), stop)
+        if result.exit_code > SIGNALLED and in_sweep:
+            raise Interrupted(result.exit_code - SIGNALLED)  # the signal was meant for the whole sweep
+    return result
+
+
+def train_job(job: Job, stop: StopSignal) -> JobResult:
+    """Train the run of a job to its end, release its folder and return the result."""
+    named = drop_groups(job.overrides, BOOKKEEPING)
+    row = hparams_row(job.config, job.choices, named)
+    try:
+        summary, exit_code = job.session.run(run_title(job.choices, named), row, stop)
+    finally:
+        job.session.folder.release()
     return JobResult(objective(summary.status, summary.val_accuracy, summary.test_accuracy), exit_code)
 
 
@@ -120,16 +140,32 @@ def start_run(
     resolved = resolve_config(config)
     content = experiment_of(resolved)
     set_trusted(trusted_packages(resolved["trust"], overrides))
+    return start(content, resolved, folder, overrides, choices, typed), content
+
+
+def start(
+    content: Mapping[str, Any],
+    bookkeeping: Mapping[str, Any],
+    folder: RunFolder,
+    overrides: Sequence[str],
+    choices: Mapping[str, str],
+    typed: Sequence[str],
+) -> Session:
+    """Return a session that is ready to train, and whose folder is claimed.
+
+    `content`: the configuration of the experiment, not checked yet; `bookkeeping`: with the keys `checkpoint` and `resume`; the
+    others as for `start_run`.
+    """
     settings = parse(content)
-    checkpoints = check(CheckpointSettings, "checkpoint", resolved["checkpoint"])
-    previous = run_to_resume(folder, resolved["resume"])
+    checkpoints = check(CheckpointSettings, "checkpoint", bookkeeping["checkpoint"])
+    previous = run_to_resume(folder, bookkeeping["resume"])
     if previous is not None:
         refuse_changes(previous, content)
     from train.run.session import open_session  # imports torch
 
     session = open_session(settings, folder, checkpoints, previous, typed)
     session.claim_folder(content, user_overrides(overrides), choices)
-    return session, content
+    return session
 
 
 def resolve_config(config: DictConfig) -> dict[str, Any]:

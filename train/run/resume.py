@@ -1,21 +1,18 @@
-"""Resume a run: recover its command line, check what may change, and restore its state. Imports no torch."""
+"""Resume a run: check what may change, and restore its state. Imports no torch."""
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from train.command import arranged, expanded, quoted, repeat_command, unquoted
+from train.command import repeat_command
 from train.config import Settings, TrainerSettings, check, total_steps
 from train.errors import CANNOT_DECODE, UsageError
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
 from train.store.code import versions
-from train.store.files import OVERRIDES_FILE, STATUS_FILE
+from train.store.files import STATUS_FILE
 from train.store.identity import EXECUTION, VERSION, identity, upgraded
 from train.store.inputs import Inputs, code_differences, data_differences, read_data, without_class
 from train.store.lock import is_held
@@ -36,42 +33,6 @@ CHANGEABLE = (*DATA_SOURCE, *(rule.key for rule in EXECUTION))
 """Keys that may change in a resumed run, besides its length: the data source (the first batch is compared) and execution."""
 _MAX_DIFFERENCES = 6
 _ABSENT = "(absent)"
-_FLAGS = {"-m", "--multirun"}
-
-
-def expand_resume_argument(arguments: Sequence[str]) -> list[str]:
-    """Expand `resume=FOLDER` to the stored overrides of the run in FOLDER, plus the other arguments, in that folder.
-
-    Other commands only get the order that Hydra can read. UsageError when there is no run in FOLDER.
-    """
-    resume_arguments = [argument for argument in arguments if argument.lstrip("+").startswith("resume=")]
-    folder = unquoted(expanded(resume_arguments[-1]).partition("=")[2]) if resume_arguments else ""
-    if folder in ("", "null", AUTO):
-        return arranged(arguments)
-    if _FLAGS & set(arguments):
-        raise UsageError(f"resume={folder}: resumes a single run, without -m. To resume a sweep, repeat its command.")
-    path = Path(folder)
-    _require_run(path)
-    added = [argument for argument in arguments if argument not in resume_arguments]
-    new_keys = {key_of(argument) for argument in added}
-    stored = [override for override in stored_overrides(path) if key_of(override) not in new_keys]
-    text = quoted(folder, "'")
-    return arranged([*stored, *added, f"resume={text}", f"hydra.run.dir={text}"])
-
-
-def stored_overrides(path: Path) -> list[str]:
-    """Return the overrides stored in a run folder, without those that an untrusted folder must not set: flags, Hydra settings
-    (which may name functions to call) and packages to trust."""
-    try:
-        content = yaml.safe_load((path / OVERRIDES_FILE).read_text(encoding="utf-8")) or []
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"resume={path}: overrides.yaml cannot be read ({type(error).__name__}: {error}).") from None
-    if not isinstance(content, list):
-        raise UsageError(f"resume={path}: overrides.yaml does not contain a list.")
-    return [o for o in map(str, content) if not o.startswith("-") and re.split(r"[./@=:]", key_of(o))[0] not in _NOT_STORED]
-
-
-_NOT_STORED = {"hydra", "resume", "trust", ""}
 
 
 def user_overrides(overrides: Sequence[str]) -> list[str]:
@@ -88,7 +49,7 @@ def run_to_resume(folder: RunFolder, requested: str | None) -> Run | None:
         return None
     if requested != AUTO and Path(requested).resolve() != folder.path.resolve():
         raise UsageError(f"resume={requested}: conflicts with hydra.run.dir={folder.path}. A run resumes in its own folder.")
-    _require_run(folder.path)
+    require_run(folder.path)
     folder.lock()
     return read_run(folder.path)
 
@@ -220,7 +181,8 @@ def version_changes(status: Mapping[str, Any]) -> list[str]:
     return [f"Versions changed since the run started ({', '.join(changes)}); resuming may not be bit-exact."] if changes else []
 
 
-def _require_run(path: Path) -> None:
+def require_run(path: Path) -> None:
+    """Raise UsageError when there is no run in the folder."""
     if (path / STATUS_FILE).exists():
         return
     manifest = read_manifest(path)

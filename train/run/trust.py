@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from train.command import config_folders
 from train.errors import UsageError
 from train.store.overrides import key_of
 
-ALLOWED_PACKAGES = ("train.parts", "train.data", "torch.nn", "torch.optim", "torchvision.models", "torchvision.ops")
-"""Packages whose functions a `_target_` may name without `trust`. Nothing in them runs commands or foreign code. That is
-not true of all of torch."""
+ALLOWED_PACKAGES = (
+    "train.parts",
+    *(f"train.data.{name}" for name in ("fashion_mini", "image_folder", "noise", "torchvision_sets")),
+    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops"),
+)
+"""Packages and modules whose functions a `_target_` may name without `trust`. Nothing in them runs commands or foreign code. That
+is not true of all of torch, and other modules of `train.data` write files."""
 
 _trusted: ContextVar[tuple[str, ...]] = ContextVar("trusted", default=())
 """What `set_trusted` set in this process. Another thread has trusted nobody until it says so itself."""
-
-_HYDRA_PACKAGES = ("hydra", "hydra_plugins")
 
 
 def trusted_packages(named: Any, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -50,41 +48,3 @@ def trusted() -> tuple[str, ...]:
 def is_allowed(path: str, packages: Collection[str]) -> bool:
     """Return whether a dotted path lies in `packages`, or in a package whose functions may always be called."""
     return any(path == package or path.startswith(f"{package}.") for package in (*ALLOWED_PACKAGES, *packages))
-
-
-def refuse_hydra_calls(arguments: Sequence[str]) -> None:
-    """Raise UsageError for untrusted targets in config folders of the command line that change Hydra's own settings.
-
-    Hydra calls the targets in its own settings before this program can check them.
-    """
-    trust = [name for a in arguments if a.startswith("trust=") for name in a.partition("=")[2].strip("[]'\"").split(",")]
-    for folder in config_folders(arguments):
-        files = {path: _content(path) for path in sorted(folder.rglob("*.yaml"))} if folder.is_dir() else {}
-        if not any("hydra" in text or "hydra" in str(content) for text, content in files.values()):
-            continue
-        for path, (_, content) in files.items():
-            for target in _targets(content):
-                if not is_allowed(target, [*_HYDRA_PACKAGES, *(name.strip() for name in trust)]):
-                    raise UsageError(
-                        f"{path}: _target_={target} is outside the trusted packages, and its config folder changes Hydra's own "
-                        f"settings. If you trust this code, add trust={target.partition('.')[0]} to the command line."
-                    )
-
-
-def _content(path: Path) -> tuple[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        return text, yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):  # Hydra reports the error if the file is used
-        return "", None
-
-
-def _targets(content: Any) -> Iterator[str]:
-    if isinstance(content, dict):
-        for key, value in content.items():
-            if key == "_target_":
-                yield str(value)
-            yield from _targets(value)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _targets(value)

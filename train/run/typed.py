@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra import compose
 from hydra.conf import HydraConf
@@ -20,14 +19,11 @@ from omegaconf import OmegaConf
 from train.command import as_typed
 from train.config import GROUPS
 from train.errors import UsageError
-from train.run.resume import AUTO, stored_overrides
+from train.run.resume import AUTO
 from train.store.overrides import key_of
 
 CHANGES_WITH_TIME = ("${run_name:", "${sweep_name:", "${now:")
 """Parts of a folder's name that differ at every start."""
-
-NO_FOLDER = (None, "", AUTO)
-"""Values of `resume` that name no folder."""
 
 SWEEP_GROUPS = ("sweep", "report")
 """The groups of keys that no single run uses."""
@@ -36,12 +32,9 @@ LISTS = (*GROUPS, "experiment")
 """The groups of which a list of choices can be typed."""
 
 
-def typed_overrides(hydra: HydraConf, resume: str | None) -> tuple[str, ...]:
-    """Return the overrides of a single run as typed: without those that `resume=FOLDER` recovered. `hydra`: of the run."""
-    stored = [] if resume in NO_FOLDER else stored_overrides(Path(str(resume)))
-    return tuple(
-        override for override in [*as_typed(hydra.overrides.hydra), *as_typed(hydra.overrides.task)] if override not in stored
-    )
+def typed_overrides(hydra: HydraConf) -> tuple[str, ...]:
+    """Return the overrides of a single run as typed. `hydra`: of the run."""
+    return (*as_typed(hydra.overrides.hydra), *as_typed(hydra.overrides.task))
 
 
 OF_LAUNCHER = ("sweep.on_error",)
@@ -60,13 +53,18 @@ def refuse_in_job(overrides: Sequence[str]) -> None:
 def refuse_in_run(typed: Sequence[str], run: Any) -> None:
     """Raise UsageError for what a command that starts a single run cannot use. `run`: `hydra.run`."""
     for override in typed:
-        group = key_of(override).partition(".")[0]
-        if group in SWEEP_GROUPS:
-            of = "a sweep" if group == "sweep" else "the report of a sweep"
-            remedy = "Add -m for a sweep, or leave it out" + ("" if group == "sweep" else "; train-report FOLDER reports runs")
-            raise UsageError(f"{override}: this configures {of}, and the command starts a single run. {remedy}.")
+        if key_of(override).partition(".")[0] in SWEEP_GROUPS:
+            refuse_for_sweeps(override)
     _refuse_moving_folder(typed, run, "hydra.run.dir=FOLDER")
     refuse_unused_choices(typed)
+
+
+def refuse_for_sweeps(override: str) -> NoReturn:
+    """Raise UsageError for an override of `SWEEP_GROUPS` that a single run cannot use."""
+    is_report = key_of(override).partition(".")[0] == "report"
+    of = "the report of a sweep" if is_report else "a sweep"
+    remedy = "Add -m for a sweep, or leave it out" + ("; train-report FOLDER reports runs" if is_report else "")
+    raise UsageError(f"{override}: this configures {of}, and the command starts a single run. {remedy}.")
 
 
 def refuse_in_sweep(typed: Sequence[str], sweep: Any, resume: str | None) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from train.command import resume_command
 from train.errors import UsageError
 from train.store.code import code_id, git_state, versions
@@ -191,8 +193,16 @@ def write_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[st
 
     `keep`: write only those that are missing.
     """
-    from omegaconf import OmegaConf  # here, as only those who train need it
-
     for name, content in ((CONFIG_FILE, dict(config)), (OVERRIDES_FILE, list(overrides))):
         if not (keep and (folder / name).exists()):
-            write_atomic(folder / name, OmegaConf.to_yaml(OmegaConf.create(content)).encode())
+            write_atomic(folder / name, _yaml(content).encode())
+
+
+def _yaml(content: Any) -> str:
+    from omegaconf import OmegaConf  # here, as only those who train need it
+    from omegaconf.errors import GrammarParseError
+
+    try:
+        return OmegaConf.to_yaml(OmegaConf.create(content))
+    except GrammarParseError:  # text that is no interpolation but looks like the beginning of one, as in a file's name
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
