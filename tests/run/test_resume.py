@@ -230,7 +230,7 @@ def test_resume_extends_run_with_constant_schedule(done_run: Path, tmp_path: Pat
 
 REFUSED = {
     "regularization.dropout=0.3": "regularization.dropout: 0.5 -> 0.3",
-    "init=xavier": "init._target_: train.parts.init.kaiming -> train.parts.init.xavier",
+    "init=xavier": "init=xavier: this run was made with init._target_=train.parts.init.kaiming",
     "seed=4": "seed: 0 -> 4",
     "trainer.device=auto": "trainer.device: cpu -> auto",
     "trainer.epochs=1": "4 steps are fewer than the 8 that this run has done",

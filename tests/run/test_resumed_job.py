@@ -153,7 +153,7 @@ def test_the_same_choice_may_be_typed_again(typed: str) -> None:
     [
         ("norm=layer", "norm=layer: this run was made with norm=batch"),
         ("augment=[flip]", r"augment=\[flip\]: this run was made with augment="),
-        ("experiment=lecture_init", "this run was made without it"),
+        ("experiment=lecture_init", "this run was made without experiment"),
         ("~norm", "keeps its configuration"),
         ("model@x=plain", "keeps its configuration"),
         ("trainer.epochs=1,2", "keeps its configuration"),

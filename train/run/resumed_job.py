@@ -126,10 +126,13 @@ _MAY_CHANGE = f"These may change: {', '.join(dict.fromkeys((*LENGTH, *CHANGEABLE
 
 def _refuse_other_choice(run: Run, override: Override) -> None:
     """Raise UsageError unless the run was made with this choice of a config group."""
-    text, stored = str(override.input_line), str(run.choices.get(override.key_or_group, ""))
-    if text not in run.overrides and str(override.value()) != stored:
-        made = f"this run was made with {override.key_or_group}={stored}" if stored else "this run was made without it"
-        raise UsageError(f"{text}: {made}. Leave it out, or start a new run without resume. {_MAY_CHANGE}")
+    group, text = override.key_or_group, str(override.input_line)
+    stored, node = run.choices.get(group), run.config.get(group)
+    if text in run.overrides or str(override.value()) == str(stored):
+        return
+    function = node.get("_target_") if isinstance(node, Mapping) else None
+    made = f"with {group}={stored}" if stored else f"with {group}._target_={function}" if function else f"without {group}"
+    raise UsageError(f"{text}: this run was made {made}. Leave it out, or start a new run without resume. {_MAY_CHANGE}")
 
 
 def _with_value(content: Mapping[str, Any], path: Sequence[str], value: Any, text: str) -> dict[str, Any]:
