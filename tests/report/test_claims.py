@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from train.report.claims import claims_of_arms, claims_of_grid
-from train.report.contracts import Cell, Claim, Conditions, Facts, Sample, Threat, Wording
+from train.report.contracts import Claim, Conditions, Facts, Sample, Threat, Wording
+from train.report.grid_contracts import Cell
 from train.report.statistics.compare import compare
 from train.report.statistics.effects import factorial
 from train.report.statistics.threats import find_threats

@@ -13,7 +13,8 @@ import pytest
 from scipy import stats
 
 from train.report.claims import claims_of_arms, claims_of_grid
-from train.report.contracts import Cell, Claim, Effect, Sample, Wording
+from train.report.contracts import Claim, Effect, Sample, Wording
+from train.report.grid_contracts import Cell
 from train.report.statistics.compare import compare, probability_better
 from train.report.statistics.effects import factorial
 

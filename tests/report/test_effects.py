@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train.report.contracts import Cell, Sample
+from train.report.contracts import Sample
+from train.report.grid_contracts import Cell
 from train.report.statistics.effects import factorial
 
 # Length of odontoblasts of guinea pigs by supplement and dose of vitamin C: Crampton (1947, Journal of Nutrition 33), as kept in

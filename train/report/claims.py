@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from math import nan
 
 from train.report import sentence_text
-from train.report.contracts import Cell, Claim, Comparison, Effect, Grid, Interaction, MainEffect, Sample, Wording
+from train.report.contracts import Claim, Comparison, Effect, Sample, Wording
+from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect
 from train.report.level_claim import LevelComparison
 
 

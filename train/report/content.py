@@ -12,9 +12,10 @@ from typing import Any
 from train.command import repeat_command, train_command
 from train.figures.style import ReportFigure
 from train.report import table, table_text
-from train.report.analysis import Analysis, code_version
+from train.report.analysis import Analysis
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
+from train.report.facts import code_version
 from train.report.plan_threats import metric_origin
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from math import isclose, isfinite
 
 from train.report import sentence_text
-from train.report.contracts import Comparison, Effect, LevelClaim, MainEffect, MetricInfo, Sample, Verdict, Wording
+from train.report.contracts import Comparison, Effect, LevelClaim, MetricInfo, Sample, Verdict, Wording
+from train.report.grid_contracts import MainEffect
 from train.report.statistics.contrasts import runs_to_detect
 from train.report.statistics.rates import divergence, equal_rates_p
 from train.text import plural, settings

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from train.report.analysis import Analysis, code_version
+from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import factors_of, setting_of
 from train.report.content import relative_path
+from train.report.facts import code_version
 from train.report.metric import IN_SUMMARY, as_float
 from train.report.table import command
 from train.store.run import Run

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-from train.report.contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
+from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
 from train.report.statistics.contrasts import Contrast, SampleMoments, contrast, moments, sidak, two_sided_quantile
 
 UNKNOWN = "no interval: the spread between seeds is unknown"
