@@ -83,7 +83,7 @@ def test_arm_shows_its_most_frequent_signal_and_diagnosis(tmp_path):
     signal, diagnosis = "at initialisation: fades, 2 of 4 runs", "diverged: growth (gradient_std), 2 of 4 runs"
     assert f"norm=none {signal} {diagnosis}" in table_rows(page)
     assert f"| norm=none; {signal}; {diagnosis} |" in markdown
-    assert f"(3 diverged)  {signal}  {diagnosis}" in terminal
+    assert f"(0 of 4 trained, 3 diverged)  {signal}  {diagnosis}" in terminal
     assert "<td>NaN; first anomaly: gradient_std of conv2 at step 12</td>" in page
     assert "| diverged | NaN; first anomaly: gradient_std of fc at step 12 |" in markdown
 

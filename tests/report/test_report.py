@@ -94,7 +94,7 @@ def test_table_sorts_by_effect_and_averages_completed_runs(page):
         assert rows[arm][4] == f"{sd:.2f}"
     assert rows["norm=none"][6].startswith(f"{MINUS}19.67 [")
     assert rows["init=gaussian norm=none"][2] == "2 / 0 / 0 1 incomplete"
-    assert rows["baseline"][9] == "0/3 [0, 56] %"
+    assert rows["baseline"][10] == "0/3 [0, 56] %"
 
 
 def test_table_draws_a_dot_per_run(page):

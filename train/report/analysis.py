@@ -26,10 +26,11 @@ from train.report.facts import collect_facts, scope_of
 from train.report.grid_contracts import Cell, Grid
 from train.report.history import History
 from train.report.metric import Metric
+from train.report.outcome import Outcome, outcomes, unknown_outcomes
 from train.report.plan_threats import plan_threats
 from train.report.statistics.compare import compare, pairwise
 from train.report.statistics.effects import factorial
-from train.report.statistics.rates import divergence
+from train.report.statistics.rates import divergence, training
 from train.report.statistics.threats import RANK, find_threats
 from train.report.tuning_text import Chosen, tuning_threats
 from train.store.run import Run
@@ -45,6 +46,7 @@ class Analysis:
     samples: Mapping[str, Sample]
     comparisons: Mapping[str, Comparison]
     rates: Mapping[str, Rate]
+    outcomes: Mapping[Path, Outcome]
     grid: Grid | None
     pairs: tuple[Pairwise, ...]
     claims: tuple[Claim, ...]
@@ -66,6 +68,30 @@ class Analysis:
     def runs_with_value(self, arm: Arm) -> tuple[Run, ...]:
         """Return the runs that have a value of the metric."""
         return tuple(run for run in arm.runs if math.isfinite(self.value(run)))
+
+    def averaged_runs(self, arm: Arm) -> tuple[Run, ...]:
+        """Return the completed runs that means are over: those that trained, or of which nothing tells whether they did."""
+        return tuple(run for run in arm.runs_in("done") if self.outcomes[run.folder].trained is not False)
+
+    def untrained_runs(self, arm: Arm) -> tuple[Run, ...]:
+        """Return the completed runs that learned nothing."""
+        return tuple(run for run in arm.runs_in("done") if self.outcomes[run.folder].trained is False)
+
+    @property
+    def nothing_trained(self) -> str:
+        """Why there is no comparison, in one sentence, where no run learned anything; empty otherwise."""
+        if not nothing_trained(self.samples):
+            return ""
+        diverged, untrained = (
+            sum(getattr(sample, name) for sample in self.samples.values()) for name in ("diverged", "untrained")
+        )
+        also = f", and {diverged} diverged" if diverged else ""
+        return f"No run trained: {untrained} learned nothing{also}, so there is nothing to compare."
+
+    def training(self, arm: Arm) -> Rate | None:
+        """Return the rate of runs that trained; None where nothing tells of a run whether it did."""
+        known = all(self.outcomes[run.folder].trained is not None for run in arm.runs_in("done"))
+        return training([self.samples[arm.id]]) if known else None
 
     def effect(self, arm: Arm) -> float:
         """Return how much better than the baseline the arm is, the sort key of the table; NaN without a value."""
@@ -98,7 +124,8 @@ def analyse(
 ) -> Analysis:
     """Run all statistics on a study. `histories`: by run folder; `pairs`: also compare all pairs of arms; `smallest_effect`: in
     units of the metric, None for the default."""
-    samples = {arm.id: build_sample(arm, metric, histories) for arm in study.arms}
+    found = outcomes(study.runs, metric, histories)
+    samples = {arm.id: build_sample(arm, metric, histories, found) for arm in study.arms}
     baseline, treatments = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
     compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better)
     comparisons = {comparison.arm: comparison for comparison in compared}
@@ -113,6 +140,7 @@ def analyse(
     threats = [
         *tuning_threats(study.tune, chosen, metric),
         *plan_threats(study, metric, smallest),
+        *([Threat("unknown_outcomes", sentence, "note")] if (sentence := unknown_outcomes(found.values())) else []),
         *find_threats(list(samples.values()), facts, metric, comparisons=intervals),
     ]
     return Analysis(
@@ -122,6 +150,7 @@ def analyse(
         samples=samples,
         comparisons=comparisons,
         rates={name: divergence([sample]) for name, sample in samples.items()},
+        outcomes=found,
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else (),
         claims=make_claims(study, samples, comparisons, grid, wording),
@@ -130,18 +159,20 @@ def analyse(
     )
 
 
-def build_sample(arm: Arm, metric: Metric, histories: Mapping[Path, History]) -> Sample:
+def build_sample(arm: Arm, metric: Metric, histories: Mapping[Path, History], found: Mapping[Path, Outcome]) -> Sample:
     """Return the values and run counts of an arm. Runs that are pending or have no value count as missing."""
-    done = [(metric.value(run, histories[run.folder]), run.seed) for run in arm.runs_in("done")]
-    valued = [(value, seed) for value, seed in done if math.isfinite(value)]
-    diverged, failed = len(arm.runs_in("diverged")), len(arm.runs_in(*FAILED))
+    done = arm.runs_in("done")
+    trained = [run for run in done if found[run.folder].trained is not False]
+    valued = [(value, run.seed) for run in trained if math.isfinite(value := metric.value(run, histories[run.folder]))]
+    diverged, failed, untrained = len(arm.runs_in("diverged")), len(arm.runs_in(*FAILED)), len(done) - len(trained)
     return Sample(
         arm=arm.id,
         values=tuple(value for value, _ in valued),
         seeds=tuple(seed for _, seed in valued),
         diverged=diverged,
         failed=failed,
-        missing=len(arm.runs) - len(valued) - diverged - failed + arm.missing,
+        missing=len(arm.runs) - len(valued) - diverged - failed - untrained + arm.missing,
+        untrained=untrained,
     )
 
 
@@ -157,7 +188,7 @@ def make_claims(
     wording: Wording,
 ) -> tuple[Claim, ...]:
     """Return the claims: for a grid from its main effects, otherwise from the arms, grouped by the factors that differ."""
-    if len(study.arms) < 2:
+    if len(study.arms) < 2 or nothing_trained(samples):
         return ()
     if grid is not None:
         return claims_of_grid(grid, cells_of(study, samples), wording)
@@ -166,6 +197,11 @@ def make_claims(
         arms.setdefault(" and ".join(arm.differences) or "other settings", []).append(arm.id)
     by_factor = {factor: ids for factor, ids in arms.items() if ids}
     return claims_of_arms(by_factor, comparisons, samples, study.baseline.id, wording)
+
+
+def nothing_trained(samples: Mapping[str, Sample]) -> bool:
+    """Return whether runs ended and none of them learned anything: then there is nothing to compare."""
+    return any(sample.untrained for sample in samples.values()) and not any(sample.values for sample in samples.values())
 
 
 def varied_factors(study: Study) -> dict[str, tuple[str, ...]]:

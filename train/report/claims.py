@@ -67,6 +67,8 @@ def _grid_comparison(effect: MainEffect, cells: Sequence[Cell], family_size: int
     if effect.of_combinations > 1:
         total = "" if effect.combinations == effect.of_combinations else f" of the {effect.of_combinations}"
         averaged_over = f"over {effect.combinations}{total} combinations of the other factors"
+        if any(side.untrained for pair in pairs.values() for side in pair):
+            averaged_over += " in which every run trained"
     return LevelComparison(
         wording=wording,
         factor=effect.factor,

@@ -16,6 +16,7 @@ from train.report.analysis import Analysis
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
 from train.report.facts import code_version
+from train.report.outcome import RULE
 from train.report.plan_threats import metric_origin
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped
@@ -27,6 +28,7 @@ DESIGNS = {
     "one_at_a_time": "one at a time: the baseline, and variants with a single change",
     "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
+NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
 MOST_SEEDS = 100
 """Of the command that a report suggests."""
 _STATES = ("done", "diverged", "failed", "lost", "interrupted", "running", "queued")
@@ -54,6 +56,8 @@ class Content:
     smallest_effect: str
     more_seeds: str
     claims: tuple[Claim, ...]
+    no_claim: str
+    rule: str
     rows: tuple[table.ArmRow, ...]
     tuning: tuple[str, ...]
     levels: tuple[LevelRow, ...]
@@ -66,6 +70,7 @@ class Content:
     running: tuple[table.RunRow, ...]
     failed: tuple[table.RunRow, ...]
     diverged: tuple[table.RunRow, ...]
+    untrained: tuple[table.RunRow, ...]
     missing: tuple[str, ...]
     dropped: tuple[Dropped, ...]
     unreadable: tuple[ExcludedRun, ...]
@@ -84,7 +89,7 @@ class Content:
 def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Content:
     """Return the content of the report on `analysis`."""
     study, metric = analysis.study, analysis.metric
-    values = [value for sample in analysis.samples.values() for value in sample.values]
+    values = [analysis.value(run) for arm in study.arms for run in analysis.runs_with_value(arm)]
     scale = (table_text.value(metric, min(values)), table_text.value(metric, max(values))) if values else ("", "")
     plans = [plan.manifest for plan in study.collection.plans]
     own = study.collection.own_parts
@@ -111,6 +116,9 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         running=table.listed_runs(analysis, "running", "queued"),
         failed=table.listed_runs(analysis, *FAILED, "interrupted"),
         diverged=table.listed_runs(analysis, "diverged"),
+        untrained=table.untrained_runs(analysis),
+        no_claim=analysis.nothing_trained or NO_CLAIM,
+        rule=RULE if any(outcome.trained is not None for outcome in analysis.outcomes.values()) else "",
         missing=tuple(train_command(run.overrides, own) for run in study.collection.missing),
         dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
         unreadable=study.collection.unreadable,

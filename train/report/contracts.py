@@ -38,8 +38,9 @@ class MetricInfo(Protocol):
 class Sample:
     """The results of one arm: `values`, the metric of every completed run, and `seeds`, those of the same runs in the same order.
 
-    The other fields count runs without a value: `diverged` is an outcome; `failed` runs raised, were killed or ran out of memory;
-    `missing` runs were planned and are queued, running, interrupted or were never started.
+    The other fields count runs that are in no mean: `diverged` and `untrained`, which learned nothing, are outcomes; `failed`
+    runs raised, were killed or ran out of memory; `missing` runs were planned and are queued, running, interrupted or were never
+    started.
     """
 
     arm: str
@@ -48,6 +49,7 @@ class Sample:
     diverged: int = 0
     failed: int = 0
     missing: int = 0
+    untrained: int = 0
 
     def __post_init__(self) -> None:
         if self.seeds and len(self.seeds) != len(self.values):
@@ -55,8 +57,8 @@ class Sample:
 
     @property
     def ended(self) -> int:
-        """Return the number of runs with a result: a value, or divergence."""
-        return len(self.values) + self.diverged
+        """Return the number of runs with a result: a value, divergence, or nothing learned."""
+        return len(self.values) + self.diverged + self.untrained
 
 
 @dataclass(frozen=True)

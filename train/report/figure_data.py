@@ -121,7 +121,7 @@ def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator
     axis = f"difference to the baseline in {metric.name}" + (" (percentage points)" if metric.is_share else "")
     smallest = analysis.wording.smallest_effect
     caption = (
-        "Mean of the completed runs minus the baseline's mean, with simultaneous 95 % intervals: all hold jointly. "
+        "Mean of the runs that trained minus the baseline's mean, with simultaneous 95 % intervals: all hold jointly. "
         "A filled marker means that the interval excludes zero."
         + (" Shaded: smaller than the smallest effect that matters." if smallest else "")
         + selection
@@ -162,7 +162,7 @@ def _curves(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Repo
     charts = [chart for tag, title, _ in CURVES if (chart := _chart(analysis, styles, tag, title)) is not None]
     if not charts:
         return
-    caption = "Thin lines: single runs. Thick lines: mean of the completed runs. A cross marks where a run ended early."
+    caption = "Thin lines: single runs. Thick lines: mean of the runs that trained. A cross marks where a run ended early."
     if len(analysis.study.arms) <= curve_figure.TOGETHER:
         names = " and ".join(chart.title for chart in charts)
         svg = curve_figure.draw_together(charts)
@@ -189,7 +189,8 @@ def _chart(analysis: Analysis, styles: Mapping[str, ArmStyle], tag: str, title: 
         curves = [(run, analysis.history(run).curves.get(tag)) for run in arm.runs]
         recorded = [(run, curve) for run, curve in curves if curve is not None]
         lines = [curve_figure.CurveLine(curve.epochs, curve.values, run.state == "done") for run, curve in recorded]
-        shared = mean_curve([curve for run, curve in recorded if run.state == "done"])
+        averaged = {run.folder for run in analysis.averaged_runs(arm)}
+        shared = mean_curve([curve for run, curve in recorded if run.folder in averaged])
         mean = [(epoch, sum(values) / len(values)) for _, epoch, values in shared]
         arm_curves.append(curve_figure.ArmCurves(styles[arm.id], lines, mean))
     if not any(arm.lines for arm in arm_curves):
@@ -218,15 +219,15 @@ def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Repor
     arms, selection = extremes([arm for arm in analysis.ranked if analysis.runs_with_value(arm)], MOST_POINTS)
     costs = []
     for arm in arms:
-        pairs = [(as_float(run.summary.get("time_s")), analysis.value(run)) for run in analysis.runs_with_value(arm)]
-        pairs = [(time, value) for time, value in pairs if math.isfinite(time)]
+        pairs = [(as_float(run.summary.get("time_s")), analysis.value(run)) for run in analysis.averaged_runs(arm)]
+        pairs = [(time, value) for time, value in pairs if math.isfinite(time) and math.isfinite(value)]
         if pairs:
             costs.append(ArmCost(styles[arm.id], [time for time, _ in pairs], [value for _, value in pairs]))
     if not costs:
         return
     caption = (
-        "Small markers: completed runs. Large markers: mean of an arm, with its number in the table. Times are comparable only "
-        f"where each run had the same machine to itself.{selection}"
+        "Small markers: runs that trained. Large markers: mean of an arm, with its number in the table. Times are comparable "
+        f"only where each run had the same machine to itself.{selection}"
     )
     svg = draw_cost(costs, analysis.metric.name, analysis.metric.is_share)
     yield ReportFigure(

@@ -7,11 +7,11 @@ Every verdict follows from the simultaneous interval of a difference to the base
     better, worse    it excludes 0; where it reaches into the smallest effect of interest, the sentence says so
     inconclusive     it includes 0 and reaches beyond; the sentence gives the minimum detectable effect of the design (80 % power)
                      at the measured spread, and the number of seeds that would detect the smallest effect of interest
-    not_comparable   the accuracy alone does not compare the two: runs on either side diverged or failed (the completed ones are a
-                     selection), or the two sides had different training budgets
+    not_comparable   the accuracy alone does not compare the two: runs on either side diverged or failed, or not equally many
+                     learned anything (the others are a selection), or the two sides had different training budgets
 
-Divergence is an outcome, too: when diverged runs prevent a comparison by accuracy, the sentence says whether the divergence rates
-differ significantly. These tests are a family of their own, beside the intervals' 5 %.
+Divergence is an outcome, too, and so is learning nothing: when such runs prevent a comparison by accuracy, the sentence says
+whether the rates differ significantly. These tests are a family of their own, beside the intervals' 5 %.
 
 A learning rate that was not tuned per arm qualifies a claim but does not void it: the difference was measured at that rate, and
 the sentence says so. A factor that sets the budget (or the rate) is compared across budgets (or rates), since that is the
@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from math import isclose, isfinite
 
 from train.report import sentence_text
-from train.report.contracts import Comparison, Effect, LevelClaim, MetricInfo, Sample, Verdict, Wording
+from train.report.contracts import Comparison, Effect, LevelClaim, MetricInfo, Rate, Sample, Verdict, Wording
 from train.report.grid_contracts import MainEffect
 from train.report.statistics.contrasts import runs_to_detect
-from train.report.statistics.rates import divergence, equal_rates_p
+from train.report.statistics.rates import differ, divergence, equal_rates_p, training
 from train.text import plural, settings
 
 BUDGET_TOLERANCE = 0.01
@@ -58,6 +58,8 @@ class LevelComparison:
         return LevelClaim(self.level, verdict, sentence, self.effect, self._seeds if verdict == "inconclusive" else None)
 
     def _verdict(self) -> tuple[Verdict, str]:
+        if self._nothing_trained:
+            return "not_comparable", f"{' and '.join(self.names)}: no run of either trained, so there is nothing to compare."
         if obstacles := self._obstacles():
             return "not_comparable", self._not_comparable(obstacles)
         if self.effect.bound is None:
@@ -72,11 +74,7 @@ class LevelComparison:
     def _obstacles(self) -> list[str]:
         """Return why the accuracies do not compare the two sides; empty when they do."""
         facts, sides = self.wording.facts, (self.treatment, self.control)
-        rates = [divergence(side) for side in sides]
-        obstacles = []
-        if any(rate.count for rate in rates):
-            texts = [f"{sentence_text.rate(rate)} with {name}" for rate, name in zip(rates, self.names, strict=True)]
-            obstacles.append(f"{texts[0]} and {texts[1]} diverged")
+        obstacles = self._lost_runs()
         failed = [(sum(sample.failed for sample in side), name) for side, name in zip(sides, self.names, strict=True)]
         obstacles += [f"{plural(count, 'run')} with {name} failed" for count, name in failed if count]
         obstacles += [
@@ -91,6 +89,33 @@ class LevelComparison:
                 obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)})")
         return obstacles
 
+    def _lost_runs(self) -> list[str]:
+        """Return which rates make the runs in the means a selection."""
+        if self._some_untrained:
+            if not any(differ(*(training((sample,)) for sample in pair)) for pair in self.pairs):
+                return []
+            return [f"{self._rates(training)} trained, and those that trained are a selection"]
+        return [f"{self._rates(divergence)} diverged"] if self._any("diverged") else []
+
+    def _rates(self, measure: Callable[[tuple[Sample, ...]], Rate]) -> str:
+        texts = [
+            f"{sentence_text.rate(measure(side))} with {name}"
+            for side, name in zip((self.treatment, self.control), self.names, strict=True)
+        ]
+        return " and ".join(texts)
+
+    def _any(self, name: str) -> bool:
+        return any(getattr(sample, name) for sample in (*self.treatment, *self.control))
+
+    @property
+    def _some_untrained(self) -> bool:
+        return self._any("untrained")
+
+    @property
+    def _nothing_trained(self) -> bool:
+        """Whether runs ended on both sides, and none of them learned anything."""
+        return self._some_untrained and not self._any("values")
+
     def _values(self, name: str) -> list[tuple[float, ...]]:
         """Return the distinct values of the conditions' field `name` over the arms of either side."""
         sides = [{sample.arm for sample in side} for side in (self.treatment, self.control)]
@@ -101,14 +126,18 @@ class LevelComparison:
         text = f"{' and '.join(self.names)} cannot be compared by {self.wording.metric.name} alone: {'; '.join(obstacles)}."
         if isfinite(self.effect.difference):
             measured = self._sized(sentence_text.signed, self.effect.difference)
-            text += f" The completed runs differ by {measured} ({self._support}), which supports no claim."
+            which = "The runs that trained" if self._some_untrained else "The completed runs"
+            text += f" {which} differ by {measured} ({self._support}), which supports no claim."
         if self.wording.facts.tuned:  # chosen levels lost the fewest runs, so a test of these losses would prove nothing
             return f"{text} These are the runs at the level chosen for each arm; the tuning table lists the others."
-        return text + self._divergence()
+        return text + self._compared_rates()
 
-    def _divergence(self) -> str:
-        """State whether one side diverges more often, by an exact test with Bonferroni's correction for all levels."""
-        rates = [(divergence((treatment,)), divergence((control,))) for treatment, control in self.pairs]
+    def _compared_rates(self) -> str:
+        """State whether one side trains or diverges more often, by an exact test with Bonferroni's correction for all levels."""
+        measure, what, verb = (
+            (training, "rates of training", "trains") if self._some_untrained else (divergence, "divergence rates", "diverges")
+        )
+        rates = [(measure((treatment,)), measure((control,))) for treatment, control in self.pairs]
         excess = sum(a.count - (a.count + b.count) * a.total / max(1, a.total + b.total) for a, b in rates)
         if abs(excess) < 1e-9:
             return ""
@@ -117,9 +146,9 @@ class LevelComparison:
         adjusted = f", adjusted for {self.family_size} comparisons" if self.family_size > 1 else ""
         test = f"exact test{within}, p = {p:.2g}{adjusted}"
         if p >= 1 - self.wording.confidence:
-            return f" The divergence rates do not differ significantly ({test})."
+            return f" The {what} do not differ significantly ({test})."
         more, less = self.names if excess > 0 else self.names[::-1]  # the sums over all pairs may have the other sign
-        return f" The divergence rates differ significantly: {more} diverges more often than {less} ({test})."
+        return f" The {what} differ significantly: {more} {verb} more often than {less} ({test})."
 
     def _no_interval(self) -> str:
         counts = [sum(len(sample.values) for sample in side) for side in (self.treatment, self.control)]
@@ -181,7 +210,7 @@ class LevelComparison:
         effect, wording = self.effect, self.wording
         parts = [sentence_text.interval(effect, wording.metric, self._decimals, wording.confidence)]
         if isinstance(effect, Comparison | MainEffect):
-            parts.append(f"{effect.n} against {plural(effect.n_baseline, 'run')}")
+            parts.append(f"{effect.n} against {plural(effect.n_baseline, 'run')}{' that trained' * self._some_untrained}")
         return ", ".join(filter(None, [*parts, "Welch" if effect.low is not None else "", self.averaged_over]))
 
     @property

@@ -42,6 +42,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
         lines.append(f"{claim.factor}: {claim.heading}")
         lines += [f"  {VERDICTS[level.verdict]}: {level.sentence}" for level in claim.levels]
         lines += [f"  {sentence}" for sentence in claim.interactions]
+    lines += [analysis.nothing_trained] if analysis.nothing_trained else []
     if command := more_seeds(analysis):
         lines.append(f"seeds that would decide the inconclusive levels: {command}")
     lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
@@ -52,7 +53,9 @@ def as_text(analysis: Analysis, page: Path) -> str:
     unit = " %" if analysis.metric.is_share else ""
     lines.append(f"{'arm':<{width}}  runs  {analysis.metric.name}")
     for row in arm_rows[:MOST_ROWS]:
-        lost = ", ".join(f"{count} {state}" for count, state in ((row.diverged, "diverged"), (row.failed, "failed")) if count)
+        untrained = [f"{row.trained} trained"] if analysis.samples[row.arm.id].untrained else []
+        counts = ((row.diverged, "diverged"), (row.failed, "failed"))
+        lost = ", ".join([*untrained, *(f"{count} {state}" for count, state in counts if count)])
         error = f" +- {row.standard_error}" if row.standard_error else ""
         mean = f"{row.mean}{error}{unit}" if row.mean != table_text.UNKNOWN else "-"
         remarks = (f"  ({lost})" if lost else "") + "".join(f"  {note}" for note in (row.tuned_level, *row.findings) if note)

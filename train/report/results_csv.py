@@ -18,7 +18,7 @@ from train.report.metric import IN_SUMMARY, as_float
 from train.report.table import command
 from train.store.run import Run
 
-FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "seed")
+FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "trained", "seed")
 _NUMBERS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
 
 
@@ -26,7 +26,8 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     """Return the text of results.csv; `out` is the report's folder, to which run folders are relative.
 
     Columns: identity of the run, every factor and every configuration key in which runs differ, results, and provenance.
-    Accuracies are fractions. Unknown values are empty. `compared` is false at levels of tuned keys that were not selected.
+    Accuracies are fractions. Unknown values are empty. `compared` is false at levels of tuned keys that were not selected,
+    `trained` where a run learned nothing.
     """
     runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.unchosen_runs)]
     settings = {id(run): setting_of(run) for _, run in runs}
@@ -69,7 +70,9 @@ def csv_text(analysis: Analysis, out: Path) -> str:
 def _identity(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
     label, is_compared = analysis.study.labels[arm.id], not arm.choice or run in arm.runs
     flags = (str(arm.is_baseline).lower(), str(is_compared).lower())
-    return relative_path(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *flags, run.seed
+    outcome = analysis.outcomes.get(run.folder)
+    trained = "" if outcome is None or outcome.trained is None else str(outcome.trained).lower()
+    return relative_path(run.folder, out), run.state, run.reason, label, run.arm, run.identity, *flags, trained, run.seed
 
 
 def _provenance(run: Run) -> Iterable[Any]:

@@ -55,6 +55,8 @@ class ArmRow:
     p: str
     probability_better: str
     probability_interval: str
+    trained: str
+    trained_interval: str
     divergence_rate: str
     divergence_interval: str
     parameters: str
@@ -90,7 +92,7 @@ class RunRow:
 
 def rows(analysis: Analysis) -> tuple[ArmRow, ...]:
     """Return a row for every arm, best first."""
-    values = [value for sample in analysis.samples.values() for value in sample.values]
+    values = [analysis.value(run) for arm in analysis.study.arms for run in analysis.runs_with_value(arm)]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     return tuple(_arm_row(analysis, arm, row_number, low, high) for row_number, arm in enumerate(analysis.ranked, start=1))
 
@@ -99,7 +101,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
     metric, sample = analysis.metric, analysis.samples[arm.id]
     comparison = analysis.comparisons.get(arm.id)
     mean, sd = analysis.mean(arm), analysis.sd(arm)
-    rate = analysis.rates[arm.id]
+    rate, trained = analysis.rates[arm.id], analysis.training(arm)
     better = comparison.probability_better if comparison else None
     done = arm.runs_in("done")
     width = high - low
@@ -133,6 +135,8 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         p=table_text.p_value(comparison.p_adjusted) if comparison else table_text.UNKNOWN,
         probability_better=f"{better.value:.2f}" if better else table_text.UNKNOWN,
         probability_interval=f"[{better.low:.2f}, {better.high:.2f}]" if better else "",
+        trained=table_text.trained(trained) if trained else table_text.UNKNOWN,
+        trained_interval=table_text.rate_interval(trained) if trained else "",
         divergence_rate=table_text.rate(rate),
         divergence_interval=table_text.rate_interval(rate),
         parameters=_span((as_float(run.summary.get("parameters")) for run in done), scaled),
@@ -150,8 +154,10 @@ def _notes(analysis: Analysis, arm: Arm, comparison: Comparison) -> Iterable[str
     """Yield which runs are not in the two means, and why there is no interval."""
     for compared in (arm, analysis.study.baseline):
         sample = analysis.samples[compared.id]
-        if lost := ", ".join(f"{n} {state}" for n, state in ((sample.diverged, "diverged"), (sample.failed, "failed")) if n):
-            yield f"{analysis.study.labels[compared.id]}: mean of completed runs ({len(sample.values)}); {lost}"
+        counts = ((sample.untrained, "learned nothing"), (sample.diverged, "diverged"), (sample.failed, "failed"))
+        if lost := ", ".join(f"{count} {state}" for count, state in counts if count):
+            which = "runs that trained" if sample.untrained else "completed runs"
+            yield f"{analysis.study.labels[compared.id]}: mean of {which} ({len(sample.values)}); {lost}"
     if comparison.note:
         yield comparison.note
 
@@ -211,6 +217,20 @@ def listed_runs(analysis: Analysis, *states: str) -> tuple[RunRow, ...]:
         for run in runs
         if run.state in states
     )
+
+
+def untrained_runs(analysis: Analysis) -> tuple[RunRow, ...]:
+    """Return the completed runs that learned nothing."""
+    return tuple(
+        RunRow(str(run.folder), analysis.study.labels[arm.id], run.seed, run.state, _score(analysis, run))
+        for arm in analysis.ranked
+        for run in analysis.untrained_runs(arm)
+    )
+
+
+def _score(analysis: Analysis, run: Run) -> str:
+    value = f"{analysis.metric.name} {table_text.value(analysis.metric, analysis.value(run))}"
+    return "; ".join(filter(None, ("no step was made" if run.summary.get("steps") == 0 else value, run_finding(run))))
 
 
 def _runs_by_name(name: str, arm: Arm) -> Iterable[tuple[str, Sequence[Run]]]:

@@ -57,6 +57,11 @@ def rate(rate: Rate) -> str:
     return f"{rate.count}/{rate.total}" if rate.total else UNKNOWN
 
 
+def trained(rate: Rate) -> str:
+    """Format a rate of training: `2 of 3`; unknown without any result."""
+    return f"{rate.count} of {rate.total}" if rate.total else UNKNOWN
+
+
 def rate_interval(rate: Rate) -> str:
     return f"[{100 * rate.low:.0f}, {100 * rate.high:.0f}] %" if rate.total else ""
 

@@ -89,8 +89,12 @@ def _names(analysis: Analysis) -> list[str]:
 
 
 def _points(analysis: Analysis, arm: Arm) -> Iterator[tuple[float, int, list[Any]]]:
-    """Yield (seconds since the run started, step, values) of each tag at every step that all completed runs have."""
-    histories = [analysis.history(run) for run in arm.runs_in("done")]
+    """Yield (seconds since the run started, step, values): how many runs trained, and of each tag the mean of those that did, at
+    every step that all of them have."""
+    rate = analysis.training(arm)
+    if rate is not None and rate.total:
+        yield 0.0, 0, [values.text("trained", f"{rate.count} of {rate.total} trained")]
+    histories = [analysis.history(run) for run in analysis.averaged_runs(arm)]
     for tag in _tags(analysis):
         curves = [history.curves[tag] for history in histories if tag in history.curves]
         times = dict(zip(curves[0].steps, curves[0].times_s, strict=True)) if curves else {}

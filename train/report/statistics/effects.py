@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
+from train.report.contracts import Sample
 from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
 from train.report.statistics.contrasts import Contrast, SampleMoments, contrast, moments, sidak, two_sided_quantile
+from train.text import listed, plural
 
 UNKNOWN = "no interval: the spread between seeds is unknown"
 NO_RUNS = "no combination of the other factors has runs on both sides"
@@ -50,16 +52,17 @@ class _Table:
 def factorial(cells: Sequence[Cell], factors: Mapping[str, Sequence[str]], *, confidence: float = 0.95) -> Grid:
     """Analyse a grid. `factors`: name -> levels, the baseline level first.
 
-    Cells with a diverged run are excluded, because the mean of the remaining runs is a selection. Effects then average over the
-    remaining combinations, and the notes name the missing ones.
+    Cells with a run that diverged or learned nothing are excluded, because the mean of the remaining runs is a selection. Effects
+    then average over the remaining combinations, and the notes name the missing ones.
     """
     levels = {factor: tuple(names) for factor, names in factors.items()}
     order = [(tuple(cell.levels[factor] for factor in levels), cell.sample) for cell in cells]
-    used = {key: moments(sample.values) for key, sample in order if sample.values and not sample.diverged}
+    used = {key: moments(sample.values) for key, sample in order if sample.values and not (sample.diverged or sample.untrained)}
     table = _Table(levels, used)
-    notes = [f"excluded because {s.diverged} of {s.ended} runs diverged: {_named(levels, p)}" for p, s in order if s.diverged]
+    lost = {key: _lost(sample) for key, sample in order if sample.diverged or sample.untrained}
+    notes = [f"excluded because {why}: {_named(levels, key)}" for key, why in lost.items()]
     absent = [key for key in product(*levels.values()) if key not in {p for p, _ in order} or key not in used]
-    notes += [f"no value: {_named(levels, key)}" for key in absent if key not in {p for p, s in order if s.diverged}]
+    notes += [f"no value: {_named(levels, key)}" for key in absent if key not in lost]
     return Grid(
         main=tuple(_main_effects(table, confidence)),
         interactions=tuple(_interactions(table, confidence)),
@@ -70,6 +73,13 @@ def factorial(cells: Sequence[Cell], factors: Mapping[str, Sequence[str]], *, co
 
 def _named(factors: Mapping[str, Sequence[str]], key: CellKey) -> str:
     return " ".join(f"{factor}={level}" for factor, level in zip(factors, key, strict=True))
+
+
+def _lost(sample: Sample) -> str:
+    """Return which runs of a cell have no value: `2 of 5 runs diverged and 1 of 5 learned nothing`."""
+    counts = ((sample.diverged, "diverged"), (sample.untrained, "learned nothing"))
+    texts = [f"{count} of {sample.ended} {word}" for count, word in counts if count]
+    return listed([texts[0].replace(" of " + str(sample.ended), f" of {plural(sample.ended, 'run')}"), *texts[1:]])
 
 
 def _main_effects(table: _Table, confidence: float) -> list[MainEffect]:

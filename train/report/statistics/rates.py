@@ -1,4 +1,4 @@
-"""Rates of divergence and failure. Such runs are counted, never averaged."""
+"""Rates of divergence and of training. Runs that diverged or learned nothing are counted, never averaged."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def divergence(samples: Iterable[Sample], confidence: float = 0.95) -> Rate:
     """Return the rate of divergence among runs with a result; failed and missing runs say nothing about the training."""
     kept = list(samples)
     return rate(sum(sample.diverged for sample in kept), sum(sample.ended for sample in kept), confidence)
+
+
+def training(samples: Iterable[Sample], confidence: float = 0.95) -> Rate:
+    """Return the rate of runs that trained among those with a result."""
+    kept = list(samples)
+    return rate(sum(len(sample.values) for sample in kept), sum(sample.ended for sample in kept), confidence)
+
+
+def differ(left: Rate, right: Rate) -> bool:
+    """Return whether two measured rates are not the same; False where one of them is unknown."""
+    return left.total > 0 and right.total > 0 and left.count * right.total != right.count * left.total
 
 
 def equal_rates_p(pairs: Iterable[tuple[Rate, Rate]]) -> float:

@@ -101,6 +101,7 @@ def _inputs(data: _Evidence) -> _Findings:
 def _lost_runs(data: _Evidence) -> _Findings:
     outcomes: tuple[tuple[str, Severity, str], ...] = (
         ("diverged", "serious", "the means cover only the other runs, which are a selection"),
+        ("untrained", "serious", "the means cover only the other runs, which are a selection"),
         ("failed", "serious", "if the failures depend on the arm, the remaining runs are a selection"),
         ("missing", "caution", "the numbers will change when these runs finish"),
     )
@@ -108,7 +109,8 @@ def _lost_runs(data: _Evidence) -> _Findings:
         counts = [(getattr(sample, name), data.label(sample)) for sample in data.samples if getattr(sample, name)]
         if counts:
             total = sum(count for count, _ in counts)
-            verb = name if name != "missing" else "is missing" if total == 1 else "are missing"
+            verbs = {"missing": "is missing" if total == 1 else "are missing", "untrained": "learned nothing"}
+            verb = verbs.get(name, name)
             where = listed([f"{count} of {arm}" for count, arm in counts])
             yield f"{name}_runs", f"{plural(total, 'run')} {verb} ({where}): {meaning}.", severity
 
