@@ -21,7 +21,8 @@ from train.report.statistics.rates import equal_rates_p  # noqa: E402
 from train.report.statistics.trained import ALPHA, Scores, guessing, is_trained, lower_loss, more_correct  # noqa: E402
 
 PAGE = ROOT / "docs" / "statistics.md"
-RUNS, SWEEPS, SIGNIFICANT = 1000, 4000, 0.05
+RUNS, SWEEPS, SIGNIFICANT = 10_000, 20_000, 0.05
+LEAST_RUNS, MOST_VALUES = 200, 20_000_000
 SIZES = ((100, 2), (100, 10), (1000, 2), (1000, 10), (1000, 100), (2000, 10), (10000, 10), (10000, 100))
 """Images of the split, and classes."""
 
@@ -79,7 +80,7 @@ def learned(signal: float) -> Draw:
 def share(draw: Draw, images: int, classes: int, judge: Callable[[Scores], bool], runs: int) -> tuple[float, float]:
     """Return the share of runs that `judge` accepts, and their mean accuracy."""
     generator = np.random.default_rng(0)
-    drawn = [draw(generator, images, classes) for _ in range(max(40, min(runs, runs * 10_000 // (images * classes))))]
+    drawn = [draw(generator, images, classes) for _ in range(min(runs, max(LEAST_RUNS, MOST_VALUES // (images * classes))))]
     return float(np.mean([judge(scores) for scores in drawn])), float(np.mean([scores.accuracy for scores in drawn]))
 
 
@@ -89,7 +90,7 @@ def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if value else "0 %"
+    return f"{100 * value:.2g} %" if value < 0.1 else f"{100 * value:.0f} %"
 
 
 def false_trained(runs: int) -> Iterator[Sequence[str]]:

@@ -80,9 +80,11 @@ def test_arm_shows_its_most_frequent_signal_and_diagnosis(tmp_path):
         write_run(tmp_path / f"none{seed}", overrides, None, "diverged", reason="NaN", status=status, summary=summary)
     write_run(tmp_path / "none3", ["norm=none", "seed=3"], 0.1, status=diagnosed("small_update", "fc", "cannot_learn"))
     page, markdown, terminal = outputs(tmp_path)
-    signal, diagnosis = "at initialisation: fades, 2 of 4 runs", "diverged: growth (gradient_std), 2 of 4 runs"
-    assert f"norm=none {signal} {diagnosis}" in table_rows(page)
-    assert f"| norm=none; {signal}; {diagnosis} |" in markdown
+    signal = "at initialisation: fades, 2 of 4 runs"
+    diagnosis = "diverged: growth (gradient_std of conv1 or conv2 at step 12), 2 of 4 runs"
+    assert table_rows(page)[f"norm=none {signal}"][11] == diagnosis
+    assert f"| norm=none; {signal} |" in markdown
+    assert f"| {diagnosis} |" in markdown
     assert f"(0 of 4 trained, 3 diverged)  {signal}  {diagnosis}" in terminal
     assert "<td>NaN; first anomaly: gradient_std of conv2 at step 12</td>" in page
     assert "| diverged | NaN; first anomaly: gradient_std of fc at step 12 |" in markdown
@@ -101,7 +103,7 @@ def test_diagnosis_of_runs_at_chance(tmp_path):
     nothing = {"diagnosis": Diagnosis("cannot_learn", "nothing", "the run did not learn").as_json()}
     write_run(tmp_path / "b", ["norm=batch"], 0.1, status=nothing, started=1)
     _, _, terminal = outputs(tmp_path)
-    assert "did not learn: initial signal (gradient_std), 1 of 1 run" in terminal
+    assert "did not learn: initial signal (gradient_std of fc at step 12), 1 of 1 run" in terminal
     assert "did not learn: no anomaly observed, 1 of 1 run" in terminal
 
 
@@ -114,3 +116,42 @@ def test_damaged_evidence_is_ignored(tmp_path):
     page, _, terminal = outputs(tmp_path)
     assert set(table_rows(page)) == {"baseline", "norm=none"}
     assert "warning" not in terminal
+
+
+def test_every_arm_has_its_verdict_at_initialisation_beside_the_heat_maps(tmp_path):
+    for seed, verdict in enumerate((FADES, FADES, HEALTHY)):
+        write_run(tmp_path / f"none{seed}", ["norm=none", f"seed={seed}"], 0.5, summary={"initial_verdict": verdict})
+    write_run(tmp_path / "batch", ["norm=batch"], 0.6, summary={"initial_verdict": HEALTHY})
+    page, markdown, _ = outputs(tmp_path)
+    assert "| norm=none | fades | 2 of 3 runs | the signal fades |" in markdown
+    assert "| baseline | healthy | 1 of 1 run | std is stable |" in markdown
+    figures = page.split('<section id="figures">')[1].split("</section>")[0]
+    assert "the signal fades" in figures
+    assert figures.index("the signal fades") < figures.index("figure-activation_std")
+
+
+def test_level_that_is_not_in_its_networks_is_not_better(tmp_path):
+    write_arm(tmp_path, "batch", [[], [], []])
+    write_arm(tmp_path, "group", [[NO_NORM], [NO_NORM], [NO_NORM]])
+    _, _, terminal = outputs(tmp_path, replace(OPTIONS, baseline="norm=batch"))
+    assert "not comparable" in terminal
+    assert (
+        "3 of 3 runs with norm=group contradict the configuration: norm=group, but the model contains no such layer" in terminal
+    )
+
+
+def test_weights_off_on_both_sides_are_no_difference_between_them(tmp_path):
+    """The sentences differ in their numbers."""
+    for width, std in (("4", 0.2), ("8", 0.3)):
+        off = f"init=kaiming, but 3 layers do not have the requested weight std: conv1 {std} instead of 0.1."
+        write_arm(tmp_path, "group", [[off]] * 3, f"model.width={width}")
+    _, _, terminal = outputs(tmp_path, replace(OPTIONS, baseline="model.width=4"))
+    assert "not comparable" not in terminal
+
+
+def test_contradiction_that_both_sides_share_leaves_other_factors_comparable(tmp_path):
+    for width in ("4", "8"):
+        write_arm(tmp_path, "group", [[NO_NORM]] * 3, f"model.width={width}")
+    _, _, terminal = outputs(tmp_path, replace(OPTIONS, baseline="model.width=4"))
+    assert "not comparable" not in terminal
+    assert "warning: 3 of 3 runs" in terminal

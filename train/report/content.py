@@ -15,6 +15,7 @@ from train.report import table, table_text
 from train.report.analysis import Analysis
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
+from train.report.evidence import SignalRow
 from train.report.facts import code_version
 from train.report.outcome import RULE
 from train.report.plan_threats import metric_origin
@@ -59,6 +60,7 @@ class Content:
     no_claim: str
     rule: str
     rows: tuple[table.ArmRow, ...]
+    signals: tuple[SignalRow, ...]
     tuning: tuple[str, ...]
     levels: tuple[LevelRow, ...]
     main_effects: tuple[table.EffectRow, ...]
@@ -105,6 +107,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         more_seeds=more_seeds(analysis),
         claims=analysis.claims,
         rows=table.rows(analysis),
+        signals=table.signals(analysis),
         tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
         levels=level_rows(analysis.chosen),
         main_effects=table.main_effects(analysis),

@@ -74,7 +74,7 @@ class LevelComparison:
     def _obstacles(self) -> list[str]:
         """Return why the accuracies do not compare the two sides; empty when they do."""
         facts, sides = self.wording.facts, (self.treatment, self.control)
-        obstacles = self._lost_runs()
+        obstacles = [*self._contradicted(), *self._lost_runs()]
         failed = [(sum(sample.failed for sample in side), name) for side, name in zip(sides, self.names, strict=True)]
         obstacles += [f"{plural(count, 'run')} with {name} failed" for count, name in failed if count]
         obstacles += [
@@ -88,6 +88,32 @@ class LevelComparison:
             if not all(isclose(a, b, rel_tol=BUDGET_TOLERANCE) for a, b in ends):
                 obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)})")
         return obstacles
+
+    def _contradicted(self) -> list[str]:
+        """Return the ingredients in the names that networks lack: those of this factor, and those that one side alone lacks."""
+        sides = [self._contradictions(side) for side in (self.treatment, self.control)]
+        return [
+            f"{count} of {plural(total, 'run')} with {name} contradict{'s' * (count == 1)} the configuration: {sentence}"
+            for found, other, name in zip(sides, reversed(sides), self.names, strict=True)
+            for choice, (count, total, sentence) in found.items()
+            if choice not in other or self._is_about_factor(choice)
+        ]
+
+    def _contradictions(self, side: tuple[Sample, ...]) -> dict[str, tuple[int, int, str]]:
+        """Return choice -> how many runs of one side, out of how many, lack it, and the first sentence that says so."""
+        arms = {sample.arm for sample in side}
+        conditions = [item for item in self.wording.facts.conditions if item.arm in arms]
+        total, found = sum(item.ended for item in conditions), dict[str, tuple[int, int, str]]()
+        for sentence, count in (pair for item in conditions for pair in item.contradictions.items()):
+            choice = sentence.partition(", but")[0]
+            earlier, _, first = found.get(choice, (0, 0, sentence.partition(". ")[0].rstrip(".")))
+            found[choice] = (earlier + count, total, first)
+        return found
+
+    def _is_about_factor(self, choice: str) -> bool:
+        key = f"{choice.partition('=')[0]}."
+        names = [f"{part.lstrip('+~')}." for part in self.factor.split(" and ")]
+        return any(key.startswith(name) or name.startswith(key) for name in names)
 
     def _lost_runs(self) -> list[str]:
         """Return which rates make the runs in the means a selection."""

@@ -58,7 +58,9 @@ def as_text(analysis: Analysis, page: Path) -> str:
         lost = ", ".join([*untrained, *(f"{count} {state}" for count, state in counts if count)])
         error = f" +- {row.standard_error}" if row.standard_error else ""
         mean = f"{row.mean}{error}{unit}" if row.mean != table_text.UNKNOWN else "-"
-        remarks = (f"  ({lost})" if lost else "") + "".join(f"  {note}" for note in (row.tuned_level, *row.findings) if note)
+        remarks = (f"  ({lost})" if lost else "") + "".join(
+            f"  {note}" for note in (row.tuned_level, row.signal, row.why) if note
+        )
         lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
     if len(arm_rows) > MOST_ROWS:
         lines.append(f"... and {len(arm_rows) - MOST_ROWS} more")

@@ -12,7 +12,7 @@ from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Comparison, Effect
-from train.report.evidence import arm_findings, run_finding
+from train.report.evidence import SignalRow, lost_finding, run_finding, signal_row, unhealthy_signal
 from train.report.metric import as_float
 from train.report.tuning_text import level_note
 from train.store.run import Run
@@ -38,8 +38,10 @@ class ArmRow:
     """All levels, for the baseline only, whose label does not include them."""
     tuned_level: str
     """With tuned keys, the level at which the arm is compared."""
-    findings: tuple[str, ...]
-    """An unhealthy signal at initialisation, and why runs did not learn."""
+    signal: str
+    """An unhealthy signal at initialisation."""
+    why: str
+    """Why runs diverged or did not learn, and where that began."""
     done: int
     diverged: int
     failed: int
@@ -97,6 +99,12 @@ def rows(analysis: Analysis) -> tuple[ArmRow, ...]:
     return tuple(_arm_row(analysis, arm, row_number, low, high) for row_number, arm in enumerate(analysis.ranked, start=1))
 
 
+def signals(analysis: Analysis) -> tuple[SignalRow, ...]:
+    """Return the verdict at initialisation of every arm that has one, in the order of the table."""
+    found = (signal_row(analysis.study.labels[arm.id], arm.runs) for arm in analysis.ranked)
+    return tuple(row for row in found if row is not None)
+
+
 def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: float) -> ArmRow:
     metric, sample = analysis.metric, analysis.samples[arm.id]
     comparison = analysis.comparisons.get(arm.id)
@@ -119,7 +127,8 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         label=analysis.study.labels[arm.id],
         levels=arm.full_label if arm.is_baseline else "",
         tuned_level=level_note(arm.choice) if arm.choice else "",
-        findings=arm_findings(arm.runs),
+        signal=unhealthy_signal(arm.runs),
+        why=lost_finding(arm.runs, {run.folder for run in done if analysis.outcomes[run.folder].trained}),
         done=len(done),
         diverged=sample.diverged,
         failed=sample.failed,
