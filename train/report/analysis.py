@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from train.report.arms import Arm, Study
-from train.report.claims import claims_of_arms, claims_of_grid
+from train.report.claims import claims_of_arms, claims_of_grid, comparable_arms
 from train.report.collect import FAILED
 from train.report.contracts import (
     SMALLEST_EFFECT,
@@ -25,6 +25,7 @@ from train.report.contracts import (
 from train.report.facts import collect_facts, scope_of
 from train.report.grid_contracts import Cell, Grid
 from train.report.history import History
+from train.report.level_claim import JOINED
 from train.report.metric import Metric
 from train.report.outcome import Outcome, outcomes, unknown_outcomes
 from train.report.plan_threats import plan_threats
@@ -50,6 +51,7 @@ class Analysis:
     grid: Grid | None
     pairs: tuple[Pairwise, ...]
     claims: tuple[Claim, ...]
+    comparable: frozenset[str]
     threats: tuple[Threat, ...]
     wording: Wording
 
@@ -143,6 +145,7 @@ def analyse(
         *([Threat("unknown_outcomes", sentence, "note")] if (sentence := unknown_outcomes(found.values())) else []),
         *find_threats(list(samples.values()), facts, metric, comparisons=intervals),
     ]
+    differing = {arm.id: JOINED.join(arm.differences) for arm in study.arms[1:]}
     return Analysis(
         study=study,
         metric=metric,
@@ -154,6 +157,7 @@ def analyse(
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else (),
         claims=make_claims(study, samples, comparisons, grid, wording),
+        comparable=comparable_arms(differing, samples, study.baseline.id, wording),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
         wording=wording,
     )
@@ -194,7 +198,7 @@ def make_claims(
         return claims_of_grid(grid, cells_of(study, samples), wording)
     arms: dict[str, list[str]] = {factor: [] for factor in study.factors}
     for arm in study.arms[1:]:
-        arms.setdefault(" and ".join(arm.differences) or "other settings", []).append(arm.id)
+        arms.setdefault(JOINED.join(arm.differences) or "other settings", []).append(arm.id)
     by_factor = {factor: ids for factor, ids in arms.items() if ids}
     return claims_of_arms(by_factor, comparisons, samples, study.baseline.id, wording)
 

@@ -49,6 +49,26 @@ def claims_of_arms(
     return tuple(claims)
 
 
+def comparable_arms(factors: Mapping[str, str], samples: Mapping[str, Sample], baseline: str, wording: Wording) -> frozenset[str]:
+    """Return the arms whose means can be compared with the baseline's. `factors`: arm -> the factors in which it differs."""
+    control = samples[baseline]
+    return frozenset(
+        arm
+        for arm, factor in factors.items()
+        if LevelComparison(
+            wording=wording,
+            factor=factor,
+            level=arm,
+            names=(arm, baseline),
+            effect=Effect(nan),
+            treatment=(samples[arm],),
+            control=(control,),
+            pairs=((samples[arm], control),),
+            family_size=1,
+        ).is_comparable
+    )
+
+
 def claims_of_grid(grid: Grid, cells: Sequence[Cell], wording: Wording) -> tuple[Claim, ...]:
     """Return one claim per factor from its main effects. Diverged runs count in every cell of the grid."""
     claims = []

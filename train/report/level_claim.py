@@ -32,6 +32,8 @@ from train.report.statistics.rates import differ, divergence, equal_rates_p, tra
 from train.text import plural, settings
 
 BUDGET_TOLERANCE = 0.01
+JOINED = " and "
+"""Between the names of factors that change together."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class LevelComparison:
     def claim(self) -> LevelClaim:
         verdict, sentence = self._verdict()
         return LevelClaim(self.level, verdict, sentence, self.effect, self._seeds if verdict == "inconclusive" else None)
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether the means compare the two sides."""
+        return not (self._nothing_trained or self._obstacles())
 
     def _verdict(self) -> tuple[Verdict, str]:
         if self._nothing_trained:
@@ -82,7 +89,7 @@ class LevelComparison:
             for sample in (*self.treatment, *self.control)
             if sample.arm in facts.lost_at_every_level
         ]
-        if self.factor not in facts.budget_factors:
+        if not set(self.factor.split(JOINED)) & set(facts.budget_factors):
             left, right = self._values("budgets")
             ends = zip((left[0], left[-1]), (right[0], right[-1]), strict=True) if left and right else ()
             if not all(isclose(a, b, rel_tol=BUDGET_TOLERANCE) for a, b in ends):
@@ -112,7 +119,7 @@ class LevelComparison:
 
     def _is_about_factor(self, choice: str) -> bool:
         key = f"{choice.partition('=')[0]}."
-        names = [f"{part.lstrip('+~')}." for part in self.factor.split(" and ")]
+        names = [f"{part.lstrip('+~')}." for part in self.factor.split(JOINED)]
         return any(key.startswith(name) or name.startswith(key) for name in names)
 
     def _lost_runs(self) -> list[str]:
@@ -237,7 +244,7 @@ class LevelComparison:
         parts = [sentence_text.interval(effect, wording.metric, self._decimals, wording.confidence)]
         if isinstance(effect, Comparison | MainEffect):
             parts.append(f"{effect.n} against {plural(effect.n_baseline, 'run')}{' that trained' * self._some_untrained}")
-        return ", ".join(filter(None, [*parts, "Welch" if effect.low is not None else "", self.averaged_over]))
+        return ", ".join(filter(None, [*parts, (effect.note or "Welch") if effect.low is not None else "", self.averaged_over]))
 
     @property
     def _qualification(self) -> str:

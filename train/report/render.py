@@ -56,7 +56,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
         untrained = [f"{row.trained} trained"] if analysis.samples[row.arm.id].untrained else []
         counts = ((row.diverged, "diverged"), (row.failed, "failed"))
         lost = ", ".join([*untrained, *(f"{count} {state}" for count, state in counts if count)])
-        error = f" +- {row.standard_error}" if row.standard_error else ""
+        error = f" {row.uncertainty}".replace("±", "+-").rstrip()
         mean = f"{row.mean}{error}{unit}" if row.mean != table_text.UNKNOWN else "-"
         remarks = (f"  ({lost})" if lost else "") + "".join(
             f"  {note}" for note in (row.tuned_level, row.signal, row.why) if note

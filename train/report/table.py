@@ -47,7 +47,8 @@ class ArmRow:
     failed: int
     incomplete: int
     mean: str
-    standard_error: str
+    uncertainty: str
+    """With its sign: the standard error, or an interval."""
     sd: str
     dots: tuple[Dot, ...]
     mean_position: float
@@ -110,8 +111,8 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
     comparison = analysis.comparisons.get(arm.id)
     mean, sd = analysis.mean(arm), analysis.sd(arm)
     rate, trained = analysis.rates[arm.id], analysis.training(arm)
-    better = comparison.probability_better if comparison else None
-    done = arm.runs_in("done")
+    better = comparison.probability_better if comparison and arm.id in analysis.comparable else None
+    done, images = arm.runs_in("done"), analysis.wording.facts.test_size
     width = high - low
 
     def position(value: float) -> float:
@@ -134,7 +135,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         failed=sample.failed,
         incomplete=sample.missing,
         mean=table_text.bare(metric, mean),
-        standard_error=table_text.bare(metric, sd / math.sqrt(len(sample.values))) if math.isfinite(sd) else "",
+        uncertainty=table_text.uncertainty(metric, mean, sd, len(sample.values), images),
         sd=table_text.bare(metric, sd),
         dots=tuple(dots),
         mean_position=position(mean) if math.isfinite(mean) else -1.0,

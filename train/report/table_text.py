@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from train.report.contracts import Effect, Rate
 from train.report.metric import Metric
+from train.sinks.run_text import is_near_the_edge, wilson_interval
 from train.text import MINUS, number, percent
 
 UNKNOWN = "\u2013"
@@ -22,6 +23,17 @@ def value(metric: Metric, result: float | None, digits: int = 2) -> str:
 def bare(metric: Metric, result: float | None, digits: int = 2) -> str:
     """Format like `value`, without the unit, for columns whose heading has it."""
     return value(metric, result, digits).removesuffix(" %")
+
+
+def uncertainty(metric: Metric, mean: float, sd: float, runs: int, images: int | None) -> str:
+    """Return the standard error of a mean over runs, `± 0.35`, or Wilson's interval for the images where it would say too little.
+
+    That is, where the runs do not differ, or hardly any images are right, or wrong. Empty for one run elsewhere.
+    """
+    if metric.is_share and images and 0 <= mean <= 1 and (sd == 0 or is_near_the_edge(mean, images)):
+        low, high = wilson_interval(mean, images)
+        return f"[{bare(metric, low)}, {bare(metric, high)}]"
+    return f"± {bare(metric, sd / math.sqrt(runs))}" if math.isfinite(sd) else ""
 
 
 def difference(metric: Metric, change: float | None) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from train.sinks.contracts import RunInfo, Summary
 from train.text import duration, number, percent, scaled, size
 
+FEW = 10
+
 
 @dataclass(frozen=True)
 class SummaryRow:
@@ -65,10 +67,26 @@ def binomial_standard_error(p: float, n: int) -> float:
     return math.sqrt(p * (1 - p) / n)
 
 
+def wilson_interval(p: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval (1927, JASA 22) of an accuracy p measured on n examples."""
+    z2 = 1.959964**2
+    middle, half = p + z2 / (2 * n), math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2)))
+    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+
+
+def is_near_the_edge(p: float, n: int) -> bool:
+    """Return whether so few examples are right, or wrong, that a standard error says too little."""
+    return n * min(p, 1 - p) < FEW
+
+
 def _accuracy(label: str, accuracy: float | None, examples: int, plus_minus: str) -> SummaryRow | None:
     if accuracy is None:
         return None
     if examples < 1:
         return SummaryRow(label, percent(accuracy, 2))
+    if is_near_the_edge(accuracy, examples):
+        low, high = wilson_interval(accuracy, examples)
+        detail = f"95 % interval {100 * low:.2f} to {percent(high, 2)} (Wilson), n = {examples:,}"
+        return SummaryRow(label, percent(accuracy, 2), detail)
     error = binomial_standard_error(accuracy, examples)
     return SummaryRow(label, f"{100 * accuracy:.2f} {plus_minus} {percent(error, 2)}", f"standard error, n = {examples:,}")

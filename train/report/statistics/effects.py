@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
+import numpy as np
+
 from train.report.contracts import Sample
 from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
 from train.report.statistics.contrasts import Contrast, SampleMoments, contrast, moments, sidak, two_sided_quantile
@@ -22,16 +24,23 @@ from train.text import listed, plural
 
 UNKNOWN = "no interval: the spread between seeds is unknown"
 NO_RUNS = "no combination of the other factors has runs on both sides"
+ADDITIVE = "no interaction assumed"
+ADDITIVE_NOTE = (
+    "one run per combination: the spread between seeds is taken from what an additive model of the factors leaves over, which "
+    "assumes that they do not interact; interactions would make the intervals wider"
+)
 CellKey = tuple[str, ...]
 """One level per factor, in the order of the factors."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The cells of a grid. `factors`: name -> levels, the baseline first; `cells`: the cells that effects average over."""
+    """The cells of a grid. `factors`: name -> levels, the baseline first; `cells`: the cells that effects average over;
+    `residual`: what stands for the spread between seeds where every cell has one run."""
 
     factors: Mapping[str, tuple[str, ...]]
     cells: Mapping[CellKey, SampleMoments]
+    residual: SampleMoments | None = None
 
     def contexts(self, *fixed: str) -> list[dict[str, str]]:
         """Return all combinations of the levels of the factors not in `fixed`."""
@@ -41,9 +50,11 @@ class _Table:
     def key(self, levels: Mapping[str, str]) -> CellKey:
         return tuple(levels[factor] for factor in self.factors)
 
-    def contrast(self, weights: Mapping[CellKey, float]) -> Contrast:
+    def contrast(self, weights: Mapping[CellKey, float], *, additive: bool = True) -> Contrast:
+        """`additive`: whether the contrast is one of the additive model, whose residuals then may tell the spread."""
         groups = [self.cells[key] for key in weights]
-        return contrast(list(weights.values()), groups, pool=list(self.cells.values()))
+        pool = [self.residual] if self.residual and additive else list(self.cells.values())
+        return contrast(list(weights.values()), groups, pool=pool)
 
     def runs(self, keys: Iterable[CellKey]) -> int:
         return sum(self.cells[key].n for key in keys)
@@ -58,11 +69,12 @@ def factorial(cells: Sequence[Cell], factors: Mapping[str, Sequence[str]], *, co
     levels = {factor: tuple(names) for factor, names in factors.items()}
     order = [(tuple(cell.levels[factor] for factor in levels), cell.sample) for cell in cells]
     used = {key: moments(sample.values) for key, sample in order if sample.values and not (sample.diverged or sample.untrained)}
-    table = _Table(levels, used)
+    table = _Table(levels, used, _residual(levels, used) if all(cell.n == 1 for cell in used.values()) else None)
     lost = {key: _lost(sample) for key, sample in order if sample.diverged or sample.untrained}
     notes = [f"excluded because {why}: {_named(levels, key)}" for key, why in lost.items()]
     absent = [key for key in product(*levels.values()) if key not in {p for p, _ in order} or key not in used]
     notes += [f"no value: {_named(levels, key)}" for key in absent if key not in lost]
+    notes += [ADDITIVE_NOTE] if table.residual else []
     return Grid(
         main=tuple(_main_effects(table, confidence)),
         interactions=tuple(_interactions(table, confidence)),
@@ -82,6 +94,23 @@ def _lost(sample: Sample) -> str:
     return listed([texts[0].replace(" of " + str(sample.ended), f" of {plural(sample.ended, 'run')}"), *texts[1:]])
 
 
+def _residual(factors: Mapping[str, tuple[str, ...]], cells: Mapping[CellKey, SampleMoments]) -> SampleMoments | None:
+    """Return the variance around an additive model of the factors, as of a group with these degrees of freedom; None without any.
+
+    Where the factors do not interact, it is that between seeds: the levels of the other factors replicate an effect. Interactions
+    add to it, so that intervals become too wide, not too narrow.
+    """
+    columns = [[1.0] * len(cells)]
+    columns += [[float(key[i] == level) for key in cells] for i, levels in enumerate(factors.values()) for level in levels[1:]]
+    design, values = np.array(columns).T, np.array([cell.mean for cell in cells.values()])
+    df = len(cells) - int(np.linalg.matrix_rank(design)) if cells else 0
+    if df < 1:
+        return None
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    variance = float(rest @ rest) / df
+    return SampleMoments(df + 1, 0.0, variance if variance > 1e-20 * float(values @ values) else 0.0)
+
+
 def _main_effects(table: _Table, confidence: float) -> list[MainEffect]:
     drafts: list[tuple[Contrast | None, dict[str, Any]]] = []
     for factor, (baseline, *others) in table.factors.items():
@@ -97,7 +126,7 @@ def _main_effects(table: _Table, confidence: float) -> list[MainEffect]:
             }
             labels |= {"combinations": len(pairs), "of_combinations": len(contexts)}
             drafts.append((table.contrast(weights) if pairs else None, labels))
-    return _family(MainEffect, drafts, confidence)
+    return _family(MainEffect, drafts, confidence, ADDITIVE if table.residual else "")
 
 
 def _interactions(table: _Table, confidence: float) -> list[Interaction]:
@@ -118,12 +147,14 @@ def _interactions(table: _Table, confidence: float) -> list[Interaction]:
             weights = {key: sign / len(squares) for square in squares for key, sign in square.items()}
             labels = {"first": first, "first_level": first_level, "first_baseline": first_base}
             labels |= {"second": second, "second_level": second_level, "second_baseline": second_base}
-            drafts.append((table.contrast(weights) if squares else None, labels))
+            drafts.append((table.contrast(weights, additive=False) if squares else None, labels))
     return _family(Interaction, drafts, confidence)
 
 
-def _family(kind: Callable[..., Any], drafts: Sequence[tuple[Contrast | None, dict[str, Any]]], confidence: float) -> list[Any]:
-    """Return the effects with Sidak's level for the number of contrasts that have an error."""
+def _family(
+    kind: Callable[..., Any], drafts: Sequence[tuple[Contrast | None, dict[str, Any]]], confidence: float, note: str = ""
+) -> list[Any]:
+    """Return the effects with Sidak's level for the number of contrasts that have an error. `note`: on those intervals."""
     count = sum(difference is not None and difference.has_error for difference, _ in drafts)
     effects = []
     for difference, labels in drafts:
@@ -136,7 +167,7 @@ def _family(kind: Callable[..., Any], drafts: Sequence[tuple[Contrast | None, di
                 )
             )
             continue
-        effects.append(kind(difference=difference.estimate, **sidak(difference, count, confidence), **labels))
+        effects.append(kind(difference=difference.estimate, note=note, **sidak(difference, count, confidence), **labels))
     return effects
 
 

@@ -47,8 +47,10 @@ class _Evidence:
         return [sample for sample in self.samples if len(sample.values) >= 3 and len(set(sample.values)) > 1]
 
     @property
-    def seed_sd(self) -> float:
-        return sqrt(pooled_variance([moments(sample.values) for sample in self.samples if sample.values])[0])
+    def seed_sd(self) -> float | None:
+        """The standard deviation between seeds, pooled over the arms; None where every arm has one run."""
+        variance, df = pooled_variance([moments(sample.values) for sample in self.samples if sample.values])
+        return sqrt(variance) if df else None
 
 
 def find_threats(samples: Sequence[Sample], facts: Facts, metric: MetricInfo, *, comparisons: int) -> tuple[Threat, ...]:
@@ -246,12 +248,13 @@ def _test_set(data: _Evidence) -> _Findings:
         return
     median = min(max(float(np.median(means)), 0.0), 1.0)
     sampling_sd, seed_sd = sqrt(median * (1 - median) / data.facts.test_size), data.seed_sd
-    sampling, seeds = (plain(value, data.metric, 2) + points(data.metric) for value in (sampling_sd, seed_sd))
+    sampling = plain(sampling_sd, data.metric, 2) + points(data.metric)
+    seeds = "an unknown amount" if seed_sd is None else plain(seed_sd, data.metric, 2) + points(data.metric)
     text = (
         f"The {data.metric.name} is measured on {data.facts.test_size:,} images: their choice alone moves it by {sampling} "
         f"(one standard error), seeds by {seeds}. {SHARED[data.facts.inputs.same_test_data]}"
     )
-    yield "test_set", text, "caution" if sampling_sd > seed_sd else "note"
+    yield "test_set", text, "caution" if seed_sd is None or sampling_sd > seed_sd else "note"
 
 
 def _ceiling(data: _Evidence) -> _Findings:
