@@ -64,7 +64,7 @@ def test_table_averages_completed_runs_only(page):
     row = table_rows(page)["norm=none"]
     assert row[2] == "3 / 1 / 2 2 incomplete"
     assert row[3].startswith("61.00 ")
-    assert row[9].startswith("1/4 [")
+    assert row[10].startswith("1/4 [")
 
 
 def test_page_lists_incomplete_runs_with_reasons(page):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +23,8 @@ from train.report.contracts import (
     Wording,
 )
 from train.report.facts import collect_facts, scope_of
-from train.report.grid_contracts import Cell, Grid
+from train.report.grid_contracts import JOINED, Cell, Grid
 from train.report.history import History
-from train.report.level_claim import JOINED
 from train.report.metric import Metric
 from train.report.outcome import Outcome, outcomes, unknown_outcomes
 from train.report.plan_threats import plan_threats
@@ -145,7 +144,7 @@ def analyse(
         *([Threat("unknown_outcomes", sentence, "note")] if (sentence := unknown_outcomes(found.values())) else []),
         *find_threats(list(samples.values()), facts, metric, comparisons=intervals),
     ]
-    differing = {arm.id: JOINED.join(arm.differences) for arm in study.arms[1:]}
+    differing = {arm.id: JOINED.join(study.changes(arm)) for arm in study.arms[1:]}
     return Analysis(
         study=study,
         metric=metric,
@@ -196,9 +195,9 @@ def make_claims(
         return ()
     if grid is not None:
         return claims_of_grid(grid, cells_of(study, samples), wording)
-    arms: dict[str, list[str]] = {factor: [] for factor in study.factors}
+    arms: dict[str, list[str]] = {JOINED.join(group): [] for group in study.groups}
     for arm in study.arms[1:]:
-        arms.setdefault(JOINED.join(arm.differences) or "other settings", []).append(arm.id)
+        arms.setdefault(JOINED.join(study.changes(arm)) or "other settings", []).append(arm.id)
     by_factor = {factor: ids for factor, ids in arms.items() if ids}
     return claims_of_arms(by_factor, comparisons, samples, study.baseline.id, wording)
 
@@ -209,10 +208,20 @@ def nothing_trained(samples: Mapping[str, Sample]) -> bool:
 
 
 def varied_factors(study: Study) -> dict[str, tuple[str, ...]]:
-    """Return factor -> levels, the baseline's first, of the factors with more than one level."""
-    return {factor: levels for factor, levels in study.factors.items() if len(levels) > 1}
+    """Return factor -> levels, the baseline's first, of the varied factors; those that move together are one."""
+    levels = {group: [_level(arm, group) for arm in study.arms] for group in study.groups}
+    return {JOINED.join(group): _in_order(study, group, found) for group, found in levels.items()}
+
+
+def _in_order(study: Study, group: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Return the levels in the order of those of a single factor, of joined ones in the order of the arms."""
+    return study.factors[group[0]] if len(group) == 1 else tuple(dict.fromkeys(found))
+
+
+def _level(arm: Arm, group: Sequence[str]) -> str:
+    return JOINED.join(arm.levels[factor] for factor in group)
 
 
 def cells_of(study: Study, samples: Mapping[str, Sample]) -> list[Cell]:
     """Return the cells of the grid, one per arm."""
-    return [Cell(arm.levels, samples[arm.id]) for arm in study.arms]
+    return [Cell({JOINED.join(group): _level(arm, group) for group in study.groups}, samples[arm.id]) for arm in study.arms]

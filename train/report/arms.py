@@ -14,6 +14,7 @@ from functools import cached_property
 
 from train.errors import UsageError, did_you_mean
 from train.report.collect import ABSENT, Collection, Setting, factors_of, levels_in_order, setting_of
+from train.report.joined import joined
 from train.report.tuning import Level, TunedLevel, choose
 from train.store.identity import SEEDS, arm_id
 from train.store.manifest import Design, Manifest, PlannedArm
@@ -122,9 +123,20 @@ class Study:
     @property
     def is_grid(self) -> bool:
         """Whether at least two factors were crossed, so that each has an effect at every level of the others."""
-        crossed = [len(levels) for levels in self.factors.values() if len(levels) > 1]
-        combined = any(len(arm.differences) > 1 for arm in self.arms)
+        crossed = [len({tuple(arm.levels[factor] for factor in group) for arm in self.arms}) for group in self.groups]
+        combined = any(len(self.changes(arm)) > 1 for arm in self.arms)
         return len(crossed) > 1 and combined and self.design in (None, "grid") and 2 * len(self.arms) > math.prod(crossed)
+
+    @cached_property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """The varied factors; those that move together are one."""
+        return joined(tuple(self.factors), [arm.levels for arm in self.arms])
+
+    def changes(self, arm: Arm) -> tuple[str, ...]:
+        """Return the factors in which an arm differs from the baseline; with one of those that move together all of them."""
+        reference = self.baseline.levels
+        changed = [group for group in self.groups if any(arm.levels[factor] != reference[factor] for factor in group)]
+        return tuple(factor for group in changed for factor in group)
 
 
 def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] = ()) -> Study:

@@ -11,7 +11,7 @@ from math import nan
 
 from train.report import sentence_text
 from train.report.contracts import Claim, Comparison, Effect, Sample, Wording
-from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect
+from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, named
 from train.report.level_claim import LevelComparison
 
 
@@ -93,7 +93,7 @@ def _grid_comparison(effect: MainEffect, cells: Sequence[Cell], family_size: int
         wording=wording,
         factor=effect.factor,
         level=effect.level,
-        names=(f"{effect.factor}={effect.level}", f"{effect.factor}={effect.baseline}"),
+        names=(named(effect.factor, effect.level), named(effect.factor, effect.baseline)),
         effect=effect,
         treatment=tuple(cell.sample for cell in at_level),
         control=tuple(cell.sample for cell in at_baseline),
@@ -123,7 +123,7 @@ def _interaction(i: Interaction, factor: str, wording: Wording) -> str:
     size = sentence_text.plain(abs(i.difference), wording.metric, decimals) + sentence_text.points(wording.metric)
     direction = "higher" if i.difference > 0 else "lower"
     return (
-        f"Interaction with {other}: the effect of {name}={level} against {name}={base} is {size} {direction} with "
-        f"{other}={other_level} than with {other}={other_base} "
+        f"Interaction with {other}: the effect of {named(name, level)} against {named(name, base)} is {size} {direction} with "
+        f"{named(other, other_level)} than with {named(other, other_base)} "
         f"({sentence_text.interval(i, wording.metric, decimals, wording.confidence)})."
     )

@@ -16,7 +16,7 @@ from train.figures.heat_table import draw_heat
 from train.figures.interaction import MOST_PAIRS, Crossing, draw_interactions
 from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report import table_text
-from train.report.analysis import Analysis
+from train.report.analysis import Analysis, varied_factors
 from train.report.arms import Arm
 from train.report.history import mean_curve
 from train.report.metric import as_float
@@ -135,7 +135,7 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
     grid = analysis.grid
     if grid is None:
         return
-    varied = [factor for factor, levels in analysis.study.factors.items() if len(levels) > 1]
+    varied = varied_factors(analysis.study)
     crossings = []
     for first, second in combinations(varied, 2):
         means = {
@@ -144,8 +144,7 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
             if set(mean.levels) == {first, second}
         }
         if means:
-            levels = analysis.study.factors
-            crossings.append(Crossing(first, second, levels[first], levels[second], means))
+            crossings.append(Crossing(first, second, varied[first], varied[second], means))
     if not crossings:
         return
     metric = analysis.metric

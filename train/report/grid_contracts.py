@@ -7,6 +7,16 @@ from dataclasses import dataclass
 
 from train.report.contracts import Effect, Sample
 
+JOINED = " and "
+"""Between the names, and between the levels, of factors that move together and count as one."""
+
+
+def named(factor: str, level: str) -> str:
+    """Return `norm=batch`, and for joined factors `trainer.batch_size=2 optimizer.lr=0.1`."""
+    factors, levels = factor.split(JOINED), level.split(JOINED)
+    pairs = zip(factors, levels, strict=True) if len(factors) == len(levels) else [(factor, level)]
+    return " ".join(f"{name}={value}" for name, value in pairs)
+
 
 @dataclass(frozen=True)
 class Cell:

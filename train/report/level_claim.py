@@ -26,14 +26,12 @@ from math import isclose, isfinite
 
 from train.report import sentence_text
 from train.report.contracts import Comparison, Effect, LevelClaim, MetricInfo, Rate, Sample, Verdict, Wording
-from train.report.grid_contracts import MainEffect
+from train.report.grid_contracts import JOINED, MainEffect
 from train.report.statistics.contrasts import runs_to_detect
 from train.report.statistics.rates import differ, divergence, equal_rates_p, training
 from train.text import plural, settings
 
 BUDGET_TOLERANCE = 0.01
-JOINED = " and "
-"""Between the names of factors that change together."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ class LevelComparison:
             return scope
         if facts.tuned_over:
             return f"{scope}, with the learning rate tuned for every arm over {settings(facts.tuned_over)}"
-        if self.factor in facts.rate_factors:
+        if set(self.factor.split(JOINED)) & set(facts.rate_factors):
             return scope
         if left != right:
             rates = f"{settings(left)} against {settings(right)}"

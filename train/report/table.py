@@ -13,6 +13,7 @@ from train.report.arms import Arm
 from train.report.collect import FAILED
 from train.report.contracts import Comparison, Effect
 from train.report.evidence import SignalRow, lost_finding, run_finding, signal_row, unhealthy_signal
+from train.report.grid_contracts import named
 from train.report.metric import as_float
 from train.report.tuning_text import level_note
 from train.store.run import Run
@@ -188,8 +189,8 @@ def interactions(analysis: Analysis) -> tuple[EffectRow, ...]:
     return tuple(
         _effect_row(
             analysis,
-            f"{e.first}={e.first_level} (against {e.first_baseline}) with "
-            f"{e.second}={e.second_level} (against {e.second_baseline})",
+            f"{named(e.first, e.first_level)} (against {e.first_baseline}) with "
+            f"{named(e.second, e.second_level)} (against {e.second_baseline})",
             e,
         )
         for e in analysis.grid.interactions

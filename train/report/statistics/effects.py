@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from train.report.contracts import Sample
-from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, MarginalMean
+from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, MarginalMean, named
 from train.report.statistics.contrasts import Contrast, SampleMoments, contrast, moments, sidak, two_sided_quantile
 from train.text import listed, plural
 
@@ -84,7 +84,7 @@ def factorial(cells: Sequence[Cell], factors: Mapping[str, Sequence[str]], *, co
 
 
 def _named(factors: Mapping[str, Sequence[str]], key: CellKey) -> str:
-    return " ".join(f"{factor}={level}" for factor, level in zip(factors, key, strict=True))
+    return " ".join(map(named, factors, key))
 
 
 def _lost(sample: Sample) -> str:
