@@ -21,9 +21,9 @@ from train.report.statistics.rates import equal_rates_p  # noqa: E402
 from train.report.statistics.trained import ALPHA, Scores, guessing, is_trained, lower_loss, more_correct  # noqa: E402
 
 PAGE = ROOT / "docs" / "statistics.md"
-RUNS, SWEEPS, SIGNIFICANT = 10_000, 20_000, 0.05
-LEAST_RUNS, MOST_VALUES = 200, 20_000_000
-SIZES = ((100, 2), (100, 10), (1000, 2), (1000, 10), (1000, 100), (2000, 10), (10000, 10), (10000, 100))
+RUNS, SWEEPS, SIGNIFICANT = 2_000, 5_000, 0.05
+LEAST_RUNS, MOST_VALUES = 50, 5_000_000
+SIZES = ((100, 2), (100, 10), (1000, 2), (1000, 10), (1000, 100), (2000, 10), (10000, 10))
 """Images of the split, and classes."""
 
 Draw = Callable[[np.random.Generator, int, int], Scores]
@@ -77,11 +77,15 @@ def learned(signal: float) -> Draw:
     return draw
 
 
-def share(draw: Draw, images: int, classes: int, judge: Callable[[Scores], bool], runs: int) -> tuple[float, float]:
-    """Return the share of runs that `judge` accepts, and their mean accuracy."""
+def drawn(draw: Draw, images: int, classes: int, runs: int) -> list[Scores]:
+    """Return the scores of `runs` runs, of fewer where the split is large."""
     generator = np.random.default_rng(0)
-    drawn = [draw(generator, images, classes) for _ in range(min(runs, max(LEAST_RUNS, MOST_VALUES // (images * classes))))]
-    return float(np.mean([judge(scores) for scores in drawn])), float(np.mean([scores.accuracy for scores in drawn]))
+    return [draw(generator, images, classes) for _ in range(min(runs, max(LEAST_RUNS, MOST_VALUES // (images * classes))))]
+
+
+def share(judge: Callable[[Scores], bool], runs: Sequence[Scores]) -> float:
+    """Return the share of runs that `judge` accepts."""
+    return float(np.mean([judge(scores) for scores in runs]))
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
@@ -99,11 +103,9 @@ def false_trained(runs: int) -> Iterator[Sequence[str]]:
     for images, classes in SIZES:
         guess = guessing([1] * classes)
         assert guess is not None
-        cells = [percent(share(kind, images, classes, lambda s, g=guess: is_trained(s, g), runs)[0]) for kind in kinds]
-        own = [
-            percent(share(kind, images, classes, lambda s, g=guess: is_trained(s, g, at_chance=True), runs)[0])
-            for kind in kinds[3:]
-        ]
+        found = [drawn(kind, images, classes, runs) for kind in kinds]
+        cells = [percent(share(lambda s, g=guess: is_trained(s, g), scores)) for scores in found]
+        own = [percent(share(lambda s, g=guess: is_trained(s, g, at_chance=True), scores)) for scores in found[3:]]
         yield [f"{images:,}", str(classes), *cells, *own]
 
 
@@ -118,16 +120,17 @@ def false_untrained(runs: int) -> Iterator[Sequence[str]]:
                 lambda s, g=guess: lower_loss(s, g, ALPHA),
                 lambda s, g=guess: is_trained(s, g),
             )
-            found = [share(learned(signal), images, classes, test, runs) for test in tests]
-            yield [f"{images:,}", str(classes), percent(found[0][1]), *(percent(1 - power) for power, _ in found)]
+            found = drawn(learned(signal), images, classes, runs)
+            accuracy = float(np.mean([scores.accuracy for scores in found]))
+            yield [f"{images:,}", str(classes), percent(accuracy), *(percent(1 - share(test, found)) for test in tests)]
 
 
 def rejections(seeds: int, rates: Sequence[tuple[float, float]], sweeps: int) -> float:
     """Return the share of sweeps in which the rates differ significantly; `rates`: of both arms in each combination."""
     generator = np.random.default_rng(0)
     counts = generator.binomial(seeds, np.array(rates), (sweeps, len(rates), 2))
-    drawn, times = np.unique(counts.reshape(sweeps, -1), axis=0, return_counts=True)
-    rejected = [equal_rates_p(pairs(row.reshape(-1, 2), seeds)) <= SIGNIFICANT for row in drawn]
+    distinct, times = np.unique(counts.reshape(sweeps, -1), axis=0, return_counts=True)
+    rejected = [equal_rates_p(pairs(row.reshape(-1, 2), seeds)) <= SIGNIFICANT for row in distinct]
     return float(times[rejected].sum() / sweeps)
 
 
@@ -182,4 +185,4 @@ def tables(runs: int = RUNS, sweeps: int = SWEEPS) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(tables()))
+    print("\n".join(tables()), flush=True)
