@@ -6,6 +6,7 @@
     python scripts/benchmark.py --image-folder               # reading photographs
     python scripts/benchmark.py --sweep                      # many runs, from the command to the report
     python scripts/benchmark.py --fixed-cost                 # a run of 0, 20 and 200 steps: seconds beyond its steps
+    python scripts/benchmark.py --scale                      # CPU time and memory at a size and at twice that size
 
 The loop of `train` (its readers, observation, sinks and live view; no evaluation) is compared with
 - plain: a DataLoader of PIL images, torchvision's transforms, float32, `.item()` at every step;
@@ -58,8 +59,9 @@ def parser() -> argparse.ArgumentParser:
     add("--image-folder", action="store_true", help="reading generated JPEGs, against torchvision's pipeline")
     add("--sweep", action="store_true", help="a whole sweep, by `train -m` and by hand: trainings per hour")
     add("--fixed-cost", action="store_true", help="what a run costs beyond its steps, in a worker of the fork server")
+    add("--scale", action="store_true", help="how planning, sweeps and reports grow with their size; alone, without windows")
     add = made.add_argument_group("windows").add_argument
-    add("--only", default="", metavar="A,B", help="these contestants alone, by the names in the output")
+    add("--only", default="", metavar="A,B", help="these contestants or rows alone, by the names in the output")
     add("--rounds", type=positive, default=5, help="windows of each contestant that count (%(default)s)")
     add(
         "--steps",
@@ -81,7 +83,7 @@ def main() -> None:
     arguments = parser().parse_intermixed_args()
     cli.prepare_process()  # first of all: libraries read the environment as they load
     try:
-        run(arguments)
+        scale(arguments) if arguments.scale else run(arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -104,19 +106,37 @@ def run(arguments: argparse.Namespace) -> None:
         for name in chosen:
             sections.append(run_section(name, options, Path(folder) / name, say))
             report.show(console, sections[-1])
-    if arguments.json:
-        text = json.dumps(report.as_json(sections, options.overrides), allow_nan=False) + "\n"
-        if arguments.json == "-":
-            sys.stdout.write(text)
-        else:
-            Path(arguments.json).write_text(text, encoding="utf-8")
+    write_json(arguments.json, report.as_json(sections, options.overrides))
+
+
+def scale(arguments: argparse.Namespace) -> None:
+    """Measure how the chosen kinds of work grow, and show them. Nothing else is to be chosen."""
+    from benchmarks import scale
+    from rich.console import Console
+
+    rows = [scale.grown(work, arguments.rounds, say) for work in scale.wanted(names(arguments.only))]
+    scale.show(Console(highlight=False, stderr=arguments.json == "-"), rows)
+    write_json(arguments.json, {"scale": scale.as_json(rows)})
+
+
+def write_json(path: str | None, content: object) -> None:
+    """Write one line of JSON; `-` is standard output, None nowhere."""
+    text = json.dumps(content, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    elif path:
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def names(only: str) -> frozenset[str]:
+    return frozenset(name for name in only.split(",") if name)
 
 
 def options_from(arguments: argparse.Namespace) -> Options:
     """UsageError for a contestant that does not exist."""
     from benchmarks.sections import Options, check_only
 
-    only = frozenset(name for name in arguments.only.split(",") if name)
+    only = names(arguments.only)
     check_only(only)
     return Options(
         overrides=arguments.overrides,
