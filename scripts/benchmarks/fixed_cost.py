@@ -19,6 +19,7 @@ from train.errors import RunError
 from train.store.files import CONSOLE_LOG, SUMMARY_FILE
 from train.store.run import read_run
 from train.sweep import job as job_call
+from train.sweep.compose import Compositions
 from train.sweep.fork_server import ForkServer
 from train.sweep.jobs import Job, compose_job
 from train.sweep.progress import JobRow
@@ -79,7 +80,7 @@ class SingleRun:
             loader = GlobalHydra.instance().config_loader()
             where = [f"hydra.sweep.dir={self.folder}", f"hydra.sweep.subdir={self.name}-{number}"]
             master = loader.load_configuration("config", where, RunMode.MULTIRUN)
-            compose_job(job, loader, master)
+            compose_job(job, Compositions(loader, master), self.folder.absolute())
         return job
 
     def call(self, call: str, argument: object, folder: Path) -> tuple[float, bytes]:

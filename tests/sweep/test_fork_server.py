@@ -19,6 +19,7 @@ from PIL import Image
 from tests.harness import SMALL
 from train.errors import UsageError
 from train.store.run import read_run
+from train.sweep.compose import Compositions
 from train.sweep.fork_server import SERVER_LOST, ForkServer, Worker
 from train.sweep.job import JobRequest
 from train.sweep.jobs import Job, compose_job
@@ -204,7 +205,7 @@ def test_job_imports_nothing_that_the_server_has_not(tmp_path: Path, loader: Any
     """An import costs each of the workers anew."""
     job = Job(0, [*SMALL, "observe=basic", "observe.every=1", "trainer.device=cpu"], JobRow(1, "seed=0"))
     where = [f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=run"]
-    compose_job(job, loader, loader.load_configuration("config", where, RunMode.MULTIRUN))
+    compose_job(job, Compositions(loader, loader.load_configuration("config", where, RunMode.MULTIRUN)), tmp_path)
     assert job.config is not None
     request = JobRequest(job.config, "train.cli:task", "train", "1.3")
     assert outcome(fork_server, "imported_by_job", request).value == []

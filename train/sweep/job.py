@@ -35,6 +35,12 @@ class JobRequest:
     version_base: str | None = None
 
 
+def hydra_version_base() -> str | None:
+    """Return the Hydra version whose behaviour this process requested, for its jobs."""
+    base = version.getbase()
+    return None if base is None else str(base)
+
+
 def run(request: JobRequest) -> tuple[float, bytes]:
     """Run the job; return the value of its task, NaN when it has none, and the figures to `draw`, none when empty.
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -23,6 +21,7 @@ from train.run.signals import signal_with_number
 from train.store.failure import RunRequest, requested_experiment, write_failure
 from train.store.files import CONSOLE_LOG, STATUS_FILE, write_json
 from train.store.run import read_status
+from train.sweep.compose import Compositions, hydra_config
 from train.sweep.devices import Slot
 from train.sweep.fork_server import SERVER_LOST, Worker
 from train.sweep.progress import END_STATES, JobProgress, JobRow, State
@@ -48,6 +47,8 @@ class Job:
     without_mps: bool = False
     """The job is made once more, as no client of NVIDIA's service, after an error that another job may have caused."""
     value: float = math.nan
+    is_search: bool = False
+    """Whether a search is to be told the value."""
 
     @property
     def run_request(self) -> RunRequest:
@@ -58,36 +59,32 @@ class Job:
 
     def as_job_return(self) -> JobReturn:
         """Return the job's result for Hydra. A job without a score counts as completed, since its folder says why; a search is
-        told that it failed, as it would take NaN for a score."""
+        told that it failed, as it would take NaN for a score. The configuration is left out: a sweep has thousands of jobs."""
         result = JobReturn(overrides=list(self.overrides), status=JobStatus.COMPLETED, working_dir=str(Path.cwd()))
         result.return_value = self.value
-        if self.config is not None:
-            result.cfg = _task_config(self.config)
-            result.hydra_cfg = OmegaConf.masked_copy(self.config, ["hydra"])
-            result.task_name = self.config.hydra.job.name
-            if math.isnan(self.value) and is_search(self.config.hydra):
-                result.status, result.return_value = JobStatus.FAILED, RunError(f"{self.row.state}: {self.row.reason}")
+        if math.isnan(self.value) and self.is_search:
+            result.status, result.return_value = JobStatus.FAILED, RunError(f"{self.row.state}: {self.row.reason}")
         return result
 
+    def release(self) -> None:
+        """Drop what only a running job needs, so that the memory of a sweep does not grow with the jobs that have ended."""
+        self.config = self.worker = self.progress = None
 
-def compose_job(job: Job, loader: ConfigLoader, master: DictConfig) -> None:
-    """Compose the job's configuration and set its folder, as Hydra's launchers do.
+
+def compose_job(job: Job, compositions: Compositions, sweep_dir: Path) -> None:
+    """Compose the job's configuration and set its folder below `sweep_dir`, as Hydra's launchers do.
 
     The sweep folders become literal paths, so that a resolver which draws a random name is called only once."""
-    config = loader.load_sweep_config(master, list(job.overrides))
+    config = compositions.compose(job.overrides)
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = job.index
-    hydra = HydraConfig.instance()
-    previous, sweep_dir = hydra.cfg, Path(str(master.hydra.sweep.dir)).absolute()
-    try:
-        hydra.set_config(config)  # `${hydra:...}` reads it
+    with hydra_config(config):
         subdir = str(config.hydra.sweep.subdir)
-    finally:
-        hydra.cfg = previous
     with read_write(config.hydra.sweep):
         config.hydra.sweep.dir, config.hydra.sweep.subdir = str(sweep_dir), subdir
     job.config, job.folder = config, sweep_dir / subdir
     job.row.folder = job.folder
+    job.is_search = is_search(config.hydra)
 
 
 def _task_config(config: DictConfig) -> DictConfig:

@@ -1,7 +1,6 @@
 """The plan of a sweep: every arm of the request composed as Hydra would, with the identities of its runs, without duplicates.
 
-Composing takes some 75 ms. An arm is composed once; the configurations of its other seeds are derived if only `seed` and `seeds`
-can depend on the seed.
+An arm is composed once; the configurations of its other seeds are derived if only `seed` and `seeds` can depend on the seed.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from train.config_errors import COULD_NOT_OVERRIDE, is_composition_error, plain_message
-from train.errors import CompositionError, UsageError
+from train.config_errors import is_composition_error
+from train.errors import UsageError
 from train.naming import job_name
 from train.run.job import chosen_options, resolve_config
 from train.store.identity import SEEDS, arm_id, experiment_of, identity, run_id
@@ -28,7 +26,9 @@ from train.sweep import design as designing
 from train.sweep import tuning
 from train.sweep.arms import with_inputs, without_duplicates
 from train.sweep.axes import Axis, SweepRequest, level_text
+from train.sweep.compose import Compositions, hydra_config
 from train.sweep.design import ComposedArm, Levels
+from train.sweep.failures import Failure, impossible_baseline, unusable_combination
 from train.sweep.settings import SweepSettings
 
 PLAIN_REFERENCE = re.compile(r"\$\{(oc\.env:[^${}]*|hydra:[^${}]*|\.*[A-Za-z_][\w.\[\]]*)\}")
@@ -90,7 +90,7 @@ class SweepPlan:
         if None not in reasons and len(reasons) == 1:
             raise UsageError(impossible[self.baseline.id])
         if all(arm.id in impossible for arm in self.compared[0]):  # one working level of the tuned keys is enough
-            raise UsageError(_impossible_baseline_message(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
+            raise UsageError(impossible_baseline(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
         dropped = tuple(Dropped(arm.overrides, impossible[arm.id]) for arm in self.arms if arm.id in impossible)
         arms = tuple(arm for arm in self.arms if arm.id not in impossible)
         for axis in self.request.axes:  # Hydra accepts any key with a +, even a misspelt one
@@ -115,7 +115,7 @@ def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoad
     tuned_levels, _ = _distinct(_crossed([axis for axis in request.axes if axis.name in settings.tuned], tuned_zips))
     seeds, repeated = _distinct(_crossed(request.seeds, seed_zips))
     composer = Composer(loader, master, request)
-    requested, groups, failures = [], [], []
+    requested, groups, failures = list[Levels](), [], list[Failure]()
     for cell in cells:
         cell_arms: list[list[ComposedArm]] = []
         for levels in ({**cell, **level} for level in tuned_levels):
@@ -125,11 +125,12 @@ def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoad
             except Exception as error:
                 if not (isinstance(error, UsageError) or is_composition_error(error)):
                     raise
-                failures.append((levels, error))
+                failures.append(Failure.of(levels, error))  # not the error, whose traceback keeps whole configurations
         groups += tuning.group_tuned(cell_arms, settings.tuned)
-    _raise_for_unusable_levels(requested, failures)
+    if (unusable := unusable_combination(requested, failures)) is not None:
+        list(composer.arms(unusable, seeds))  # raises its error again
     dropped = [Dropped(_override_lines(levels), "named twice") for levels in repeated]
-    dropped += [Dropped(request.overrides(levels), reason_text(error)) for levels, error in failures]
+    dropped += [Dropped(request.overrides(failure.levels), failure.reason) for failure in failures]
     arms, duplicates = without_duplicates([arm for group in groups for arm in group])
     zipped = tuple(tuple(group) for group in settings.zip)
     tuning.validate_split(arms, settings.tuned)
@@ -140,7 +141,7 @@ class Composer:
     """Composes arms. `master`: the composed configuration of the sweep, whose Hydra overrides apply to every job."""
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, request: SweepRequest) -> None:
-        self.loader, self.master, self.request = loader, master, request
+        self.compositions, self.request = Compositions(loader, master), request
         self.parser = OverridesParser.create()
 
     def arms(self, levels: Levels, seeds: Sequence[Levels]) -> Iterator[ComposedArm]:
@@ -159,7 +160,7 @@ class Composer:
             yield ComposedArm(id, all_levels, overrides, config=members[0][0], choices=choices, runs=runs)
 
     def compose(self, levels: Levels) -> DictConfig:
-        return self.loader.load_sweep_config(self.master, list(self.request.overrides(levels)))
+        return self.compositions.compose(self.request.overrides(levels))
 
     def variants(self, config: DictConfig, levels: Levels, seeds: Sequence[Levels]) -> Iterator[tuple[Levels, Mapping[str, Any]]]:
         """Yield each of `seeds` with the resolved configuration of its experiment."""
@@ -202,51 +203,10 @@ class Composer:
 
 def experiment_content(config: DictConfig) -> dict[str, Any]:
     """Resolve the experiment as its run will. UsageError for a missing value or an interpolation that cannot be resolved."""
-    previous = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(config)  # for ${hydra:...}
-    try:
-        task = config.copy()
-        with open_dict(task):
-            del task["hydra"]
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    OmegaConf.copy_cache(from_config=config, to_config=task)
+    with hydra_config(config):
         return experiment_of(resolve_config(task))
-    finally:
-        HydraConfig.instance().cfg = previous
-
-
-def reason_text(error: Exception) -> str:
-    """Explain why a combination could not be composed."""
-    match = COULD_NOT_OVERRIDE.search(str(error))
-    if match:
-        return f"{match['key']}: there is no such key in this combination."
-    return str(error) if isinstance(error, UsageError) else plain_message(error)
-
-
-def _raise_for_unusable_levels(requested: Sequence[Levels], failures: Sequence[tuple[Levels, Exception]]) -> None:
-    """Raise the error of a level that no arm can be composed with: it is a typing error, not an impossible combination.
-
-    UsageError when the baseline cannot be composed.
-    """
-    if not failures:
-        return
-    failed = [levels for levels, _ in failures]
-    for levels, error in failures:
-        match = COULD_NOT_OVERRIDE.search(str(error))
-        for axis, level in levels.items():
-            may_be_cause = match["key"] == axis if match else isinstance(error, CompositionError) or is_composition_error(error)
-            if may_be_cause and all(arm in failed for arm in requested if arm.get(axis) == level):
-                raise error
-    first, error = failures[0]
-    if len(failures) == len(requested):
-        raise error
-    if first == requested[0]:
-        name = " ".join(_override_lines(first)) or "defaults"
-        raise UsageError(_impossible_baseline_message(name, reason_text(error), len(requested)))
-
-
-def _impossible_baseline_message(name: str, reason: str, arms: int) -> str:
-    if arms == 1:
-        return reason
-    return f"The baseline ({name}) is impossible, and every arm is compared with it: {reason} Choose another with sweep.baseline."
 
 
 def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Levels]:
@@ -254,11 +214,13 @@ def _crossed(axes: Sequence[Axis], zipped: Sequence[Sequence[str]]) -> list[Leve
 
 
 def _distinct(rows: Sequence[Levels]) -> tuple[list[Levels], list[Levels]]:
-    distinct: list[Levels] = []
+    distinct: dict[frozenset[tuple[str, str]], Levels] = {}
     repeated: list[Levels] = []
     for row in rows:
-        (repeated if row in distinct else distinct).append(row)
-    return distinct, repeated
+        key = frozenset(row.items())
+        if distinct.setdefault(key, row) is not row:
+            repeated.append(row)
+    return list(distinct.values()), repeated
 
 
 def _override_lines(levels: Levels) -> tuple[str, ...]:

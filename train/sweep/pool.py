@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from hydra import version
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +25,7 @@ from train.errors import Interrupted
 from train.run.signals import stop_signals
 from train.store.files import CONSOLE_LOG
 from train.sweep import job as job_call
+from train.sweep.compose import Compositions
 from train.sweep.conclude import exit_codes
 from train.sweep.devices import Allocation, PoolSettings, allocate
 from train.sweep.display import Display, display_for
@@ -129,6 +129,7 @@ class Pool:
         self.request, self.settings = request, request.settings
         self.jobs, self.allocation, self.display, self.clock = jobs, allocation, display, clock
         self.fork_server = fork_server
+        self.compositions = Compositions(request.loader, request.master)
         self.waiting = deque(jobs)
         self.running: dict[Worker, Job] = {}
         self.drawings = Drawings(fork_server, allocation, display.message, clock)
@@ -176,7 +177,7 @@ class Pool:
         """Compose the job's configuration if needed. False when that fails; the job is then recorded as failed."""
         if job.config is None:
             try:
-                compose_job(job, self.request.loader, self.request.master)
+                compose_job(job, self.compositions, self.request.folder)
             except Exception as error:
                 if job in self.waiting:
                     self.waiting.remove(job)
@@ -191,7 +192,9 @@ class Pool:
             return
         assert job.config is not None
         assert job.folder is not None
-        job_request = job_call.JobRequest(job.config, self.request.task, str(job.config.hydra.job.name), hydra_version_base())
+        job_request = job_call.JobRequest(
+            job.config, self.request.task, str(job.config.hydra.job.name), job_call.hydra_version_base()
+        )
         slot = self.free.popleft()
         mps = {} if job.without_mps else self.allocation.mps
         environment = {**slot.environment, **mps}
@@ -239,6 +242,7 @@ class Pool:
 
     def record_outcome(self, job: Job, outcome: JobOutcome) -> None:
         job.row.state, job.row.reason, job.row.remaining_s = outcome.state, outcome.reason, None
+        job.release()
         self.display.job_ended(job.row, self.clock())
         if outcome.state in ("failed", "interrupted") and self.request.on_error == "stop" and self.waiting:
             self.display.message(f"sweep.on_error=stop: not starting the remaining runs ({len(self.waiting)})")
@@ -286,11 +290,6 @@ class Pool:
             if job.progress is not None:
                 job.progress.update(job.row)
         self.display.update([job.row for job in self.jobs], len(self.allocation.slots), now)
-
-
-def hydra_version_base() -> str | None:
-    base = version.getbase()
-    return None if base is None else str(base)
 
 
 def describe_allocation(allocation: Allocation) -> str:
