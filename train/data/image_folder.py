@@ -7,6 +7,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -109,6 +111,38 @@ def image_folder(
     """
     if size > short_side:
         raise UsageError(f"data.size={size} does not fit into data.short_side={short_side}; lower the first or raise the second.")
+    found = _listed.get(root) if _listed is not None else None
+    if found is None:
+        found = _listing(root)
+        if _listed is not None:
+            _listed[root] = found
+    return ImageFolder(found.files, found.class_names, CentreFraming(short_side, size), channels, check, found.notes)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder of images: the files of each split, the classes, and sentences on what is left out."""
+
+    files: dict[str, Files]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+_listed: dict[str | None, Listing] | None = None
+
+
+@contextmanager
+def listed_once() -> Iterator[None]:
+    """List each folder once inside the block, for checks of many configurations. Every run lists its files itself."""
+    global _listed
+    before, _listed = _listed, {}
+    try:
+        yield
+    finally:
+        _listed = before
+
+
+def _listing(root: str | None) -> Listing:
     left_out: Counter[str] = Counter()
     try:
         folders = _split_folders(root)
@@ -120,7 +154,7 @@ def image_folder(
     for name, found in scanned.items():
         _same_classes(folders["train"], set(class_names), folders[name], set(found))
     files = {name: _files(found) for name, found in scanned.items()}
-    return ImageFolder(files, class_names, CentreFraming(short_side, size), channels, check, _left_out(folders, left_out))
+    return Listing(files, class_names, _left_out(folders, left_out))
 
 
 def check_headers(paths: Sequence[Path]) -> None:

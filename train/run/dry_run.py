@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from train.config import Settings, parse
 from train.data.batches import whole_batches
 from train.data.contracts import Dataset, noted
+from train.data.image_folder import listed_once
 from train.data.readers import Readers
 from train.errors import UsageError
 from train.run import unused
@@ -75,7 +76,8 @@ def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust, bool, Seque
     configs, trust, with_memory, typed = request
     set_trusted(trust)
     known: dict[str, DataFacts] = {}
-    return [check_config(config, known, with_memory, typed) for config in configs]
+    with listed_once():
+        return [check_config(config, known, with_memory, typed) for config in configs]
 
 
 def check_config(config: Mapping[str, Any], known: dict[str, DataFacts], with_memory: bool, typed: Sequence[str]) -> ConfigCheck:
