@@ -41,7 +41,8 @@ def plan(overrides: list[str]) -> Callable[[], object]:
 def config_loader() -> Any:
     """Return Hydra's loader of this program's configurations. Hydra stays initialised."""
     cli.register_resolvers()
-    initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir()))
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir()))
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     return hydra.config_loader
@@ -188,10 +189,10 @@ def records(count: int) -> Iterator[Any]:
 WORKS = (
     Work("plan: arms", "arms", 100, plan_arms),
     Work("plan: seeds", "seeds", 1000, plan_seeds),
-    Work("plan: dropped", "combinations", 100, plan_dropped),
+    Work("plan: dropped", "combinations", 100, plan_dropped, keeps_nothing=True),
     Work("check: image folder", "files", 20_000, image_folder),
     Work("check: arms on an image folder", "arms", 20, image_folder_arms),
-    Work("controller", "runs", 20, controller),
+    Work("controller", "runs", 20, controller, keeps_nothing=True),
     Work("sweep", "runs", 20, command, processes=True),
-    Work("end of a diverged run", "records", 2_000, bad_end),
+    Work("end of a diverged run", "records", 2_000, bad_end, keeps_nothing=True),
 )

@@ -27,7 +27,7 @@ class Work:
 
     `prepare`: makes the input of a size in an empty folder and returns the call that does the work. Only the call is measured.
     It must be a function of a module: another process calls it. `processes`: the work is that of processes which the call starts
-    and which end with it; else only that of the process itself is measured.
+    and which end with it; else only that of the process itself is measured. `keeps_nothing`: its memory must not grow.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Work:
     size: int
     prepare: Callable[[int, Path], Callable[[], object]]
     processes: bool = False
+    keeps_nothing: bool = False
 
 
 @dataclass(frozen=True)

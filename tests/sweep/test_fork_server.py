@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -14,15 +15,18 @@ from typing import Any
 
 import pytest
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from PIL import Image
 
 from tests.harness import SMALL
 from train.errors import UsageError
 from train.store.run import read_run
 from train.sweep.compose import Compositions
+from train.sweep.devices import parse_pool_settings
 from train.sweep.fork_server import SERVER_LOST, ForkServer, Worker
 from train.sweep.job import JobRequest
 from train.sweep.jobs import Job, compose_job
+from train.sweep.pool import LaunchRequest, launch
 from train.sweep.progress import JobRow
 
 HERE = Path(__file__).parent
@@ -210,3 +214,20 @@ def test_job_imports_nothing_that_the_server_has_not(tmp_path: Path, loader: Any
     request = JobRequest(job.config, "train.cli:task", "train", "1.3")
     assert outcome(fork_server, "imported_by_job", request).value == []
     assert read_run(tmp_path / "run").state == "done"
+
+
+@pytest.mark.slow
+def test_jobs_that_have_ended_keep_no_configuration(tmp_path: Path, loader: Any, fork_server: ForkServer) -> None:
+    master = loader.load_configuration("config", [f"hydra.sweep.dir={tmp_path}"], RunMode.MULTIRUN)
+    settings = parse_pool_settings("cpu", 2, 1, None, 0, False)
+    request = LaunchRequest(loader, master, "train.cli:task", settings, fork_server)
+    jobs = [[*SMALL, f"seed={seed}", f"hydra.sweep.subdir={seed}"] for seed in range(2)]
+    before = configurations()
+    returns = launch(request, jobs, 0)
+    assert all(isinstance(job.return_value, float) for job in returns)
+    assert configurations() <= before
+
+
+def configurations() -> int:
+    gc.collect()
+    return sum(type(thing) is DictConfig for thing in gc.get_objects())

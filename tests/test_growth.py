@@ -1,0 +1,102 @@
+"""What takes twice the work takes at most twice the time, and some more; what ends leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from scripts.benchmarks.scale import WORKS
+from scripts.benchmarks.scale_sweep import bad_end, write_images
+from scripts.benchmarks.scale_work import Work, cost_of
+from tests.sweep.conftest import loader  # noqa: F401
+from train.run.dry_run import check_configs
+from train.sweep.axes import read_request
+from train.sweep.failures import Failure, unusable_combination
+from train.sweep.plan import experiment_content, make_plan
+from train.sweep.settings import parse_sweep
+
+AT_MOST = 2.3
+"""How many times the CPU time twice the work may take."""
+NOISE_S = 0.02
+MEMORY = 1.1
+"""How many times the memory twice the work may take where nothing is to be kept."""
+
+
+def cpu_s(call: Callable[[], object], times: int = 3) -> float:
+    """Return the lowest CPU time of some calls."""
+    taken = []
+    for _ in range(times):
+        began = time.process_time()
+        call()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
+def test_planning_composes_once_per_choice_of_files(loader: Any) -> None:  # noqa: F811
+    master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+    settings, _ = parse_sweep(compose_settings(master))
+
+    def plan(arms: int) -> object:
+        rates = ",".join(str(rate) for rate in range(1, arms + 1))
+        return make_plan(read_request(None, [f"optimizer.lr={rates}"], loader), settings, loader, master)
+
+    composing = cpu_s(lambda: loader.load_sweep_config(master, ["optimizer.lr=1"]), times=2)
+    assert cpu_s(lambda: plan(30), times=1) < 15 * composing
+
+
+def compose_settings(master: DictConfig) -> dict[str, Any]:
+    return {key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")}
+
+
+def test_search_for_an_unusable_level_is_linear() -> None:
+    def search(count: int) -> Callable[[], object]:
+        requested = [{"norm": str(index % 2), "lr": str(index // 2)} for index in range(count)]
+        failures = [Failure(levels, "", ("norm", "lr")) for levels in requested[1::4]]
+        return lambda: unusable_combination(requested, failures)
+
+    assert search(8)() is None
+    assert cpu_s(search(20_000)) < AT_MOST * cpu_s(search(10_000)) + NOISE_S
+
+
+def test_diagnosis_of_a_long_run_is_linear(tmp_path: Path) -> None:
+    once, twice = (cpu_s(lambda count=count: bad_end(count, tmp_path)(), times=2) for count in (500, 1000))
+    assert twice < AT_MOST * once + NOISE_S
+
+
+def test_arms_of_a_check_list_an_image_folder_once(
+    loader: Any,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, listed, scandir = tmp_path / "images", list[str](), os.scandir
+    write_images(images, 40)
+    lines = ["data=image_folder", f"data.root={images}", "data.size=16", "data.short_side=16", "trainer.batch_size=8"]
+    config = experiment_content(loader.load_configuration("config", lines, RunMode.RUN))
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    assert [check.problem for check in check_configs(([config] * 3, (), False, []))] == [None] * 3
+    folders = [path for path in listed if path.endswith(("/a", "/b"))]
+    assert len(folders) == len(set(folders)) == 4
+    (images / "val" / "b" / "new.png").write_bytes((images / "image.png").read_bytes())
+    before, after = (check_configs(([config], (), False, []))[0].inputs for _ in range(2))
+    assert before == after
+    (images / "val" / "b" / "new.png").unlink()
+    assert check_configs(([config], (), False, []))[0].inputs != before, "files are listed anew by the next check"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+def test_twice_the_work_takes_at_most_twice_the_time(work: Work) -> None:
+    pairs = [(cost_of(work, work.size), cost_of(work, 2 * work.size)) for _ in range(2)]
+    once, twice = (min(cost.cpu_s for cost in costs) for costs in zip(*pairs, strict=True))
+    assert twice < AT_MOST * once + NOISE_S
+    if work.keeps_nothing:
+        smaller, larger = (min(cost.peak_mb for cost in costs) for costs in zip(*pairs, strict=True))
+        assert larger < MEMORY * smaller
