@@ -80,7 +80,8 @@ def write_run(
     (folder / "overrides.yaml").write_text(yaml.dump(list(overrides), Dumper=dump))
     write_records(folder / "metrics.jsonl", accuracy, records, layers, str(folder), state)
     if state in ("done", "diverged"):
-        write_summary(folder, accuracy if state == "done" else None, state, summary)
+        steps = {"steps": 10 * max(records - 1, 0)}
+        write_summary(folder, accuracy if state == "done" else None, state, steps | dict(summary or {}))
     return folder
 
 
@@ -88,7 +89,6 @@ def write_summary(folder: Path, accuracy: float | None, state: str, extra: Mappi
     content = {
         "status": state,
         "reason": "",
-        "steps": 1200,
         "time_s": 12.0 + (accuracy or 0),
         "parameters": 162_562,
         "flops_per_image": 32_854_656,
@@ -109,6 +109,7 @@ def write_records(path: Path, accuracy: float | None, records: int, layers: int,
     """Write `records` of each kind: layer statistics, training loss and validation split; then the test split, if reached."""
     generator = random.Random(name)
     final = accuracy if accuracy is not None else 0.1
+    step = 0
     with path.open("w") as file:
         for i in range(records):
             step, share = 10 * i, i / max(records - 1, 1)
@@ -123,7 +124,7 @@ def write_records(path: Path, accuracy: float | None, records: int, layers: int,
             _line(file, step, {"loss/train": loss, "accuracy/train": final * share, "lr": 0.1})
             _line(file, step, {"loss/val": loss, "accuracy/val": final * share + 0.01 * generator.random()})
         if state in ("done", "failed") and accuracy is not None:
-            _line(file, 10 * records, {"loss/test": 1.2 - accuracy, "accuracy/test": accuracy})
+            _line(file, step, {"loss/test": 1.2 - accuracy, "accuracy/test": accuracy})
 
 
 def _line(file: Any, step: int, values: Mapping[str, float]) -> None:

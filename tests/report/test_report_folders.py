@@ -218,14 +218,17 @@ def test_figures_draw_names_without_math_parsing(tmp_path):
 def test_invalid_numbers_are_unknown(tmp_path):
     write_run(tmp_path / "a", [], 0.8, summary={"test_accuracy": "many", "parameters": None, "time_s": "NaN"})
     write_run(tmp_path / "b", ["norm=none"], 0.7, started=1)
-    (tmp_path / "b" / "metrics.jsonl").write_text(
-        '{"step": "?"}\n[]\n{"step":1,"epoch":1,"time_s":1,"values":{"loss/train":"x"}}\n'
-    )
+    records = tmp_path / "b" / "metrics.jsonl"
+    invalid = '{"step": "?"}\n[]\n{"step":1,"epoch":1,"time_s":1,"values":{"loss/train":"x"}}\n'
+    records.write_text(invalid + records.read_text())
+    write_run(tmp_path / "c", ["norm=none", "seed=1"], 0.7, started=2)
+    (tmp_path / "c" / "metrics.jsonl").write_text(invalid)
     page = report(tmp_path)
     assert "completed without a numeric test accuracy" in page
-    row = results(tmp_path)[-1]
+    row = next(row for row in results(tmp_path) if row["folder"] == "a")
     assert (row["test_accuracy"], row["parameters"]) == ("", "")
     assert "metrics.jsonl has an invalid line" in page
+    assert re.search(r"<td>incomplete</td><td>the records in metrics.jsonl end at step 1 of 50", page)
 
 
 @pytest.mark.parametrize(("codes", "is_threat"), [(("1de4736ba15e", "present"), False), (("1de4736ba15e", "0" * 12), True)])

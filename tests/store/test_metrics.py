@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from train.errors import RunError
-from train.store.metrics import Record, decode_float, encode_float, format_record, read_lines, read_records
+from train.store.metrics import Record, decode_float, encode_float, format_record, open_to_append, read_lines, read_records
 
 RECORDS = [Record(step, step / 10, step / 4, {"loss/train": 1.0 / (step + 1)}) for step in range(4)]
 
@@ -46,3 +46,13 @@ def test_read_lines_returns_each_line_once_while_the_file_grows(tmp_path: Path) 
             file.write(content[start : start + 7])
             found += read_lines(path, sum(map(len, found)))
     assert found == [format_record(record) for record in RECORDS]
+
+
+def test_file_that_ends_before_its_checkpoint_is_not_continued(path: Path) -> None:
+    content = path.read_bytes()
+    with pytest.raises(
+        RunError, match=f"before the checkpoint are gone. To start again from step 0, remove {path.parent}/checkpoints"
+    ):
+        open_to_append(path, len(content) + 1)
+    assert path.read_bytes() == content
+    open_to_append(path, len(content)).close()

@@ -25,7 +25,7 @@ from train.store.manifest import merge_manifests
 from train.store.run import read_run
 from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan
-from train.sweep.reuse import RunStatus, run_statuses, stored_runs
+from train.sweep.reuse import RunStatus, prepare_folder, run_statuses, stored_runs
 
 PICTURES = [*catalogue.overrides_of(catalogue.IMAGE_FOLDER), "observe=off", "trainer.device=cpu"]
 TRUST = ["norm=none", "norm._target_=tests.run.saboteur.norm"]
@@ -225,3 +225,33 @@ def test_sweep_makes_again_what_was_made_from_other_data_or_code(
     assert "2 stored runs, made from other data: train/a holds what train/b held" in again
     assert "different data" not in (tmp_path / "out" / "report.md").read_text()
     assert len(list((tmp_path / "out" / "previous").iterdir())) == 3
+
+
+def test_run_whose_records_were_cut_short_is_made_again(tmp_path: Path) -> None:
+    overrides, sweep = [*catalogue.SMALL, "observe=off", "norm=none", "checkpoint.final=true"], tmp_path / "out"
+    folder = train_in_process(sweep / "run", overrides).path
+    plan = checked_plan(overrides)
+    assert kinds(plan, sweep) == [("done", "")]
+    records = folder / "metrics.jsonl"
+    records.write_bytes(records.read_bytes().splitlines(keepends=True)[0])
+    (status,) = statuses(plan, sweep)
+    assert (status.kind, status.run.state if status.run else "") == ("failed", "incomplete")
+    scheduled = prepare_folder(sweep, status, may_resume=True)
+    assert not scheduled.resumes
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_failed_run_resumes_only_if_its_records_reach_its_checkpoint(cut: int, tmp_path: Path) -> None:
+    overrides, sweep = (
+        [*catalogue.SMALL, "observe=off", "norm=none", "checkpoint.final=true", "trainer.record_every=1"],
+        tmp_path / "out",
+    )
+    folder = train_in_process(sweep / "run", overrides).path
+    rewrite(folder, lambda status: status.update(status="failed", reason="the disk was full"))
+    records = folder / "metrics.jsonl"
+    lines = [line for line in records.read_bytes().splitlines(keepends=True) if b"loss/train" in line]
+    records.write_bytes(b"".join(lines[: len(lines) - cut]))
+    (status,) = statuses(checked_plan(overrides), sweep)
+    assert status.kind == "failed"
+    assert prepare_folder(sweep, status, may_resume=True).resumes == (not cut)

@@ -32,7 +32,7 @@ DESIGNS = {
 NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
 MOST_SEEDS = 100
 """Of the command that a report suggests."""
-_STATES = ("done", "diverged", "failed", "lost", "interrupted", "running", "queued")
+_STATES = ("done", "diverged", "failed", "lost", "incomplete", "interrupted", "running", "queued")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         figures=tuple(figures),
         threats=analysis.threats,
         running=table.listed_runs(analysis, "running", "queued"),
-        failed=table.listed_runs(analysis, *FAILED, "interrupted"),
+        failed=table.listed_runs(analysis, *FAILED, "incomplete", "interrupted"),
         diverged=table.listed_runs(analysis, "diverged"),
         untrained=table.untrained_runs(analysis),
         no_claim=analysis.nothing_trained or NO_CLAIM,

@@ -16,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 
 from train.errors import RunError
+from train.store.files import CHECKPOINTS_FOLDER
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -101,7 +102,13 @@ def read_lines(path: Path, offset: int = 0) -> list[bytes]:
 
 
 def open_to_append(path: Path, offset: int | None = None) -> FileIO:
-    """Open the file to continue it, without its torn end and without what was written beyond byte `offset`."""
+    """Open the file to continue it, without its torn end and without what was written beyond byte `offset`.
+
+    RunError when it ends before that byte: records that the checkpoint follows are gone.
+    """
+    if offset and (not path.exists() or path.stat().st_size < offset):
+        folder = path.parent / CHECKPOINTS_FOLDER
+        raise RunError(f"{path}: records before the checkpoint are gone. To start again from step 0, remove {folder}.")
     if path.exists():
         if offset is not None and path.stat().st_size > offset:
             os.truncate(path, offset)

@@ -15,9 +15,11 @@ from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, PREVIOU
 from train.store.identity import SEEDS, VERSION, arm_id, identity, run_id, upgraded
 from train.store.lock import LockHolder, is_held
 from train.store.overrides import drop_groups
+from train.store.records import missing_records
 
-State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost"]
-"""The state of a run. `lost`: its process ended without recording a status, for example by SIGKILL or a power cut."""
+State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost", "incomplete"]
+"""The state of a run. `lost`: its process ended without recording a status, for example by SIGKILL or a power cut. `incomplete`:
+it had finished, but a part of its records is gone, so that it is no result."""
 
 DataKnown: TypeAlias = Literal["recorded", "first batch", "unknown"]
 """How it is known with which data a run was made: it says so itself, or its first batch is that of a run which does."""
@@ -30,9 +32,9 @@ FINISHED = frozenset({"done", "diverged"})
 class Run:
     """The content of a run folder.
 
-    `choices`: config group -> chosen option; `summary`: empty until the run has ended normally. `data`: the id of the data with
-    which it is counted, empty if nothing tells; `data_known`: how that is known. `code`: of own parts, as `Inputs.code`; None if
-    it is not recorded.
+    `choices`: config group -> chosen option; `summary`: empty until the run has ended normally, and of an incomplete one. `data`:
+    the id of the data with which it is counted, empty if nothing tells; `data_known`: how that is known. `code`: of own parts, as
+    `Inputs.code`; None if it is not recorded.
     """
 
     folder: Path
@@ -95,6 +97,8 @@ def read_run(folder: Path) -> Run:
             state, reason = _state(status)
             if state == "running":
                 state, reason = "lost", "its process ended without recording why (killed, or the machine stopped)"
+        if state in FINISHED and (missing := missing_records(folder, config, summary)):
+            state, reason, summary = "incomplete", missing, {}
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder}: this is not a run folder: {error.filename and Path(error.filename).name} is missing."

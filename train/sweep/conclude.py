@@ -20,7 +20,7 @@ MAX_FAILURES = 20
 LOGS = (LOG_FILE, CONSOLE_LOG)
 """Files that tell why a run failed: its own log, or the output of its process."""
 
-STATE_ORDER = ("done", "diverged", "failed", "interrupted", "lost", "running", "queued", "missing")
+STATE_ORDER = ("done", "diverged", "failed", "incomplete", "interrupted", "lost", "running", "queued", "missing")
 STATE_TEXT = {
     "lost": "lost (process killed)",
     "running": "still running in another process",
@@ -93,8 +93,8 @@ def counts_text(counts: Counter[str], total: int) -> str:
 
 
 def failure_lines(outcomes: Sequence[RunOutcome]) -> list[str]:
-    """Return a list of the failed and lost runs with reasons and logs. Interrupted and unstarted runs are only counted."""
-    failed = [outcome for outcome in outcomes if outcome.state in ("failed", "lost")]
+    """Return a list of the failed, lost and incomplete runs with reasons and logs. Others without a result are only counted."""
+    failed = [outcome for outcome in outcomes if outcome.state in ("failed", "lost", "incomplete")]
     lines = []
     for outcome in failed[:MAX_FAILURES]:
         lines.append(f"  {outcome.state}: {outcome.name}")

@@ -21,7 +21,7 @@ MAX_REASONS = 3
 KIND_TEXT = {
     "done": "done",
     "diverged": "diverged",
-    "failed": "failed or interrupted",
+    "failed": "failed, interrupted or incomplete",
     "outdated": "made from other data, code or settings",
     "missing": "missing",
 }

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from train.errors import UsageError
+from train.run.checkpoint import newest_valid
 from train.run.resume import can_resume, differences, user_overrides
 from train.store.code import code_difference
 from train.store.files import PREVIOUS
 from train.store.identity import SEEDS
 from train.store.inputs import Inputs, code_differences, data_differences, read_data, some
 from train.store.manifest import Manifest, PlannedRun, experiment_overrides, read_manifest
+from train.store.records import reach
 from train.store.run import FINISHED, Run, find_runs, read_run
 from train.store.unrecorded import with_known_data
 from train.sweep.design import ComposedArm
@@ -138,12 +140,20 @@ def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> Schedule
     Anything else in the folder that the new attempt will use is archived too. No other code decides this.
     """
     run = status.run
-    if may_resume and run is not None and status.kind == "failed" and not status.reason and can_resume(run.folder):
+    if may_resume and run is not None and status.kind == "failed" and not status.reason and _can_resume(run):
         return ScheduledRun(replace(status.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
     for folder in {run.folder if run else sweep / status.planned.folder, sweep / status.planned.folder}:
         if folder.exists():
             archive(sweep, folder)
     return ScheduledRun(status.planned)
+
+
+def _can_resume(run: Run) -> bool:
+    """Return whether the run can be resumed, and its records reach its checkpoint: otherwise it would never be complete."""
+    if not can_resume(run.folder):
+        return False
+    checkpoint = newest_valid(run.folder)
+    return checkpoint is not None and reach(run.folder, run.config, checkpoint.step)
 
 
 def archive(sweep: Path, folder: Path) -> Path:
