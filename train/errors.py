@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -62,3 +63,25 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     if nearest:
         return f"Did you mean '{nearest[0]}'?"
     return f"Known: {', '.join(choices)}." if choices else ""
+
+
+FEW_PROCESSES = (
+    "The system allows no more processes, or has no memory for one: raise the limit (`ulimit -u`, or that of the container), "
+    "or run fewer jobs at a time (hydra.launcher.jobs_per_device)."
+)
+FEW_FILES = (
+    "Too many files are open: raise the limit (`ulimit -n`), or run fewer jobs at a time (hydra.launcher.jobs_per_device)."
+)
+_REMEDIES = {
+    **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), FEW_PROCESSES),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), FEW_FILES),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there, then repeat the command."),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It may belong to another user: choose a folder of your own."),
+}
+SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Error numbers that speak of this system as a whole, not of the file that was opened."""
+
+
+def remedy(error: OSError) -> str:
+    """Return a sentence on what to do about an error of the system, after a space; empty if it is not known."""
+    return f" {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""

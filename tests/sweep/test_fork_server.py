@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from train.sweep.job import JobRequest
 from train.sweep.jobs import Job, compose_job
 from train.sweep.pool import LaunchRequest, launch
 from train.sweep.progress import JobRow
+from train.sweep.watch import StopWatch, is_stopped
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -129,12 +132,89 @@ def test_grandchild_dies_with_worker(fork_server: ForkServer) -> None:
 def test_workers_end_with_server_and_next_start_replaces_it(fork_server: ForkServer, tmp_path: Path) -> None:
     fork_server.start(f"{CALLS}:writes_pids_and_sleeps", str(tmp_path / "pids"))
     server, pid, grandchild = read_pids(tmp_path / "pids")
-    os.kill(server, signal.SIGKILL)
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(0.5, fork_server.end_waiting).start()  # as the second Ctrl-C does
+    with pytest.raises(UsageError, match=r"started no process\. It has ended\."):
+        fork_server.start(f"{CALLS}:sleeps")
     (worker,) = fork_server.wait(60)
     assert worker.exit_code == SERVER_LOST
     wait_until(lambda: not is_alive(pid) and not is_alive(grandchild))
     multiprocessing.set_forkserver_preload(["json"])  # as a pool of this process that decodes images does
     assert outcome(fork_server, "process_state", environment={"A_DEVICE": ""}).value["preloaded"]
+
+
+def is_in_state(pid: int, stopped: bool) -> bool:
+    return is_stopped(pid) == stopped
+
+
+def test_stopped_process_is_named_once_until_it_goes_on() -> None:
+    said: list[str] = []
+    with subprocess.Popen(["sleep", "60"]) as process:
+        watch = StopWatch(lambda: {process.pid: "what it does", os.getpid(): "this one", 2**22 + 1: "one that has ended"})
+        watch.say = said.append
+        message = f"process {process.pid} (what it does) is stopped. `kill -CONT {process.pid}` lets it go on; Ctrl-C twice ends"
+        for number, counts in zip([signal.SIGCONT, signal.SIGSTOP] * 2, [(0, 0), (0, 1, 1), (1,), (1, 2)], strict=True):
+            process.send_signal(number)
+            wait_until(partial(is_in_state, process.pid, number == signal.SIGSTOP))
+            for count in counts:
+                watch.look()
+                assert len(said) == count
+        process.kill()
+    assert all(text.startswith(message) for text in said)
+
+
+def test_log_that_cannot_be_written_starts_no_process(fork_server: ForkServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere/at/all")
+    (tmp_path / "folder" / "log").mkdir(parents=True)
+    for log in (
+        tmp_path / "file" / "log",
+        tmp_path / "link" / "log",
+        tmp_path / "folder" / "log",
+        tmp_path / ("n" * 300) / "log",
+    ):
+        with pytest.raises(OSError, match=r"Errno"):
+            fork_server.start(f"{CALLS}:sleeps", log=log)
+    assert fork_server.workers == []
+
+
+REFUSED_FORK = """
+import errno, os
+fork, forks = os.fork, iter(range(100))
+def failing():
+    if next(forks) == 1:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = failing
+"""
+
+
+@pytest.mark.long
+def test_refused_fork_is_one_error_and_server_continues(tmp_path: Path) -> None:
+    """The second process that the server is asked for is refused, as by a limit on processes."""
+    (tmp_path / "refused_fork.py").write_text(REFUSED_FORK)
+    program = (
+        "import sys; sys.path.append('.')\n"
+        "from train.sweep.fork_server import ForkServer\n"
+        "with ForkServer(1, ['refused_fork']) as fork_server:\n"
+        "    fork_server.start('time:sleep', 2.0)\n"
+        "    try:\n"
+        "        fork_server.start('builtins:len', 'abc')\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+        "    fork_server.start('builtins:len', 'abc')\n"
+        "    print(fork_server.wait()[0].value)\n"
+        "    print(fork_server.wait()[0].exit_code)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    message, *others = result.stdout.splitlines()
+    assert message.startswith(
+        "UsageError The fork server, which starts the jobs of a sweep, started no process. The system allows"
+    )
+    assert (others, result.stderr) == (["3", "0"], "")
 
 
 def test_no_process_outlives_killed_parent(tmp_path: Path) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import harness
 from tests.harness import COMMAND
 from train.store.run import Run, find_runs, read_run
 
@@ -23,6 +27,7 @@ SMALL = [
     *("trainer.batch_size=8", "trainer.epochs=1", "trainer.max_steps=2", "augment=none", "norm=none", "init=pytorch"),
     *("observe=off", "model=awkward", "trust=awkward_net", "hydra.launcher.jobs_per_device=2"),
 ]
+TINY = [*harness.SMALL, "trainer.device=cpu", "norm=none"]
 MARK = "TRAIN_TEST_MARK"
 pytestmark = pytest.mark.slow
 
@@ -35,6 +40,7 @@ class Sweep:
         self.mark = uuid.uuid4().hex
         path = os.pathsep.join([str(AWKWARD), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {"PYTHONPATH": path, "AWKWARD_MARK": str(folder / "mark"), "OMP_NUM_THREADS": "1", MARK: self.mark}
+        environment["PYTHONFAULTHANDLER"] = "1"
         command = [str(COMMAND), "-m", "--config-dir", str(AWKWARD), f"hydra.sweep.dir={self.folder}", *SMALL, *overrides]
         self.process = subprocess.Popen(
             command, cwd=folder, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -42,8 +48,23 @@ class Sweep:
         self.output = ""
 
     def wait_for_exit(self, timeout: float = 120) -> int:
-        self.output, _ = self.process.communicate(timeout=timeout)
+        """Return the exit code. A sweep that does not end is killed, and the test fails with its output and where it stood."""
+        try:
+            self.output, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.output = self.killed()
+            logs = "".join(f"\n{log}:\n{log.read_text(errors='replace')}" for log in self.folder.glob("*/console.log"))
+            pytest.fail(f"the sweep did not end within {timeout} s:\n{self.output}{logs}")
         return self.process.returncode
+
+    def killed(self) -> str:
+        """Kill all processes of the sweep, and return the output; SIGABRT makes each print where it stands."""
+        for number in (signal.SIGCONT, signal.SIGABRT, signal.SIGKILL):
+            for pid in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(0.5)
+        return self.process.communicate(timeout=30)[0]
 
     def runs(self) -> dict[str, Run]:
         """Return the runs by their `model.how`."""
@@ -172,6 +193,75 @@ def test_second_signal_kills_all_jobs(tmp_path: Path) -> None:
     runs = [read_run(path) for path in find_runs([sweep.folder])]
     assert [run.state for run in runs] == ["interrupted", "interrupted"]
     assert sweep.processes() == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stopped", ["server", "job"])
+def test_second_signal_ends_sweep_that_waits_for_a_stopped_process(tmp_path: Path, stopped: str) -> None:
+    sweep = Sweep(tmp_path, "model.how=dawdles", "seed=0,1", "trainer.epochs=1000", "trainer.max_steps=null")
+    sweep.wait_for(lambda: sweep.training_count() == 2)
+    (server,) = (pid for pid in sweep.processes() if is_fork_server(pid))
+    (job, *_) = (read_run(path).status["pid"] for path in find_runs([sweep.folder]))
+    os.kill(server if stopped == "server" else job, signal.SIGSTOP)
+    time.sleep(3.0)
+    sweep.process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert sweep.process.poll() is None
+    sweep.process.send_signal(signal.SIGINT)
+    assert sweep.wait_for_exit(30) == 130, sweep.output
+    assert f"`kill -CONT {server if stopped == 'server' else job}` lets it go on" in sweep.output
+    assert [read_run(path).state for path in find_runs([sweep.folder])] == ["interrupted", "interrupted"]
+    assert sweep.processes() == []
+
+
+def test_sweep_that_hangs_is_killed_and_shows_where_it_stood(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, "seed=0,1")
+    sweep.wait_for(lambda: any(is_fork_server(pid) for pid in sweep.processes()))
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)did not end within 0 s.*Fatal Python error: Aborted.*File "):
+        sweep.wait_for_exit(0)
+    assert sweep.processes() == []
+
+
+def test_run_folder_that_cannot_be_made_is_one_failed_run(
+    train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """A file lies there when its turn comes; what lies there before the sweep starts is moved away."""
+    manifest = tmp_path / "out" / "sweep.json"
+
+    def put_file() -> None:
+        while not manifest.exists():
+            time.sleep(0.001)
+        (tmp_path / "out" / json.loads(manifest.read_text())["runs"][1]["folder"]).write_text("a file")
+
+    thread = threading.Thread(target=put_file, daemon=True)
+    thread.start()
+    result = train("-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=out", "hydra.launcher.jobs_per_device=1")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "sweep  3 runs: 2 done, 1 failed  in out" in result.stdout
+    assert "its folder cannot be made or written" in result.stdout
+    assert "File exists" in result.stdout
+    assert "baseline     2  " in result.stdout, "the table"
+    assert "Traceback" not in result.stdout + result.stderr
+    assert [read_run(path).state for path in find_runs([tmp_path / "out"])] == ["done", "done"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("size", "code"), [("4k", 2), ("8k", 1), ("16k", 1)])
+def test_disk_that_is_full_at_the_start_is_said_at_once(tmp_path: Path, size: str, code: int) -> None:
+    (tmp_path / "out").mkdir()
+    mount = f"mount -t tmpfs -o size={size} none '{tmp_path}/out'"
+    unshare = [shutil.which("unshare") or "unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*unshare, mount], capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted: needs Linux and the right to mount in a namespace")
+    command = [*unshare, f'{mount} && exec "$@"', "sh", str(COMMAND), "-m", *TINY, "seed=0,1", "hydra.sweep.dir=out"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "No space left on device" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    if code == 2:
+        assert "Free space there, then repeat the command." in result.stderr
+    else:
+        assert "2 runs: 2 failed" in result.stdout
 
 
 def test_killed_controller_leaves_no_process(tmp_path: Path) -> None:

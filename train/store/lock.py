@@ -73,8 +73,10 @@ class Lock:
         """Release the lock. The file stays: if it were removed, two processes could lock two files of the same name."""
         if self._file is not None:
             file, self._file = self._file, None
-            os.ftruncate(file, 0)
-            os.close(file)
+            try:
+                os.ftruncate(file, 0)
+            finally:
+                os.close(file)
 
     def _try_lock(self, file: int) -> bool:
         """Lock the open file if it is free. If the file system has no locks, the recorded process decides."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from train.command import tensorboard_command
-from train.errors import Interrupted, UsageError
+from train.errors import Interrupted, UsageError, remedy
 from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.manifest import PlannedRun
@@ -30,6 +30,9 @@ STATE_TEXT = {
 exit_codes: list[int] = []
 """Exit codes of the sweeps that this process concluded. `train.cli` exits with the last; those of single jobs are ignored."""
 
+unwritten: dict[Path, str] = {}
+"""Folder -> why a run failed in it, of the runs of this process that could not write it there. Paths are absolute."""
+
 
 @dataclass(frozen=True)
 class RunOutcome:
@@ -45,16 +48,23 @@ class RunOutcome:
         return " ".join(self.planned.overrides) or "defaults"
 
 
+def explain_unwritten(folder: Path, error: OSError) -> str:
+    """Return the reason of a job whose folder cannot be made, or the log in it."""
+    return f"its folder cannot be made or written ({error.filename or folder}: {error.strerror}).{remedy(error)}"
+
+
 def run_outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[RunOutcome]:
-    """Return the outcome of each planned run, read from the run folders alone."""
+    """Return the outcome of each planned run, read from the run folders, or from `unwritten` where one could not be written."""
     runs = latest_attempts(stored_runs(folder))
     outcomes = []
     for planned_run in planned:
-        run = runs.get(planned_run.identity)
-        if run is not None:
+        run, path = runs.get(planned_run.identity), folder / planned_run.folder
+        if (reason := unwritten.get(path.absolute())) is not None:
+            outcomes.append(RunOutcome(planned_run, "failed", reason, path))
+        elif run is not None:
             outcomes.append(RunOutcome(planned_run, run.state, run.reason, run.folder))
         else:
-            outcomes.append(_without_record(planned_run, folder / planned_run.folder))
+            outcomes.append(_without_record(planned_run, path))
     return outcomes
 
 
@@ -62,7 +72,7 @@ def _without_record(planned: PlannedRun, folder: Path) -> RunOutcome:
     """Return the outcome of a run without a readable record: it never started, or its process died while writing."""
     if status := read_status(folder):
         return RunOutcome(planned, "failed", str(status.get("reason") or "its record is damaged"), folder)
-    return RunOutcome(planned, "missing", folder=folder if folder.exists() else None)
+    return RunOutcome(planned, "missing", folder=folder if is_there(folder) else None)
 
 
 def conclude(
@@ -106,10 +116,18 @@ def failure_lines(outcomes: Sequence[RunOutcome]) -> list[str]:
     return lines
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a file is there; False where that cannot be found out."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _log_path(folder: Path | None) -> Path | None:
     if folder is None:
         return None
-    return next((folder / name for name in LOGS if (folder / name).exists()), folder)
+    return next((folder / name for name in LOGS if is_there(folder / name)), folder)
 
 
 def exit_code(outcomes: Sequence[RunOutcome], error: BaseException | None) -> int:

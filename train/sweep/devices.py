@@ -238,3 +238,10 @@ def _group_quota(group: Path) -> list[float]:
             continue
         return [] if quota in ("max", "-1") else [max(1.0, int(quota) / int(period))]
     return []
+
+
+def describe_allocation(allocation: Allocation) -> str:
+    """Return the allocation in words, as in `2 at a time on the CPU, 1 thread each`."""
+    count, threads = len(allocation.slots), "1 thread" if allocation.threads == 1 else f"{allocation.threads} threads"
+    device = "on the CPU" if not allocation.gpus else f"on {allocation.gpus} GPU" + ("s" if allocation.gpus > 1 else "")
+    return f"{count} at a time {device}{' under MPS' if allocation.mps else ''}, {threads} each"

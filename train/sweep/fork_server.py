@@ -10,13 +10,11 @@ the next start. This module imports no torch. No process outlives its parent:
 
 from __future__ import annotations
 
-import faulthandler
-import importlib
 import multiprocessing
 import os
 import signal
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,26 +26,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from train.errors import SIGNALLED, RunError, UsageError
+from train.errors import FEW_PROCESSES, SHORTAGES, RunError, UsageError, remedy
+from train.sweep import worker as worker_process
+from train.sweep.watch import StopWatch, has_ended, is_stopped
+from train.sweep.worker import HELD_SIGNALS, open_log
 
 SERVER_LOST = 255
 """The exit code that `multiprocessing` gives a worker whose fork server was killed."""
-ORPHAN_GRACE_S = 1.0
-"""Time that a worker gets to save and exit after the process that requested it is gone."""
-HELD_SIGNALS = {number for number in signal.Signals if number.name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}}
-"""The signals that a terminal or a batch system sends to every process. They do not reach the server."""
+SERVER = "The fork server, which starts the jobs of a sweep,"
+KILL_S = 5.0
+"""Time that a killed worker gets to end. Then nobody waits for it any more."""
 
 
 @dataclass(eq=False)
 class Worker:
     """A process that runs one call.
 
-    value: what the call returned, None before that. exit_code: None until `ForkServer.wait` returns the worker; -n: killed by
-    signal n; SERVER_LOST."""
+    what: what it does, for messages. value: what the call returned, None before that. exit_code: None until `ForkServer.wait`
+    returns the worker; -n: killed by signal n; SERVER_LOST."""
 
     process: BaseProcess
     pid: int
     connection: Connection
+    what: str = ""
     value: Any = None
     exit_code: int | None = None
 
@@ -85,7 +86,8 @@ class ForkServer:
     """A server process that forks workers. The constructor returns before its imports are done; the first `start` waits for them.
 
     threads: threads of each worker's tensor operations, unless `start` sets them. modules: what the server is to import besides.
-    workers: those whose exit `wait` has not returned yet.
+    workers: those whose exit `wait` has not returned yet. watch: says of the server and of workers when they are stopped.
+    failure: what is raised when no process can be started; UsageError as long as nothing has been done.
     A context manager: leaving it ends every worker. So does the death of this process, whatever its cause.
 
         with ForkServer(threads=1) as fork_server:
@@ -100,7 +102,12 @@ class ForkServer:
         self.workers: list[Worker] = []
         self._modules = [*modules, "train.sweep.preload"]
         self._context = multiprocessing.get_context("forkserver")
+        self._is_starting = False
+        self.failure: type[UsageError | RunError] = UsageError
         self._ensure_server()
+        self.watch = StopWatch(self._processes)
+        with suppress(RuntimeError):  # the system allows no more threads
+            self.watch.start()
 
     def __enter__(self) -> ForkServer:
         return self
@@ -120,18 +127,30 @@ class ForkServer:
 
         argument and the return value: anything picklable. log: file to append stdout and stderr to, its folder is created if
         missing; None discards them. environment: variables to set in the worker before the call; threads: threads of its tensor
-        operations. An exception of the call is printed to the log and gives exit code 1. RunError when the server cannot start.
+        operations. An exception of the call is printed to the log and gives exit code 1. OSError when the log cannot be written,
+        `failure` when no process can be started.
         """
         if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
+            self._check_log(log)
         threads = threads or self.threads
         variables = os.environ | _thread_variables(threads) | dict(environment or {})
-        connection, its_end = self._context.Pipe()
-        process = self._context.Process(target=_run, args=(its_end, str(log or os.devnull)))
         self._ensure_server()
-        worker = Worker(process, _start(process), connection)
+        try:
+            connection, its_end = self._context.Pipe()
+        except OSError as error:
+            raise self._cannot_start(error) from error
+        self._is_starting = True
+        try:
+            process = self._context.Process(target=worker_process.run, args=(its_end, str(log or os.devnull)))
+            pid = self._start(process)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._is_starting = False
+            its_end.close()
+        worker = Worker(process, pid, connection, str(log.parent) if log else call)
         self.workers.append(worker)
-        its_end.close()
         with suppress(BrokenPipeError, ConnectionResetError):  # it has ended already
             connection.send((variables, threads, call, argument))
         return worker
@@ -152,10 +171,37 @@ class ForkServer:
         return []
 
     def close(self) -> None:
-        """Kill every worker; may be called more than once. The server ends with this process."""
+        """Kill every worker; may be called more than once. The server ends with this process, or at once if a worker does not."""
+        self.watch.end()
         for worker in self.workers:
             worker.signal(signal.SIGKILL)
+        deadline = time.monotonic() + KILL_S
+        while self.workers and time.monotonic() < deadline and not self._is_stopped():
+            self.wait(0.1)
+        if self.workers:
+            self.kill_server()
         self._reap(list(self.workers))
+
+    def end_waiting(self) -> None:
+        """Kill the server, and so all workers, if it keeps this process waiting: it is stopped, or a start does not return."""
+        if self._is_starting or self._is_stopped():
+            self.kill_server()
+
+    def kill_server(self) -> None:
+        """Kill the server: every call that waits for it, or for a worker, returns at once."""
+        if (pid := _server_pid()) is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _is_stopped(self) -> bool:
+        pid = _server_pid()
+        return pid is not None and is_stopped(pid)
+
+    def _processes(self) -> dict[int, str]:
+        """Return id -> what it does, for the server and all workers."""
+        pid = _server_pid()
+        server = {} if pid is None else {pid: "the fork server, which starts the jobs"}
+        return server | {worker.pid: worker.what for worker in list(self.workers)}
 
     def _ensure_server(self) -> None:
         """Start the server unless it runs."""
@@ -168,12 +214,46 @@ class ForkServer:
             resource_tracker.ensure_running()  # the first time it lets SIGINT and SIGTERM through again
             signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
             forkserver.ensure_running()
-        except OSError as error:  # its socket lies in TMPDIR, and the system limits the length of its path
-            raise RunError(f"The fork server, which starts the jobs of a sweep, needs a short TMPDIR: {error}.") from error
+        except OSError as error:
+            raise self._cannot_start(error) from error
         finally:
             os.environ.clear()
             os.environ.update(environment)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _start(self, process: BaseProcess) -> int:
+        """Start the process and return its id. Hides the main module, which `multiprocessing` would run again in each worker."""
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            process.start()
+        except EOFError as error:
+            pid = _server_pid()
+            cause = "It has ended." if pid is None or has_ended(pid, within_s=0.5) else FEW_PROCESSES
+            raise self.failure(f"{SERVER} started no process. {cause}") from error
+        except OSError as error:
+            raise self._cannot_start(error) from error
+        finally:
+            sys.modules["__main__"] = main
+        assert process.pid is not None
+        return process.pid
+
+    def _check_log(self, log: Path) -> None:
+        """Make the folder of a log, and the log. OSError when that fails; `failure` when the cause is no fault of the folder."""
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            os.close(open_log(str(log)))
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise self._cannot_start(error) from error
+            raise
+
+    def _cannot_start(self, error: OSError) -> UsageError | RunError:
+        # Its socket lies in TMPDIR, and the system limits the length of its path.
+        cause = (
+            remedy(error) if error.errno in SHORTAGES else f" It needs a short TMPDIR with free space ({tempfile.gettempdir()})."
+        )
+        return self.failure(f"{SERVER} cannot start a process ({error.strerror or error}).{cause}")
 
     def _reap(self, workers: list[Worker]) -> list[Worker]:
         for worker in workers:
@@ -188,63 +268,6 @@ def _thread_variables(count: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _start(process: BaseProcess) -> int:
-    """Start the process and return its id. Hides the main module, which `multiprocessing` would run again in each worker."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        process.start()
-    except (EOFError, OSError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise RunError(f"The fork server, which starts the jobs of a sweep, ended unexpectedly ({cause}).") from error
-    finally:
-        sys.modules["__main__"] = main
-    assert process.pid is not None
-    return process.pid
-
-
-def _run(connection: Connection, log: str) -> None:
-    """In the worker: receive a call, run it and send back what it returns."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    os.setsid()
-    _redirect(log)
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-    multiprocessing.set_start_method(None, force=True)  # else `forkserver` would be the default of the call's own processes
-    try:
-        variables, threads, call, argument = connection.recv()
-        os.environ.clear()
-        os.environ.update(variables)
-        import torch
-
-        torch.set_num_threads(threads)  # OpenMP has already read the variable, but started no threads
-        module, _, name = call.partition(":")
-        connection.send(getattr(importlib.import_module(module), name)(argument))
-    except KeyboardInterrupt:
-        sys.exit(SIGNALLED + signal.SIGINT)
-    finally:
-        if not parent.is_alive():
-            os.killpg(0, signal.SIGKILL)
-
-
-def _redirect(log: str) -> None:
-    """Append stdout and stderr to the log, line by line. The server's stdin is empty already."""
-    target = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for descriptor in (1, 2):
-        os.dup2(target, descriptor)
-    os.close(target)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    faulthandler.enable()
-
-
-def _end_with_parent(parent: BaseProcess) -> None:
-    """In a thread of a worker: when the process that requested it has ended, let the call save and exit, then kill the group."""
-    parent.join()
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(ORPHAN_GRACE_S)
-    os.killpg(0, signal.SIGKILL)
+def _server_pid() -> int | None:
+    """Return the id of the server; None without one of this process's own."""
+    return forkserver._forkserver._forkserver_pid  # pyright: ignore[reportAttributeAccessIssue]

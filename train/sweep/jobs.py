@@ -50,6 +50,14 @@ class Job:
     is_search: bool = False
     """Whether a search is to be told the value."""
 
+    def begin(self, slot: Slot, now: float, limit_minutes: float | None) -> None:
+        """Note that a process has started in a slot, at time `now`, for at most `limit_minutes`."""
+        assert self.folder is not None
+        self.slot, self.progress, self.sent_signals = slot, JobProgress(self.folder), set()
+        self.timed_out, self.kill_at = False, math.inf
+        self.deadline = now + 60 * limit_minutes if limit_minutes else math.inf
+        self.row.state, self.row.started_at, self.row.step, self.row.remaining_s = "running", now, 0, None
+
     @property
     def run_request(self) -> RunRequest:
         assert self.config is not None
@@ -161,6 +169,8 @@ def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -
             return "interrupted", f"terminated by {name} when the sweep was stopped"
         hint = "; the kernel does this when memory runs out" if exit_code == -signal.SIGKILL else ""
         return "failed", f"killed by {name}{hint}"
+    if exit_code == SERVER_LOST and job.sent_signals:
+        return "interrupted", "killed with the fork server, which did not answer when the sweep was stopped"
     if exit_code == SERVER_LOST:
         return "failed", f"the fork server, which starts the jobs of a sweep, was killed (exit code {exit_code})"
     if job.sent_signals and exit_code == SIGNALLED + signal.SIGINT:

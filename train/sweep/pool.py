@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 import signal
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,26 +20,37 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
-from train.errors import Interrupted
-from train.run.signals import stop_signals
+from train.errors import Interrupted, RunError
 from train.store.files import CONSOLE_LOG
+from train.store.run import read_status
 from train.sweep import job as job_call
 from train.sweep.compose import Compositions
-from train.sweep.conclude import exit_codes
-from train.sweep.devices import Allocation, PoolSettings, allocate
+from train.sweep.conclude import exit_codes, explain_unwritten, unwritten
+from train.sweep.devices import Allocation, PoolSettings, allocate, describe_allocation
 from train.sweep.display import Display, display_for
 from train.sweep.drawing import Drawings
 from train.sweep.fork_server import ForkServer, Worker
-from train.sweep.jobs import Job, JobOutcome, compose_job, device_text, may_be_caused_by_another, note_sharers, resolve_outcome
+from train.sweep.jobs import (
+    Job,
+    JobOutcome,
+    compose_job,
+    device_text,
+    may_be_caused_by_another,
+    note_sharers,
+    resolve_outcome,
+)
 from train.sweep.mps import service
-from train.sweep.progress import JobProgress, JobRow, job_labels
+from train.sweep.progress import JobRow, job_labels
 from train.sweep.reuse import archive
+from train.sweep.stop import SignalCounter
 from train.text import plural
 
 POLL_S = 0.2
 DISPLAY_INTERVAL_S = 0.5
 KILL_GRACE_S = 10.0
 """Time between SIGTERM and SIGKILL for a job that exceeds its time limit, so that it can save."""
+GIVE_UP_S = 5.0
+"""Time after the second signal in which the killed jobs have to end. Then nobody waits for them any more."""
 
 
 @dataclass(frozen=True)
@@ -89,31 +99,6 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
     return [job.as_job_return() for job in jobs]
 
 
-class SignalCounter:
-    """A counter of signals to stop: the first requests an orderly end, the second an immediate one."""
-
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self.count = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Count signals inside the block. Outside the main thread Python allows no handlers, so signals keep their effect."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.signal(number, self._count_signal) for number in stop_signals()}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _count_signal(self, number: int, _: object) -> None:
-        self.first = number if self.first is None else self.first
-        self.count += 1
-
-
 class Pool:
     """The scheduler of one launch. `waiting`: jobs to start, in order; `running`: worker -> job; `free`: idle slots."""
 
@@ -134,13 +119,17 @@ class Pool:
         self.running: dict[Worker, Job] = {}
         self.drawings = Drawings(fork_server, allocation, display.message, clock)
         self.free = deque(allocation.slots)
-        self.signals = SignalCounter()
+        self.is_held = False
+        """Whether no job is started before another has ended, as the system allows no more processes."""
+        self.signals = SignalCounter(fork_server.end_waiting)
         self.handled_signals = 0
+        self.give_up_at = math.inf
         self.displayed_at = -math.inf
 
     def run(self) -> None:
         """Run the jobs until none is running or waiting, and all figures are drawn."""
         self.display.open(self.request.folder, [job.row for job in self.jobs], describe_allocation(self.allocation))
+        self.fork_server.watch.say, self.fork_server.failure = self.display.message, RunError
         try:
             with self.signals.listening():
                 while self.waiting or self.running or self.drawings.workers:
@@ -154,9 +143,11 @@ class Pool:
     def poll(self) -> None:
         """Handle signals, start and finish jobs, enforce limits and update the display; waits briefly for an event."""
         self.handle_signals()
-        while self.waiting and self.free:
+        while self.waiting and self.free and not self.is_held:
             self.start(self.waiting.popleft())
         for worker in self.wait():
+            self.handle_signals()  # a second one may have ended it
+            self.is_held = False
             if worker in self.running:
                 self.finish(self.running.pop(worker), worker)
             elif (slot := self.drawings.finish(worker)) is not None:
@@ -181,10 +172,23 @@ class Pool:
             except Exception as error:
                 if job in self.waiting:
                     self.waiting.remove(job)
-                job.row.started_at = job.row.ended_at = self.clock()
-                self.record_outcome(job, JobOutcome("failed", f"the configuration cannot be composed: {error}", transient=False))
+                self.refuse(job, f"the configuration cannot be composed: {error}")
                 return False
         return True
+
+    def refuse(self, job: Job, reason: str) -> None:
+        """Record that a job failed before it had a process."""
+        job.row.started_at = job.row.ended_at = self.clock()
+        self.record_outcome(job, JobOutcome("failed", reason, transient=False))
+
+    def hold(self, job: Job, error: RunError) -> None:
+        """Let a job wait until another has ended, as no process can be started for it. RunError when there is no other."""
+        self.waiting.appendleft(job)
+        self.is_held = True
+        if not self.signals.count:  # else a signal ended the server, and cancels the job
+            if not self.running and not self.drawings.workers:
+                raise error
+            self.display.message(f"{job.row.number}: {job.row.label}: waits until another run has ended: {error}")
 
     def start(self, job: Job) -> None:
         """Start the job in the slot that has been idle for longest; waits while the fork server imports."""
@@ -198,14 +202,16 @@ class Pool:
         slot = self.free.popleft()
         mps = {} if job.without_mps else self.allocation.mps
         environment = {**slot.environment, **mps}
-        job.worker = self.fork_server.start(
-            job_call.CALL, job_request, job.folder / CONSOLE_LOG, environment, self.allocation.threads
-        )
+        try:
+            job.worker = self.fork_server.start(
+                job_call.CALL, job_request, job.folder / CONSOLE_LOG, environment, self.allocation.threads
+            )
+        except (OSError, RunError) as error:
+            self.free.appendleft(slot)
+            self.hold(job, error) if isinstance(error, RunError) else self.refuse(job, explain_unwritten(job.folder, error))
+            return
         now, row = self.clock(), job.row
-        job.slot, job.progress, job.sent_signals = slot, JobProgress(job.folder), set()
-        job.timed_out, job.kill_at = False, math.inf
-        job.deadline = now + 60 * self.settings.timeout_minutes if self.settings.timeout_minutes else math.inf
-        row.state, row.started_at, row.step, row.remaining_s = "running", now, 0, None
+        job.begin(slot, now, self.settings.timeout_minutes)
         row.device = device_text(slot, self.allocation.sharers(slot), bool(mps))
         self.running[job.worker] = job
         self.display.job_started(row)
@@ -242,6 +248,8 @@ class Pool:
 
     def record_outcome(self, job: Job, outcome: JobOutcome) -> None:
         job.row.state, job.row.reason, job.row.remaining_s = outcome.state, outcome.reason, None
+        if outcome.state == "failed" and job.folder is not None and not read_status(job.folder):
+            unwritten[job.folder.absolute()] = outcome.reason
         job.release()
         self.display.job_ended(job.row, self.clock())
         if outcome.state in ("failed", "interrupted") and self.request.on_error == "stop" and self.waiting:
@@ -265,6 +273,7 @@ class Pool:
             self.send(job, self.signals.first if self.handled_signals == 1 else signal.SIGKILL)
         if self.handled_signals > 1:
             self.drawings.kill()
+            self.give_up_at = min(self.give_up_at, self.clock() + GIVE_UP_S)
 
     def enforce_limits(self) -> None:
         now = self.clock()
@@ -275,6 +284,8 @@ class Pool:
             elif now >= job.kill_at:
                 self.send(job, signal.SIGKILL)
         self.drawings.kill(now)
+        if now >= self.give_up_at:
+            self.fork_server.kill_server()
 
     def send(self, job: Job, number: int) -> None:
         assert job.worker is not None
@@ -290,10 +301,3 @@ class Pool:
             if job.progress is not None:
                 job.progress.update(job.row)
         self.display.update([job.row for job in self.jobs], len(self.allocation.slots), now)
-
-
-def describe_allocation(allocation: Allocation) -> str:
-    """Return the allocation in words, as in `2 at a time on the CPU, 1 thread each`."""
-    count, threads = len(allocation.slots), "1 thread" if allocation.threads == 1 else f"{allocation.threads} threads"
-    device = "on the CPU" if not allocation.gpus else f"on {allocation.gpus} GPU" + ("s" if allocation.gpus > 1 else "")
-    return f"{count} at a time {device}{' under MPS' if allocation.mps else ''}, {threads} each"

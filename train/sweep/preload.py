@@ -1,13 +1,17 @@
 """What the fork server imports, once for all jobs of a sweep; importing it also prepares that process for forking.
 
-It only imports: a worker starts with OpenMP and CUDA uninitialised, and the server has one thread, as a fork copies no other.
+It only imports, and replaces `os.fork`: a worker starts with OpenMP and CUDA uninitialised, and the server has one thread, as a
+fork copies no other.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
+import os
 import pkgutil
+import sys
 
 from train.store.code import code_id
 
@@ -16,6 +20,7 @@ MODULES = (
     "train.naming",
     "train.run",
     "train.sweep.job",
+    "train.sweep.worker",
     "train.data",
     "train.parts",
     "train.observe",
@@ -45,6 +50,27 @@ def import_package(name: str) -> None:
             import_package(submodule)
 
 
+_fork = os.fork
+
+
+def fork_or_refuse() -> int:
+    """Fork. Where the system allows no more processes, refuse that request alone.
+
+    The server of `multiprocessing` ends on every error but ECONNABORTED, and its workers would be lost. It keeps the ends of the
+    pipes of the request in these variables; as they close, its client learns that there is no process.
+    """
+    try:
+        return _fork()
+    except OSError as error:
+        request = sys._getframe(1).f_locals
+        if not {"child_r", "child_w", "fds"} <= set(request):
+            raise
+        for end in (request["child_r"], request["child_w"], *request["fds"]):
+            os.close(end)
+        raise OSError(errno.ECONNABORTED, error.strerror) from error
+
+
+os.fork = fork_or_refuse
 for _name in MODULES:
     import_package(_name)
 code_id()  # hash the sources that are loaded now, once for all workers

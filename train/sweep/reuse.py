@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -137,13 +138,14 @@ def latest_attempts(runs: Iterable[Run]) -> dict[str, Run]:
 def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> ScheduledRun:
     """Resume a failed attempt from its checkpoint if it has one; otherwise archive it under `previous/`.
 
-    Anything else in the folder that the new attempt will use is archived too. No other code decides this.
+    Anything else in the folder that the new attempt will use is archived too. No other code decides this. OSError when it cannot
+    be moved.
     """
     run = status.run
     if may_resume and run is not None and status.kind == "failed" and not status.reason and _can_resume(run):
         return ScheduledRun(replace(status.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
     for folder in {run.folder if run else sweep / status.planned.folder, sweep / status.planned.folder}:
-        if folder.exists():
+        if os.path.lexists(folder):
             archive(sweep, folder)
     return ScheduledRun(status.planned)
 
@@ -161,6 +163,6 @@ def archive(sweep: Path, folder: Path) -> Path:
     previous = sweep / PREVIOUS
     previous.mkdir(exist_ok=True)
     attempt = 1
-    while (target := previous / f"{folder.name}.{attempt}").exists():
+    while os.path.lexists(target := previous / f"{folder.name}.{attempt}"):
         attempt += 1
     return folder.rename(target)

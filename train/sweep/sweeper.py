@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from train.command import as_typed, override, repeat_command
-from train.errors import RunError, UsageError
+from train.errors import RunError, UsageError, remedy
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
 from train.sinks.hparams import hparams_row
+from train.store.files import PREVIOUS
 from train.store.lock import Lock
 from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, upgraded_manifest, write_manifest
 from train.sweep import plan_text
 from train.sweep.axes import SWEEP_ONLY, read_request
 from train.sweep.calibrate import estimate_s, time_arms
 from train.sweep.check import check_arms, compare_with_folder
-from train.sweep.conclude import conclude
+from train.sweep.conclude import conclude, unwritten
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
 from train.sweep.manifest import build_manifest, newest_sweep, set_sweep_dir
@@ -108,25 +109,25 @@ class Sweep:
     def launch(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> list[Any]:
         """Launch the due runs, then conclude the sweep, even if launching fails.
 
-        UsageError when another command holds the sweep's lock; RunError when a launcher other than `pool` raises.
+        UsageError when another command holds the sweep's lock, or the folder cannot be written; RunError when a launcher other
+        than `pool` raises.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         set_sweep_dir(self.master, folder)
         command = repeat_command(self.arguments, folder)
         due = [status for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
-        lock = Lock(folder)
-        if (holder := lock.acquire()) is not None:
-            raise UsageError(f"{folder}: another command is using this sweep folder (process {holder}). Wait for it, or stop it.")
         with ExitStack() as cleanup:
-            cleanup.callback(lock.release)
-            scheduled = [prepare_folder(folder, status, self.settings.rerun != "all") for status in due]
+            with writable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                cleanup.enter_context(locked(folder))
+            scheduled = [run for status in due if (run := self.prepare(folder, status)) is not None]
             if resumed := sum(run.resumes for run in scheduled):
                 print(f"       {resumed} of them resume from a checkpoint", flush=True)
-            self.write_plan(plan, statuses, scheduled, folder)
+            with writable(folder):
+                self.write_plan(plan, statuses, scheduled, folder)
             error: BaseException | None = None
             results: list[Any] = []
             try:
-                results = [self.launcher.launch(job_overrides(scheduled), 0)] if due else []
+                results = [self.launcher.launch(job_overrides(scheduled), 0)] if scheduled else []
             except BaseException as launch_error:
                 error = launch_error
             conclude(folder, plan.runs, command, self.report, error)
@@ -135,6 +136,17 @@ class Sweep:
                     raise error
                 raise RunError(f"The launcher failed ({type(error).__name__}: {error}).") from error
             return results
+
+    def prepare(self, folder: Path, status: RunStatus) -> ScheduledRun | None:
+        """Prepare the folder of a due run. None when that fails: the run is listed as failed, with the reason."""
+        try:
+            return prepare_folder(folder, status, self.settings.rerun != "all")
+        except OSError as error:
+            where = (folder / status.planned.folder).absolute()
+            unwritten[where] = (
+                f"an earlier attempt cannot be moved to {PREVIOUS} ({error.filename}: {error.strerror}).{remedy(error)}"
+            )
+            return None
 
     def write_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], scheduled: Sequence[ScheduledRun], folder: Path) -> None:
         planned = {run.planned.identity: run.planned for run in scheduled}
@@ -217,6 +229,29 @@ class Sweep:
     def study(self) -> str:
         """The name of the chosen study, or empty."""
         return str(self.master.hydra.runtime.choices.get("study") or "")
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Raise UsageError, with what to do, for an error of the system that shows that the sweep's folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename or folder}: {error.strerror or error}"
+        raise UsageError(f"hydra.sweep.dir={folder}: this folder cannot be written ({what}).{remedy(error)}") from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a sweep's folder inside the block. UsageError when another command does."""
+    lock = Lock(folder)
+    try:
+        if (holder := lock.acquire()) is not None:
+            raise UsageError(f"{folder}: another command is using this sweep folder (process {holder}). Wait for it, or stop it.")
+        yield
+    finally:
+        with suppress(OSError):  # it is released when this process ends
+            lock.release()
 
 
 def job_overrides(scheduled: Sequence[ScheduledRun]) -> list[list[str]]:
