@@ -25,7 +25,7 @@ def data(cat: str = "cats", dog: str = "dogs", test: str = "test", images: int =
     train = {"images": 2 * images, "counts": [images, images], "contents": [cat, dog], "order": "1"}
     return {
         "classes": ["cat", "dog"],
-        "splits": {"train": train, "test": {"images": 2, "counts": [1, 1], "contents": [test, "t"], "order": "2"}},
+        "splits": {"train": train, "test": {"images": 40, "counts": [20, 20], "contents": [test, "t"], "order": "2"}},
     }
 
 
@@ -43,7 +43,7 @@ def made_from(
     status |= {} if content is None else {"data": inputs.data_id, "own_code": dict(inputs.code)}
     summary = {"fingerprint": {"first_batch": {"sha256": first_batch}}} if first_batch else {}
     seed = next(int(item.partition("=")[2]) for item in overrides if item.startswith("seed="))
-    write_run(folder, overrides, 0.5 + seed / 100, status=status, summary=summary)
+    write_run(folder, overrides, 0.9 + seed / 100, status=status, summary=summary)
     if content is not None:
         write_data(folder, inputs)
     return folder
@@ -67,7 +67,7 @@ OTHER_DATA = {
     "swapped classes": (SWAPPED, "train/cat holds what train/dog held; train/dog holds what train/cat held"),
     "other images": (data(dog="puppies"), "train/dog: other images or names of files (20)"),
     "fewer images": (data(cat="c", dog="d", images=19), "train/cat: 20 images -> 19; train/dog: 20 images -> 19"),
-    "other test images": (data(test="new"), "test/cat: other images or names of files (1)"),
+    "other test images": (data(test="new"), "test/cat: other images or names of files (20)"),
 }
 
 
@@ -155,7 +155,7 @@ def test_runs_without_a_record_count_by_their_first_batch_and_the_page_says_so(t
     page = page_of(tmp_path)
     assert "2 runs did not record the data that went in, and counted because the first batch was the same" in page
     assert "unknown" not in page.partition("Threats")[2]
-    assert [line for line in threats(page).splitlines() if line and "learned nothing" not in line] == []
+    assert threats(page) == ""
     assert "All arms share these images" in page
 
 

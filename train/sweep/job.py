@@ -7,7 +7,7 @@ import math
 import pickle
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
@@ -22,6 +22,12 @@ CALL = f"{__name__}:run"
 DRAW = f"{__name__}:draw"
 
 
+def hydra_version_base() -> str | None:
+    """Return the Hydra version whose behaviour this process requested, for its jobs."""
+    base = version.getbase()
+    return None if base is None else str(base)
+
+
 @dataclass(frozen=True)
 class JobRequest:
     """What a worker needs to run one job.
@@ -32,13 +38,7 @@ class JobRequest:
     config: DictConfig
     task: str
     name: str
-    version_base: str | None = None
-
-
-def hydra_version_base() -> str | None:
-    """Return the Hydra version whose behaviour this process requested, for its jobs."""
-    base = version.getbase()
-    return None if base is None else str(base)
+    version_base: str | None = field(default_factory=hydra_version_base)
 
 
 def run(request: JobRequest) -> tuple[float, bytes]:

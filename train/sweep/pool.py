@@ -194,11 +194,8 @@ class Pool:
         """Start the job in the slot that has been idle for longest; waits while the fork server imports."""
         if not self.ensure_composed(job):
             return
-        assert job.config is not None
-        assert job.folder is not None
-        job_request = job_call.JobRequest(
-            job.config, self.request.task, str(job.config.hydra.job.name), job_call.hydra_version_base()
-        )
+        assert job.config is not None and job.folder is not None  # noqa: PT018
+        job_request = job_call.JobRequest(job.config, self.request.task, str(job.config.hydra.job.name))
         slot = self.free.popleft()
         mps = {} if job.without_mps else self.allocation.mps
         environment = {**slot.environment, **mps}
