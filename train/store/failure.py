@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.errors import RunError, UsageError
 from train.store.files import write_json
 from train.store.identity import experiment_of
+from train.store.lock import is_held
 from train.store.log import log_file
 from train.store.run_folder import RunFolder, write_config
 
@@ -48,13 +49,13 @@ def requested_experiment(config: DictConfig) -> dict[str, Any]:
 def write_failure(path: Path, request: RunRequest, status: Literal["failed", "interrupted"], reason: str, **fields: Any) -> None:
     """Write into `path` that the run ended with `status`. Files that exist there stay, except that status.json is updated.
 
-    UsageError or OSError when the folder cannot be written.
+    UsageError or OSError when the folder cannot be written, or another process is using it.
     """
     folder = RunFolder(path, request.own_parts)
     try:
         folder.claim(request.config, request.overrides, request.choices)
     except UsageError:
-        if not folder.status_file.exists():
+        if not folder.status_file.exists() or is_held(path):
             raise
         # The run had started, but perhaps its process was killed just after it had claimed the folder.
         write_config(path, request.config, request.overrides, keep=True)

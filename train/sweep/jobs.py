@@ -119,7 +119,8 @@ def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: flo
     assert job.folder is not None
     status = read_status(job.folder)
     state = status.get("status")
-    if state in END_STATES and not (state == "interrupted" and job.timed_out):
+    is_of_job = job.worker is None or status.get("pid") in (None, job.worker.pid)  # else of an attempt before it
+    if is_of_job and state in END_STATES and not (state == "interrupted" and job.timed_out):
         code = int(status.get("exit_code") or 0)
         external = state == "interrupted" and code - SIGNALLED not in job.sent_signals
         return JobOutcome(state, str(status.get("reason", "")), external or (shared and code == OutOfMemoryError.exit_code))

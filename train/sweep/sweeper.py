@@ -20,7 +20,6 @@ from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
 from train.sinks.hparams import hparams_row
-from train.store.files import PREVIOUS
 from train.store.lock import Lock
 from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, upgraded_manifest, write_manifest
 from train.sweep import plan_text
@@ -143,9 +142,7 @@ class Sweep:
             return prepare_folder(folder, status, self.settings.rerun != "all")
         except OSError as error:
             where = (folder / status.planned.folder).absolute()
-            unwritten[where] = (
-                f"an earlier attempt cannot be moved to {PREVIOUS} ({error.filename}: {error.strerror}).{remedy(error)}"
-            )
+            unwritten[where] = f"what is in its folder cannot be moved away ({error.filename}: {error.strerror}).{remedy(error)}"
             return None
 
     def write_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], scheduled: Sequence[ScheduledRun], folder: Path) -> None:
