@@ -12,7 +12,7 @@ from tests.report.test_outcome import report
 from train.report.grid_contracts import named
 from train.report.joined import joined
 from train.report.make import ReportOptions, analyse_folders
-from train.store.run import find_runs, read_run
+from train.store.run import find_runs
 
 OPTIONS = ReportOptions(tensorboard=False)
 SIZES = {"2": "0.0125", "8": "0.05", "32": "0.2", "64": "0.4"}
@@ -59,8 +59,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_sweep(tmp_path_factory.mktemp("joined") / "sweep", arms, records=2, layers=1)
     for run in find_runs([folder]):
         summary = json.loads((run / "summary.json").read_text())
-        steps = 64_000 // read_run(run).config["trainer"]["batch_size"]
-        (run / "summary.json").write_text(json.dumps(summary | {"steps": steps}))
+        (run / "summary.json").write_text(json.dumps(summary | {"steps": None}))  # an unknown budget: a real one has equal epochs
     return folder
 
 
