@@ -30,7 +30,8 @@ def test_learning_curves_keep_their_axes_when_a_run_explodes(draw) -> None:
 
 @pytest.mark.parametrize("times_s", [[3600.0], [0.0, 0.0], [86400.0, 86400.0]])
 def test_draw_cost_has_few_ticks_for_equal_times(times_s: list[float]) -> None:
-    picture = draw_cost([ArmCost(STYLES[0], times_s, [0.5] * len(times_s))], "test accuracy", True).decode()
+    cost = ArmCost(STYLES[0], [(time_s, 0.5) for time_s in times_s], (times_s[0], 0.5), len(times_s))
+    picture = draw_cost([cost], "test accuracy", True).decode()
     assert picture.count('id="xtick_') <= 2 * MAX_TICKS
 
 

@@ -19,11 +19,12 @@ CLOCK_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 360
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Seconds and metric of the completed runs of one arm, in the same order."""
+    """(seconds, metric) of completed runs of one arm, and the mean of all its `runs` completed ones."""
 
     style: ArmStyle
-    times_s: Sequence[float]
-    values: Sequence[float]
+    points: Sequence[tuple[float, float]]
+    mean: tuple[float, float]
+    runs: int
 
 
 def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
@@ -35,13 +36,12 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     handles = []
     for arm in arms:
         marks: dict[str, Any] = {"color": arm.style.color, "marker": arm.style.marker, "linestyle": "none"}
-        axes.plot(arm.times_s, arm.values, markersize=3, alpha=0.5, **marks)
-        position = (sum(arm.times_s) / len(arm.times_s), sum(arm.values) / len(arm.values))
-        (mean,) = axes.plot(*position, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
+        axes.plot(*zip(*arm.points, strict=True), markersize=3, alpha=0.5, **marks)
+        (mean,) = axes.plot(*arm.mean, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
         mean.set_label(f"{arm.style.number}  {shortened(arm.style.label, 34)}")
-        axes.annotate(str(arm.style.number), position, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
+        axes.annotate(str(arm.style.number), arm.mean, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
         handles.append(mean)
-    times = [time for arm in arms for time in arm.times_s]
+    times = [time for arm in arms for time, _ in arm.points]
     if min(times) > 0 and max(times) > 4 * min(times):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(CLOCK_S))

@@ -1,4 +1,4 @@
-"""Learning curves: thin lines for single runs, thick lines for the mean of an arm."""
+"""Learning curves: thin lines for single runs or a band for many, thick lines for the mean of an arm."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class CurveLine:
 
 @dataclass(frozen=True)
 class ArmCurves:
-    """The curves of one arm. `mean`: (epoch, mean) where all completed runs have a value."""
+    """The curves of one arm. `mean`: (epoch, mean) where all completed runs have a value; `band`: (epoch, low, high) for many."""
 
     style: ArmStyle
     lines: Sequence[CurveLine]
     mean: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
     The completed runs set the limits, so that an exploding run does not hide the others.
     """
     ended = finite([value for arm in chart.arms for line in arm.lines if line.ended for value in line.values])
+    ended += finite([value for arm in chart.arms for _, low, high in arm.band for value in (low, high)])
     values = ended or finite([value for arm in chart.arms for line in arm.lines for value in line.values])
     if not values:
         return (0.0, 1.0), False
@@ -110,6 +112,8 @@ def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
 
 
 def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], linewidth: float, plain: bool = False) -> None:
+    if arm.band:
+        axes.fill_between(*zip(*arm.band, strict=True), color=arm.style.color, alpha=0.18, linewidth=0)
     for line in arm.lines:
         pairs = [(x, y) for x, y in zip(line.epochs, line.values, strict=True) if math.isfinite(y)]
         if not pairs:
@@ -143,7 +147,8 @@ def _finish(axes: Axes, chart: Chart, limits: tuple[float, float], log: bool) ->
 
 
 def _last_epoch(chart: Chart) -> float:
-    return max((line.epochs[-1] for arm in chart.arms for line in arm.lines if line.epochs), default=0.0) or 1.0
+    ends = [line.epochs[-1] for arm in chart.arms for line in arm.lines if line.epochs]
+    return max([*ends, *(arm.band[-1][0] for arm in chart.arms if arm.band)], default=0.0) or 1.0
 
 
 def _one_two_five(value: float, _: int) -> str:

@@ -16,7 +16,6 @@ from train.report.contracts import (
     SMALLEST_EFFECT,
     Claim,
     Comparison,
-    Pairwise,
     Rate,
     Sample,
     Threat,
@@ -28,8 +27,9 @@ from train.report.history import History
 from train.report.metric import Metric
 from train.report.outcome import Outcome, outcomes, unknown_outcomes
 from train.report.plan_threats import plan_threats
-from train.report.statistics.compare import compare, pairwise
+from train.report.statistics.compare import compare
 from train.report.statistics.effects import factorial
+from train.report.statistics.pairs import AllPairs, pairwise
 from train.report.statistics.rates import divergence, training
 from train.report.statistics.threats import RANK, find_threats
 from train.report.tuning_text import Chosen, tuning_threats
@@ -48,7 +48,7 @@ class Analysis:
     rates: Mapping[str, Rate]
     outcomes: Mapping[Path, Outcome]
     grid: Grid | None
-    pairs: tuple[Pairwise, ...]
+    pairs: AllPairs | None
     claims: tuple[Claim, ...]
     comparable: frozenset[str]
     threats: tuple[Threat, ...]
@@ -154,7 +154,7 @@ def analyse(
         rates={name: divergence([sample]) for name, sample in samples.items()},
         outcomes=found,
         grid=grid,
-        pairs=pairwise(list(samples.values())) if pairs else (),
+        pairs=pairwise(list(samples.values())) if pairs else None,
         claims=make_claims(study, samples, comparisons, grid, wording),
         comparable=comparable_arms(differing, samples, study.baseline.id, wording),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from train.command import repeat_command, train_command
 from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis
+from train.report.arms import Arm
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
 from train.report.evidence import SignalRow
 from train.report.facts import code_version
 from train.report.outcome import RULE
 from train.report.plan_threats import metric_origin
+from train.report.selection import Shown, first_of
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped
 from train.store.run import Run
@@ -30,6 +34,8 @@ DESIGNS = {
     "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
 NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
+MOST_ARMS, MOST_LISTED, MOST_PAIRS, MOST_COMMANDS = 400, 100, 60, 20
+"""What a page lists of arms, of runs of a kind, of pairs, and of the commands of an arm; the files beside it have all."""
 MOST_SEEDS = 100
 """Of the command that a report suggests."""
 _STATES = ("done", "diverged", "failed", "lost", "incomplete", "interrupted", "running", "queued")
@@ -40,7 +46,7 @@ class ArmCommands:
     """The commands that reproduce the runs of one arm."""
 
     label: str
-    commands: tuple[str, ...]
+    commands: Shown[str]
 
 
 @dataclass(frozen=True)
@@ -59,27 +65,35 @@ class Content:
     claims: tuple[Claim, ...]
     no_claim: str
     rule: str
-    rows: tuple[table.ArmRow, ...]
-    signals: tuple[SignalRow, ...]
+    rows: Shown[table.ArmRow]
+    signals: Shown[SignalRow]
     tuning: tuple[str, ...]
     levels: tuple[LevelRow, ...]
     main_effects: tuple[table.EffectRow, ...]
     interactions: tuple[table.EffectRow, ...]
     grid_notes: tuple[str, ...]
-    pairs: tuple[table.EffectRow, ...]
+    pairs: Shown[table.EffectRow]
+    pairs_excluding_zero: int
     figures: tuple[ReportFigure, ...]
     threats: tuple[Threat, ...]
-    running: tuple[table.RunRow, ...]
-    failed: tuple[table.RunRow, ...]
-    diverged: tuple[table.RunRow, ...]
-    untrained: tuple[table.RunRow, ...]
-    missing: tuple[str, ...]
-    dropped: tuple[Dropped, ...]
-    unreadable: tuple[ExcludedRun, ...]
-    duplicates: tuple[ExcludedRun, ...]
-    notes: tuple[str, ...]
-    arm_commands: tuple[ArmCommands, ...]
+    running: Shown[table.RunRow]
+    failed: Shown[table.RunRow]
+    diverged: Shown[table.RunRow]
+    untrained: Shown[table.RunRow]
+    missing: Shown[str]
+    dropped: Shown[Dropped]
+    unreadable: Shown[ExcludedRun]
+    duplicates: Shown[ExcludedRun]
+    notes: Shown[str]
+    arm_commands: Shown[ArmCommands]
     versions: tuple[tuple[str, str], ...]
+
+    @property
+    def fewer_dots(self) -> str:
+        """That not every run has a dot, if so."""
+        if not any(row.dots_note for row in self.rows):
+            return ""
+        return f"Of an arm with more than {table.MOST_DOTS} runs, so many are drawn, evenly from the lowest to the highest."
 
     def figures_named(self, *names: str) -> tuple[ReportFigure, ...]:
         return tuple(figure for figure in self.figures if figure.name in names)
@@ -106,30 +120,35 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         smallest_effect=smallest_effect(analysis),
         more_seeds=more_seeds(analysis),
         claims=analysis.claims,
-        rows=table.rows(analysis),
-        signals=table.signals(analysis),
+        rows=table.rows(analysis, MOST_ARMS),
+        signals=first_of(table.signals(analysis), MOST_LISTED),
         tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
         levels=level_rows(analysis.chosen),
         main_effects=table.main_effects(analysis),
         interactions=table.interactions(analysis),
         grid_notes=analysis.grid.notes if analysis.grid else (),
-        pairs=table.pairs(analysis),
+        pairs=Shown(table.pairs(analysis, MOST_PAIRS), max(0, len(analysis.pairs or ()) - MOST_PAIRS)),
+        pairs_excluding_zero=analysis.pairs.excluding_zero if analysis.pairs else 0,
         figures=tuple(figures),
         threats=analysis.threats,
-        running=table.listed_runs(analysis, "running", "queued"),
-        failed=table.listed_runs(analysis, *FAILED, "incomplete", "interrupted"),
-        diverged=table.listed_runs(analysis, "diverged"),
-        untrained=table.untrained_runs(analysis),
+        running=first_of(table.listed_runs(analysis, "running", "queued"), MOST_LISTED),
+        failed=first_of(table.listed_runs(analysis, *FAILED, "incomplete", "interrupted"), MOST_LISTED),
+        diverged=first_of(table.listed_runs(analysis, "diverged"), MOST_LISTED),
+        untrained=first_of(table.untrained_runs(analysis), MOST_LISTED),
         no_claim=analysis.nothing_trained or NO_CLAIM,
         rule=RULE if any(outcome.trained is not None for outcome in analysis.outcomes.values()) else "",
-        missing=tuple(train_command(run.overrides, own) for run in study.collection.missing),
-        dropped=tuple(dropped for plan in plans for dropped in plan.dropped),
-        unreadable=study.collection.unreadable,
-        duplicates=study.collection.duplicates,
-        notes=tuple(_notes(analysis)),
-        arm_commands=tuple(ArmCommands(study.labels[arm.id], table.commands(arm, own)) for arm in analysis.ranked),
+        missing=first_of((train_command(run.overrides, own) for run in study.collection.missing), MOST_LISTED),
+        dropped=first_of((dropped for plan in plans for dropped in plan.dropped), MOST_LISTED),
+        unreadable=first_of(study.collection.unreadable, MOST_LISTED),
+        duplicates=first_of(study.collection.duplicates, MOST_LISTED),
+        notes=first_of(_notes(analysis), MOST_LISTED),
+        arm_commands=first_of((_arm_commands(analysis, arm, own) for arm in analysis.ranked), MOST_ARMS),
         versions=tuple(_versions(study.runs)),
     )
+
+
+def _arm_commands(analysis: Analysis, arm: Arm, own: Sequence[str]) -> ArmCommands:
+    return ArmCommands(analysis.study.labels[arm.id], first_of(table.commands(arm, own), MOST_COMMANDS))
 
 
 def smallest_effect(analysis: Analysis) -> str:
@@ -240,7 +259,7 @@ def _notes(analysis: Analysis) -> Iterable[str]:
         for run in arm.runs:
             if problem := analysis.history(run).problem:
                 yield f"{run.folder}: {problem}"
-            if run.state == "done" and run not in analysis.runs_with_value(arm):
+            if run.state == "done" and not math.isfinite(analysis.value(run)):
                 yield f"{run.folder}: the run completed without a numeric {analysis.metric.name}; it is counted as missing"
 
 
@@ -259,6 +278,11 @@ def _versions_of(run: Run) -> Mapping[str, Any]:
 def relative_path(path: Path | str, out: Path) -> str:
     """Return `path` relative to the report's folder if it is below it, else unchanged."""
     try:
-        return str(Path(path).resolve().relative_to(out.resolve()))
+        return str(Path(path).resolve().relative_to(_resolved(out)))
     except ValueError:
         return str(path)
+
+
+@lru_cache(maxsize=4)
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()

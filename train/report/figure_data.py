@@ -9,7 +9,6 @@ from itertools import combinations
 
 import numpy as np
 
-from train.figures import curves as curve_figure
 from train.figures.cost import ArmCost, draw_cost
 from train.figures.forest import ForestRow, draw_forest
 from train.figures.heat_table import draw_heat
@@ -18,12 +17,12 @@ from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report import table_text
 from train.report.analysis import Analysis, varied_factors
 from train.report.arms import Arm
-from train.report.history import mean_curve
+from train.report.curve_data import CURVES, draw_curves
+from train.report.history import SIGNALS
 from train.report.metric import as_float
-from train.tags import STATISTICS, join, layers_of, split
+from train.report.selection import extremes, spread_out
+from train.tags import join, layers_of
 
-SIGNALS = {statistic.name: statistic.signal for statistic in STATISTICS if statistic.signal}
-"""Statistic -> what it is in words, for those that a report draws."""
 NOT_MEASURED = -math.inf
 
 
@@ -68,10 +67,8 @@ def _mean(values: Sequence[float]) -> float:
 
 MOST_ROWS, MOST_COLUMNS, MOST_POINTS = 60, 28, 40
 
-CURVES = (
-    ("accuracy/val", "validation accuracy", "accuracy_val"),
-    ("loss/train", "training loss", "loss_train"),
-)
+MOST_MARKERS = 50
+"""Of the runs of one arm in the figure of costs."""
 
 FIGURES = frozenset({"differences", "interactions", "curves", "cost", *SIGNALS, *(f"curves_{name}" for _, _, name in CURVES)})
 """All figure names that a report can have. A new report deletes the figures of an earlier one that it no longer has."""
@@ -83,26 +80,12 @@ def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
     drawers: list[Callable[[Analysis, Mapping[str, ArmStyle]], Iterator[ReportFigure]]] = [
         _differences,
         _crossings,
-        _curves,
+        draw_curves,
         _signals,
         _costs,
     ]
     with style():
         return tuple(figure for draw in drawers for figure in draw(analysis, styles))
-
-
-def extremes(arms: Sequence[Arm], most: int) -> tuple[list[Arm], str]:
-    """Return at most `most` arms (the baseline, the best and the worst, in order), and a sentence for the caption.
-
-    The sentence is empty if all arms fit.
-    """
-    if len(arms) <= most:
-        return list(arms), ""
-    others = [arm for arm in arms if not arm.is_baseline]
-    half = (most - 1) // 2
-    chosen_ids = {arm.id for arm in [*others[:half], *others[-half:], *(arm for arm in arms if arm.is_baseline)]}
-    chosen = [arm for arm in arms if arm.id in chosen_ids]
-    return chosen, f" Of {len(arms)} arms the baseline, the {half} best and the {half} worst are drawn; the table lists all."
 
 
 def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
@@ -157,46 +140,6 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
     yield ReportFigure("interactions", "Interactions", caption, f"Interaction plots of {', '.join(varied)}", svg)
 
 
-def _curves(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
-    charts = [chart for tag, title, _ in CURVES if (chart := _chart(analysis, styles, tag, title)) is not None]
-    if not charts:
-        return
-    caption = "Thin lines: single runs. Thick lines: mean of the runs that trained. A cross marks where a run ended early."
-    if len(analysis.study.arms) <= curve_figure.TOGETHER:
-        names = " and ".join(chart.title for chart in charts)
-        svg = curve_figure.draw_together(charts)
-        yield ReportFigure("curves", "Learning curves", caption, f"Learning curves: {names} over epochs, for each arm", svg)
-        return
-    files = {title: name for _, title, name in CURVES}
-    for chart in charts:
-        _, selection = extremes(analysis.ranked, curve_figure.MOST_PANELS)
-        panel_caption = f"{caption} Dashed: the baseline's mean.{selection}"
-        title = f"Learning curves: {chart.title}"
-        yield ReportFigure(
-            f"curves_{files[chart.title]}",
-            title,
-            panel_caption,
-            f"{chart.title} over epochs, one panel per arm",
-            curve_figure.draw_panels(chart),
-        )
-
-
-def _chart(analysis: Analysis, styles: Mapping[str, ArmStyle], tag: str, title: str) -> curve_figure.Chart | None:
-    arms, _ = extremes(analysis.ranked, curve_figure.MOST_PANELS)
-    arm_curves = []
-    for arm in arms:
-        curves = [(run, analysis.history(run).curves.get(tag)) for run in arm.runs]
-        recorded = [(run, curve) for run, curve in curves if curve is not None]
-        lines = [curve_figure.CurveLine(curve.epochs, curve.values, run.state == "done") for run, curve in recorded]
-        averaged = {run.folder for run in analysis.averaged_runs(arm)}
-        shared = mean_curve([curve for run, curve in recorded if run.folder in averaged])
-        mean = [(epoch, sum(values) / len(values)) for _, epoch, values in shared]
-        arm_curves.append(curve_figure.ArmCurves(styles[arm.id], lines, mean))
-    if not any(arm.lines for arm in arm_curves):
-        return None
-    return curve_figure.Chart(title, split(tag)[0] == "accuracy", arm_curves)
-
-
 def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
     arms, selection = extremes([arm for arm in analysis.ranked if arm.runs], MOST_COLUMNS)
     for statistic, title in SIGNALS.items():
@@ -221,12 +164,15 @@ def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Repor
         pairs = [(as_float(run.summary.get("time_s")), analysis.value(run)) for run in analysis.averaged_runs(arm)]
         pairs = [(time, value) for time, value in pairs if math.isfinite(time) and math.isfinite(value)]
         if pairs:
-            costs.append(ArmCost(styles[arm.id], [time for time, _ in pairs], [value for _, value in pairs]))
+            mean = sum(time for time, _ in pairs) / len(pairs), sum(value for _, value in pairs) / len(pairs)
+            costs.append(ArmCost(styles[arm.id], spread_out(sorted(pairs), MOST_MARKERS), mean, len(pairs)))
     if not costs:
         return
+    markers = f" (of an arm with more than {MOST_MARKERS}, so many, evenly from the shortest to the longest)"
     caption = (
-        "Small markers: runs that trained. Large markers: mean of an arm, with its number in the table. Times are comparable "
-        f"only where each run had the same machine to itself.{selection}"
+        f"Small markers: runs that trained{markers if any(cost.runs > MOST_MARKERS for cost in costs) else ''}. Large markers: "
+        "mean of an arm, with its number in the table. Times are comparable only where each run had the same machine to itself."
+        f"{selection}"
     )
     svg = draw_cost(costs, analysis.metric.name, analysis.metric.is_share)
     yield ReportFigure(

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
+from sys import intern
 
-from train.store.metrics import INVALID, Record, parse_record, read_lines
+import numpy as np
+from numpy.typing import NDArray
+
+from train.store.metrics import INVALID, Record, complete_lines, parse_record
 from train.store.run import Run
-from train.tags import join, split
+from train.tags import STATISTICS, join, split
 
 SIGNAL_MARK = f'"{join("gradient_std", "")}'.encode()
 """Marks records that observe every layer. Records in between may hold the activations of a few layers only."""
 
 CURVE_TAGS = ("loss/train", "accuracy/train", "loss/val", "accuracy/val")
 
+SIGNALS = {statistic.name: statistic.signal for statistic in STATISTICS if statistic.signal}
+"""Statistic -> what it is in words, for those that a report draws of every layer."""
+
 
 @dataclass(frozen=True)
 class Curve:
-    """The values of one tag over one run; `times_s`: seconds since the run started."""
+    """The values of one tag over one run; `times_s`: seconds since the run started. A report holds thousands, hence arrays."""
 
-    steps: tuple[int, ...]
-    epochs: tuple[float, ...]
-    times_s: tuple[float, ...]
-    values: tuple[float, ...]
+    steps: array[int]
+    epochs: array[float]
+    times_s: array[float]
+    values: array[float]
 
 
 @dataclass(frozen=True)
 class History:
     """What was read from one run's metrics.jsonl.
 
-    `curves`: requested tag -> curve. `first_signal` and `last_signal`: all values of the first and the last record that observes
-    every layer. `problem`: why data are missing.
+    `curves`: requested tag -> curve. `first_signal` and `last_signal`: tag -> value, for `SIGNALS` in the first and the last
+    record that observes every layer. `problem`: why data are missing.
     """
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -49,6 +58,21 @@ class History:
         return curve.values[-1] if curve else math.nan
 
 
+@dataclass(frozen=True)
+class SharedCurve:
+    """Several runs at the steps that all of them have: `values` [runs, points], the other fields [points], of the first run."""
+
+    steps: NDArray[np.int64]
+    epochs: NDArray[np.float64]
+    times_s: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+    def means(self) -> NDArray[np.float64]:
+        """Return the mean of the runs at every point; NaN or infinite where a run is."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self.values.mean(axis=0)
+
+
 def read_histories(runs: Sequence[Run], tags: Iterable[str]) -> dict[Path, History]:
     """Read the history of every run, keyed by its folder. Reading waits for the disk, so several are read at a time."""
     wanted = tuple(tags)
@@ -61,33 +85,84 @@ def read_history(run: Run, tags: Iterable[str]) -> History:
     """Read the curves of `tags` and the first and last layer signals of a run.
 
     Only lines with one of `tags` are parsed, and the first and last line that observe every layer: lines with layer statistics
-    are most of the file. A torn last line is skipped; a running or killed run leaves one.
+    are most of the file. No more than these is held. A torn last line is skipped; a running or killed run leaves one.
     """
-    wanted = tuple(dict.fromkeys(tags))
+    reader = _Reader(tuple(dict.fromkeys(tags)))
     try:
-        lines = read_lines(run.metrics_file)
+        for line in complete_lines(run.metrics_file):
+            reader.add(line)
     except OSError as error:
         return History(problem=f"{run.metrics_file.name} cannot be read ({error.strerror})")
-    problems: list[str] = []
-    quoted_tags = tuple(f'"{tag}"'.encode() for tag in wanted)
-    records = [*_parse((line for line in lines if any(quoted_tag in line for quoted_tag in quoted_tags)), problems)]
-    signal_lines = [i for i, line in enumerate(lines) if SIGNAL_MARK in line]
-    first, last = (_parse_one(lines, signal_lines[end], problems) if signal_lines else None for end in (0, -1))
-    newest = max([record for record in (*records[-1:], last) if record is not None], key=lambda record: record.step, default=None)
-    return History(
-        curves={tag: curve for tag in wanted if (curve := _curve(tag, records)) is not None},
-        first_signal=first.values if first else {},
-        last_signal=last.values if last else {},
-        last_step=newest.step if newest else 0,
-        last_epoch=newest.epoch if newest else 0.0,
-        problem=problems[0] if problems else "",
-    )
+    return reader.history()
+
+
+_Place = tuple[int, float, float]
+"""Step, epoch and seconds of a record."""
+
+
+class _Reader:
+    """Collects what a history keeps from the lines of one file, in order."""
+
+    def __init__(self, tags: tuple[str, ...]) -> None:
+        self._marks = tuple(f'"{tag}"'.encode() for tag in tags)
+        self._points: dict[str, dict[int, tuple[_Place, float]]] = {tag: {} for tag in tags}
+        self._newest: _Place = (0, 0.0, 0.0)
+        self._first_signal = self._last_signal = b""
+        self._problem = ""
+
+    def add(self, line: bytes) -> None:
+        if SIGNAL_MARK in line:
+            self._first_signal, self._last_signal = self._first_signal or line, line
+        if not any(mark in line for mark in self._marks):
+            return
+        if (record := self._parsed(line)) is None:
+            return
+        place = self._newest = record.step, record.epoch, record.time_s
+        for tag, points in self._points.items():
+            if tag in record.values:
+                points[record.step] = place, record.values[tag]  # a resumed run repeats steps: the later record counts
+
+    def history(self) -> History:
+        curves = {tag: points for tag, points in self._points.items() if points}
+        places: dict[tuple[int, ...], tuple[array[int], array[float], array[float]]] = {}
+        first, last = (self._parsed(line) if line else None for line in (self._first_signal, self._last_signal))
+        ends = [self._newest, *([(last.step, last.epoch, last.time_s)] if last else [])]
+        newest = max(ends, key=lambda place: place[0])
+        return History(
+            curves={tag: _curve(points, places) for tag, points in curves.items()},
+            first_signal=_signals(first),
+            last_signal=_signals(last),
+            last_step=newest[0],
+            last_epoch=newest[1],
+            problem=self._problem,
+        )
+
+    def _parsed(self, line: bytes) -> Record | None:
+        problems: list[str] = []
+        record = next(_parse([line], problems), None)
+        self._problem = self._problem or "".join(problems)
+        return record
+
+
+def _curve(points: Mapping[int, tuple[_Place, float]], places: dict[tuple[int, ...], tuple[array, array, array]]) -> Curve:
+    """Return a curve in the order of its steps. `places`: those of earlier curves, by their records; equal ones are shared."""
+    ordered = [points[step] for step in sorted(points)]
+    key = tuple(id(place) for place, _ in ordered)
+    if key not in places:
+        steps, epochs, times_s = zip(*(place for place, _ in ordered), strict=True)
+        places[key] = array("q", steps), array("d", epochs), array("d", times_s)
+    return Curve(*places[key], array("d", (value for _, value in ordered)))
+
+
+def _signals(record: Record | None) -> dict[str, float]:
+    values = record.values if record else {}
+    return {intern(tag): value for tag, value in values.items() if split(tag)[0] in SIGNALS}
 
 
 def recorded_tags(run: Run) -> set[str]:
     """Return all tags of a run, with one entry per statistic of layers: `lr`, `loss/train`, `activation_std/<layer>`."""
     try:
-        records = _parse(read_lines(run.metrics_file), [])
+        records = _parse(complete_lines(run.metrics_file), [])
         tags = {tag for record in records for tag in record.values}
     except OSError:
         return set()
@@ -96,17 +171,22 @@ def recorded_tags(run: Run) -> set[str]:
     return {name if not layer else join(name, layer if name in of_network else "<layer>") for name, layer in pairs}
 
 
-def mean_curve(curves: Sequence[Curve]) -> list[tuple[int, float, tuple[float, ...]]]:
-    """Return (step, epoch, value of each curve) at every step that all `curves` have."""
+def shared_curve(curves: Sequence[Curve]) -> SharedCurve | None:
+    """Return the curves at every step that all of them have; None without curves."""
     if not curves:
-        return []
-    by_step = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves]
-    shared = set(by_step[0]).intersection(*by_step[1:])
-    return [
-        (step, epoch, tuple(values[step] for values in by_step))
-        for step, epoch in zip(curves[0].steps, curves[0].epochs, strict=True)
-        if step in shared
-    ]
+        return None
+    steps = [np.frombuffer(curve.steps, dtype=np.int64) for curve in curves]
+    values = [np.frombuffer(curve.values) for curve in curves]
+    shared = steps[0]
+    if any(not np.array_equal(other, shared) for other in steps[1:]):
+        shared = reduce(np.intersect1d, steps)
+        values = [row[np.searchsorted(own, shared)] for row, own in zip(values, steps, strict=True)]
+    kept = np.searchsorted(steps[0], shared)
+    epochs, times_s = (np.frombuffer(column)[kept] for column in (curves[0].epochs, curves[0].times_s))
+    return SharedCurve(shared, epochs, times_s, np.stack(values))
+
+
+_WRONG = (*INVALID, OverflowError)
 
 
 def _parse(lines: Iterable[bytes], problems: list[str]) -> Iterator[Record]:
@@ -115,27 +195,7 @@ def _parse(lines: Iterable[bytes], problems: list[str]) -> Iterator[Record]:
             record = parse_record(line)
             if not all(isinstance(value, int | float) for value in record.values.values()):
                 raise ValueError("a value is not a number")
+            array("q", [record.step]), array("d", record.values.values())  # OverflowError for numbers that no float holds
             yield record
-        except INVALID as error:
+        except _WRONG as error:
             problems.append(f"metrics.jsonl has an invalid line ({type(error).__name__}: {error})")
-
-
-def _parse_one(lines: Sequence[bytes], index: int, problems: list[str]) -> Record | None:
-    return next(_parse([lines[index]], problems), None)
-
-
-def _curve(tag: str, records: Sequence[Record]) -> Curve | None:
-    """Return the curve of `tag`, None if it was never recorded.
-
-    Of two records of one step the later counts: a resumed run repeats steps.
-    """
-    by_step = {record.step: record for record in records if tag in record.values}
-    if not by_step:
-        return None
-    latest = [by_step[step] for step in sorted(by_step)]
-    return Curve(
-        tuple(record.step for record in latest),
-        tuple(record.epoch for record in latest),
-        tuple(record.time_s for record in latest),
-        tuple(record.values[tag] for record in latest),
-    )

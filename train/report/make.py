@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("train")
 
-PAGE = "report.html"
+PAGE, PAIRS = "report.html", "pairs.csv"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis
 
 
 def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
-    """Write the page, the Markdown file, results.csv and the figures into `out`, and return the path of the page.
+    """Write the page, the Markdown file, the tables and the figures into `out`, and return the path of the page.
 
     TensorBoard charts of the arms are written if there is one folder and it is not itself a run. UsageError when `out` cannot be
     written.
@@ -80,18 +80,21 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     from train.report.content import build_content
     from train.report.figure_data import FIGURES, draw_all
     from train.report.render import html, markdown
-    from train.report.results_csv import csv_text
+    from train.report.results_csv import csv_text, pairs_text
 
     figures = draw_all(analysis)
     content = build_content(analysis, figures)
     files = {
         "results.csv": csv_text(analysis, out).encode(),
+        **({PAIRS: pairs_text(analysis).encode()} if analysis.pairs else {}),
         "report.md": markdown(content, out).encode(),
         PAGE: html(content, out).encode(),
     }
     with _writable(out):
         for stale in FIGURES - {figure.name for figure in figures}:
             (figures_folder / f"{stale}.svg").unlink(missing_ok=True)
+        if PAIRS not in files:
+            (out / PAIRS).unlink(missing_ok=True)
         for figure in figures:
             write_atomic(figures_folder / f"{figure.name}.svg", figure.svg)
         for name, data in files.items():

@@ -18,6 +18,8 @@ from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_ROWS = 20
+MOST_OPEN, MOST_TABLE_ROWS = 20, 60
+"""Rows of a page that are open: of lists of runs, or of claims; and of tables. The others are in closed details."""
 _STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
 
 
@@ -48,11 +50,11 @@ def as_text(analysis: Analysis, page: Path) -> str:
     lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
     if lines:
         lines.append("")
-    arm_rows = rows(analysis)
+    arm_rows = rows(analysis, MOST_ROWS)
     width = min(max(len(row.label) for row in arm_rows), 50)
     unit = " %" if analysis.metric.is_share else ""
     lines.append(f"{'arm':<{width}}  runs  {analysis.metric.name}")
-    for row in arm_rows[:MOST_ROWS]:
+    for row in arm_rows:
         untrained = [f"{row.trained} trained"] if analysis.samples[row.arm.id].untrained else []
         counts = ((row.diverged, "diverged"), (row.failed, "failed"))
         lost = ", ".join([*untrained, *(f"{count} {state}" for count, state in counts if count)])
@@ -62,8 +64,8 @@ def as_text(analysis: Analysis, page: Path) -> str:
             f"  {note}" for note in (row.tuned_level, row.signal, row.why) if note
         )
         lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
-    if len(arm_rows) > MOST_ROWS:
-        lines.append(f"... and {len(arm_rows) - MOST_ROWS} more")
+    if arm_rows.more:
+        lines.append(f"... and {arm_rows.more} more")
     return "\n".join([*lines, "", f"report: {page}"])
 
 
@@ -72,7 +74,7 @@ def _rendered(template: str, content: Content, out: Path, *, autoescape: bool, *
         loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {"md": escaped, "code": code, "line": one_line}
-    environment.globals |= {"verdicts": VERDICTS, **functions}
+    environment.globals |= {"verdicts": VERDICTS, "most_open": MOST_OPEN, "most_rows": MOST_TABLE_ROWS, **functions}
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
 

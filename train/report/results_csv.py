@@ -1,4 +1,4 @@
-"""results.csv: one row per run, for further analysis."""
+"""results.csv: one row per run, and pairs.csv: one row per pair of arms, for further analysis."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     `trained` where a run learned nothing.
     """
     runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.unchosen_runs)]
+    compared = {id(run) for run in analysis.study.runs}
     settings = {id(run): setting_of(run) for _, run in runs}
     columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(settings.values()))]))
     roles = sorted({role for _, run in runs for role in run.seeds})
@@ -57,7 +58,7 @@ def csv_text(analysis: Analysis, out: Path) -> str:
         results = [_cell(run.summary.get(key)) for key in IN_SUMMARY.values()] + [_cell(analysis.value(run)) for _ in metric]
         writer.writerow(
             [
-                *_identity(analysis, arm, run, out),
+                *_identity(analysis, arm, run, out, is_compared=id(run) in compared),
                 *(run.seeds.get(role, "") for role in roles),
                 *levels,
                 *results,
@@ -67,8 +68,22 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     return buffer.getvalue()
 
 
-def _identity(analysis: Analysis, arm: Arm, run: Run, out: Path) -> Iterable[Any]:
-    label, is_compared = analysis.study.labels[arm.id], not arm.choice or run in arm.runs
+PAIRS = ("first", "second", "difference", "low", "high", "p_adjusted", "detectable", "standard_error", "df")
+
+
+def pairs_text(analysis: Analysis) -> str:
+    """Return the text of pairs.csv: the difference of every two arms, first minus second. Unknown values are empty."""
+    buffer, labels = io.StringIO(), analysis.study.labels
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(PAIRS)
+    for pair in analysis.pairs or ():
+        numbers = (getattr(pair, name) for name in PAIRS[2:])
+        writer.writerow([labels[pair.first], labels[pair.second], *("" if value is None else repr(value) for value in numbers)])
+    return buffer.getvalue()
+
+
+def _identity(analysis: Analysis, arm: Arm, run: Run, out: Path, *, is_compared: bool) -> Iterable[Any]:
+    label = analysis.study.labels[arm.id]
     flags = (str(arm.is_baseline).lower(), str(is_compared).lower())
     outcome = analysis.outcomes.get(run.folder)
     trained = "" if outcome is None or outcome.trained is None else str(outcome.trained).lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from train.command import train_command
@@ -15,9 +15,13 @@ from train.report.contracts import Comparison, Effect
 from train.report.evidence import SignalRow, lost_finding, run_finding, signal_row, unhealthy_signal
 from train.report.grid_contracts import named
 from train.report.metric import as_float
+from train.report.selection import Shown, first_of, spread_out
 from train.report.tuning_text import level_note
 from train.store.run import Run
 from train.text import exact_duration, scaled, size
+
+MOST_DOTS = 50
+"""Of the runs of an arm; of more, so many are shown, evenly from the lowest to the highest value."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One arm. Unknown values are an en dash; `note` gives the reason."""
+    """One arm. Unknown values are an en dash; `note` gives the reason. `dots`: of its runs, or of `MOST_DOTS` of them."""
 
     number: int
     arm: Arm
@@ -52,6 +56,8 @@ class ArmRow:
     """With its sign: the standard error, or an interval."""
     sd: str
     dots: tuple[Dot, ...]
+    dots_note: str
+    """How many runs there are, where not all have a dot."""
     mean_position: float
     difference: str
     interval: str
@@ -94,11 +100,12 @@ class RunRow:
     reason: str
 
 
-def rows(analysis: Analysis) -> tuple[ArmRow, ...]:
-    """Return a row for every arm, best first."""
+def rows(analysis: Analysis, most: int) -> Shown[ArmRow]:
+    """Return a row for every arm, best first, of at most so many arms."""
     values = [analysis.value(run) for arm in analysis.study.arms for run in analysis.runs_with_value(arm)]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    return tuple(_arm_row(analysis, arm, row_number, low, high) for row_number, arm in enumerate(analysis.ranked, start=1))
+    shown = first_of(enumerate(analysis.ranked, start=1), most)
+    return Shown(tuple(_arm_row(analysis, arm, row_number, low, high) for row_number, arm in shown), shown.more)
 
 
 def signals(analysis: Analysis) -> tuple[SignalRow, ...]:
@@ -119,10 +126,10 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
     def position(value: float) -> float:
         return (value - low) / width if width else 0.5
 
-    dots = [
-        Dot(position(analysis.value(run)), f"seed {run.seed}: {table_text.value(metric, analysis.value(run))}")
-        for run in analysis.runs_with_value(arm)
-    ]
+    measured = analysis.runs_with_value(arm)
+    shown = measured if len(measured) <= MOST_DOTS else spread_out(sorted(measured, key=analysis.value), MOST_DOTS)
+    dots = [Dot(position(value := analysis.value(run)), f"seed {run.seed}: {table_text.value(metric, value)}") for run in shown]
+    dots_note = "" if shown is measured else f"{len(measured):,} runs, of which {MOST_DOTS} are shown"
     return ArmRow(
         number=row_number,
         arm=arm,
@@ -139,6 +146,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         uncertainty=table_text.uncertainty(metric, mean, sd, len(sample.values), images),
         sd=table_text.bare(metric, sd),
         dots=tuple(dots),
+        dots_note=dots_note,
         mean_position=position(mean) if math.isfinite(mean) else -1.0,
         difference=table_text.difference(metric, comparison.difference) if comparison else table_text.UNKNOWN,
         interval=table_text.interval(metric, comparison) if comparison else "",
@@ -197,9 +205,10 @@ def interactions(analysis: Analysis) -> tuple[EffectRow, ...]:
     )
 
 
-def pairs(analysis: Analysis) -> tuple[EffectRow, ...]:
-    labels = analysis.study.labels
-    return tuple(_effect_row(analysis, f"{labels[pair.first]} minus {labels[pair.second]}", pair) for pair in analysis.pairs)
+def pairs(analysis: Analysis, most: int) -> tuple[EffectRow, ...]:
+    """Return rows of at most `most` pairs, those that differ most clearly."""
+    labels, shown = analysis.study.labels, analysis.pairs.clearest(most) if analysis.pairs else ()
+    return tuple(_effect_row(analysis, f"{labels[pair.first]} minus {labels[pair.second]}", pair) for pair in shown)
 
 
 def _effect_row(analysis: Analysis, name: str, effect: Effect, note: str = "") -> EffectRow:
@@ -219,9 +228,9 @@ def _averaged(combinations: int, of_combinations: int) -> str:
     return f"over {combinations} of {of_combinations} combinations" if combinations < of_combinations else ""
 
 
-def listed_runs(analysis: Analysis, *states: str) -> tuple[RunRow, ...]:
-    """Return the runs in any of `states`, including those at levels that were not chosen."""
-    return tuple(
+def listed_runs(analysis: Analysis, *states: str) -> Iterator[RunRow]:
+    """Yield the runs in any of `states`, including those at levels that were not chosen."""
+    return (
         RunRow(str(run.folder), name, run.seed, run.state, _reason(analysis, run))
         for arm in analysis.ranked
         for name, runs in _runs_by_name(analysis.study.labels[arm.id], arm)
@@ -271,12 +280,12 @@ def _progress(analysis: Analysis, run: Run) -> str:
     return f"at step {history.last_step:,}, epoch {history.last_epoch:.2f}{total}" + "".join(f", {value}" for value in values)
 
 
-def commands(arm: Arm, own: Sequence[str]) -> tuple[str, ...]:
-    """Return the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds.
+def commands(arm: Arm, own: Sequence[str]) -> Iterator[str]:
+    """Yield the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds.
 
     `own`: the arguments by which the latter finds the user's own parts.
     """
-    return tuple(command(run) for run in arm.runs) or (train_command(arm.overrides, own),)
+    return map(command, arm.runs) if arm.runs else iter([train_command(arm.overrides, own)])
 
 
 def command(run: Run) -> str:

@@ -8,6 +8,7 @@ runs: writing it twice gives the same files.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -15,12 +16,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from train.naming import slug
 from train.report.analysis import Analysis
 from train.report.arms import Arm
-from train.report.history import CURVE_TAGS, mean_curve
+from train.report.history import CURVE_TAGS, SharedCurve, shared_curve
 from train.report.statistics.contrasts import two_sided_quantile
 from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
@@ -83,9 +86,8 @@ def _names(analysis: Analysis) -> list[str]:
     """Return a unique folder name for each arm: its differences from the baseline."""
     differences = [slug([f"{factor}={level}" for factor, level in arm.differences.items()]) for arm in analysis.study.arms]
     names = ["baseline" if arm.is_baseline else name for arm, name in zip(analysis.study.arms, differences, strict=True)]
-    return [
-        f"{name}_{arm.id[:6]}" if names.count(name) > 1 else name for arm, name in zip(analysis.study.arms, names, strict=True)
-    ]
+    counts = Counter(names)
+    return [f"{name}_{arm.id[:6]}" if counts[name] > 1 else name for arm, name in zip(analysis.study.arms, names, strict=True)]
 
 
 def _points(analysis: Analysis, arm: Arm) -> Iterator[tuple[float, int, list[Any]]]:
@@ -96,23 +98,29 @@ def _points(analysis: Analysis, arm: Arm) -> Iterator[tuple[float, int, list[Any
         yield 0.0, 0, [values.text("trained", f"{rate.count} of {rate.total} trained")]
     histories = [analysis.history(run) for run in analysis.averaged_runs(arm)]
     for tag in _tags(analysis):
-        curves = [history.curves[tag] for history in histories if tag in history.curves]
-        times = dict(zip(curves[0].steps, curves[0].times_s, strict=True)) if curves else {}
-        for step, _, run_values in mean_curve(curves):
-            yield times[step], step, _band(tag, run_values)
+        if shared := shared_curve([history.curves[tag] for history in histories if tag in history.curves]):
+            half = _half_width(shared)
+            for step, time_s, mean, width in zip(shared.steps, shared.times_s, shared.means(), half, strict=True):
+                yield float(time_s), int(step), _band(tag, float(mean), float(width))
 
 
 def _tags(analysis: Analysis) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*CURVE_TAGS, analysis.metric.tag]))
 
 
-def _band(tag: str, run_values: Sequence[float]) -> list[Any]:
-    """Return the mean and, for two runs or more, the ends of its t interval."""
-    mean = sum(run_values) / len(run_values)
+def _half_width(curve: SharedCurve) -> NDArray[np.float64]:
+    """Return half the width of the t interval of the mean at every point; NaN for one run, and where a run is not finite."""
+    runs = len(curve.values)
+    if runs < 2:
+        return np.full(len(curve.steps), np.nan)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _t_quantile(runs - 1) * curve.values.std(axis=0, ddof=1) / math.sqrt(runs)
+
+
+def _band(tag: str, mean: float, half: float) -> list[Any]:
+    """Return the mean and the ends of its interval, if it has one."""
     content = [values.scalar(f"mean/{tag}", mean)]
-    if len(run_values) > 1 and math.isfinite(mean):
-        variance = sum((value - mean) ** 2 for value in run_values) / (len(run_values) - 1)
-        half = _t_quantile(len(run_values) - 1) * math.sqrt(variance / len(run_values))
+    if math.isfinite(half):
         content += [values.scalar(f"low/{tag}", mean - half), values.scalar(f"high/{tag}", mean + half)]
     return content
 

@@ -89,16 +89,21 @@ def read_records(path: Path) -> Iterator[Record]:
                 raise RunError(f"{path}, line {number}: not a valid record ({type(error).__name__}: {error}).") from error
 
 
-def read_lines(path: Path, offset: int = 0) -> list[bytes]:
-    """Return the complete lines from byte `offset` on, with their ends; empty if there is no file.
+def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """Yield the complete lines from byte `offset` on, with their ends, one at a time; none if there is no file.
 
     `offset` plus their lengths is the offset of the lines that are yet to come. OSError when reading fails.
     """
     if not path.exists():
-        return []
+        return
     with path.open("rb") as file:
         file.seek(offset)
-        return [line for line in file if line.endswith(b"\n")]
+        yield from (line for line in file if line.endswith(b"\n"))
+
+
+def read_lines(path: Path, offset: int = 0) -> list[bytes]:
+    """Return the lines of `complete_lines`."""
+    return [*complete_lines(path, offset)]
 
 
 def open_to_append(path: Path, offset: int | None = None) -> FileIO:

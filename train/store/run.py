@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import yaml
 
 from train.errors import UsageError
+from train.store.config_text import config_of, load
 from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
 from train.store.identity import SEEDS, VERSION, arm_id, identity, run_id, upgraded
 from train.store.lock import LockHolder, is_held
@@ -87,8 +88,8 @@ def read_run(folder: Path) -> Run:
     """Read the run in `folder`. UsageError when there is no run, or its files are invalid."""
     try:
         status = _json(folder / STATUS_FILE)
-        config = upgraded(_mapping(_yaml(folder / CONFIG_FILE) or {}, CONFIG_FILE))
-        overrides = _yaml(folder / OVERRIDES_FILE) or []
+        config = upgraded(_mapping(config_of(_text(folder / CONFIG_FILE)) or {}, CONFIG_FILE))
+        overrides = load(_text(folder / OVERRIDES_FILE)) or []
         summary = _json(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).exists() else {}
         state, reason = _state(status)
         if state == "running" and _ended(folder, status):
@@ -162,12 +163,11 @@ def _mapping(content: Any, name: str) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return _mapping(json.loads(path.read_text(encoding="utf-8")), path.name)
+    return _mapping(json.loads(_text(path)), path.name)
 
 
-def _yaml(path: Path) -> Any:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's loader, if available, is ten times faster
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _state(status: Mapping[str, Any]) -> tuple[State, str]:

@@ -1,4 +1,4 @@
-"""Comparisons of arms with their baseline, and of all pairs of arms, with simultaneous intervals.
+"""Comparisons of arms with their baseline, with simultaneous intervals. Those of all pairs of arms are in `pairs.py`.
 
 The spread of a difference is estimated from the two arms compared (Welch 1938, "The significance of the difference between two
 means when the population variances are unequal", Biometrika 29), and the intervals have Sidak's level.
@@ -19,13 +19,12 @@ how much.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 from scipy import optimize, stats
 
-from train.report.contracts import Comparison, Pairwise, Probability, Sample
-from train.report.statistics.contrasts import contrast, moments, sidak, studentised
+from train.report.contracts import Comparison, Probability, Sample
+from train.report.statistics.contrasts import contrast, moments, sidak
 
 
 def compare(
@@ -84,10 +83,11 @@ def probability_better(
     treatment, control = np.asarray(arm, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     if not (treatment.size and control.size):
         raise ValueError("the probability of being better needs at least one run on both sides")
-    sign = np.sign(treatment[:, None] - control[None, :]) * (1 if higher_is_better else -1)
-    share = float((sign + 1).mean() / 2)
-    z2 = float(stats.norm.isf((1 - confidence) / 2)) ** 2
     pairs, n_star = treatment.size * control.size, (treatment.size + control.size) / 2 - 1
+    ordered = np.sort(control)
+    higher = sum(int(np.searchsorted(ordered, treatment, side).sum()) for side in ("left", "right")) / (2 * pairs)
+    share = higher if higher_is_better else 1 - higher
+    z2 = float(stats.norm.isf((1 - confidence) / 2)) ** 2
 
     def outside(theta: float) -> float:
         variance = theta * (1 - theta) * (1 + n_star * (1 - theta) / (2 - theta) + n_star * theta / (1 + theta)) / pairs
@@ -96,28 +96,3 @@ def probability_better(
     low = 0.0 if share == 0 else float(optimize.brentq(outside, 0.0, share * (1 - 1e-12)))  # type: ignore[arg-type]
     high = 1.0 if share == 1 else float(optimize.brentq(outside, share + (1 - share) * 1e-12, 1.0))  # type: ignore[arg-type]
     return Probability(share, low, high)
-
-
-def pairwise(samples: Sequence[Sample], *, confidence: float = 0.95) -> tuple[Pairwise, ...]:
-    """Compare all pairs of arms, first minus second, by the studentised range (Games & Howell 1976).
-
-    Arms with one run and pairs without spread get only their difference.
-    """
-    kept = [sample for sample in samples if sample.values]
-    groups = [moments(sample.values) for sample in kept]
-    count = sum(group.n > 1 for group in groups)
-    comparisons = []
-    for left, right in combinations(range(len(kept)), 2):
-        first, second = groups[left], groups[right]
-        difference = contrast([1.0, -1.0], [first, second])
-        has_interval = difference.has_error and min(first.n, second.n) > 1
-        comparisons.append(
-            Pairwise(
-                difference=difference.estimate,
-                note="" if has_interval else "no interval: the spread between seeds is unknown",
-                first=kept[left].arm,
-                second=kept[right].arm,
-                **(studentised(difference, count, confidence) if has_interval else {}),
-            )
-        )
-    return tuple(comparisons)

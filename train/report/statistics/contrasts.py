@@ -1,11 +1,6 @@
 """Contrasts of the means of groups of runs: their errors, simultaneous intervals and minimum detectable effects.
 
-The quantile of `scipy.stats.studentized_range` takes 0.2 s for every new `df`. Two nested integrals suffice, by quadrature:
-
-    P(range / s < q) = E_s E_z k [Phi(z) - Phi(z - q s)]^(k - 1),
-
-z standard normal, s^2 chi-square over its `df` degrees of freedom. Likewise, Student's t by SciPy's special functions gives the
-numbers of `scipy.stats.t` without its 0.1 ms per call.
+Student's t by SciPy's special functions gives the numbers of `scipy.stats.t` without its 0.1 ms per call.
 """
 
 from __future__ import annotations
@@ -17,10 +12,10 @@ from math import expm1, inf, log1p, sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import special
 
 from train.report.contracts import Effect
+from train.report.statistics.studentized import noncentrality
 
 POWER = 0.8
 MOST_RUNS = 4096
@@ -109,13 +104,6 @@ def sidak(difference: Contrast, count: int, confidence: float) -> dict[str, Any]
     return effect_numbers(difference, sidak_quantile(difference.df, count, confidence), p_adjusted)
 
 
-def studentised(difference: Contrast, groups: int, confidence: float) -> dict[str, Any]:
-    """Return the numbers of one of the simultaneous intervals of all pairs of `groups` means (Games & Howell 1976)."""
-    critical = range_quantile(confidence, groups, difference.df) / sqrt(2)
-    adjusted = range_tail(abs(difference.estimate) / difference.standard_error * sqrt(2), groups, difference.df)
-    return effect_numbers(difference, critical, adjusted)
-
-
 def effect_numbers(difference: Contrast, critical: float, p_adjusted: float) -> dict[str, Any]:
     """Return the fields of an `Effect` for an interval of half width `critical` standard errors."""
     half = critical * difference.standard_error
@@ -146,13 +134,7 @@ def smallest_detectable(standard_error: float, df: float, critical: float) -> fl
 
 @lru_cache(maxsize=4096)
 def _noncentrality(df: float, critical: float) -> float:
-    def excess(noncentrality: float) -> float:
-        return float(stats.nct.sf(critical, df, noncentrality)) - POWER
-
-    high = critical + 2.0
-    while excess(high) < 0:
-        high *= 1.5
-    return float(optimize.brentq(excess, 0.0, high, xtol=1e-6))  # type: ignore[arg-type]
+    return noncentrality(df, critical, POWER)
 
 
 def detectable(sd: float, n: int, arms: int) -> float:
@@ -195,44 +177,3 @@ def _fewest(detects: Callable[[int], bool], known_too_few: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if detects(middle) else (middle, high)
     return high
-
-
-def range_tail(statistic: float, groups: int, df: float) -> float:
-    """Return P(range / s >= statistic) for `groups` standard normal numbers."""
-    scale, scale_weight = _chi_nodes(float(df))
-    normal, normal_weight = _normal_nodes()
-    between = special.ndtr(normal) - special.ndtr(normal - statistic * scale[:, None])  # (scales, normals)
-    inside = groups * between ** (groups - 1)
-    return float(np.clip(1 - scale_weight @ inside @ normal_weight, 0.0, 1.0))
-
-
-@lru_cache(maxsize=4096)
-def range_quantile(confidence: float, groups: int, df: float) -> float:
-    """Return the q with P(range / s < q) = confidence."""
-    pairs = groups * (groups - 1) / 2
-    single = float(stats.t.isf((1 - confidence) / 2, df)) * np.sqrt(2)
-    bonferroni = float(stats.t.isf((1 - confidence) / 2 / pairs, df)) * np.sqrt(2)  # Bonferroni's: never too small
-    miss = 1 - confidence
-    return float(optimize.brentq(lambda q: range_tail(q, groups, df) / miss - 1, single * 0.999, bonferroni * 1.001, xtol=1e-9))  # type: ignore[arg-type]
-
-
-@lru_cache
-def _normal_nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return nodes and weights of the trapezium rule.
-
-    It converges exponentially for smooth integrands that vanish at both ends.
-    """
-    nodes = np.linspace(-7.5, 7.5, 121)
-    weights = np.exp(-(nodes**2) / 2)
-    return nodes, weights / weights.sum()
-
-
-@lru_cache(maxsize=256)
-def _chi_nodes(df: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return nodes and weights of s = sqrt(chi2_df / df), by the trapezium rule in log s."""
-    count = 24 if df >= 12 else 48 if df >= 3 else 240  # few degrees of freedom have a long tail towards 0
-    low, high = np.log(stats.chi2.ppf([1e-13, 1 - 1e-13], df) / df) / 2
-    nodes = np.linspace(low, high, count)
-    logs = df * nodes - df * np.exp(2 * nodes) / 2
-    weights = np.exp(logs - logs.max())
-    return np.exp(nodes), weights / weights.sum()

@@ -7,7 +7,7 @@ intervals would be too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -18,6 +18,8 @@ from scipy import stats
 from train.report.contracts import Sample
 
 PERMUTATIONS = 4999
+MOST_SHUFFLED = 500_000
+"""Numbers held at a time by the permutation test."""
 LEAST_SEEDS = 3
 
 
@@ -52,11 +54,17 @@ def pairing(samples: Sequence[Sample]) -> Pairing | None:
         return None
     scores = (rows - rows.mean(axis=1, keepdims=True)) / rows.std(axis=1, keepdims=True)
     observed = float(_mean_correlation(scores[None])[0])
-    generator = np.random.default_rng(0)
-    shuffled = generator.permuted(np.broadcast_to(scores, (PERMUTATIONS, *scores.shape)), axis=2)
-    null_correlations = _mean_correlation(shuffled)
-    extreme = int((np.abs(null_correlations) >= abs(observed) - 1e-12).sum())
+    extreme = sum(int((np.abs(some) >= abs(observed) - 1e-12).sum()) for some in _null_correlations(scores))
     return Pairing(observed, (extreme + 1) / (PERMUTATIONS + 1), len(rows), len(shared), _width(observed, len(shared)))
+
+
+def _null_correlations(scores: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Yield the mean correlations of `PERMUTATIONS` tables with shuffled seeds, a few tables at a time to save memory."""
+    generator = np.random.default_rng(0)
+    at_once = max(1, MOST_SHUFFLED // scores.size)
+    for first in range(0, PERMUTATIONS, at_once):
+        tables = np.broadcast_to(scores, (min(at_once, PERMUTATIONS - first), *scores.shape))
+        yield _mean_correlation(generator.permuted(tables, axis=2))
 
 
 def _mean_correlation(scores: NDArray[np.float64]) -> NDArray[np.float64]:
