@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
-from train.store.identity import arm_id, identity
+from train.store.identity import arm_id, identity, with_data
 from train.store.manifest import Manifest, PlannedArm, PlannedRun, write_manifest
 from train.store.metrics import Record, format_record
 
@@ -21,6 +21,8 @@ AXIS = "model.width"
 STATISTICS = ("activation_mean", "activation_std", "activation_zero", "gradient_std", "weight_std", "update_ratio")
 ROLES = ("init", "order", "augment", "dropout", "split")
 STEPS_OF_EPOCH = 70
+DATA = "0123456789ab"
+"""The id of the data that the runs say they were made with."""
 CHOICES = {
     "data": "fashion_mini",
     "augment": "flip_crop",
@@ -58,11 +60,13 @@ def write_sweep(folder: Path, runs: int, arms: int, *, length: Length | None = N
     for arm in range(arms):
         config = configuration(arm + 4)
         rest = yaml.dump(config, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
-        id, levels = arm_id(config | seeded(0)), {AXIS: str(arm + 4)}
-        planned_arms.append(PlannedArm(id, levels, (f"{AXIS}={arm + 4}",)))
+        id, levels = with_data(arm_id(config | seeded(0)), DATA), {AXIS: str(arm + 4)}
+        planned_arms.append(PlannedArm(id, levels, (f"{AXIS}={arm + 4}",), data=DATA))
         for seed in range(seeds):
             overrides = (f"{AXIS}={arm + 4}", f"seed={seed}")
-            run = PlannedRun(identity(config | seeded(seed)), id, f"{','.join(overrides)}_{arm:04}{seed:05}", overrides)
+            run = PlannedRun(
+                with_data(identity(config | seeded(seed)), DATA), id, f"{','.join(overrides)}_{arm:04}{seed:05}", overrides
+            )
             planned_runs.append(run)
             is_lost = bool(diverged) and seed % diverged == diverged - 1
             write_run(folder / run.folder, run, rest, StoredRun(arm, seed, len(planned_runs), is_lost), length)
@@ -185,7 +189,7 @@ def status(planned: PlannedRun, run: StoredRun, state: str) -> dict[str, Any]:
         "identity": planned.identity,
         "identity_version": 3,
         "arm": planned.arm,
-        "data": "",
+        "data": DATA,
         "choices": CHOICES,
         "versions": {"train": "0.1.0", "python": "3.11.7", "torch": "2.14.1", "hydra-core": "1.3.8", "numpy": "2.4.6"},
         "code": "1de4736ba15e",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,17 @@ def collect(folders: Sequence[Path]) -> Collection:
         except UsageError as error:
             unreadable.append(ExcludedRun(path, str(error).removeprefix(f"{path}: ")))
     stored = list(_plans(folders, unreadable))
-    runs = with_known_data(runs, [plan.manifest for plan in stored])
+    runs = [_kept(run) for run in with_known_data(runs, [plan.manifest for plan in stored])]
     plans = tuple(PlannedSweep(plan.folder, upgraded_manifest(plan.manifest, runs)) for plan in stored)
     if not runs and not plans:
         raise UsageError(_nothing_found(folders, unreadable))
     counted, duplicates = _deduplicate(runs)
     return Collection(tuple(folders), counted, plans, tuple(unreadable), duplicates)
+
+
+def _kept(run: Run) -> Run:
+    """Return the run without its fingerprint, the largest part of thousands of runs: no report shows it."""
+    return replace(run, summary={key: value for key, value in run.summary.items() if key != "fingerprint"})
 
 
 def _nothing_found(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -> str:
@@ -168,6 +173,17 @@ def setting_of(run: Run) -> Setting:
     """Return the setting of the arm to which `run` belongs."""
     kept = flatten({key: value for key, value in experiment_of(run.config).items() if key not in SEEDS})
     return Setting({str(group): str(option) for group, option in run.choices.items()}, kept, run.data)
+
+
+def settings_of(runs: Iterable[Run]) -> list[Setting]:
+    """Return the setting of every run. Runs whose configurations hold the same objects but for their seeds share one."""
+    known: dict[tuple[Any, ...], Setting] = {}
+    settings = []
+    for run in runs:
+        objects = (id(value) for key, value in run.config.items() if key not in SEEDS)
+        key = (*objects, *run.choices.items(), run.data)
+        settings.append(known.get(key) or known.setdefault(key, setting_of(run)))
+    return settings
 
 
 def text(value: Any) -> str:

@@ -48,7 +48,7 @@ def arm_signals(analysis: Analysis, arms: Sequence[Arm], statistic: str) -> ArmS
     first = {arm.id: [analysis.history(run).first_signal for run in arm.runs] for arm in arms}
     last = {arm.id: [analysis.history(run).last_signal for run in arm.runs_in("done") or arm.runs_in("diverged")] for arm in arms}
     signals = [signal for by_arm in (first, last) for arm_runs in by_arm.values() for signal in arm_runs]
-    layers = tuple(dict.fromkeys(layer for signal in signals for layer in layers_of(statistic, signal)))
+    layers = tuple(dict.fromkeys(layers_of(statistic, dict.fromkeys(tag for signal in signals for tag in signal))))
     if not layers:
         return None
     tags = [join(statistic, layer) for layer in layers]

@@ -26,6 +26,7 @@ def input_facts(study: Study) -> InputFacts:
     label_of = {run.folder: study.labels[arm.id] for arm in study.arms for run in (*arm.runs, *arm.unchosen_runs)}
     runs = [run for run in (*study.runs, *study.unchosen_runs) if run.state in FINISHED]
     contents = {run.data: read_data(run.folder) for run in reversed(runs) if run.data_known == "recorded"}
+    with_code = {run.arm for run in runs if run.code}
     unknown = sum(run.data_known == "unknown" for run in runs)
 
     def named(members: Sequence[Run]) -> str:
@@ -38,7 +39,7 @@ def input_facts(study: Study) -> InputFacts:
         configurations=tuple(_configurations(study.arms)),
         unknown_data=unknown,
         shown_data=sum(run.data_known == "first batch" for run in runs),
-        unknown_code=sum(run.code is None and any(other.code and other.arm == run.arm for other in runs) for run in runs),
+        unknown_code=sum(run.code is None and run.arm in with_code for run in runs),
         same_test_data=_same_test_data(contents, unknown),
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from train.report.analysis import Analysis
 from train.report.arms import Arm
-from train.report.collect import factors_of, setting_of
+from train.report.collect import factors_of, settings_of
 from train.report.content import relative_path
 from train.report.facts import code_version
 from train.report.metric import IN_SUMMARY, as_float
@@ -31,8 +31,9 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     """
     runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.unchosen_runs)]
     compared = {id(run) for run in analysis.study.runs}
-    settings = {id(run): setting_of(run) for _, run in runs}
-    columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(settings.values()))]))
+    settings = settings_of(run for _, run in runs)
+    distinct = {id(setting): setting for setting in settings}
+    columns = list(dict.fromkeys([*analysis.study.factors, *factors_of(list(distinct.values()))]))
     roles = sorted({role for _, run in runs for role in run.seeds})
     metric = [] if analysis.metric.tag in IN_SUMMARY else [analysis.metric.tag]
     buffer = io.StringIO()
@@ -52,8 +53,7 @@ def csv_text(analysis: Analysis, out: Path) -> str:
             "command",
         ]
     )
-    for arm, run in runs:
-        setting = settings[id(run)]
+    for (arm, run), setting in zip(runs, settings, strict=True):
         levels = [arm.levels.get(factor) or setting.level(factor) for factor in columns]
         results = [_cell(run.summary.get(key)) for key in IN_SUMMARY.values()] + [_cell(analysis.value(run)) for _ in metric]
         writer.writerow(

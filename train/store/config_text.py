@@ -10,7 +10,10 @@ import yaml
 
 _SEED, _ROLE = r"(?:0|[1-9]\d{0,17})", r"(?!(?:yes|no|on|off|true|false|null):)[a-z_]+"
 _SEEDS = re.compile(rf"\Aseed: ({_SEED})\nseeds:\n((?:  {_ROLE}: {_SEED}\n)+)(?=[a-z])")
-"""How a configuration begins as run folders hold it: here, for once, to read YAML by its text is safe."""
+"""How a configuration begins as run folders hold it: of this, the meaning is plain without a parser."""
+
+_PLAIN = re.compile(r"(?:- [A-Za-z_+~][\w.+~/@-]*=[\w.,/+-]*\n)+", re.ASCII)
+"""Overrides that are text whatever their values are, because of the equals sign."""
 
 
 def config_of(text: str) -> Any:
@@ -24,6 +27,11 @@ def config_of(text: str) -> Any:
         return load(text)
     roles = (line.strip().partition(": ") for line in found[2].splitlines())
     return {"seed": int(found[1]), "seeds": {role: int(seed) for role, _, seed in roles}} | rest
+
+
+def overrides_of(text: str) -> Any:
+    """Return what the YAML of a list of overrides holds. YAMLError for text that is no YAML."""
+    return [line[2:] for line in text.splitlines()] if _PLAIN.fullmatch(text) else load(text)
 
 
 def load(text: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import yaml
 
 from train.errors import UsageError
-from train.store.config_text import config_of, load
+from train.store.config_text import config_of, overrides_of
 from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
 from train.store.identity import SEEDS, VERSION, arm_id, identity, run_id, upgraded
 from train.store.lock import LockHolder, is_held
@@ -89,7 +89,7 @@ def read_run(folder: Path) -> Run:
     try:
         status = _json(folder / STATUS_FILE)
         config = upgraded(_mapping(config_of(_text(folder / CONFIG_FILE)) or {}, CONFIG_FILE))
-        overrides = load(_text(folder / OVERRIDES_FILE)) or []
+        overrides = overrides_of(_text(folder / OVERRIDES_FILE)) or []
         summary = _json(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).exists() else {}
         state, reason = _state(status)
         if state == "running" and _ended(folder, status):
@@ -141,8 +141,10 @@ def find_runs(folders: Iterable[Path]) -> Iterator[Path]:
     """Yield every run folder at or below `folders` once, sorted by name within each of them."""
     visited: set[Path] = set()
     for top in folders:
+        resolved_top = top.resolve()
         for path in _walk(top):
-            if (resolved := path.resolve()) not in visited:
+            resolved = resolved_top / path.relative_to(top)  # no link lies between them
+            if resolved not in visited:
                 visited.add(resolved)
                 yield path
 
