@@ -28,6 +28,7 @@ Diverged, failed and running runs are counted and listed but excluded from means
 The metric is taken after the last step. Choose it before you see results: a metric picked for its results proves nothing.
 
 Writes report.html (one file, no network needed), report.md, results.csv (one row per run) and figures/.
+The page shows part of what is very long: many runs of an arm as a band and some dots, the first runs and commands of a list.
 TensorBoard shows means and intervals of the arms as runs below FOLDER/summary.
 """
 
@@ -87,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         help="tuned key, such as optimizer.lr (several with commas); it is no factor: every arm is compared at the level with "
         "its best validation accuracy; default: sweep.tune of the sweep",
     )
-    parser.add_argument("--pairs", action="store_true", help="also compare all pairs of arms")
+    parser.add_argument("--pairs", action="store_true", help="also compare all pairs of arms, and write them to pairs.csv")
     parser.add_argument(
         "--smallest-effect",
         type=_positive,
