@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,6 +253,6 @@ def loss_at(share: float, run: StoredRun, noise: random.Random) -> float:
     return 2.3 * math.exp(-3 * share * run.accuracy) + 0.05 * noise.random()
 
 
-def layer_values(layers: int, noise: random.Random) -> Mapping[str, float]:
+def layer_values(layers: int, noise: random.Random) -> dict[str, float]:
     names: Sequence[str] = [f"stage{n // 4}.conv{n}" for n in range(layers)]
     return {f"{kind}/{name}": 2.0 ** (-n * noise.random() / 4) for kind in STATISTICS for n, name in enumerate(names)}

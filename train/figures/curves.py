@@ -113,7 +113,8 @@ def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
 
 def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], linewidth: float, plain: bool = False) -> None:
     if arm.band:
-        axes.fill_between(*zip(*arm.band, strict=True), color=arm.style.color, alpha=0.18, linewidth=0)
+        epochs, low, high = zip(*arm.band, strict=True)
+        axes.fill_between(epochs, low, high, color=arm.style.color, alpha=0.18, linewidth=0)
     for line in arm.lines:
         pairs = [(x, y) for x, y in zip(line.epochs, line.values, strict=True) if math.isfinite(y)]
         if not pairs:

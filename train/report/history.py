@@ -202,5 +202,6 @@ def _problem(error: Exception) -> str:
 def _numbers(line: bytes) -> Record:
     """Return the record of a line. One of `INVALID` or OverflowError if it is none, or holds what is no number of 64 bits."""
     record = parse_record(line)
-    array("q", (record.step,)), array("d", record.values.values())
+    for kind, numbers in (("q", (record.step,)), ("d", record.values.values())):
+        array(kind, numbers)
     return record
