@@ -24,7 +24,7 @@ from train.report.make import ReportOptions, analyse_folders, make_report
 from train.report.metric import Metric
 from train.report.render import MOST_OPEN, html, markdown
 from train.report.results_csv import csv_text, pairs_text
-from train.report.table import MOST_DOTS
+from train.report.selection import MOST_DOTS
 from train.store.config_text import config_of, load, overrides_of
 from train.store.run import Run, find_runs, read_run
 
@@ -64,7 +64,7 @@ def test_page_of_many_runs_draws_a_band_and_some_dots(large):
     page = (large / "report.html").read_text()
     assert page.count("<circle") == 2 * MOST_DOTS
     assert f"{RUNS - RUNS // 4} runs, of which {MOST_DOTS} are shown" in page
-    assert "the band covers the middle 80 % of the completed ones" in section(page, "figures")
+    assert "the band covers the middle 80 % of those that trained" in section(page, "figures")
     curves = (large / "figures" / "curves.svg").read_text()
     assert len(re.findall(r'id="(?:PolyCollection|FillBetweenPolyCollection)_', curves)) == 4, "two arms in two charts"
     assert curves.count('id="line2d_') < 4 * (2 * MOST_LINES + 2) + 200

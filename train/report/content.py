@@ -22,7 +22,7 @@ from train.report.evidence import SignalRow
 from train.report.facts import code_version
 from train.report.outcome import RULE
 from train.report.plan_threats import metric_origin
-from train.report.selection import Shown, first_of
+from train.report.selection import MOST_DOTS, Shown, first_of
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped
 from train.store.run import Run
@@ -93,7 +93,7 @@ class Content:
         """That not every run has a dot, if so."""
         if not any(row.dots_note for row in self.rows):
             return ""
-        return f"Of an arm with more than {table.MOST_DOTS} runs, so many are drawn, evenly from the lowest to the highest."
+        return f"Of an arm with more than {MOST_DOTS} runs, so many are drawn, evenly from the lowest to the highest."
 
     def figures_named(self, *names: str) -> tuple[ReportFigure, ...]:
         return tuple(figure for figure in self.figures if figure.name in names)

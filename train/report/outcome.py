@@ -40,7 +40,10 @@ class Outcome:
 
 def outcomes(runs: Sequence[Run], metric: Metric, histories: Mapping[Path, History]) -> dict[Path, Outcome]:
     """Return run folder -> outcome of every completed run."""
-    contents = {run.data: content for run in runs if run.data and (content := read_data(run.folder))}
+    contents: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        if run.data and not contents.get(run.data):
+            contents[run.data] = read_data(run.folder)
     done = [run for run in runs if run.state == "done"]
     return {
         run.folder: _outcome(run, metric, histories[run.folder], contents.get(run.data) or read_data(run.folder)) for run in done

@@ -11,6 +11,9 @@ from train.report.arms import Arm
 
 _Item = TypeVar("_Item")
 
+MOST_DOTS = 50
+"""Of the runs of an arm; of more, so many are shown, evenly from the lowest to the highest value."""
+
 
 @dataclass(frozen=True)
 class Shown(Generic[_Item]):

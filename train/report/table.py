@@ -15,13 +15,10 @@ from train.report.contracts import Comparison, Effect
 from train.report.evidence import SignalRow, lost_finding, run_finding, signal_row, unhealthy_signal
 from train.report.grid_contracts import named
 from train.report.metric import as_float
-from train.report.selection import Shown, first_of, spread_out
+from train.report.selection import MOST_DOTS, Shown, first_of, spread_out
 from train.report.tuning_text import level_note
 from train.store.run import Run
 from train.text import exact_duration, scaled, size
-
-MOST_DOTS = 50
-"""Of the runs of an arm; of more, so many are shown, evenly from the lowest to the highest value."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One arm. Unknown values are an en dash; `note` gives the reason. `dots`: of its runs, or of `MOST_DOTS` of them."""
+    """One arm. Unknown values are an en dash; `note` gives the reason. `dots`: of its runs, or of some as `dots_note` says."""
 
     number: int
     arm: Arm
@@ -57,7 +54,6 @@ class ArmRow:
     sd: str
     dots: tuple[Dot, ...]
     dots_note: str
-    """How many runs there are, where not all have a dot."""
     mean_position: float
     difference: str
     interval: str
