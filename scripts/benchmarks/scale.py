@@ -14,10 +14,10 @@ from rich.table import Table
 
 from train.errors import UsageError, did_you_mean
 
-from . import scale_sweep
+from . import scale_report, scale_sweep
 from .scale_work import Cost, Work, cost_of
 
-WORKS: Sequence[Work] = (*scale_sweep.WORKS,)
+WORKS: Sequence[Work] = (*scale_sweep.WORKS, *scale_report.WORKS)
 """The rows of the table. A module of further ones is imported above and named here."""
 
 

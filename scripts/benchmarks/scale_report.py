@@ -12,6 +12,7 @@ from train.report.contracts import Sample
 from train.report.make import ReportOptions, make_report
 from train.report.statistics.pairs import pairwise
 
+from .scale_work import Work
 from .stored import write_sweep
 
 ARMS, SEEDS = 5, 5
@@ -33,3 +34,9 @@ def samples(arms: int) -> list[Sample]:
     noise = random.Random(arms)
     spreads = [(noise.uniform(0.6, 0.7), noise.uniform(0.002, 0.02)) for _ in range(arms)]
     return [Sample(str(arm), tuple(noise.gauss(*spread) for _ in range(SEEDS))) for arm, spread in enumerate(spreads)]
+
+
+WORKS = (
+    Work("report", "runs in 5 arms", 2500, report),
+    Work("pairs", "pairs of arms", 19_900, pairs),
+)
