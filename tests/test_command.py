@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
-import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,15 @@ from train.command import (
     arranged,
     config_folders,
     expanded,
+    kept,
+    left_out,
     override,
     own_parts,
-    own_parts_of,
     quoted,
     repeat_command,
     resume_command,
+    stored_command,
+    tensorboard_command,
     train_command,
     unquoted,
 )
@@ -95,10 +98,69 @@ def test_commands_survive_the_shell_with_odd_folders(folder: str, tmp_path: Path
     assert [read(word) for word in repeated[2:]] == [str(run)]
 
 
-def test_train_command_names_the_package_to_trust_once() -> None:
-    own = own_parts_of(["-m", "--config-dir", "my conf", "trust=[mine]", "norm=own,batch"])
-    assert shlex.split(train_command(["norm=own", "trust=[mine]"], own)) == ["train", *own, "norm=own"]
-    assert own == ("--config-dir", "my conf", "trust=[mine]")
+KEPT = [
+    "norm=batch,none",
+    "+trainer.max_steps=5",
+    "++seed=range(3)",
+    "~optimizer.nesterov",
+    "data.root=../photos",
+    "data/augment=flip",
+]
+LEFT_OUT = {
+    "trust=[os]": "packages to trust: os",
+    "+trust=os": "packages to trust: os",
+    " trust=[os]": "settings:  trust",
+    "trust.0=os": "settings: trust.0",
+    "--config-dir=/a b": "config folders: /a b",
+    "-cd=/a": "config folders: /a",
+    "--config-path=/a": "config folders: /a",
+    "hydra.searchpath=[file:///a]": "config folders: /a",
+    "--config-d=/a": "settings: --config-d",
+    "--config-name=a": "settings: --config-name",
+    "hydra.callbacks.x._target_=os.system": "settings: hydra.callbacks.x._target_",
+    "++hydra.launcher={_target_: os.system}": "settings: hydra.launcher",
+    "+hydra/callbacks=a": "settings: hydra/callbacks",
+    "+norm@hydra.callbacks.x=a": "settings: norm@hydra.callbacks.x",
+    "experiment=../../proc/self/cwd/a": "settings: experiment",
+    "data/augment=[flip,../../a]": "settings: data/augment",
+    "../../a=b": "settings: ../../a",
+    "hydra.sweep.dir=/a": "",
+    "resume=/a": "",
+    "/a": "",
+}
+
+
+@pytest.mark.parametrize("stored", LEFT_OUT)
+def test_stored_commands_trust_nothing_and_say_so(stored: str, tmp_path: Path) -> None:
+    arguments = ["-m", *KEPT, stored]
+    assert kept(arguments) == ["-m", *KEPT]
+    assert pasted(stored_command(["train", *arguments])) == ["-m", *KEPT]
+    assert pasted(stored_command(["train", *arguments], tmp_path)) == ["-m", *KEPT, f"hydra.sweep.dir={tmp_path}"]
+    assert pasted(train_command([*KEPT, stored])) == KEPT
+    sentence = left_out(arguments, KEPT)
+    assert (f"({LEFT_OUT[stored]})" in sentence) if LEFT_OUT[stored] else not sentence
+
+
+def test_folder_after_a_flag_is_left_out_with_it() -> None:
+    for flag in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "--config-d"):
+        assert kept(["-m", flag, "/evil", "norm=batch"]) == ["-m", "norm=batch"]
+
+
+UNSHOWN = ["a;=1", "a\nb", "a\tb", "\x1b[2J", "a\r\x9b'\\b", "\u202egnp", "caf\udce9", "\u2028\U000e0041", "'\x07\"$x`y`"]
+
+
+@pytest.mark.parametrize("text", UNSHOWN)
+def test_words_are_shown_and_read_back(text: str) -> None:
+    command = tensorboard_command(Path(text)).replace("tensorboard", "train", 1)
+    assert command.isprintable()
+    program = 'train() { printf "%s\\0" "$@"; }\n' + command
+    done = subprocess.run(["bash", "-c", program], capture_output=True, timeout=20, check=True)
+    assert done.stdout.split(b"\0")[1] == os.fsencode(text)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_what_cannot_be_an_argument_is_no_command(text: str) -> None:
+    assert train_command([f"seed={text}"]) == "(a command with characters that cannot be typed)"
 
 
 def test_config_folders_are_those_of_flags_and_search_path() -> None:

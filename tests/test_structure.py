@@ -32,24 +32,27 @@ BELOW: dict[str, set[str]] = {
         "config_errors",
         "command",
         "naming",
+        "streams",
+        "escape",
         "errors",
     },  # from run: the check of a configuration, in a separate process
-    "report": {"figures", "sinks", "store", "tags", "text", "command", "naming", "streams", "errors"},
+    "report": {"figures", "sinks", "store", "tags", "text", "command", "naming", "streams", "escape", "errors"},
     "config_errors": {"command", "errors"},
     "naming": set(),
     "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "command", "errors"},
     "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
     "config": {"errors"},
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
-    "sinks": {"figures", "store", "tags", "text", "command", "errors"},
+    "sinks": {"figures", "store", "tags", "text", "command", "escape", "errors"},
     "figures": {"tags", "text"},
-    "store": {"command", "errors"},
+    "store": {"command", "streams", "errors"},
     "data": {"parts", "rng", "errors"},
     "parts": {"rng", "errors"},
     "rng": set(),
     "tags": set(),
-    "command": set(),
-    "streams": set(),
+    "command": {"escape"},
+    "streams": {"escape"},
+    "escape": set(),
     "text": set(),
     "errors": set(),
 }
@@ -135,6 +138,17 @@ def test_numerical_core_imports_no_configuration_or_display(packages: tuple[str,
 def test_only_build_calls_targets() -> None:
     callers = {id_of(path) for path in MODULES for name in imports(path) if name.startswith("hydra.utils")}
     assert callers == {"train/run/build.py"}
+
+
+PRINTS = {"print": "train/streams.py", "traceback.print_exception": "", "Text": "train/sinks/console.py"}
+PRINTS |= {"argparse.ArgumentParser": ""}
+"""Calls that bring text to a terminal, and the only file that may make them, as it shows all characters."""
+
+
+def test_text_reaches_a_terminal_in_one_place() -> None:
+    for path in MODULES:
+        calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+        assert [call for call in calls & PRINTS.keys() if PRINTS[call] != id_of(path)] == [], id_of(path)
 
 
 @pytest.mark.parametrize(

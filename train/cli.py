@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from train.command import arranged, as_typed
 from train.errors import Interrupted, RunError, UsageError
 from train.run.signals import stop_signals
-from train.streams import protect_output
+from train.streams import protect_output, say, say_error
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig, ListConfig
@@ -130,7 +130,7 @@ def main() -> None:
             raise
         sys.exit(report_error(explain_folder_error(error) or explain_plugin_error(error) or error))
     except KeyboardInterrupt as error:
-        print("train: interrupted", file=sys.stderr)
+        say_error("train", "interrupted")
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     sys.exit(code)
 
@@ -185,11 +185,11 @@ def report_error(error: Exception) -> int:
 
         error = UsageError(explain(error, config_dir(), sys.argv[1:])) if is_composition_error(error) else error
     if isinstance(error, UsageError | RunError):
-        print(f"train: {error}", file=sys.stderr)
+        say_error("train", error)
         return error.exit_code
     import traceback
 
-    traceback.print_exception(error)
+    say("".join(traceback.format_exception(error)).rstrip("\n"), error=True)
     return 1
 
 

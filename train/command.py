@@ -1,17 +1,19 @@
 """Commands as text that can be pasted, and the arguments of a command in the order in which Hydra reads them.
 
 Every command that is printed is made here: its words are quoted for a POSIX shell, and values inside them for Hydra's grammar.
+What a run or sweep prints about itself names the parts of its user; a stored command does not: it may be a stranger's.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from train.escape import shell_command
 
 if TYPE_CHECKING:
     from omegaconf import ListConfig
@@ -25,6 +27,17 @@ NO_CHOICE = ("experiment=null", "study=null")
 ONE_TIME_KEYS = ("hydra.sweep.dir", "sweep.resume", "sweep.dry_run", "sweep.rerun")
 """Keys of a sweep's command that the command repeating it omits."""
 
+MULTIRUN = ("-m", "--multirun")
+TO_RESUME = "; to resume: "
+"""What stands between a reason and the command that resumes the run."""
+
+_OF_OWN_PARTS = (*FOLDER_FLAGS, "trust", "hydra.searchpath")
+_OF_PLACE = (*ONE_TIME_KEYS, "hydra.run.dir", "resume")
+"""Keys of one command alone."""
+_MOST_NAMES = 8
+_REMEDY = "Name them yourself if you trust them."
+_SETTING = re.compile(r"[+~]{0,2}[a-z_](?!.*\.\.)[\w/.-]*", re.ASCII | re.IGNORECASE)
+"""A key without a package (`norm@hydra=x`), which would set keys elsewhere, and without steps up from its folder."""
 _LAST_FLAGS = ("--info", "-i")
 _BARE = re.compile(r"[\w./+@%-]+", re.ASCII)
 _NO_TEXT = re.compile(r"[+-]?(\.?\d[\d_.]*(e[+-]?\d+)?|inf|nan)|null|true|false", re.IGNORECASE)
@@ -33,28 +46,61 @@ _TEXTS = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?<![^\[,(])~[^'",\[
 """The texts of a value in quotes, and those without quotes that begin with a home folder."""
 
 
-def train_command(overrides: Iterable[str], own: Sequence[str] = ()) -> str:
-    """Return the command that trains with `overrides`. `own`: what else it needs for parts of the user's own, see `own_parts`."""
-    trusted = any(argument.startswith("trust=") for argument in own)
-    return shlex.join(["train", *own, *(line for line in overrides if not (trusted and line.startswith("trust=")))])
+def train_command(overrides: Iterable[str]) -> str:
+    """Return the command that trains with stored `overrides`, without those that `kept` leaves out."""
+    return shell_command(["train", *kept([*overrides])])
+
+
+def stored_command(command: Sequence[str], folder: Path | None = None) -> str:
+    """Return a command of `train` that was stored, without what `kept` leaves out; `folder`: of the sweep that it repeats."""
+    arguments = kept(command[1:])
+    return repeat_command(arguments, folder) if folder else shell_command(["train", *arguments])
+
+
+def kept(stored: Sequence[str]) -> list[str]:
+    """Return those of the stored arguments that may stand in a command to be pasted: what sets values and chooses parts of ours.
+
+    A reader who pastes it runs what it names. So nothing is kept that trusts a package, adds a folder of YAML files, sets one of
+    Hydra's own keys (which name functions to call), or takes a file from outside the folder of its group.
+    """
+    overrides, flags = _split([str(argument) for argument in stored])
+    return [*(group[0] for group in flags if group[0] in MULTIRUN), *(line for line in overrides if _sets_value(line))]
+
+
+def left_out(*stored: Sequence[str]) -> str:
+    """Return one sentence on what `kept` leaves out of commands with these arguments; empty if that is nothing of importance."""
+    packages, folders, others = dict[str, None](), dict[str, None](), dict[str, None]()
+    for arguments in stored:
+        overrides, flags = _split([str(argument) for argument in arguments])
+        packages |= dict.fromkeys(o.partition("=")[2].strip("[]") for o in overrides if _key(o) == "trust")
+        folders |= dict.fromkeys(map(str, config_folders(arguments)))
+        dropped = [_key(o) for o in overrides if "=" in o and not _sets_value(o)] + [_flag(group) for group in flags]
+        others |= dict.fromkeys(name for name in dropped if name not in (*_OF_OWN_PARTS, *_OF_PLACE, *MULTIRUN))
+    named = [("packages to trust", packages), ("config folders", folders), ("settings", others)]
+    lists = [
+        f"{what}: {', '.join([*names][:_MOST_NAMES])}{' ...' if len(names) > _MOST_NAMES else ''}"
+        for what, names in named
+        if names
+    ]
+    return f"The commands are left without what a stored folder must not choose ({'; '.join(lists)}). {_REMEDY}" if lists else ""
 
 
 def resume_command(folder: Path, own: Sequence[str] = ()) -> str:
     """Return the command that resumes the run in `folder`."""
     text = str(folder)
     plain = re.fullmatch(r"[\w./+@%=,-]+", text) and text not in ("auto", "null")  # `resume` is read before Hydra reads it
-    return shlex.join(["train", *own, f"resume={text}" if plain else f"resume={quoted(text)}"])
+    return shell_command(["train", *own, f"resume={text}" if plain else f"resume={quoted(text)}"])
 
 
 def repeat_command(arguments: Sequence[str], folder: Path) -> str:
     """Return the command that repeats a sweep in its folder. `arguments`: as typed."""
-    kept = [argument for argument in arguments if _key(argument) not in ONE_TIME_KEYS]
-    return shlex.join(["train", *arranged([*kept, override("hydra.sweep.dir", str(folder))])])
+    repeated = [argument for argument in arguments if _key(argument) not in ONE_TIME_KEYS]
+    return shell_command(["train", *arranged([*repeated, override("hydra.sweep.dir", str(folder))])])
 
 
 def tensorboard_command(folder: Path) -> str:
     """Return the command that opens TensorBoard on a folder."""
-    return shlex.join(["tensorboard", "--logdir", str(folder)])
+    return shell_command(["tensorboard", "--logdir", str(folder)])
 
 
 def own_parts(config_dir: str | None, trusted: Sequence[str], others: Iterable[str] = ()) -> tuple[str, ...]:
@@ -66,13 +112,6 @@ def own_parts(config_dir: str | None, trusted: Sequence[str], others: Iterable[s
     trust = [f"trust={names[0]}" if len(names) == 1 else f"trust=[{','.join(names)}]"] if names else []
     searched = [line for line in others if _key(line) == "hydra.searchpath"]
     return (*((CONFIG_DIR, config_dir) if config_dir else ()), *trust, *searched)
-
-
-def own_parts_of(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return those of `arguments`, as typed, by which a command finds the user's own parts."""
-    overrides, flags = _split(arguments)
-    folders = [group for group in flags if _flag(group) in FOLDER_FLAGS]
-    return (*(word for group in folders for word in group), *(o for o in overrides if _key(o) in ("trust", "hydra.searchpath")))
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
@@ -162,6 +201,15 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         else:
             flags.append([word])
     return overrides, flags
+
+
+def _sets_value(override: str) -> bool:
+    """Return whether an override sets a value, chooses one of the choices of a group, or deletes a key, and none of Hydra's."""
+    key, equals, value = override.partition("=")
+    name = _key(override)
+    if not _SETTING.fullmatch(key) or not (equals or key.startswith("~")):
+        return False
+    return re.split(r"[./]", name)[0] not in ("hydra", "resume", "trust") and ("." in name or ".." not in value)
 
 
 def _flag(group: Sequence[str]) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+from train.escape import terminal
+
 STDOUT = 1
 NAMES = {STDOUT: "stdout", 2: "stderr"}
 
@@ -32,6 +34,16 @@ class LastingFile(io.FileIO):
             if self.fileno() == STDOUT:
                 _warn("its reader is gone" if error.errno == errno.EPIPE else error.strerror or str(error))
             return memoryview(data).nbytes
+
+
+def say(text: str = "", *, error: bool = False) -> None:
+    """Print text, with all its characters shown: on standard output, or on standard error. Everything is printed here."""
+    print(terminal(text), file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def say_error(program: str, error: object) -> None:
+    """Print a message on standard error. Its further lines are indented: what it quotes cannot pass for another message."""
+    say(f"{program}: {str(error).replace(chr(10), f'{chr(10)}  ')}", error=True)
 
 
 def protect_output() -> None:
@@ -61,7 +73,7 @@ def _lasting(number: int, stream: TextIO | None) -> TextIO:
 
 def _warn(reason: str) -> None:
     if sys.stderr is not None:
-        print(f"warning: standard output cannot be written ({reason}). The work goes on without it.", file=sys.stderr, flush=True)
+        say(f"warning: standard output cannot be written ({reason}). The work goes on without it.", error=True)
 
 
 def _is_open(number: int) -> bool:

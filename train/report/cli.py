@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from train.errors import RunError, UsageError
+from train.escape import terminal
 from train.report.make import ReportOptions, make_report
 from train.report.metric import DEFAULT
-from train.streams import protect_output
+from train.streams import protect_output, say, say_error
 
 DESCRIPTION = """\
 Makes one page from run folders: the effects of the ingredients, their uncertainty, and their cost.
@@ -54,14 +55,21 @@ def run(arguments: Sequence[str]) -> int:
             return _diff(diff_parser().parse_args(arguments[1:]))
         return _report(parser().parse_args(arguments))
     except (UsageError, RunError) as error:
-        print(f"train-report: {error}", file=sys.stderr)
+        say_error("train-report", error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages show all characters: a folder that the shell named may have any name."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(status, message and terminal(message))
+
+
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train-report", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, or any folder above them")
@@ -103,9 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def diff_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train-report diff", description=DIFF, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="train-report diff", description=DIFF, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
     parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
     return parser
@@ -130,12 +136,12 @@ def _report(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = vars(arguments) | {"tune": tuple(arguments.tune)}
     folders, out = values.pop("folders"), values.pop("out")
     options = ReportOptions(**values)
-    print(make_report(folders, out or folders[0], options)[1])
+    say(make_report(folders, out or folders[0], options)[1])
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
     from train.report.diff import difference
 
-    print(difference(options.first, options.second))
+    say(difference(options.first, options.second))
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from train.command import own_parts_of
+from train.command import left_out
 from train.errors import UsageError
 from train.store.files import MANIFEST_FILE
 from train.store.identity import PLACE, SEEDS, experiment_of
@@ -58,10 +58,11 @@ class Collection:
         return tuple(run for identity, run in planned.items() if identity not in present)
 
     @property
-    def own_parts(self) -> tuple[str, ...]:
-        """The arguments by which the command of a planned run finds the user's own parts."""
-        commands = (plan.manifest.command for plan in self.plans)
-        return next(filter(None, map(own_parts_of, commands)), ())
+    def left_out(self) -> str:
+        """A sentence on what the commands of the runs lack that was typed with them, see `train.command.left_out`."""
+        commands = [plan.manifest.command[1:] for plan in self.plans]
+        overrides = dict.fromkeys(line for run in (*self.runs, *self.missing) for line in run.overrides)
+        return left_out(*commands, *dict.fromkeys(run.own_parts for run in self.runs), [*overrides])
 
 
 def collect(folders: Sequence[Path]) -> Collection:

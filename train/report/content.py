@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from train.command import repeat_command, train_command
+from train.command import kept, stored_command, train_command
+from train.escape import shell_command
 from train.figures.style import ReportFigure
 from train.report import table, table_text
 from train.report.analysis import Analysis
@@ -108,7 +108,6 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
     values = [analysis.value(run) for arm in study.arms for run in analysis.runs_with_value(arm)]
     scale = (table_text.value(metric, min(values)), table_text.value(metric, max(values))) if values else ("", "")
     plans = [plan.manifest for plan in study.collection.plans]
-    own = study.collection.own_parts
     return Content(
         title=title_of(analysis),
         header=tuple(header_fields(analysis)),
@@ -137,18 +136,20 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         untrained=first_of(table.untrained_runs(analysis), MOST_LISTED),
         no_claim=analysis.nothing_trained or NO_CLAIM,
         rule=RULE if any(outcome.trained is not None for outcome in analysis.outcomes.values()) else "",
-        missing=first_of((train_command(run.overrides, own) for run in study.collection.missing), MOST_LISTED),
-        dropped=first_of((dropped for plan in plans for dropped in plan.dropped), MOST_LISTED),
+        missing=first_of((train_command(run.overrides) for run in study.collection.missing), MOST_LISTED),
+        dropped=first_of(
+            (Dropped((shell_command(kept(item.overrides)),), item.reason) for plan in plans for item in plan.dropped), MOST_LISTED
+        ),
         unreadable=first_of(study.collection.unreadable, MOST_LISTED),
         duplicates=first_of(study.collection.duplicates, MOST_LISTED),
         notes=first_of(_notes(analysis), MOST_LISTED),
-        arm_commands=first_of((_arm_commands(analysis, arm, own) for arm in analysis.ranked), MOST_ARMS),
+        arm_commands=first_of((_arm_commands(analysis, arm) for arm in analysis.ranked), MOST_ARMS),
         versions=tuple(_versions(study.runs)),
     )
 
 
-def _arm_commands(analysis: Analysis, arm: Arm, own: Sequence[str]) -> ArmCommands:
-    return ArmCommands(analysis.study.labels[arm.id], first_of(table.commands(arm, own), MOST_COMMANDS))
+def _arm_commands(analysis: Analysis, arm: Arm) -> ArmCommands:
+    return ArmCommands(analysis.study.labels[arm.id], first_of(table.commands(arm), MOST_COMMANDS))
 
 
 def smallest_effect(analysis: Analysis) -> str:
@@ -166,7 +167,7 @@ def more_seeds(analysis: Analysis) -> str:
     if not counts or max(counts) > MOST_SEEDS or manifest is None or set(manifest.seeds) - {"seed"}:
         return ""
     rest = [argument for argument in manifest.command if argument.partition("=")[0] != "seed"]
-    return repeat_command([*rest[1:], f"seed=range({max(counts)})"], plans[0].folder)
+    return stored_command([*rest, f"seed=range({max(counts)})"], plans[0].folder)
 
 
 def title_of(analysis: Analysis) -> str:
@@ -185,8 +186,10 @@ def title_of(analysis: Analysis) -> str:
 def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     """Yield the (name, value) fields at the top: what was run, on what data and device, and how it is compared."""
     study, metric, runs = analysis.study, analysis.metric, analysis.study.runs
-    commands = [shlex.join(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
+    commands = [stored_command(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
     yield "Command", "; ".join(commands) or "runs collected from folders, without a sweep manifest"
+    if study.collection.left_out:
+        yield "Left out", study.collection.left_out
     if study.manifest and study.manifest.study:
         yield "Study", study.manifest.study
     if study.design:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from train.command import TO_RESUME
+from train.escape import line
 from train.report.collect import ABSENT, text
 from train.report.metric import IN_SUMMARY, as_float
 from train.store.identity import arm_id, experiment_of, identity
@@ -43,7 +45,7 @@ def difference(first: Path, second: Path) -> str:
     for title, differences in sections:
         lines += ["", f"{title}:" if differences else f"{title}: no difference"]
         lines += _columns(differences)
-    return "\n".join(lines)
+    return "\n".join(map(line, lines))
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Difference]:
@@ -78,7 +80,8 @@ def _data(run: Run) -> dict[str, Any]:
 def _results(a: Run, b: Run) -> Iterator[Difference]:
     """Yield the results that differ, with the change from `a` to `b`."""
     if a.state != b.state or a.reason != b.reason:
-        yield Difference("state", *(f"{run.state}: {run.reason}" if run.reason else run.state for run in (a, b)))
+        states = [(run.state, run.reason.partition(TO_RESUME)[0]) for run in (a, b)]
+        yield Difference("state", *(f"{state}: {reason}" if reason else state for state, reason in states))
     for key in (*IN_SUMMARY.values(), *_RESULTS):
         left, right = (as_float(run.summary.get(key)) for run in (a, b))
         if left != right and not (math.isnan(left) and math.isnan(right)):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt
 
 from train.errors import UsageError
+from train.escape import line
 from train.report import metric as metrics
 from train.store.files import STATUS_FILE, write_atomic
 
@@ -121,4 +122,4 @@ def _write_charts(analysis: Analysis, folder: Path) -> None:
 
         write_charts(analysis, folder)
     except Exception as error:
-        log.warning("could not write TensorBoard charts of the arms: %s: %s", type(error).__name__, error)
+        log.warning("could not write TensorBoard charts of the arms: %s: %s", type(error).__name__, line(str(error)))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from train import escape
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.content import Content, more_seeds, relative_path
@@ -20,6 +24,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 MOST_ROWS = 20
 MOST_OPEN, MOST_TABLE_ROWS = 20, 60
 """Rows of a page that are open: of lists of runs, or of claims; and of tables. The others are in closed details."""
+_MARKDOWN = {"code": escape.markdown_code, "line": escape.line}
+"""Filters whose result is Markdown already."""
 _STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
 
 
@@ -28,12 +34,15 @@ def html(content: Content, out: Path) -> str:
 
     `out`: the folder of the page, to which paths are relative.
     """
-    return _rendered("report.html.j2", content, out, autoescape=True, base64=_base64, strip_x=_strip_x)
+    return _rendered("report.html.j2", content, out, escape.terminal, base64=_base64, strip_x=_strip_x)
 
 
 def markdown(content: Content, out: Path) -> str:
-    """Render `content` for a README or a merge request; its figures are files beside it. `out`: as for the page."""
-    text = _rendered("report.md.j2", content, out, autoescape=False)
+    """Render `content` for a README or a merge request; its figures are files beside it. `out`: as for the page.
+
+    All text is escaped, but for what a filter of the template has made Markdown.
+    """
+    text = _rendered("report.md.j2", content, out, partial(_made, escape.markdown))
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
@@ -47,6 +56,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
     lines += [analysis.nothing_trained] if analysis.nothing_trained else []
     if command := more_seeds(analysis):
         lines.append(f"seeds that would decide the inconclusive levels: {command}")
+        lines += filter(None, [analysis.study.collection.left_out])
     lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
     if lines:
         lines.append("")
@@ -66,33 +76,29 @@ def as_text(analysis: Analysis, page: Path) -> str:
         lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
     if arm_rows.more:
         lines.append(f"... and {arm_rows.more} more")
-    return "\n".join([*lines, "", f"report: {page}"])
+    return "\n".join(map(escape.line, [*lines, "", f"report: {page}"]))
 
 
-def _rendered(template: str, content: Content, out: Path, *, autoescape: bool, **functions: Any) -> str:
+def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str], str], **functions: Any) -> str:
+    """Render a template. `escaped` is applied to every text that it shows; what is then no Markup is escaped for HTML."""
+
+    def finalize(value: Any) -> Any:
+        return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        finalize=finalize,
     )
-    environment.filters |= {"md": escaped, "code": code, "line": one_line}
+    environment.filters |= {name: partial(_made, function) for name, function in _MARKDOWN.items()}
     environment.globals |= {"verdicts": VERDICTS, "most_open": MOST_OPEN, "most_rows": MOST_TABLE_ROWS, **functions}
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
 
-def escaped(text: str) -> str:
-    """Escape Markdown and HTML, and join lines so that the text fits into a table cell."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", one_line(text))
-
-
-def code(text: str) -> str:
-    """Format as inline code, in a fence of more backticks than `text` has in a row."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * (longest + 1)
-    padding = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{padding}{one_line(text)}{padding}{fence}"
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split("\n"))
+def _made(function: Callable[[str], str], text: str) -> Markup:
+    return Markup(function(text))
 
 
 def _base64(data: bytes) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from train.command import train_command
+from train.command import TO_RESUME, resume_command, train_command
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
@@ -258,7 +258,9 @@ def _runs_by_name(name: str, arm: Arm) -> Iterable[tuple[str, Sequence[Run]]]:
 def _reason(analysis: Analysis, run: Run) -> str:
     if run.state in ("running", "queued"):
         return _progress(analysis, run)
-    reason = "; ".join(filter(None, (run.reason, run_finding(run)))) or ("no reason recorded" if run.state in FAILED else "")
+    text, separator, _ = run.reason.partition(TO_RESUME)  # what a run printed may trust packages, which a stored text must not
+    resumes = f"to resume: {resume_command(run.folder)}" if separator else ""
+    reason = "; ".join(filter(None, (text, run_finding(run), resumes))) or ("no reason recorded" if run.state in FAILED else "")
     step = analysis.history(run).last_step
     return f"{reason} (last record: step {step:,})" if step and reason and run.state != "diverged" else reason
 
@@ -276,17 +278,14 @@ def _progress(analysis: Analysis, run: Run) -> str:
     return f"at step {history.last_step:,}, epoch {history.last_epoch:.2f}{total}" + "".join(f", {value}" for value in values)
 
 
-def commands(arm: Arm, own: Sequence[str]) -> Iterator[str]:
-    """Yield the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds.
-
-    `own`: the arguments by which the latter finds the user's own parts.
-    """
-    return map(command, arm.runs) if arm.runs else iter([train_command(arm.overrides, own)])
+def commands(arm: Arm) -> Iterator[str]:
+    """Yield the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds."""
+    return map(command, arm.runs) if arm.runs else iter([train_command(arm.overrides)])
 
 
 def command(run: Run) -> str:
     """Return the command that repeats a run."""
-    return train_command(run.overrides, run.own_parts)
+    return train_command(run.overrides)
 
 
 def _average(values: Iterable[float]) -> float:

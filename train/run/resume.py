@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.command import repeat_command
+from train.command import left_out, stored_command
 from train.config import Settings, TrainerSettings, check, total_steps
 from train.errors import CANNOT_DECODE, UsageError
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
@@ -187,5 +187,6 @@ def require_run(path: Path) -> None:
         return
     manifest = read_manifest(path)
     if manifest is not None:
-        raise UsageError(f"resume={path}: this is a sweep. To resume it: {repeat_command(manifest.command[1:], path)}")
+        command, note = stored_command(manifest.command, path), left_out(manifest.command[1:])
+        raise UsageError(f"resume={path}: this is a sweep. To resume it: {command}{note and f' ({note})'}")
     raise UsageError(f"resume={path}: there is no run in this folder (no status.json).")

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from train import escape
 from train.command import tensorboard_command
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
 from train.sinks.progress import RunProgress
@@ -101,14 +103,19 @@ class ConsoleSink(Sink):
 
     def _print(self, text: str, style: str = "") -> None:
         """Print `text`, wrapped at spaces only, so that a path or URL wider than the terminal can be copied."""
-        for line in text.splitlines():
+        for line in escape.terminal(text).splitlines():
             parts = textwrap.wrap(line, max(self._console.width, 20), break_long_words=False, break_on_hyphens=False)
             for part in parts or [""]:
                 self._print_line(part, style)
 
     def _print_line(self, text: str, style: str = "") -> None:
         """Print one line without inserting line breaks."""
-        self._console.print(Text(text, style), soft_wrap=True)
+        self._console.print(shown(text, style), soft_wrap=True)
+
+
+def shown(text: str, style: str = "", **options: Any) -> Text:
+    """Return text for a terminal in this style, on one line, with all its characters shown. Nothing else makes any."""
+    return Text(escape.line(text), style, **options)
 
 
 def live_view(progress: RunProgress, width: int) -> Group:
@@ -121,10 +128,10 @@ def live_view(progress: RunProgress, width: int) -> Group:
     bar_width = min(width - max(len(position), _POSITION_WIDTH) - 2, _BAR_MAX)
     line = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     if bar_width >= _BAR_MIN:
-        line.add_row(ProgressBar(total=1.0, completed=progress.fraction, width=bar_width), Text(position, no_wrap=True))
+        line.add_row(ProgressBar(total=1.0, completed=progress.fraction, width=bar_width), shown(position, no_wrap=True))
     else:
-        line.add_row(Text(position, no_wrap=True))
-    return Group(line, Text(_fit(_metrics(progress), width), no_wrap=True, overflow="crop"))
+        line.add_row(shown(position, no_wrap=True))
+    return Group(line, shown(_fit(_metrics(progress), width), no_wrap=True, overflow="crop"))
 
 
 def _position(progress: RunProgress) -> list[tuple[int, str]]:
@@ -163,5 +170,5 @@ def _table(rows: list[SummaryRow], width: int) -> Table:
         space = width - label_width - len(row.value) - 4
         detail = f"  {row.detail}" if row.detail and len(row.detail) <= space else ""
         style = "bold" if row.label.endswith("accuracy") else ""
-        table.add_row(Text(row.label, "cyan"), Text(row.value, style).append(detail, "dim"))
+        table.add_row(shown(row.label, "cyan"), shown(row.value, style).append(escape.line(detail), "dim"))
     return table

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from train.escape import terminal
 from train.store.identity import SEEDS, arm_id, run_id
 from train.store.overrides import key_of
 
@@ -42,7 +43,8 @@ def hparams_row(config: Mapping[str, Any], choices: Mapping[str, str | None], ov
     values: dict[str, Value] = {"arm": " ".join(f"{key}={typed[key]}" for key in ranked) or "defaults"}
     values |= {group: option for group, option in choices.items() if option is not None}
     values |= {key: _column_value(_value_at(config, key, value)) for key, value in typed.items() if key not in values}
-    return HParamsRow(run_id(arm_id(config), config, ""), values, frozenset(["arm", *ranked[:4]]))
+    shown = {terminal(name): terminal(value) if isinstance(value, str) else value for name, value in values.items()}
+    return HParamsRow(run_id(arm_id(config), config, ""), shown, frozenset(["arm", *map(terminal, ranked[:4])]))
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from train import escape
 from train.command import tensorboard_command
 from train.sinks.contracts import Level, Record, RunInfo, Sink, Summary
 from train.sinks.progress import RunProgress
@@ -78,11 +79,11 @@ class LineSink(Sink):
 
 
 def line_writer(stream: TextIO) -> Callable[[str], None]:
-    """Return a `write` for `LineSink` that flushes every line to `stream` and escapes characters that its encoding lacks."""
+    """Return a `write` for `LineSink` that flushes every line to `stream`, with all characters shown that its encoding has."""
     encoding = stream.encoding or "utf-8"
 
     def write(line: str) -> None:
-        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.write(escape.line(line).encode(encoding, "backslashreplace").decode(encoding) + "\n")
         stream.flush()
 
     return write

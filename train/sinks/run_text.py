@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from train.command import TO_RESUME
 from train.sinks.contracts import RunInfo, Summary
 from train.text import duration, number, percent, scaled, size
 
@@ -54,7 +55,7 @@ def summary_rows(summary: Summary, total_steps: int, plus_minus: str = "±") -> 
 
 def outcome_lines(summary: Summary) -> list[str]:
     """Return the outcome of the run in one sentence and, if it can be resumed, a line with the command, which stays one line."""
-    reason, separator, command = summary.reason.partition("; to resume: ")
+    reason, separator, command = summary.reason.partition(TO_RESUME)
     outcome = f"{summary.status}: {reason}" if reason else summary.status
     return [outcome, f"to resume: {command}"] if separator else [outcome]
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from train.store.files import LOG_FILE
+from train.streams import say_error
 
 
 class LogFile(logging.FileHandler):
@@ -30,9 +31,7 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
         elif not self._off:
             self._off = True
-            print(
-                f"train: {LOG_FILE}: disabled after an error ({error.strerror}). The run continues without it.", file=sys.stderr
-            )
+            say_error("train", f"{LOG_FILE}: disabled after an error ({error.strerror}). The run continues without it.")
 
     def close(self) -> None:
         try:

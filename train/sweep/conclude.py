@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.command import tensorboard_command
+from train.command import TO_RESUME, tensorboard_command
 from train.errors import Interrupted, UsageError, remedy
+from train.escape import line
 from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.manifest import PlannedRun
 from train.store.run import FINISHED, read_status
+from train.streams import say
 from train.sweep.reuse import latest_attempts, stored_runs
 from train.text import plural
 
@@ -62,7 +64,7 @@ def run_outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[RunOutcome
         if (reason := unwritten.get(path.absolute())) is not None:
             outcomes.append(RunOutcome(planned_run, "failed", reason, path))
         elif run is not None:
-            outcomes.append(RunOutcome(planned_run, run.state, run.reason, run.folder))
+            outcomes.append(RunOutcome(planned_run, run.state, run.reason.partition(TO_RESUME)[0], run.folder))
         else:
             outcomes.append(_without_record(planned_run, path))
     return outcomes
@@ -84,14 +86,14 @@ def conclude(
     """
     outcomes = run_outcomes(folder, planned)
     counts = Counter(outcome.state for outcome in outcomes)
-    print()
-    print(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
-    for line in failure_lines(outcomes):
-        print(line)
-    print(report_or_reason(folder, report))
-    print(f"view   {tensorboard_command(folder)}")
+    say()
+    say(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
+    for text in failure_lines(outcomes):
+        say(text)
+    say(report_or_reason(folder, report))
+    say(f"view   {tensorboard_command(folder)}")
     code = exit_code(outcomes, error)
-    print(f"{'resume' if code else 'repeat'} {command}")
+    say(f"{'resume' if code else 'repeat'} {command}")
     exit_codes.append(code)
     return code
 
@@ -113,7 +115,7 @@ def failure_lines(outcomes: Sequence[RunOutcome]) -> list[str]:
             lines.append(f"    {log}")
     if len(failed) > MAX_FAILURES:
         lines.append(f"  and {len(failed) - MAX_FAILURES} more")
-    return lines
+    return [line(text) for text in lines]
 
 
 def is_there(path: Path) -> bool:

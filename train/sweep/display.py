@@ -15,8 +15,9 @@ from typing import Literal, Protocol, TextIO
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
+from train.command import TO_RESUME
+from train.sinks.console import shown
 from train.sinks.lines import line_writer
 from train.sweep.progress import JobRow, State, remaining_s, state_counts
 from train.text import duration, percent, plural
@@ -95,8 +96,8 @@ class LiveDisplay(Display):
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
     def open(self, folder: Path, rows: Sequence[JobRow], allocation: str) -> None:
-        self._console.print(Text(header_line(rows, allocation), "bold"))
-        self._console.print(Text(f"folder: {folder}", "dim"), soft_wrap=True)
+        self._console.print(shown(header_line(rows, allocation), "bold"))
+        self._console.print(shown(f"folder: {folder}", "dim"), soft_wrap=True)
         self._live.start()
         self._console.show_cursor(True)
 
@@ -104,10 +105,10 @@ class LiveDisplay(Display):
 
     def job_ended(self, row: JobRow, now: float) -> None:
         if row.state != "done":
-            self._console.print(Text(f"{row.number}: {job_line(row, now)}", STYLES[row.state]))
+            self._console.print(shown(f"{row.number}: {job_line(row, now)}", STYLES[row.state]))
 
     def message(self, text: str, level: Level = "warning") -> None:
-        self._console.print(Text(text, {"info": "", "warning": "yellow", "error": "bold red"}[level]))
+        self._console.print(shown(text, {"info": "", "warning": "yellow", "error": "bold red"}[level]))
 
     def update(self, rows: Sequence[JobRow], slots: int, now: float) -> None:
         width, height = self._console.size
@@ -125,7 +126,7 @@ def header_line(rows: Sequence[JobRow], allocation: str) -> str:
 def job_line(row: JobRow, now: float) -> str:
     """Return one line on how a job ended: state, label, duration, accuracy, reason."""
     accuracy = f", {row.accuracy_split} accuracy {percent(row.accuracy)}" if row.accuracy is not None else ""
-    reason = f": {row.reason.partition('; to resume')[0]}" if row.reason else ""  # the sweep prints its own command to resume
+    reason = f": {row.reason.partition(TO_RESUME)[0]}" if row.reason else ""  # the sweep prints its own command to resume
     after = f" after {row.seconds(now):.1f} s{accuracy}" if row.has_started else ""
     return f"{row.state} {row.label}{after}{reason}"
 
@@ -139,10 +140,10 @@ def render_table(rows: Sequence[JobRow], slots: int, now: float, width: int, hei
         right = header in ("", "step", "accuracy", "time", "left")
         max_width = max(8, width - (74 if wide else 44)) if header == "run" else None
         table.add_column(justify="right" if right else "left", no_wrap=True, overflow="ellipsis", max_width=max_width)
-    table.add_row(*(Text(header, "dim") for header in headers))
+    table.add_row(*(shown(header, "dim") for header in headers))
     for row in visible_rows(rows, max(1, height - 1)):
-        table.add_row(*(Text(cell, STYLES[row.state]) for cell in row_cells(row, now, wide)))
-    return Group(table, Text(footer_line(rows, slots, now), "bold", no_wrap=True, overflow="ellipsis"))
+        table.add_row(*(shown(cell, STYLES[row.state]) for cell in row_cells(row, now, wide)))
+    return Group(table, shown(footer_line(rows, slots, now), "bold", no_wrap=True, overflow="ellipsis"))
 
 
 def visible_rows(rows: Sequence[JobRow], limit: int) -> list[JobRow]:

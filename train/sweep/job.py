@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 import pickle
-import sys
 import traceback
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from omegaconf import DictConfig
 
 from train.errors import RunError
 from train.sinks import figures
+from train.streams import say
 
 CALL = f"{__name__}:run"
 DRAW = f"{__name__}:draw"
@@ -74,7 +74,7 @@ def _run(request: JobRequest) -> float:
     if job_return.status is JobStatus.FAILED:
         error = job_return._return_value
         is_traced = isinstance(error, BaseException) and not isinstance(error, RunError)
-        traceback.print_exception(error) if is_traced else print(error, file=sys.stderr)
+        say("".join(traceback.format_exception(error)) if is_traced else str(error), error=True)
         return math.nan
     value = job_return.return_value
     return float(value) if isinstance(value, int | float) else math.nan

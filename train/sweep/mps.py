@@ -11,13 +11,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from train.errors import UsageError
+from train.streams import say
 from train.sweep.fork_server import ForkServer
 
 TOOL = "nvidia-cuda-mps-control"
@@ -75,7 +75,7 @@ def service(wanted: bool | None, variables: Mapping[str, str], fork_server: Fork
         if problem and wanted:
             raise UsageError(f"hydra.launcher.mps=true: {problem}. Leave the key out: runs then share a GPU in turn.")
         if problem:
-            print(f"MPS is not used: {problem}", flush=True)
+            say(f"MPS is not used: {problem}")
         try:
             yield {} if problem or client is None else client
         except BaseException:
@@ -136,7 +136,7 @@ def uses_gpu(_: object = None) -> bool:
     try:
         return bool(torch.ones(1, device="cuda").sum().item() == 1)
     except Exception as error:  # torch raises RuntimeError and AssertionError
-        print(error, file=sys.stderr)
+        say(str(error), error=True)
         return False
 
 

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from train.escape import line
 from train.report.make import ReportOptions
 from train.report.metric import Metric
+from train.streams import say
 from train.sweep.calibrate import Timing
 from train.sweep.design import ComposedArm
 from train.sweep.plan import SweepPlan
@@ -25,6 +27,11 @@ KIND_TEXT = {
     "outdated": "made from other data, code or settings",
     "missing": "missing",
 }
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print the lines. What they quote from stored runs is a part of its line."""
+    say("\n".join(map(line, lines)))
 
 
 def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, folder: Path) -> Iterator[str]:

@@ -14,7 +14,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from train.command import as_typed, override, repeat_command
+from train.command import as_typed, left_out, override, repeat_command, stored_command
 from train.errors import RunError, UsageError, remedy
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
@@ -88,9 +88,9 @@ class Sweep:
             self.validate_resume(folder, plan)
             self.print_plan(plan, statuses, folder)
             for note in (*checks.notes, *notes_on_command(typed, sweep=True).values()):
-                print(f"note   {note}", flush=True)
+                plan_text.show([f"note   {note}"])
             if self.settings.dry_run:
-                print("\n".join(plan_text.power_lines(plan, folder, self.settings.spread, self.report)), flush=True)
+                plan_text.show(plan_text.power_lines(plan, folder, self.settings.spread, self.report))
                 self.print_estimate(plan, statuses, fork_server, checks.needed_bytes)
                 return []
             if self.is_pool:  # the fork server starts the jobs, too
@@ -120,7 +120,7 @@ class Sweep:
                 cleanup.enter_context(locked(folder))
             scheduled = [run for status in due if (run := self.prepare(folder, status)) is not None]
             if resumed := sum(run.resumes for run in scheduled):
-                print(f"       {resumed} of them resume from a checkpoint", flush=True)
+                plan_text.show([f"       {resumed} of them resume from a checkpoint"])
             with writable(folder):
                 self.write_plan(plan, statuses, scheduled, folder)
             error: BaseException | None = None
@@ -167,8 +167,8 @@ class Sweep:
 
     def print_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> None:
         if self.settings.dry_run:
-            print("\n".join(plan_text.arm_lines(plan)))
-        print("\n".join(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder)), flush=True)
+            plan_text.show(plan_text.arm_lines(plan))
+        plan_text.show(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder))
 
     def print_estimate(
         self, plan: SweepPlan, statuses: Sequence[RunStatus], fork_server: ForkServer, needed_bytes: int | None
@@ -179,8 +179,8 @@ class Sweep:
         allocation = self.allocate(max(1, len(due)), needed_bytes)
         timed = time_arms([arm.config for arm in plan.arms if arm.id in arms], fork_server, allocation.slots) if due else []
         at_once = len(allocation.slots)
-        print("\n".join(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once)))
-        print("       no run was started (sweep.dry_run=true)")
+        plan_text.show(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once))
+        plan_text.show(["       no run was started (sweep.dry_run=true)"])
 
     def allocate(self, runs: int, needed_bytes: int | None = None) -> Allocation:
         """Return the slots that the launcher will use. Launchers other than `pool` run `n_jobs` jobs at a time, or one."""
@@ -204,9 +204,10 @@ class Sweep:
         if existing is None:
             return
         if not {run.identity for run in existing.runs} & {run.identity for run in plan.runs}:
+            command, note = stored_command(existing.command, folder), left_out(existing.command[1:])
             raise UsageError(
                 f"sweep.resume=last: the last sweep, {folder}, shares no run with this command. "
-                f"To resume it: {repeat_command(existing.command[1:], folder)}"
+                f"To resume it: {command}{note and f' ({note})'}"
             )
 
     def validate_preset(self) -> None:
