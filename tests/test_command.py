@@ -123,6 +123,7 @@ LEFT_OUT = {
     "+norm@hydra.callbacks.x=a": "settings: norm@hydra.callbacks.x",
     "experiment=../../proc/self/cwd/a": "settings: experiment",
     "data/augment=[flip,../../a]": "settings: data/augment",
+    "experiment=${norm}${norm}/a": "settings: experiment",
     "../../a=b": "settings: ../../a",
     "hydra.sweep.dir=/a": "",
     "resume=/a": "",

@@ -71,9 +71,10 @@ def left_out(*stored: Sequence[str]) -> str:
     """Return one sentence on what `kept` leaves out of commands with these arguments; empty if that is nothing of importance."""
     packages, folders, others = dict[str, None](), dict[str, None](), dict[str, None]()
     for arguments in stored:
-        overrides, flags = _split([str(argument) for argument in arguments])
+        words = [str(argument) for argument in arguments]
+        overrides, flags = _split(words)
         packages |= dict.fromkeys(o.partition("=")[2].strip("[]") for o in overrides if _key(o) == "trust")
-        folders |= dict.fromkeys(map(str, config_folders(arguments)))
+        folders |= dict.fromkeys(map(str, config_folders(words)))
         dropped = [_key(o) for o in overrides if "=" in o and not _sets_value(o)] + [_flag(group) for group in flags]
         others |= dict.fromkeys(name for name in dropped if name not in (*_OF_OWN_PARTS, *_OF_PLACE, *MULTIRUN))
     named = [("packages to trust", packages), ("config folders", folders), ("settings", others)]
@@ -209,7 +210,8 @@ def _sets_value(override: str) -> bool:
     name = _key(override)
     if not _SETTING.fullmatch(key) or not (equals or key.startswith("~")):
         return False
-    return re.split(r"[./]", name)[0] not in ("hydra", "resume", "trust") and ("." in name or ".." not in value)
+    leads_out = "." not in name and re.search(r"\.\.|[$\\]", value)  # of the folder of a group, also put together
+    return re.split(r"[./]", name)[0] not in ("hydra", "resume", "trust") and not leads_out
 
 
 def _flag(group: Sequence[str]) -> str:

@@ -94,7 +94,7 @@ def shell_word(text: str) -> str:
 
 
 def _in_shell(character: str) -> str:
-    if character.isprintable() and character not in "\\';":
+    if character.isprintable() and character not in "\\';!":
         return character
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 

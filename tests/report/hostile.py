@@ -65,7 +65,7 @@ def write_hostile_sweep(folder: Path) -> Path:
     for path in sweep.rglob("config.yaml"):
         path.write_text(yaml.dump(poisoned(yaml.safe_load(path.read_text()), payload=PAYLOAD)))
     for path in sweep.rglob("overrides.yaml"):
-        path.write_text(yaml.dump([f"norm=batch{PAYLOAD}", *TRUST, f"{PAYLOAD}"]))
+        path.write_text(yaml.dump([f"norm=batch{PAYLOAD}", f"data.root={PAYLOAD}", *TRUST, f"{PAYLOAD}"]))
     _poison_plan(sweep / "sweep.json")
     (sweep / f"torn{_as_name(PAYLOAD)}").mkdir()
     (sweep / f"torn{_as_name(PAYLOAD)}" / "status.json").write_text(json.dumps({"status": PAYLOAD}))
@@ -74,7 +74,7 @@ def write_hostile_sweep(folder: Path) -> Path:
 
 def _poison_plan(path: Path) -> None:
     content = json.loads(path.read_text())
-    content["command"] = ["train", "-m", *TRUST, *content["command"][2:], PAYLOAD]
+    content["command"] = ["train", "-m", f"data.root={PAYLOAD}", *TRUST, *content["command"][2:], PAYLOAD]
     content["notes"], content["study"] = [PAYLOAD + SURROGATE], PAYLOAD
     for run in content["runs"]:
         run["overrides"] += TRUST

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.conftest import Train
 from tests.report.folders import write_run, write_sweep
 from tests.report.hostile import write_hostile_sweep
 from tests.test_command import pasted
@@ -165,6 +166,19 @@ def commands_in(text: str, name: str) -> Iterator[str]:
     page = text if name == "report.html" else MarkdownIt("commonmark").render(text)
     for block in Elements(page).commands:
         yield from (line for line in block.splitlines() if line.startswith("train "))
+
+
+def test_terminal_of_train_shows_no_control_characters(hostile: Path, train: Train) -> None:
+    diverged = next(path.parent for path in hostile.glob("diverged*/status.json"))
+    for folder in (hostile, diverged, hostile / "nowhere\x1b[2J\nx"):
+        result = train(f"resume={folder}", timeout=60)
+        assert result.returncode == 2
+        assert "owned" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert invisible(result.stdout + result.stderr) == set()
+        assert "trust=" not in result.stderr
+        assert not re.search(r"^(# heading|- item|---)", result.stderr, re.MULTILINE)
+        assert (folder == hostile) == ("packages to trust: os" in result.stderr)
 
 
 def test_terminal_of_diff_shows_no_control_characters(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:

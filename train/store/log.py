@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+from train.escape import terminal
 from train.store.files import LOG_FILE
 from train.streams import say_error
 
@@ -40,8 +41,15 @@ class LogFile(logging.FileHandler):
             self._off = True
 
 
+class LogFormatter(logging.Formatter):
+    """Formats a message with all its characters shown, as a log is read in a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal(super().format(record))
+
+
 def log_file(folder: Path) -> logging.Handler:
     """Return a handler that appends to `train.log` in the run folder. The caller must remove it from its logger and close it."""
     handler = LogFile(folder / LOG_FILE)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

@@ -149,6 +149,6 @@ def report_or_reason(folder: Path, options: ReportOptions) -> str:
     try:
         return make_report([folder], folder, options)[1]
     except UsageError as error:
-        return f"report none: {error}"
+        return line(f"report none: {error}")
     except Exception as error:
-        return f"report none: writing it failed ({type(error).__name__}: {error}). The runs are unaffected."
+        return line(f"report none: writing it failed ({type(error).__name__}: {error}). The runs are unaffected.")
