@@ -115,6 +115,13 @@ def own_parts(config_dir: str | None, trusted: Sequence[str], others: Iterable[s
     return (*((CONFIG_DIR, config_dir) if config_dir else ()), *trust, *searched)
 
 
+def own_parts_of(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `arguments`, as typed, by which a command finds the user's own parts."""
+    overrides, flags = _split(arguments)
+    folders = [group for group in flags if _flag(group) in FOLDER_FLAGS]
+    return (*(word for group in folders for word in group), *(o for o in overrides if _key(o) in ("trust", "hydra.searchpath")))
+
+
 def overrides_of(arguments: Sequence[str]) -> list[str]:
     """Return those of `arguments`, as typed, that are neither flags nor values of flags; `~` in a path is expanded."""
     return [expanded(override) for override in _split(arguments)[0]]

@@ -105,6 +105,19 @@ def test_message_is_above_the_view_and_not_markup(clock, info, summary):
     assert re.match(r"\n━.* 50 %.*\nstep 4\d\d/1,000", text[text.index(message) + len(message) :])
 
 
+def test_texts_move_no_cursor_and_colours_stay(clock, info, summary):
+    hostile = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e\x1b[8m"
+    console = terminal(80)
+    sink = ConsoleSink(console, clock)
+    sink.start(dataclasses.replace(info, name=hostile, data=hostile, device=hostile))
+    sink.message(hostile, "warning")
+    sink.finish(dataclasses.replace(summary, reason=hostile, memory_of=hostile))
+    output = written(console)
+    assert output.count("owned") >= 5
+    assert "\x1b[33m" in output
+    assert not re.search("\x1b\\]|\x1b\\[(2J|8m)|[\x07\x9b\r\u202e]", output)
+
+
 def test_message_keeps_long_words_intact(clock):
     console = terminal(40)
     address = "/a/folder-with-hyphens/" + "x" * 60

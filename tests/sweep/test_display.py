@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from train.sinks.lines import line_writer
 from train.sweep.display import LineDisplay, LiveDisplay, display_for, render_table
 from train.sweep.progress import JobProgress, JobRow, job_labels, remaining_s, state_counts
 
@@ -53,6 +56,23 @@ def test_live_display_prints_header_and_failures() -> None:
     assert "8 runs, 2 at a time on the CPU" in text
     assert "3: failed norm=group" in text
     assert "SIGSEGV" in text
+
+
+def test_displays_show_every_character() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e\n# owned"
+    rows = [replace(row, label=hostile, reason=hostile) for row in make_rows(4)]
+    plain, live = io.StringIO(), io.StringIO()
+    for display in (LineDisplay(line_writer(plain)), LiveDisplay(Console(file=live, force_terminal=True, width=100))):
+        display.open(Path(hostile), rows, hostile)
+        for row in rows:
+            display.job_started(row)
+            display.job_ended(row, now=1.0)
+        display.message(hostile)
+        display.update(rows, 1, 1.0)
+        display.close()
+    for output in (plain.getvalue(), live.getvalue()):
+        assert output.count("owned") >= 8
+        assert not re.search("\x1b\\]|\x1b\\[2J|[\x07\x9b\u202e]|^# owned", output, re.MULTILINE)
 
 
 def test_line_display_writes_one_line_per_start_and_end() -> None:

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
-from train.command import overrides_of, own_parts_of, unquoted
+from train.command import MULTIRUN, overrides_of, own_parts_of, unquoted
 from train.config import GROUPS
 from train.errors import UsageError
 from train.run.job import Job, JobResult, resolve_config, start, train_job
@@ -32,7 +32,6 @@ from train.store.run_folder import RunFolder
 
 SHOWN = ("--cfg", "-c", "--info", "-i")
 """Hydra's flags that show a configuration."""
-MULTIRUN = ("-m", "--multirun")
 
 
 @dataclass(frozen=True)
