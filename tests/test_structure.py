@@ -151,6 +151,39 @@ def test_text_reaches_a_terminal_in_one_place() -> None:
         assert [call for call in calls & PRINTS.keys() if PRINTS[call] != id_of(path)] == [], id_of(path)
 
 
+HANDLE_RUN_FOLDERS = {"store", "sinks", "figures", "explain", "report", "run", "sweep", "cli"}
+BY_PATH = {
+    *("read_text", "write_text", "read_bytes", "write_bytes", "touch", "unlink", "rename", "rmdir"),
+    *("iterdir", "glob", "rglob", "hardlink_to", "symlink_to"),
+}
+"""Calls that reach a file by its path, through whatever links are on the way."""
+NO_RUN_FOLDER = {
+    "train/store/inside.py": BY_PATH | {"open"},
+    "train/store/code.py": {"read_text", "read_bytes", "rglob"},  # our own sources
+    "train/run/own_code.py": {"read_bytes"},  # the user's sources
+    "train/run/job.py": {"rmdir"},  # an empty folder that Hydra has just made
+    "train/sweep/devices.py": {"read_text"},  # /proc and /sys
+}
+
+
+def calls_by_path(path: Path) -> Iterator[str]:
+    """Yield the calls of a module that open, list or delete files by path. What a `Folder` opens does not count."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        function = node.func if isinstance(node, ast.Call) else None
+        if isinstance(function, ast.Name) and function.id == "open":
+            yield "open"
+        elif isinstance(function, ast.Attribute):
+            owner = ast.unparse(function.value)
+            if function.attr in BY_PATH or (function.attr == "open" and not owner.startswith(("Folder(", "self"))):
+                yield function.attr
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if dotted(path)[0] in HANDLE_RUN_FOLDERS], ids=id_of)
+def test_files_of_runs_are_reached_through_one_module(path: Path) -> None:
+    """A folder may come from somebody else, and `train/store/inside.py` alone knows how to follow nothing out of it."""
+    assert set(calls_by_path(path)) <= NO_RUN_FOLDER.get(id_of(path), set())
+
+
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [

@@ -15,7 +15,7 @@ from train.store.files import MANIFEST_FILE
 from train.store.identity import PLACE, SEEDS, experiment_of
 from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
 from train.store.overrides import flatten
-from train.store.run import FINISHED, Run, State, find_runs, read_run
+from train.store.run import FINISHED, Run, State, find_runs, read_run, subfolders
 from train.store.unrecorded import with_known_data
 
 FAILED: tuple[State, ...] = ("failed", "lost")
@@ -72,7 +72,7 @@ def collect(folders: Sequence[Path]) -> Collection:
             raise UsageError(f"{folder}: no such folder. Name folders of runs or of sweeps, such as outputs/2026-01-31_sweep.")
     unreadable: list[ExcludedRun] = []
     runs: list[Run] = []
-    for path in find_runs(folders):
+    for path in find_runs(folders, lambda folder, reason: unreadable.append(ExcludedRun(folder, reason))):
         try:
             runs.append(read_run(path))
         except UsageError as error:
@@ -80,7 +80,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     stored = list(_plans(folders, unreadable))
     runs = [_kept(run) for run in with_known_data(runs, [plan.manifest for plan in stored])]
     plans = tuple(PlannedSweep(plan.folder, upgraded_manifest(plan.manifest, runs)) for plan in stored)
-    if not runs and not plans:
+    if not runs and not any(plan.manifest.arms for plan in plans):
         raise UsageError(_nothing_found(folders, unreadable))
     counted, duplicates = _deduplicate(runs)
     return Collection(tuple(folders), counted, plans, tuple(unreadable), duplicates)
@@ -106,13 +106,13 @@ def _plans(folders: Iterable[Path], unreadable: list[ExcludedRun]) -> Iterator[P
     """Read the manifests in `folders` and one level below, so that a folder of sweeps works like a sweep."""
     visited: set[Path] = set()
     for top in folders:
-        for folder in [top, *(path.parent for path in sorted(top.glob(f"*/{MANIFEST_FILE}")))]:
+        for folder in [top, *(top / name for name in subfolders(top))]:
             if folder.resolve() in visited:
                 continue
             visited.add(folder.resolve())
             try:
                 manifest = read_manifest(folder)
-            except (UsageError, OSError) as error:
+            except UsageError as error:
                 unreadable.append(ExcludedRun(folder / MANIFEST_FILE, str(error).removeprefix(f"{folder / MANIFEST_FILE}: ")))
                 continue
             if manifest is not None:

@@ -14,7 +14,8 @@ from annotated_types import Gt
 from train.errors import UsageError
 from train.escape import line
 from train.report import metric as metrics
-from train.store.files import STATUS_FILE, write_atomic
+from train.store.files import FIGURES_FOLDER, STATUS_FILE
+from train.store.inside import Folder
 
 if TYPE_CHECKING:
     from train.report.analysis import Analysis
@@ -75,9 +76,9 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     TensorBoard charts of the arms are written if there is one folder and it is not itself a run. UsageError when `out` cannot be
     written.
     """
-    figures_folder = out / "figures"
     with _writable(out):
-        figures_folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        figures_folder = (Folder(out) / FIGURES_FOLDER).make()
     from train.report.content import build_content
     from train.report.figure_data import FIGURES, draw_all
     from train.report.render import html, markdown
@@ -93,15 +94,15 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     }
     with _writable(out):
         for stale in FIGURES - {figure.name for figure in figures}:
-            (figures_folder / f"{stale}.svg").unlink(missing_ok=True)
+            figures_folder.remove(f"{stale}.svg")
         if PAIRS not in files:
-            (out / PAIRS).unlink(missing_ok=True)
+            Folder(out).remove(PAIRS)
         for figure in figures:
-            write_atomic(figures_folder / f"{figure.name}.svg", figure.svg)
+            figures_folder.write(f"{figure.name}.svg", figure.svg)
         for name, data in files.items():
-            write_atomic(out / name, data)
+            Folder(out).write(name, data)
     folders = analysis.study.collection.folders
-    if tensorboard and len(folders) == 1 and not (folders[0] / STATUS_FILE).exists():
+    if tensorboard and len(folders) == 1 and not Folder(folders[0]).exists(STATUS_FILE):
         _write_charts(analysis, folders[0])
     return out / PAGE
 

@@ -29,7 +29,8 @@ from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
 from train.sinks.hparams import hparams_row
 from train.sinks.tensorboard_protos import tfrecord
-from train.store.files import MANIFEST_FILE, write_atomic
+from train.store.files import MANIFEST_FILE
+from train.store.inside import Folder
 from train.store.run import Run
 
 _event: Any = event_pb2
@@ -47,18 +48,16 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
 
     OSError when writing fails.
     """
-    target = folder / SUMMARY
-    _remove_earlier(folder)
-    target.mkdir(exist_ok=True)
+    target = (Folder(folder) / SUMMARY).make()
+    _remove_earlier(target)
     started = _first_start(analysis.study.runs)
     for name, arm in zip(_names(analysis), analysis.study.arms, strict=True):
         points = list(_points(analysis, arm))
         if points:
-            (target / name).mkdir(exist_ok=True)
-            _write(target / name, started, ((started + time_s, step, content) for time_s, step, content in points))
+            _write((target / name).make(), started, ((started + time_s, step, content) for time_s, step, content in points))
     charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
     _write(target, started, [(started, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
-    if (folder / MANIFEST_FILE).exists():  # elsewhere, the table would lack the columns of runs added later
+    if Folder(folder).exists(MANIFEST_FILE):  # elsewhere, the table would lack the columns of runs added later
         rows = [
             hparams_row(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs
         ]
@@ -70,16 +69,16 @@ def write_table(folder: Path, arms: Sequence[Row], factors: Collection[str], sta
 
     If it is written before the sweep's first run, the runs write no table of their own.
     """
-    _write(folder, started, [(started, 0, [values.hparams_table(_columns(arms), {"arm", *factors}, started)])])
+    _write(Folder(folder), started, [(started, 0, [values.hparams_table(_columns(arms), {"arm", *factors}, started)])])
 
 
-def _remove_earlier(folder: Path) -> None:
-    """Delete what an earlier report wrote, and nothing else."""
-    for old in (folder / SUMMARY).rglob(EVENT_FILE):
-        old.unlink()
-    for empty in [*(folder / SUMMARY).glob("*/"), folder / SUMMARY]:
+def _remove_earlier(target: Folder) -> None:
+    """Delete what an earlier report wrote below its folder, and nothing else."""
+    target.remove(EVENT_FILE)
+    for name in target.subfolders():
+        (target / name).remove(EVENT_FILE)
         with suppress(OSError):
-            empty.rmdir()
+            target.remove_folder(name)
 
 
 def _names(analysis: Analysis) -> list[str]:
@@ -150,9 +149,9 @@ def _first_start(runs: Sequence[Run]) -> float:
     return min(starts, default=0.0)
 
 
-def _write(folder: Path, started: float, events: Iterable[tuple[float, int, list[Any]]]) -> None:
+def _write(folder: Folder, started: float, events: Iterable[tuple[float, int, list[Any]]]) -> None:
     """Write one event file atomically."""
     encoded = [_event.Event(wall_time=started, file_version="brain.Event:2")]
     for time_s, step, content in events:
         encoded.append(_event.Event(wall_time=time_s, step=step, summary=_summary.Summary(value=content)))
-    write_atomic(folder / EVENT_FILE, b"".join(tfrecord(event.SerializeToString()) for event in encoded))
+    folder.write(EVENT_FILE, b"".join(tfrecord(event.SerializeToString()) for event in encoded))

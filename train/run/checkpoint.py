@@ -12,16 +12,17 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import pickle
 import re
 import time
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from train.errors import RunError, UsageError
-from train.store.files import CHECKPOINTS_FOLDER, write_atomic
+from train.store.files import CHECKPOINTS_FOLDER
+from train.store.inside import Folder
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from train.sinks.contracts import Sink
 
 Kind: TypeAlias = Literal["step", "best"]
-_NAME = re.compile(r"(step|best)-(\d{9,})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"(step|best)-([0-9]{9,15})-([0-9a-f]{16})\.pt")
 
 FORMAT = 1
 SHARE = 0.01
@@ -42,53 +43,73 @@ SHARE = 0.01
 class CheckpointFile:
     """A checkpoint file. `step`: updates done; `checksum`: expected checksum of the content."""
 
-    path: Path
+    folder: Folder
+    name: str
     step: int
     checksum: str
 
+    @property
+    def path(self) -> Path:
+        """The path, for messages."""
+        return self.folder.path / self.name
+
     def read(self) -> bytes | None:
-        """Return the content; None when the file is unreadable or its checksum does not match."""
+        """Return the content; None when the file is unreadable, larger than the memory, or its checksum does not match."""
         try:
-            content = self.path.read_bytes()
-        except OSError:
+            content = self.folder.read(self.name, memory_bytes())
+        except (OSError, MemoryError):
             return None
         return content if checksum(content) == self.checksum else None
 
     def mark_damaged(self) -> None:
         """Rename the damaged file to `.damaged`, so that it is no longer listed."""
-        self.path.replace(self.path.with_suffix(".damaged"))
+        self.folder.move(self.name, self.folder, f"{self.name.removesuffix('.pt')}.damaged")
+
+    def remove(self) -> None:
+        """Remove the file."""
+        self.folder.remove(self.name)
 
 
 def list_checkpoints(run: Path, kind: Kind = "step") -> list[CheckpointFile]:
     """Return the checkpoints of a kind in the run folder `run`, newest first."""
-    folder = run / CHECKPOINTS_FOLDER
+    folder = Folder(run) / CHECKPOINTS_FOLDER
     files = [
-        CheckpointFile(path, int(match[2]), match[3])
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := _NAME.fullmatch(path.name)) and match[1] == kind
+        CheckpointFile(folder, name, int(match[2]), match[3])
+        for name in folder.names()
+        if (match := _NAME.fullmatch(name)) and match[1] == kind
     ]
     return sorted(files, key=lambda file: file.step, reverse=True)
 
 
+def newest_listed(run: Path) -> CheckpointFile | None:
+    """Return the newest checkpoint, unchecked; None when there is none or the folder cannot be read."""
+    try:
+        return next(iter(list_checkpoints(run)), None)
+    except OSError:
+        return None
+
+
 def newest_valid(run: Path) -> CheckpointFile | None:
     """Return the newest checkpoint with a matching checksum; None when there is none."""
-    return next((file for file in list_checkpoints(run) if file.read() is not None), None)
+    try:
+        return next((file for file in list_checkpoints(run) if file.read() is not None), None)
+    except OSError:
+        return None
 
 
 def write_checkpoint(run: Path, kind: Kind, step: int, content: bytes, keep: int) -> None:
     """Write durably, then remove all but the newest `keep` of this kind. OSError when the write fails; nothing changes then."""
-    folder = run / CHECKPOINTS_FOLDER
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{kind}-{step:09d}-{checksum(content)}.pt"
-    write_atomic(path, content)
-    for old in [file for file in list_checkpoints(run, kind) if file.path != path][max(keep - 1, 0) :]:
-        old.path.unlink(missing_ok=True)
+    folder = (Folder(run) / CHECKPOINTS_FOLDER).make()
+    name = f"{kind}-{step:09d}-{checksum(content)}.pt"
+    folder.write(name, content)
+    for old in [file for file in list_checkpoints(run, kind) if file.name != name][max(keep - 1, 0) :]:
+        old.remove()
 
 
 def prune_checkpoints(run: Path, kind: Kind, keep: int = 0) -> None:
     """Remove all but the newest `keep` of this kind."""
     for file in list_checkpoints(run, kind)[keep:]:
-        file.path.unlink(missing_ok=True)
+        file.remove()
 
 
 def remove_after(run: Path, step: int) -> None:
@@ -96,9 +117,18 @@ def remove_after(run: Path, step: int) -> None:
     for kind in ("step", "best"):
         for file in list_checkpoints(run, kind):
             if file.step > step:
-                file.path.unlink(missing_ok=True)
-    for path in (run / CHECKPOINTS_FOLDER).glob(".*") if (run / CHECKPOINTS_FOLDER).is_dir() else ():
-        path.unlink(missing_ok=True)
+                file.remove()
+    folder = Folder(run) / CHECKPOINTS_FOLDER
+    for name in folder.names():
+        if name.startswith("."):
+            folder.remove(name)
+
+
+def memory_bytes() -> int:
+    """Return the memory of this machine, which limits what can be loaded."""
+    import psutil  # here, as only those who resume need it
+
+    return psutil.virtual_memory().total
 
 
 def checksum(content: bytes) -> str:
@@ -138,11 +168,18 @@ def find_checkpoint(run: Path, experiments: Collection[str]) -> FoundCheckpoint:
     UsageError when a checkpoint has another format, is no checkpoint, or its configuration has none of the ids `experiments`.
     """
     notes: list[str] = []
-    for file in list_checkpoints(run):
+    try:
+        files = list_checkpoints(run)
+    except OSError as error:
+        raise UsageError(f"{run}: its checkpoints cannot be read ({error.strerror}).") from None
+    for file in files:
         content = file.read()
         if content is not None:
             return FoundCheckpoint(decode_checkpoint(file, content, experiments), tuple(notes))
-        file.mark_damaged()
+        try:
+            file.mark_damaged()
+        except OSError as error:
+            raise UsageError(f"{file.path}: it is damaged, and cannot be renamed ({error.strerror}).") from None
         notes.append(f"{file.path.name} is damaged (its content does not match the checksum in its name) and is not used.")
     return FoundCheckpoint(None, tuple(notes))
 
@@ -160,9 +197,12 @@ def decode_checkpoint(file: CheckpointFile, content: bytes, experiments: Collect
     import torch
 
     try:
+        _refuse_compressed(content)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         file_format, experiment = loaded["format"], loaded["experiment"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
+        elapsed_s, first_batch, files, loop = (loaded[key] for key in ("elapsed_s", "first_batch", "files", "loop"))
+        _refuse_other_types(elapsed_s, first_batch, files, loop, file.step)
+    except Exception as error:  # whatever a stranger's file makes the decoder raise
         message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise UsageError(
             f"{file.path}: not a checkpoint of a run ({message[:200]}). Remove it to use the previous one."
@@ -171,7 +211,24 @@ def decode_checkpoint(file: CheckpointFile, content: bytes, experiments: Collect
         raise UsageError(f"{file.path}: checkpoint has format {file_format}; this version of train reads format {FORMAT}.")
     if experiment not in experiments:
         raise UsageError(f"{file.path}: checkpoint of a run with another configuration. Remove it to use the previous one.")
-    return Checkpoint(file.step, loaded["elapsed_s"], loaded["first_batch"], loaded["files"], loaded["loop"])
+    return Checkpoint(file.step, elapsed_s, first_batch, files, loop)
+
+
+def _refuse_compressed(content: bytes) -> None:
+    """Raise ValueError if the content is no archive, or one that becomes larger than it is: torch compresses nothing."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+    if sum(member.file_size for member in members) > len(content):
+        raise ValueError("compressed")
+
+
+def _refuse_other_types(elapsed_s: object, first_batch: object, files: object, loop: object, step: int) -> None:
+    if not isinstance(elapsed_s, float | int) or not 0 <= elapsed_s < math.inf or not isinstance(first_batch, str):
+        raise TypeError("the time or the first batch is of another type")
+    if not isinstance(files, dict) or not isinstance(loop, dict) or type(loop.get("steps")) is not int or loop["steps"] != step:
+        raise TypeError("the files or the state are of another type, or of another step")
+    if not all(isinstance(name, str) and isinstance(size, int) and size >= 0 for name, size in files.items()):
+        raise TypeError("the sizes of the files are of another type")
 
 
 class CheckpointSaver:
@@ -222,7 +279,7 @@ class CheckpointSaver:
             self.problem = ""
         except OSError as error:
             self.problem = f"the checkpoint of step {loop.steps} could not be written ({error.strerror or error})"
-            newest = next(iter(list_checkpoints(self._run)), None)
+            newest = newest_listed(self._run)
             remaining = f"the latest is that of step {newest.step}" if newest else "there is no earlier one"
             self._sink.message(f"{self.problem}; {remaining}.", "warning")
         now = self._clock()

@@ -114,14 +114,14 @@ def objective(status: str, val_accuracy: float | None, test_accuracy: float | No
 
 def known_result(folder: RunFolder, config: DictConfig) -> JobResult | None:
     """Return the result of the same run if it has finished in `folder` already: a search may try a value twice."""
-    if not folder.status_file.exists():
+    if not folder.has_status:
         return None
     run = read_run(folder.path)
     is_same = run.identity == run_identity(requested_experiment(config), run.data) and not code_difference(run.status)
     if run.state not in FINISHED or not is_same:
         return None
     scores = [run.summary.get(key) for key in ("val_accuracy", "test_accuracy")]
-    return JobResult(objective(run.state, *scores), int(run.status.get("exit_code", 0)))
+    return JobResult(objective(run.state, *scores), run.status.get("exit_code") or 0)
 
 
 def run_identity(content: Mapping[str, Any], data: str) -> str:

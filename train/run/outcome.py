@@ -12,7 +12,7 @@ import torch
 from train.config import TrainerSettings
 from train.errors import OutOfMemoryError, RunError
 from train.parts.contracts import Shape
-from train.run.checkpoint import list_checkpoints
+from train.run.checkpoint import newest_listed
 from train.run.device import Placement, is_out_of_memory, peak_bytes
 from train.run.loop import TrainResult
 from train.run.preflight import Cost
@@ -80,7 +80,7 @@ def explain_unwritable(error: BaseException, folder: Path, command: str) -> RunE
     cause = error.strerror or str(error)
     if not folder.is_dir():
         return RunError(f"{folder}: this run folder no longer exists ({cause}). Its records are lost.")
-    newest = next(iter(list_checkpoints(folder)), None)
+    newest = newest_listed(folder)
     start = f"its checkpoint of step {newest.step}" if newest else "step 0"
     return RunError(f"{folder} cannot be written ({cause}). The run resumes from {start} once this is fixed: {command}")
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from train.command import left_out, stored_command
 from train.config import Settings, TrainerSettings, check, total_steps
-from train.errors import CANNOT_DECODE, UsageError
+from train.errors import CANNOT_DECODE, RunError, UsageError
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
 from train.store.code import versions
 from train.store.files import STATUS_FILE
+from train.store.foreign import refuse_strange_files, strange_files
 from train.store.identity import EXECUTION, VERSION, identity, upgraded
 from train.store.inputs import Inputs, code_differences, data_differences, read_data, without_class
+from train.store.inside import Folder
 from train.store.lock import is_held
 from train.store.manifest import read_manifest
 from train.store.metrics import read_records
@@ -45,11 +47,12 @@ def run_to_resume(folder: RunFolder, requested: str | None) -> Run | None:
 
     `requested`: the value of `resume`. UsageError when another process is using the folder, or it holds no run.
     """
-    if requested is None or (requested == AUTO and not folder.status_file.exists()):
+    if requested is None or (requested == AUTO and not folder.has_status):
         return None
     if requested != AUTO and Path(requested).resolve() != folder.path.resolve():
         raise UsageError(f"resume={requested}: conflicts with hydra.run.dir={folder.path}. A run resumes in its own folder.")
     require_run(folder.path)
+    refuse_strange_files(folder.path)
     folder.lock()
     return read_run(folder.path)
 
@@ -61,7 +64,8 @@ def can_resume(path: Path) -> bool:
         run = read_run(path)
     except UsageError:
         return False
-    return run.state in ("interrupted", "lost", "failed") and not is_held(path) and newest_valid(path) is not None
+    is_incomplete = run.state in ("interrupted", "lost", "failed") and not is_held(path)
+    return is_incomplete and not strange_files(path) and newest_valid(path) is not None
 
 
 def refuse_changes(run: Run, config: Mapping[str, Any]) -> None:
@@ -168,9 +172,16 @@ def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: Checkp
         sink.message("No checkpoint found; starting from step 0.")
         return
     saver.refuse_other_data(checkpoint)
-    for record in read_records(metrics_file):
-        sink.restore(record)
-    loop.load_state(checkpoint.loop)
+    try:
+        for record in read_records(metrics_file):
+            sink.restore(record)
+        loop.load_state(checkpoint.loop)
+    except (RunError, OSError) as error:
+        raise UsageError(str(error)) from None
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UsageError(
+            f"{previous.folder}: its checkpoint does not fit ({type(error).__name__}: {str(error)[:200]})."
+        ) from error
     sink.message(f"Resuming at step {checkpoint.step}.")
 
 
@@ -183,7 +194,7 @@ def version_changes(status: Mapping[str, Any]) -> list[str]:
 
 def require_run(path: Path) -> None:
     """Raise UsageError when there is no run in the folder."""
-    if (path / STATUS_FILE).exists():
+    if Folder(path).exists(STATUS_FILE):
         return
     manifest = read_manifest(path)
     if manifest is not None:

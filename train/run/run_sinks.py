@@ -12,7 +12,9 @@ from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink, stream_sink
 from train.store.files import CONFIG_FILE
+from train.store.inside import Folder
 from train.store.run_folder import RunFolder
+from train.store.stored import SMALL_FILE
 
 log = logging.getLogger("train")
 
@@ -44,6 +46,6 @@ def tensorboard(folder: RunFolder, arm: HParamsRow | None) -> Sink:
     try:
         from train.sinks.tensorboard import TensorBoardSink
 
-        return TensorBoardSink((folder.path / CONFIG_FILE).read_text(encoding="utf-8"), arm)
+        return TensorBoardSink(Folder(folder.path).read(CONFIG_FILE, SMALL_FILE).decode(), arm)
     except Exception as error:
         return FailedSink("TensorBoard", error)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from train.sinks.contracts import Sink
 from train.store.files import FIGURES_FOLDER
+from train.store.inside import Folder
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class Drawing:
     def draw(self, target: Sink) -> None:
         """Write the figures to the subfolder `figures`, and pass them to `target`."""
         pictures = [(figure, figure.draw()) for figure in self.figures]
-        figures = self.folder / FIGURES_FOLDER
-        figures.mkdir(exist_ok=True)
+        figures = (Folder(self.folder) / FIGURES_FOLDER).make()
         for figure, png in pictures:
-            (figures / f"{figure.tag.replace('/', '_')}.png").write_bytes(png)
+            figures.write(f"{figure.tag.replace('/', '_')}.png", png)
         for figure, png in pictures:
             target.image(figure.tag, figure.step, png)
 

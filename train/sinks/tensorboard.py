@@ -8,12 +8,12 @@ disk from another thread. All values of a record form one event.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
@@ -21,12 +21,14 @@ from train.sinks import tensorboard_protos as values
 from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
 from train.sinks.hparams import HParamsRow
 from train.sinks.tensorboard_protos import is_whole, tfrecord
+from train.store.inside import Folder
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2
 _summary: Any = summary_pb2
 
 PREFIX = "events.out.tfevents"
+_TIME = re.compile("[0-9]{1,12}")
 IMAGES_SUFFIX = ".images"
 """The end of the name of an `ImageFile`."""
 _START = _event.SessionLog(status=_event.SessionLog.START)
@@ -55,22 +57,23 @@ class TensorBoardSink(Sink):
         self._flushed_at = 0.0
         self._step = 0
         self._ended = False
-        self._file: BufferedWriter | None = None
+        self._file: BinaryIO | None = None
         self._is_continued = False
 
     def start(self, info: RunInfo) -> None:
         now = self._clock()
-        previous = [] if info.offsets is None else sorted(info.folder.glob(f"{PREFIX}.*"))
+        folder = Folder(info.folder)
+        previous = [] if info.offsets is None else _event_files(folder)
         content = _content_before_checkpoint(info, previous)
-        self._file = _new_path(info.folder, int(now), previous).open("xb")
+        self._file = folder.create(_new_name(int(now), previous))
         self._is_continued = content is not None
         if content is not None:
             self._file.write(content)
         else:
-            self._write_header(now, with_table=not (info.folder.parent / values.SHARED_TABLE).exists())
+            self._write_header(now, with_table=not Folder(info.folder.parent).exists(values.SHARED_TABLE))
         self._flush()
-        for path in previous:
-            path.unlink()
+        for name in previous:
+            folder.remove(name)
 
     def _write_header(self, now: float, *, with_table: bool) -> None:
         self._append(_event.Event(wall_time=now, file_version="brain.Event:2"))
@@ -146,35 +149,42 @@ class ImageFile(Sink):
     """An event file of images alone, beside the one of a run that has ended. It comes into being with the first image."""
 
     def __init__(self, folder: Path) -> None:
-        path = _new_path(folder, int(time.time()), sorted(folder.glob(f"{PREFIX}.*")))
-        self._path = path.with_name(path.name + IMAGES_SUFFIX)
+        self._folder = Folder(folder)
+        self._name = _new_name(int(time.time()), _event_files(self._folder)) + IMAGES_SUFFIX
         self._head = tfrecord(_event.Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def image(self, tag: str, step: int, png: bytes) -> None:
         """Write an image. ValueError when `png` is not a PNG."""
         summary = _summary.Summary(value=[values.image(tag, png)])
         event = _event.Event(wall_time=time.time(), step=step, summary=summary)
-        with self._path.open("ab") as file:
+        with self._folder.append(self._name) as file:
             file.write(self._head + tfrecord(event.SerializeToString()))
         self._head = b""
 
 
-def _content_before_checkpoint(info: RunInfo, previous: Sequence[Path]) -> bytes | None:
+def _event_files(folder: Folder) -> list[str]:
+    """Return the names of the event files in a run folder, sorted."""
+    return [name for name in folder.names() if name.startswith(f"{PREFIX}.")]
+
+
+def _content_before_checkpoint(info: RunInfo, previous: Sequence[str]) -> bytes | None:
     """Return the content of the previous event file up to the checkpoint, None if it is not available.
 
     There are several files if a process was killed just after it had created the last one.
     """
     size = (info.offsets or {}).get(PREFIX)
-    candidates = [path for path in reversed(previous) if path.suffix != IMAGES_SUFFIX]
-    for path in candidates if size is not None else ():
-        with path.open("rb") as file:
-            content = file.read(size)
+    candidates = [name for name in reversed(previous) if not name.endswith(IMAGES_SUFFIX)]
+    if size is None:
+        return None
+    for name in candidates:
+        with Folder(info.folder).open(name) as file:
+            content = file.read(size) if os.fstat(file.fileno()).st_size >= size else b""
         if len(content) == size and is_whole(content):
             return content
     return None
 
 
-def _new_path(folder: Path, now: int, previous: Sequence[Path]) -> Path:
-    """Return a path that sorts after all of `previous`, because TensorBoard reads event files in this order."""
-    times = [int(timestamp) for path in previous if (timestamp := path.name.split(".")[3]).isdigit()]
-    return folder / f"{PREFIX}.{max([now, *(time + 1 for time in times)]):010d}.{socket.gethostname()}.{os.getpid()}"
+def _new_name(now: int, previous: Sequence[str]) -> str:
+    """Return a name that sorts after all of `previous`, because TensorBoard reads event files in this order."""
+    times = [int(timestamp) for name in previous if _TIME.fullmatch(timestamp := name.split(".")[3])]
+    return f"{PREFIX}.{max([now, *(time + 1 for time in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from train.errors import RunError, UsageError
-from train.store.files import write_json
+from train.store.files import STATUS_FILE, write_json
 from train.store.identity import experiment_of
 from train.store.lock import is_held
 from train.store.log import log_file
 from train.store.run_folder import RunFolder, write_config
+from train.store.stored import read_stored
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -55,11 +55,11 @@ def write_failure(path: Path, request: RunRequest, status: Literal["failed", "in
     try:
         folder.claim(request.config, request.overrides, request.choices)
     except UsageError:
-        if not folder.status_file.exists() or is_held(path):
+        if not folder.has_status or is_held(path):
             raise
         # The run had started, but perhaps its process was killed just after it had claimed the folder.
         write_config(path, request.config, request.overrides, keep=True)
-        previous = json.loads(folder.status_file.read_text(encoding="utf-8"))
+        previous = read_stored(path, STATUS_FILE)
         write_json(folder.status_file, previous | {"status": status, "reason": reason} | fields)
         return
     try:
@@ -73,7 +73,7 @@ def write_refusal(path: Path, request: RunRequest, error: Exception) -> None:
 
     A folder that already holds a run is not changed.
     """
-    if RunFolder(path).status_file.exists():
+    if RunFolder(path).has_status:
         return
     is_explained = isinstance(error, UsageError | RunError)
     write_failure(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from train.store.inside import Folder
 
 STATUS_FILE = "status.json"
 CONFIG_FILE = "config.yaml"
@@ -30,23 +31,14 @@ PREVIOUS = "previous"
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace the file atomically by `content` as JSON. ValueError for NaN and infinity."""
-    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False, default=str) + "\n").encode())
+    write_atomic(path, encode_json(content))
+
+
+def encode_json(content: Mapping[str, Any]) -> bytes:
+    """Return `content` as the text of a file of JSON. ValueError for NaN and infinity."""
+    return (json.dumps(content, indent=2, allow_nan=False, default=str) + "\n").encode()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` atomically and durably: readers see the old or the new content, also after a crash."""
-    temporary = path.with_name(f".{path.name[-200:]}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Replace a file of a run or sweep folder atomically and durably, as `Folder.write` does."""
+    Folder(path.parent).write(path.name, content)

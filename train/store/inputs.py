@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from train.store.files import DATA_FILE, write_json
+from train.store.stored import read_stored
 
 SHOWN = 4
 """The number of differences that a sentence lists."""
@@ -42,10 +43,9 @@ def write_data(folder: Path, inputs: Inputs) -> None:
 def read_data(folder: Path) -> Mapping[str, Any]:
     """Return the content of data.json; empty if there is none or it is damaged."""
     try:
-        content = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))
+        return read_stored(folder, DATA_FILE)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

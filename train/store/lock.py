@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from train.store.files import LOCK_FILE
+from train.store.inside import Folder
+from train.store.stored import read_stored
 
 _PATIENCE_S = 0.5
 """How long to try: `is_held` takes the lock briefly, and a new owner needs a moment to record itself."""
 _TICKS_PER_S = 100
 """The unit of start times in Linux's `/proc`, where earlier versions of this file read them."""
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Lock:
             return None
         deadline = time.monotonic() + _PATIENCE_S
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            file = Folder(self.folder).update(LOCK_FILE)
             if self._try_lock(file) and self._is_at(file):
                 self._file = file
                 self._write_holder(file)
@@ -91,7 +92,7 @@ class Lock:
     def _is_at(self, file: int) -> bool:
         """Return whether the path is still that of the file that was opened."""
         try:
-            return os.path.samestat(os.fstat(file), self.path.stat())
+            return os.path.samestat(os.fstat(file), self.path.lstat())
         except FileNotFoundError:
             return False
 
@@ -106,7 +107,7 @@ class Lock:
 def is_held(folder: Path) -> bool | None:
     """Return whether a process holds the lock of the folder; None if unknown because there is no lock. Writes nothing."""
     try:
-        file = os.open(folder / LOCK_FILE, os.O_RDONLY | _NO_LINK)
+        file = Folder(folder).open(LOCK_FILE)
     except OSError:
         return None
     try:
@@ -120,15 +121,16 @@ def is_held(folder: Path) -> bool | None:
         holder = last_holder(folder)
         return None if holder is None else holder.may_be_alive()
     finally:
-        os.close(file)
+        file.close()
 
 
 def last_holder(folder: Path) -> LockHolder | None:
     """Return the process that last recorded itself as the lock's holder; None if there is no such record."""
     try:
-        return LockHolder(**json.loads((folder / LOCK_FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        content = read_stored(folder, LOCK_FILE)
+    except (OSError, ValueError):
         return None
+    return LockHolder(content["pid"], content["host"], content["since"], content.get("ticks"))
 
 
 def start_ticks(pid: int) -> int | None:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 
 from train.escape import terminal
 from train.store.files import LOG_FILE
+from train.store.inside import Folder
 from train.streams import say_error
 
 
 class LogFile(logging.FileHandler):
     """A log file that is only a view: on a disk error it warns once on standard error and then stays silent."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / LOG_FILE, encoding="utf-8", errors="backslashreplace", delay=True)
+        self._folder = Folder(folder)
         self._off = False
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(BufferedWriter(self._folder.append(LOG_FILE)), encoding=self.encoding, errors=self.errors)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._off:
@@ -50,6 +56,6 @@ class LogFormatter(logging.Formatter):
 
 def log_file(folder: Path) -> logging.Handler:
     """Return a handler that appends to `train.log` in the run folder. The caller must remove it from its logger and close it."""
-    handler = LogFile(folder / LOG_FILE)
+    handler = LogFile(folder)
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from train.errors import UsageError
 from train.store.files import MANIFEST_FILE, write_atomic
 from train.store.identity import VERSION, arm_id, identity, is_execution_key, run_id
 from train.store.overrides import dotted_key
 from train.store.run import Run
+from train.store.stored import read_stored
 
 FORMAT = 1
 Design: TypeAlias = Literal["grid", "one_at_a_time", "leave_one_out"]
@@ -88,37 +89,38 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest | None:
     """Read the manifest of the sweep in `folder`; None if there is none. UsageError for a damaged file or another format."""
     path = folder / MANIFEST_FILE
-    if not path.exists():
-        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
-            raise UsageError(f"{path}: another version of train wrote this file. This version reads format {FORMAT}.")
-        return Manifest(
-            command=tuple(content["command"]),
-            design=content["design"],
-            axes={axis: tuple(levels) for axis, levels in content["axes"].items()},
-            seeds={axis: tuple(levels) for axis, levels in content["seeds"].items()},
-            baseline=content["baseline"],
-            arms=tuple(_arm(arm) for arm in content["arms"]),
-            runs=tuple(PlannedRun(r["identity"], r["arm"], r["folder"], tuple(r["overrides"])) for r in content["runs"]),
-            dropped=tuple(Dropped(tuple(d["overrides"]), d["reason"]) for d in content["dropped"]),
-            zipped=tuple(tuple(axes) for axes in content["zipped"]),
-            study=content["study"],
-            notes=tuple(content["notes"]),
-            tune=tuple(content.get("tune", ())),  # older sweeps have none
-            metric=str(content.get("metric", "")),
-            smallest_effect=content.get("smallest_effect"),
-            first_batches=dict(content.get("first_batches", {})),
-            identity_version=int(content.get("identity_version", 1)),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: this is not a sweep manifest ({type(error).__name__}: {error}).") from None
+        content = read_stored(folder, MANIFEST_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: this is not a sweep manifest ({error}).") from None
+    version = content.get("identity_version") or 1
+    if content["format"] != FORMAT or not 1 <= version <= VERSION or content["design"] not in get_args(Design):
+        raise UsageError(f"{path}: another version of train wrote this file. This version reads format {FORMAT}.")
+    return Manifest(
+        command=tuple(content["command"]),
+        design=content["design"],
+        axes={axis: tuple(levels) for axis, levels in content["axes"].items()},
+        seeds={axis: tuple(levels) for axis, levels in content["seeds"].items()},
+        baseline=content["baseline"],
+        arms=tuple(_arm(arm) for arm in content["arms"]),
+        runs=tuple(PlannedRun(r["identity"], r["arm"], r["folder"], tuple(r["overrides"])) for r in content["runs"]),
+        dropped=tuple(Dropped(tuple(d["overrides"]), d["reason"]) for d in content["dropped"]),
+        zipped=tuple(tuple(axes) for axes in content["zipped"]),
+        study=content["study"],
+        notes=tuple(content["notes"]),
+        tune=tuple(content.get("tune") or ()),  # older sweeps have none
+        metric=content.get("metric") or "",
+        smallest_effect=content.get("smallest_effect"),
+        first_batches=content.get("first_batches") or {},
+        identity_version=version,
+    )
 
 
 def _arm(content: Mapping[str, Any]) -> PlannedArm:
     overrides = tuple(content["overrides"])
-    return PlannedArm(content["id"], content["levels"], overrides, content.get("tuned", ""), content.get("data", ""))
+    return PlannedArm(content["id"], content["levels"], overrides, content.get("tuned") or "", content.get("data") or "")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -14,14 +14,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from train.errors import RunError
-from train.store.files import CHECKPOINTS_FOLDER
+from train.store.files import CHECKPOINTS_FOLDER, METRICS_FILE
+from train.store.inside import Folder, RefusedError
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
-INVALID = (ValueError, KeyError, TypeError, AttributeError)
+INVALID = (ValueError,)
 """What `parse_record` raises for a line that is no record."""
+
+MAX_LINE = 1 << 24
+"""Limit of a line in bytes: twice what a record of ten thousand layers takes."""
+_MAX_STEP = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -67,22 +73,34 @@ def format_record(record: Record) -> bytes:
 
 
 def parse_record(line: bytes) -> Record:
-    """Parse one line of the file. One of `INVALID` if it is no record."""
-    row = json.loads(line)
-    values = row["values"]
-    if not isinstance(values, dict):
-        raise TypeError("its values are no mapping")
-    if b'"NaN"' in line or b'Infinity"' in line:
-        values = {tag: decode_float(value) for tag, value in values.items()}
-    return Record(int(row["step"]), float(row["epoch"]), float(row["time_s"]), values)
+    """Parse one line of the file. One of `INVALID` if it is no record: every value is a number, `step` a whole one from 0 on."""
+    try:
+        row = json.loads(line)
+        step, epoch, time_s, values = row["step"], row["epoch"], row["time_s"], row["values"]
+        if b'"NaN"' in line or b'Infinity"' in line:
+            values = {tag: decode_float(value) for tag, value in values.items()}
+        kinds = set(map(type, values.values()))
+        if not kinds <= {float, int}:
+            raise ValueError("a value is not a number")
+        if int in kinds:
+            values = {tag: float(value) for tag, value in values.items()}
+        if type(step) is not int or not 0 <= step <= _MAX_STEP or not all(_is_finite(value) for value in (epoch, time_s)):
+            raise ValueError("its step, epoch or time is no such number")
+        if b"\\u" in line:  # an escape may be half of a character
+            "".join(values).encode()
+        return Record(step, float(epoch), float(time_s), values)
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (float, int) and math.isfinite(value)  # pyright: ignore[reportArgumentType]
 
 
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records in the order of writing, also while the file is being written. RunError names an invalid line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
+    with Folder(path.parent).open(path.name) as file:
+        for number, line in enumerate(_with_ends(file), start=1):
             try:
                 yield parse_record(line)
             except INVALID as error:
@@ -94,11 +112,12 @@ def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
 
     `offset` plus their lengths is the offset of the lines that are yet to come. OSError when reading fails.
     """
-    if not path.exists():
+    try:
+        with Folder(path.parent).open(path.name) as file:
+            file.seek(offset)
+            yield from _with_ends(file)
+    except FileNotFoundError:
         return
-    with path.open("rb") as file:
-        file.seek(offset)
-        yield from (line for line in file if line.endswith(b"\n"))
 
 
 def read_lines(path: Path, offset: int = 0) -> list[bytes]:
@@ -106,17 +125,35 @@ def read_lines(path: Path, offset: int = 0) -> list[bytes]:
     return [*complete_lines(path, offset)]
 
 
+def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file, the last perhaps without an end. RefusedError for one that is longer than any record."""
+    while line := file.readline(MAX_LINE):
+        if len(line) == MAX_LINE:
+            raise RefusedError(Path(METRICS_FILE), f"has a line of more than {MAX_LINE:,} bytes")
+        yield line
+
+
+def _with_ends(file: BinaryIO) -> Iterator[bytes]:
+    return (line for line in bounded_lines(file) if line.endswith(b"\n"))
+
+
 def open_to_append(path: Path, offset: int | None = None) -> FileIO:
     """Open the file to continue it, without its torn end and without what was written beyond byte `offset`.
 
     RunError when it ends before that byte: records that the checkpoint follows are gone.
     """
-    if offset and (not path.exists() or path.stat().st_size < offset):
-        folder = path.parent / CHECKPOINTS_FOLDER
-        raise RunError(f"{path}: records before the checkpoint are gone. To start again from step 0, remove {folder}.")
-    if path.exists():
-        if offset is not None and path.stat().st_size > offset:
-            os.truncate(path, offset)
-        with path.open("r+b") as file:
-            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
-    return FileIO(path, "ab")
+    folder = Folder(path.parent)
+    found = folder.stat(path.name)
+    if offset and (found is None or found.st_size < offset):
+        checkpoints = path.parent / CHECKPOINTS_FOLDER
+        raise RunError(f"{path}: records before the checkpoint are gone. To start again from step 0, remove {checkpoints}.")
+    file = folder.append(path.name)
+    try:
+        if offset is not None and os.fstat(file.fileno()).st_size > offset:
+            file.truncate(offset)
+        with folder.open(path.name) as written:
+            file.truncate(sum(map(len, _with_ends(written))))
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from train.store.files import METRICS_FILE
-from train.store.metrics import INVALID, parse_record
+from train.store.inside import Folder
+from train.store.metrics import INVALID, bounded_lines, parse_record
 
 _TRAIN, _TEST = b'"loss/train"', b'"loss/test"'
 _STEP = re.compile(rb'\{"step": ?(\d{1,18})[,}]')
@@ -55,8 +56,8 @@ def _scan(folder: Path, config: Mapping[str, Any]) -> tuple[bytes, int, int]:
     """
     last, reached, due = b"", 0, _every(config)
     has_gap = False
-    with (folder / METRICS_FILE).open("rb") as file:
-        for line in file:
+    with Folder(folder).open(METRICS_FILE) as file:
+        for line in bounded_lines(file):
             last = line
             if _TRAIN in line and line.endswith(b"\n") and (step := _step(line)) is not None:
                 reached = max(reached, step)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-import yaml
-
 from train.errors import UsageError
-from train.store.config_text import config_of, overrides_of
-from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
+from train.store.files import METRICS_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
 from train.store.identity import SEEDS, VERSION, arm_id, identity, run_id, upgraded
+from train.store.inside import Folder
 from train.store.lock import LockHolder, is_held
 from train.store.overrides import drop_groups
 from train.store.records import missing_records
+from train.store.stored import read_config, read_overrides, read_stored
 
 State: TypeAlias = Literal["queued", "running", "done", "diverged", "failed", "interrupted", "lost", "incomplete"]
 """The state of a run. `lost`: its process ended without recording a status, for example by SIGKILL or a power cut. `incomplete`:
@@ -61,18 +59,19 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return int(self.config.get("seed", 0))
+        """The seed; 0 if there is none, or the run failed before it was resolved."""
+        seed = self.config.get("seed")
+        return seed if isinstance(seed, int) else 0
 
     @property
     def seeds(self) -> Mapping[str, int]:
-        """Role of randomness -> its seed."""
-        return {role: int(value) for role, value in dict(self.config.get("seeds", {})).items()}
+        """Role of randomness -> its seed, as far as they were resolved."""
+        return {role: seed for role, seed in (self.config.get("seeds") or {}).items() if isinstance(seed, int)}
 
     @property
     def own_parts(self) -> tuple[str, ...]:
         """The arguments by which a command finds the user's own parts, besides the overrides. Older runs have none."""
-        stored = self.status.get("own_parts")
-        return tuple(map(str, stored)) if isinstance(stored, list) else ()
+        return tuple(self.status.get("own_parts") or ())
 
     @property
     def arm_overrides(self) -> tuple[str, ...]:
@@ -87,14 +86,14 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read the run in `folder`. UsageError when there is no run, or its files are invalid."""
     try:
-        status = _json(folder / STATUS_FILE)
-        config = upgraded(_mapping(config_of(_text(folder / CONFIG_FILE)) or {}, CONFIG_FILE))
-        overrides = overrides_of(_text(folder / OVERRIDES_FILE)) or []
-        summary = _json(folder / SUMMARY_FILE) if (folder / SUMMARY_FILE).exists() else {}
+        status = read_stored(folder, STATUS_FILE)
+        config = upgraded(read_config(folder))
+        overrides = read_overrides(folder)
+        summary = read_stored(folder, SUMMARY_FILE) if Folder(folder).exists(SUMMARY_FILE) else {}
         state, reason = _state(status)
         if state == "running" and _ended(folder, status):
             # The run may have ended normally between the two checks, so read its last status again.
-            status = _json(folder / STATUS_FILE)
+            status = read_stored(folder, STATUS_FILE)
             state, reason = _state(status)
             if state == "running":
                 state, reason = "lost", "its process ended without recording why (killed, or the machine stopped)"
@@ -104,30 +103,30 @@ def read_run(folder: Path) -> Run:
         raise UsageError(
             f"{folder}: this is not a run folder: {error.filename and Path(error.filename).name} is missing."
         ) from None
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise UsageError(f"{folder}: this run cannot be read ({type(error).__name__}: {error}).") from None
-    data, recompute = str(status.get("data") or ""), _is_of_older_version(status)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: this run cannot be read ({error}).") from None
+    data, recompute = status.get("data") or "", _is_of_older_version(status)
     return Run(
         folder=folder,
         state=state,
         reason=reason,
-        identity=run_id(identity(config), config, data) if recompute else str(status.get("identity", "")),
-        arm=run_id(arm_id(config), config, data) if recompute else str(status.get("arm", "")),
+        identity=run_id(identity(config), config, data) if recompute else status.get("identity") or "",
+        arm=run_id(arm_id(config), config, data) if recompute else status.get("arm") or "",
         config=config,
-        choices=_mapping(status.get("choices") or {}, "choices"),
-        overrides=tuple(map(str, overrides)),
+        choices={group: str(choice) for group, choice in (status.get("choices") or {}).items() if choice is not None},
+        overrides=overrides,
         status=status,
         summary=summary,
         data=data,
         data_known="recorded" if data else "unknown",
-        code=_mapping(status["own_code"], "own_code") if "own_code" in status else None,
+        code=status.get("own_code"),
     )
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Return the content of status.json; empty if there is none or it is damaged."""
     try:
-        return _json(folder / STATUS_FILE)
+        return read_stored(folder, STATUS_FILE)
     except (OSError, ValueError):
         return {}
 
@@ -137,46 +136,49 @@ def _is_of_older_version(status: Mapping[str, Any]) -> bool:
     return bool(status.get("identity")) and status.get("identity_version", 1) != VERSION
 
 
-def find_runs(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield every run folder at or below `folders` once, sorted by name within each of them."""
-    visited: set[Path] = set()
-    for top in folders:
-        resolved_top = top.resolve()
-        for path in _walk(top):
-            resolved = resolved_top / path.relative_to(top)  # no link lies between them
-            if resolved not in visited:
-                visited.add(resolved)
-                yield path
+def find_runs(folders: Iterable[Path], on_error: Callable[[Path, str], None] | None = None) -> Iterator[Path]:
+    """Yield every run folder at or below `folders` once, sorted by name within each of them. Links below them are not followed.
+
+    `on_error`: gets each folder that cannot be read, and the reason; None to leave them out.
+    """
+    visited: set[tuple[int, int]] = set()
+    pending = [*folders][::-1]
+    tops = set(pending)
+    while pending:
+        folder = pending.pop()
+        try:
+            found = folder.stat()
+            if (found.st_dev, found.st_ino) in visited:
+                continue
+            visited.add((found.st_dev, found.st_ino))
+            is_run = Folder(folder).exists(STATUS_FILE)
+            inner = [] if is_run else [folder / name for name in Folder(folder).subfolders() if not _is_left_out(name)]
+        except OSError as error:
+            if on_error is not None and not (folder in tops and isinstance(error, FileNotFoundError | NotADirectoryError)):
+                on_error(folder, f"this folder cannot be read ({error.strerror})")
+            continue
+        pending += reversed(inner)
+        if is_run:
+            yield folder
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    if (folder / STATUS_FILE).exists():
-        yield folder
-        return
-    for child in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if child.is_dir() and not child.is_symlink() and child.name != PREVIOUS and not child.name.startswith("."):
-            yield from _walk(child)
+def subfolders(folder: Path) -> list[str]:
+    """Return the names of the subfolders that are no links, sorted; empty if the folder cannot be read."""
+    try:
+        return Folder(folder).subfolders()
+    except OSError:
+        return []
 
 
-def _mapping(content: Any, name: str) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ValueError(f"{name} holds no mapping")
-    return content
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return _mapping(json.loads(_text(path)), path.name)
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _is_left_out(name: str) -> bool:
+    return name == PREVIOUS or name.startswith(".")
 
 
 def _state(status: Mapping[str, Any]) -> tuple[State, str]:
-    state = str(status.get("status", ""))
+    state = status["status"]
     if state not in get_args(State):
         raise ValueError(f"status.json has the status {state!r}")
-    return cast(State, state), str(status.get("reason", ""))
+    return cast(State, state), status.get("reason") or ""
 
 
 def _ended(folder: Path, status: Mapping[str, Any]) -> bool:
@@ -184,4 +186,4 @@ def _ended(folder: Path, status: Mapping[str, Any]) -> bool:
     locked = is_held(folder)
     if locked is not None:
         return not locked
-    return not LockHolder(int(status.get("pid", 0)), str(status.get("host")), since="").may_be_alive()
+    return not LockHolder(status.get("pid") or 0, status.get("host") or "", since="").may_be_alive()

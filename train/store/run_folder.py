@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from train.store.code import code_id, git_state, versions
 from train.store.files import (
     CONFIG_FILE,
     EVENT_FILES,
+    LOCK_FILE,
     METRICS_FILE,
     OVERRIDES_FILE,
     STATUS_FILE,
     SUMMARY_FILE,
     WEIGHTS_FILE,
-    write_atomic,
+    encode_json,
     write_json,
 )
 from train.store.identity import VERSION, arm_id, identity, run_id
 from train.store.inputs import Inputs, write_data
+from train.store.inside import Folder
 from train.store.lock import Lock, is_held, last_holder
 
 _ENDING_FIELDS = frozenset({"status", "reason", "exit_code", "wall_s", "peak_memory_bytes", "diagnosis"})
@@ -51,13 +54,19 @@ class RunFolder:
         """The configuration of the experiment. Empty until this process has claimed the folder."""
         self._status: dict[str, Any] = {}
         self._lock = Lock(path)
+        self._files = Folder(path)
 
     def refuse_if_taken(self) -> None:
         """Raise UsageError when the folder already holds a run. Called before anything slow starts."""
-        if self.status_file.exists():
+        if self.has_status:
             remedy = "Choose another hydra.run.dir, or omit it for a new folder"
             message = f"hydra.run.dir={self.path}: this folder already holds a run{self._user()}. {remedy}."
             raise UsageError(f"{message} To resume an incomplete run: {self.resume_command}")
+
+    @property
+    def has_status(self) -> bool:
+        """Whether the folder holds a run: there is an entry status.json."""
+        return self._files.exists(STATUS_FILE)
 
     @property
     def resume_command(self) -> str:
@@ -101,8 +110,9 @@ class RunFolder:
             self._begin(config, overrides, choices, inputs)
         except OSError as error:
             self.release()
-            if not self.status_file.exists():
-                self._lock.path.unlink(missing_ok=True)
+            with suppress(OSError):
+                if not self.has_status:
+                    self._files.remove(LOCK_FILE)
             raise UsageError(f"hydra.run.dir={self.path}: this folder cannot be written ({error.strerror}).") from None
         except BaseException:
             self.release()
@@ -115,14 +125,10 @@ class RunFolder:
         self.config = dict(config)
         write_config(self.path, config, overrides)
         self._status = {"started": timestamp()} | self._ownership(config, choices, inputs)
-        temporary = self.path / f".claim.{os.getpid()}.{threading.get_ident()}"
-        try:
-            write_json(temporary, self._status)
-            os.link(temporary, self.status_file)  # on file systems without locks: exactly one of several claims succeeds
+        try:  # on file systems without locks: exactly one of several claims succeeds
+            self._files.write_new(STATUS_FILE, encode_json(self._status))
         except FileExistsError:
             self.refuse_if_taken()
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def resume(
         self,
@@ -140,16 +146,14 @@ class RunFolder:
         """
         resumption = {"time": timestamp(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
         kept = {key: value for key, value in status.items() if key not in _ENDING_FIELDS}
-        resumed = [*status.get("resumed", ()), resumption]
+        resumed = [*(status.get("resumed") or ()), resumption]
         self._status = kept | self._ownership(config, choices, inputs) | {"resumed": resumed}
         write_json(self.status_file, self._status)
         self.config = dict(config)
         write_config(self.path, config, overrides)
-        self.summary_file.unlink(missing_ok=True)
-        if not step:
-            self.metrics_file.unlink(missing_ok=True)
-            for path in self.path.glob(EVENT_FILES):
-                path.unlink(missing_ok=True)
+        outdated = [] if step else [METRICS_FILE, *(name for name in self._files.names() if fnmatchcase(name, EVENT_FILES))]
+        for name in (SUMMARY_FILE, *outdated):
+            self._files.remove(name)
 
     def _ownership(self, config: Mapping[str, Any], choices: Mapping[str, str] | None, inputs: Inputs | None) -> dict[str, Any]:
         data = inputs.data_id if inputs else ""
@@ -181,7 +185,7 @@ class RunFolder:
 
     def write_weights(self, content: bytes) -> None:
         """Write weights.pt. `content`: the model's state dict as `torch.save` writes it."""
-        write_atomic(self.weights_file, content)
+        self._files.write(WEIGHTS_FILE, content)
 
 
 def timestamp() -> str:
@@ -193,9 +197,10 @@ def write_config(folder: Path, config: Mapping[str, Any], overrides: Sequence[st
 
     `keep`: write only those that are missing.
     """
+    files = Folder(folder)
     for name, content in ((CONFIG_FILE, dict(config)), (OVERRIDES_FILE, list(overrides))):
-        if not (keep and (folder / name).exists()):
-            write_atomic(folder / name, _yaml(content).encode())
+        if not (keep and files.exists(name)):
+            files.write(name, _yaml(content).encode())
 
 
 def _yaml(content: Any) -> str:

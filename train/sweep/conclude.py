@@ -12,6 +12,7 @@ from train.errors import Interrupted, UsageError, remedy
 from train.escape import line
 from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
+from train.store.inside import is_there
 from train.store.manifest import PlannedRun
 from train.store.run import FINISHED, read_status
 from train.streams import say
@@ -116,14 +117,6 @@ def failure_lines(outcomes: Sequence[RunOutcome]) -> list[str]:
     if len(failed) > MAX_FAILURES:
         lines.append(f"  and {len(failed) - MAX_FAILURES} more")
     return [line(text) for text in lines]
-
-
-def is_there(path: Path) -> bool:
-    """Return whether a file is there; False where that cannot be found out."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _log_path(folder: Path | None) -> Path | None:

@@ -242,7 +242,7 @@ class ForkServer:
         """Make the folder of a log, and the log. OSError when that fails; `failure` when the cause is no fault of the folder."""
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            os.close(open_log(str(log)))
+            open_log(str(log)).close()
         except OSError as error:
             if error.errno in SHORTAGES:
                 raise self._cannot_start(error) from error

@@ -20,6 +20,7 @@ from train.run.resume import user_overrides
 from train.run.signals import signal_with_number
 from train.store.failure import RunRequest, requested_experiment, write_failure
 from train.store.files import CONSOLE_LOG, STATUS_FILE, write_json
+from train.store.inside import Folder
 from train.store.run import read_status
 from train.sweep.compose import Compositions, hydra_config
 from train.sweep.devices import Slot
@@ -121,7 +122,7 @@ def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: flo
     state = status.get("status")
     is_of_job = job.worker is None or status.get("pid") in (None, job.worker.pid)  # else of an attempt before it
     if is_of_job and state in END_STATES and not (state == "interrupted" and job.timed_out):
-        code = int(status.get("exit_code") or 0)
+        code = status.get("exit_code") or 0
         external = state == "interrupted" and code - SIGNALLED not in job.sent_signals
         return JobOutcome(state, str(status.get("reason", "")), external or (shared and code == OutOfMemoryError.exit_code))
     state, reason = _unrecorded_outcome(job, exit_code, limit_minutes)
@@ -180,10 +181,13 @@ def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -
     return "failed", f"the process exited with code {exit_code} before the run ended" + (f": {last}" if last else "")
 
 
+LAST_BYTES = 1 << 16
+
+
 def last_line(log: Path) -> str:
     """Return the last line that the job printed; for a traceback this is the error."""
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Folder(log.parent).tail(log.name, LAST_BYTES).decode("utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     return next((line.strip().removeprefix("train: ")[:300] for line in reversed(lines) if line.strip()), "")

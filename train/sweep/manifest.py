@@ -11,18 +11,21 @@ from train.command import override
 from train.errors import UsageError
 from train.report.make import ReportOptions
 from train.store.files import MANIFEST_FILE
+from train.store.inside import Folder
 from train.store.manifest import Manifest, PlannedArm, PlannedRun
+from train.store.run import subfolders
 from train.sweep.axes import Axis
 from train.sweep.plan import SweepPlan
 
 
 def newest_sweep(parent: Path) -> Path:
     """Return the sweep folder in `parent` whose plan was written last. UsageError when there is none."""
-    plans = sorted(parent.glob(f"*/{MANIFEST_FILE}"), key=lambda path: path.stat().st_mtime)
+    found = [(parent / name, Folder(parent / name).stat(MANIFEST_FILE)) for name in subfolders(parent)]
+    plans = sorted((plan.st_mtime, folder) for folder, plan in found if plan is not None)
     if not plans:
         remedy = "Omit it to start a new sweep, or name a sweep with hydra.sweep.dir=FOLDER."
         raise UsageError(f"sweep.resume=last: there is no sweep in {parent}. {remedy}")
-    return plans[-1].parent
+    return plans[-1][1]
 
 
 def set_sweep_dir(master: DictConfig, folder: Path) -> None:

@@ -235,8 +235,7 @@ class Pool:
             job.without_mps |= again
             reason, how = outcome.reason.partition("\n")[0], "once more without MPS" if again else "retrying"
             self.display.message(f"{job.row.number}: {job.row.label}: {reason}; {how}")
-            if job.folder.exists():
-                archive(self.request.folder, job.folder)
+            archive(self.request.folder, job.folder)
             job.row.attempt += 1
             job.row.state = "waiting"
             self.waiting.append(job)

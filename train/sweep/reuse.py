@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from train.store.code import code_difference
 from train.store.files import PREVIOUS
 from train.store.identity import SEEDS
 from train.store.inputs import Inputs, code_differences, data_differences, read_data, some
+from train.store.inside import Folder, is_there
 from train.store.manifest import Manifest, PlannedRun, experiment_overrides, read_manifest
 from train.store.records import reach
 from train.store.run import FINISHED, Run, find_runs, read_run
@@ -145,7 +145,7 @@ def prepare_folder(sweep: Path, status: RunStatus, may_resume: bool) -> Schedule
     if may_resume and run is not None and status.kind == "failed" and not status.reason and _can_resume(run):
         return ScheduledRun(replace(status.planned, folder=str(run.folder.relative_to(sweep))), resumes=True)
     for folder in {run.folder if run else sweep / status.planned.folder, sweep / status.planned.folder}:
-        if os.path.lexists(folder):
+        if is_there(folder):
             archive(sweep, folder)
     return ScheduledRun(status.planned)
 
@@ -159,10 +159,10 @@ def _can_resume(run: Run) -> bool:
 
 
 def archive(sweep: Path, folder: Path) -> Path:
-    """Move a run folder to the sweep's `previous/`, which `find_runs` skips, and return its new path."""
-    previous = sweep / PREVIOUS
-    previous.mkdir(exist_ok=True)
+    """Move a run folder, a link itself, to the sweep's `previous/`, which `find_runs` skips, and return its new path."""
+    previous = (Folder(sweep) / PREVIOUS).make()
     attempt = 1
-    while os.path.lexists(target := previous / f"{folder.name}.{attempt}"):
+    while previous.exists(name := f"{folder.name}.{attempt}"):
         attempt += 1
-    return folder.rename(target)
+    Folder(folder.parent).move(folder.name, previous, name)
+    return previous.path / name

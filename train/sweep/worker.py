@@ -10,10 +10,13 @@ import signal
 import sys
 import threading
 import time
+from io import FileIO
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from train.errors import SIGNALLED
+from train.store.inside import Folder
 
 ORPHAN_GRACE_S = 1.0
 """Time that a worker gets to save and exit after the process that requested it is gone."""
@@ -21,9 +24,10 @@ HELD_SIGNALS = {number for number in signal.Signals if number.name in {"SIGINT",
 """The signals that a terminal or a batch system sends to every process. They do not reach the server."""
 
 
-def open_log(log: str) -> int:
-    """Open the log of a worker to append to it, and return the file. OSError when it cannot be written."""
-    return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+def open_log(log: str) -> FileIO:
+    """Open the log of a worker to append to it. OSError when it cannot be written."""
+    path = Path(log)
+    return FileIO(log, "ab") if log == os.devnull else Folder(path.parent).append(path.name)
 
 
 def run(connection: Connection, log: str) -> None:
@@ -55,10 +59,9 @@ def run(connection: Connection, log: str) -> None:
 
 def _redirect(log: str) -> None:
     """Append stdout and stderr to the log, line by line. The server's stdin is empty already."""
-    target = open_log(log)
-    for descriptor in (1, 2):
-        os.dup2(target, descriptor)
-    os.close(target)
+    with open_log(log) as target:
+        for descriptor in (1, 2):
+            os.dup2(target.fileno(), descriptor)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     faulthandler.enable()
