@@ -40,14 +40,18 @@ CHOICES = {
 class Length:
     """How much a stored run recorded.
 
-    `epochs`: each with a record of the validation split and `records` of the training loss; `signals`: records of every layer;
-    `layers`: how many there are.
+    `epochs`: each with a record of the validation split; `every`: steps between two of the training loss; `signals`: records of
+    every layer; `layers`: how many there are.
     """
 
     epochs: int = 12
-    records: int = 3
+    every: int = 20
     signals: int = 4
     layers: int = 12
+
+    def steps(self, is_diverged: bool) -> int:
+        """Return the last step; a run that diverged ends halfway."""
+        return STEPS_OF_EPOCH * (max(1, self.epochs // 2) if is_diverged else self.epochs)
 
 
 def write_sweep(folder: Path, runs: int, arms: int, *, length: Length | None = None, diverged: int = 0) -> Path:
@@ -58,7 +62,7 @@ def write_sweep(folder: Path, runs: int, arms: int, *, length: Length | None = N
     length, seeds = length or Length(), max(1, runs // arms)
     planned_arms, planned_runs = [], []
     for arm in range(arms):
-        config = configuration(arm + 4)
+        config = configuration(arm + 4, length)
         rest = yaml.dump(config, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
         id, levels = with_data(arm_id(config | seeded(0)), DATA), {AXIS: str(arm + 4)}
         planned_arms.append(PlannedArm(id, levels, (f"{AXIS}={arm + 4}",), data=DATA))
@@ -103,8 +107,8 @@ class StoredRun:
         return round(min(0.99, 0.7 + 0.2 * (self.arm % 10) / 10 + noise), 4)
 
 
-def configuration(width: int) -> dict[str, Any]:
-    """Return the resolved configuration of a run of that width, without its seeds."""
+def configuration(width: int, length: Length) -> dict[str, Any]:
+    """Return the resolved configuration of a run of that width and length, without its seeds."""
     return {
         "data": {
             "root": None,
@@ -135,7 +139,7 @@ def configuration(width: int) -> dict[str, Any]:
             "flip": {"_target_": "train.parts.augment.flip", "p": 0.5},
         },
         "trainer": {
-            "epochs": 12,
+            "epochs": length.epochs,
             "max_steps": None,
             "batch_size": 128,
             "device": "auto",
@@ -145,7 +149,7 @@ def configuration(width: int) -> dict[str, Any]:
             "cuda_graph": "auto",
             "grad_clip": None,
             "deterministic": True,
-            "record_every": 20,
+            "record_every": length.every,
             "evaluate_every": 1,
         },
         "init": {"_target_": "train.parts.init.kaiming", "mode": "fan_in", "distribution": "normal"},
@@ -174,12 +178,12 @@ def write_run(folder: Path, planned: PlannedRun, config: str, run: StoredRun, le
     roles = "".join(f"  {role}: {run.seed}\n" for role in ROLES)
     (folder / CONFIG_FILE).write_text(f"seed: {run.seed}\nseeds:\n{roles}{config}")
     (folder / OVERRIDES_FILE).write_text("".join(f"- {override}\n" for override in planned.overrides))
-    (folder / STATUS_FILE).write_text(json.dumps(status(planned, run, state), indent=2))
+    (folder / STATUS_FILE).write_text(json.dumps(status(planned, run, state, length), indent=2))
     (folder / METRICS_FILE).write_bytes(b"".join(map(format_record, records(run, length))))
     (folder / SUMMARY_FILE).write_text(json.dumps(summary(run, state, length), indent=2))
 
 
-def status(planned: PlannedRun, run: StoredRun, state: str) -> dict[str, Any]:
+def status(planned: PlannedRun, run: StoredRun, state: str, length: Length) -> dict[str, Any]:
     minutes, seconds = divmod(run.number, 60)
     return {
         "started": f"2026-01-31T{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}+0000",
@@ -198,7 +202,7 @@ def status(planned: PlannedRun, run: StoredRun, state: str) -> dict[str, Any]:
         "device": "cpu, 1 threads",
         "precision": "float32",
         "memory_format": "channels_last",
-        "total_steps": 840,
+        "total_steps": length.steps(is_diverged=False),
         "reason": "the training loss was not finite" if run.is_diverged else "",
         "exit_code": 3 if run.is_diverged else 0,
         "wall_s": 12.5,
@@ -213,7 +217,7 @@ def summary(run: StoredRun, state: str, length: Length) -> dict[str, Any]:
     return {
         "status": state,
         "reason": "",
-        "steps": 840,
+        "steps": length.steps(run.is_diverged),
         "time_s": 12.0 + run.accuracy,
         "parameters": 162_562,
         "flops_per_image": 32_854_656,
@@ -231,12 +235,10 @@ def summary(run: StoredRun, state: str, length: Length) -> dict[str, Any]:
 def records(run: StoredRun, length: Length) -> Iterator[Record]:
     """Yield the records of a run: layers, training loss and validation split, and the test split at the end."""
     noise = random.Random(run.number)
-    total = length.epochs * STEPS_OF_EPOCH
-    last = total // 2 if run.is_diverged else total
-    points: list[tuple[int, dict[str, float]]] = []
-    for n in range(length.signals):
-        points.append((n * total // length.signals, layer_values(length.layers, noise)))
-    steps = [step for k in range(1, length.epochs * length.records + 1) if (step := k * STEPS_OF_EPOCH // length.records) <= last]
+    total, last = length.steps(is_diverged=False), length.steps(run.is_diverged)
+    observed = (n * total // length.signals for n in range(length.signals))
+    points: list[tuple[int, dict[str, float]]] = [(step, layer_values(length.layers, noise)) for step in observed if step <= last]
+    steps = range(length.every, last + 1, length.every)
     for step in steps:
         loss = math.nan if run.is_diverged and step == steps[-1] else loss_at(step / total, run, noise)
         points.append((step, {"loss/train": loss, "accuracy/train": max(0.1, 1 - loss / 2.5), "lr": 0.1}))

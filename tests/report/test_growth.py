@@ -28,7 +28,7 @@ from train.report.selection import MOST_DOTS
 from train.store.config_text import config_of, load, overrides_of
 from train.store.run import Run, find_runs, read_run
 
-SHORT = Length(epochs=3, records=1, signals=1, layers=3)
+SHORT = Length(epochs=3, every=70, signals=1, layers=3)
 RUNS = 110
 
 
@@ -95,7 +95,7 @@ def test_curves_are_compared_at_the_steps_that_all_have(large):
 
 
 def test_pairs_are_capped_and_all_in_a_table(tmp_path):
-    sweep = write_sweep(tmp_path / "sweep", 24, 12, length=Length(1, 1, 0, 0))
+    sweep = write_sweep(tmp_path / "sweep", 24, 12, length=Length(1, 70, 0, 0))
     analysis = analyse_folders([sweep], ReportOptions(pairs=True))
     content = build_content(analysis, ())
     rows = list(csv.DictReader(io.StringIO(pairs_text(analysis))))

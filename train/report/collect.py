@@ -88,6 +88,8 @@ def collect(folders: Sequence[Path]) -> Collection:
 
 def _kept(run: Run) -> Run:
     """Return the run with the last layer alone of its fingerprint, which a report reads: the whole is most of a run's memory."""
+    if "fingerprint" not in run.summary:
+        return run
     found: Any = run.summary
     for key in ("fingerprint", "init", "layers"):
         found = found.get(key) if isinstance(found, Mapping) else None
