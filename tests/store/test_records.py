@@ -10,6 +10,7 @@ import pytest
 from tests.harness import SMALL, resume_in_process, train_in_process
 from tests.report.folders import write_run
 from tests.store.test_stored_folders import STORED
+from train.errors import UsageError
 from train.store.run import find_runs, read_run
 
 
@@ -72,8 +73,11 @@ def test_run_that_ended_early_has_no_more_records(state: str, tmp_path: Path) ->
 
 
 def test_numbers_of_any_size_are_read_at_once(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", ["trainer.record_every=10"], 0.5, summary={"steps": 10**400})
+    folder = write_run(tmp_path / "run", ["trainer.record_every=10"], 0.5, summary={"steps": 10**18})
     assert read_run(folder).state == "incomplete"
+    folder = write_run(tmp_path / "longer", ["trainer.record_every=10"], 0.5, summary={"steps": 10**400})
+    with pytest.raises(UsageError, match=r"summary\.json holds a number of 1,329 bits"):
+        read_run(folder)
 
 
 def test_records_of_earlier_versions_are_complete() -> None:

@@ -151,7 +151,7 @@ def open_to_append(path: Path, offset: int | None = None) -> FileIO:
     try:
         if offset is not None and os.fstat(file.fileno()).st_size > offset:
             file.truncate(offset)
-        with folder.open(path.name) as written:
+        with Folder(path.parent).open(path.name) as written:
             file.truncate(sum(map(len, _with_ends(written))))
     except BaseException:
         file.close()

@@ -5,12 +5,14 @@ Only the state that the system gives a process counts, not its progress: a slow 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import psutil
+
+from train.streams import say_error
 
 LOOK_EVERY_S = 1.0
 
@@ -44,7 +46,7 @@ class StopWatch(threading.Thread):
 
     def __init__(self, processes: Callable[[], Mapping[int, str]]) -> None:
         super().__init__(daemon=True, name="stop-watch")
-        self.say: Callable[[str], object] = lambda text: print(f"train: {text}", file=sys.stderr, flush=True)
+        self.say: Callable[[str], object] = partial(say_error, "train")
         self._processes = processes
         self._seen: dict[int, int] = {}
         self._end = threading.Event()
