@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
-    "memory": ("* peak_memory_bytes",),
+    "memory and judgements": ("* peak_memory_bytes", "results.csv: row * trained"),
     "places and versions": (
         *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
@@ -250,10 +250,11 @@ def read_status(path: Path) -> Items:
 
 
 def read_table(path: Path) -> Items:
+    """Read a table with its rows in the order of their folders: a report ranks arms by its own judgement."""
     ids = configuration_ids(path.parent)
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [(f"row {place} {key}", str(text)) for place, row in enumerate(csv.DictReader(file)) for key, text in row.items()]
-    return {name: ids.get(text, text) for name, text in rows}
+        rows = sorted(csv.DictReader(file), key=lambda row: row.get("folder") or "")
+    return {f"row {place} {key}": ids.get(str(text), str(text)) for place, row in enumerate(rows) for key, text in row.items()}
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
