@@ -29,7 +29,10 @@ from train.store.run import find_runs
 TEN = Guessing(math.log(10), 0.1)
 OWN = {"diagnosis": {"kind": "cannot_learn", "finding": "nothing", "statistic": "", "layer": "", "step": None}}
 LN10 = math.log(10)
-SPLITS = {"classes": list("abcdefghij"), "splits": {"train": {"counts": [900] * 10}, "test": {"counts": [200] * 10}}}
+SPLITS = {
+    "classes": list("abcdefghij"),
+    "splits": {"train": {"images": 9000, "counts": [900] * 10}, "test": {"images": 2000, "counts": [200] * 10}},
+}
 
 
 def test_guessing_is_the_best_constant_prediction():

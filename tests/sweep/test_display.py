@@ -96,7 +96,7 @@ def test_job_progress_reads_files_while_they_are_written(tmp_path: Path) -> None
     row, progress = JobRow(1, "a run", state="running"), JobProgress(tmp_path)
     progress.update(row)
     assert (row.step, row.total_steps, row.accuracy) == (0, None, None), "no files yet"
-    (tmp_path / "status.json").write_text(json.dumps({"total_steps": 100}))
+    (tmp_path / "status.json").write_text(json.dumps({"status": "running", "total_steps": 100}))
     line = '{{"step":{step},"epoch":0.1,"time_s":{time},"values":{{"{tag}":{value}}}}}\n'
     with (tmp_path / "metrics.jsonl").open("w") as file:
         file.write(line.format(step=20, time=1.0, tag="accuracy/train", value=0.25))

@@ -23,6 +23,9 @@ _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(
 """Without O_NONBLOCK, to open a named pipe would wait for somebody who opens its other end."""
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 
+_GROWTH = 1 << 20
+"""Bytes that are read at a time of a file that grows meanwhile."""
+
 LINK = "is a link, and nothing in a run folder is reached through links"
 
 
@@ -98,8 +101,11 @@ class Folder:
     def read(self, name: str, limit: int) -> bytes:
         """Return the content of a file of at most `limit` bytes."""
         with self.open(name) as file:
-            content = b"" if os.fstat(file.fileno()).st_size > limit else file.read(limit + 1)
-            if len(content) > limit or os.fstat(file.fileno()).st_size > limit:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size + 1) if size <= limit else b""  # to ask for `limit` bytes would take as much memory at once
+            while size < len(content) <= limit and (more := file.read(_GROWTH)):
+                content += more
+            if max(size, len(content)) > limit:
                 raise RefusedError(self.path / name, f"has more than {limit:,} bytes")
             return content
 
