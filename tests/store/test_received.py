@@ -28,7 +28,7 @@ from train.sinks.broadcast import BroadcastSink
 from train.sinks.figures import Drawing, Figure
 from train.store.code import code_difference
 from train.store.inputs import read_data
-from train.store.inside import Folder
+from train.store.inside import Folder, RefusedError
 from train.store.lock import Lock, is_held, last_holder
 from train.store.log import log_file
 from train.store.manifest import read_manifest
@@ -652,3 +652,11 @@ def test_repeated_sweep_archives_links(train: Train, tmp_path: Path) -> None:
         assert train(*sweep).returncode == 0
         assert (tmp_path / "sweep" / "previous" / f"{run.name}.1").is_symlink()
         assert read_run(run).state == "done"
+
+
+def test_limit_is_no_demand_for_memory(tmp_path: Path) -> None:
+    """That of a checkpoint is the memory of the machine, which nobody gets at once."""
+    (tmp_path / "file").write_bytes(b"content")
+    assert Folder(tmp_path).read("file", 1 << 60) == b"content"
+    with pytest.raises(RefusedError, match="more than 6 bytes"):
+        Folder(tmp_path).read("file", 6)
