@@ -120,7 +120,8 @@ def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: flo
     assert job.folder is not None
     status = read_status(job.folder)
     state = status.get("status")
-    is_of_job = job.worker is None or status.get("pid") in (None, job.worker.pid)  # else of an attempt before it
+    # Else it is of an attempt before this one. A search that tries a value again ends well with the run that is there.
+    is_of_job = job.worker is None or exit_code == 0 or status.get("pid") in (None, job.worker.pid)
     if is_of_job and state in END_STATES and not (state == "interrupted" and job.timed_out):
         code = status.get("exit_code") or 0
         external = state == "interrupted" and code - SIGNALLED not in job.sent_signals
