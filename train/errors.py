@@ -72,6 +72,7 @@ FEW_PROCESSES = (
 FEW_FILES = (
     "Too many files are open: raise the limit (`ulimit -n`), or run fewer jobs at a time (hydra.launcher.jobs_per_device)."
 )
+FEW_OF_EITHER = FEW_PROCESSES.replace("processes,", "processes or open files,").replace("`ulimit -u`", "`ulimit -u`, `ulimit -n`")
 _REMEDIES = {
     **dict.fromkeys((errno.EAGAIN, errno.ENOMEM), FEW_PROCESSES),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), FEW_FILES),

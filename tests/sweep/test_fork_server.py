@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from tests.harness import SMALL
-from train.errors import UsageError
+from train.errors import RunError, UsageError
 from train.store.run import read_run
 from train.sweep.compose import Compositions
 from train.sweep.devices import parse_pool_settings
@@ -215,6 +217,25 @@ def test_refused_fork_is_one_error_and_server_continues(tmp_path: Path) -> None:
         "UsageError The fork server, which starts the jobs of a sweep, started no process. The system allows"
     )
     assert (others, result.stderr) == (["3", "0"], "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sets the limit of another process")
+@pytest.mark.parametrize("left", [1, 2, 4])
+def test_server_that_may_open_too_few_files_refuses_and_goes_on(
+    fork_server: ForkServer, left: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = outcome(fork_server, "parent").value
+    limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir(f"/proc/{server}/fd")))
+    free = (number for number in count() if number not in used)
+    resource.prlimit(server, resource.RLIMIT_NOFILE, (next(islice(free, left, None)), limits[1]))
+    try:
+        with pytest.raises((UsageError, RunError), match="started no process. The system allows no more processes or open files"):
+            fork_server.start(f"{CALLS}:parent")
+    finally:
+        resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+    assert outcome(fork_server, "parent").value == server
+    assert capfd.readouterr().err == ""
 
 
 def test_no_process_outlives_killed_parent(tmp_path: Path) -> None:

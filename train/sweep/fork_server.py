@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from train.errors import FEW_PROCESSES, SHORTAGES, RunError, UsageError, remedy
+from train.errors import FEW_OF_EITHER, SHORTAGES, RunError, UsageError, remedy
 from train.sweep import worker as worker_process
 from train.sweep.watch import StopWatch, has_ended, is_stopped
 from train.sweep.worker import HELD_SIGNALS, open_log
@@ -227,9 +227,9 @@ class ForkServer:
         sys.modules["__main__"] = ModuleType("__main__")
         try:
             process.start()
-        except EOFError as error:
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:  # the last two: before all was sent
             pid = _server_pid()
-            cause = "It has ended." if pid is None or has_ended(pid, within_s=0.5) else FEW_PROCESSES
+            cause = "It has ended." if pid is None or has_ended(pid, within_s=0.5) else FEW_OF_EITHER
             raise self.failure(f"{SERVER} started no process. {cause}") from error
         except OSError as error:
             raise self._cannot_start(error) from error

@@ -1,6 +1,6 @@
 """What the fork server imports, once for all jobs of a sweep; importing it also prepares that process for forking.
 
-It only imports, and replaces `os.fork`: a worker starts with OpenMP and CUDA uninitialised, and the server has one thread, as a
+It only imports, and replaces two functions by which the server of `multiprocessing` takes a request: a worker starts with OpenMP and CUDA uninitialised, and the server has one thread, as a
 fork copies no other.
 """
 
@@ -11,7 +11,9 @@ import gc
 import importlib
 import os
 import pkgutil
+import socket
 import sys
+from multiprocessing import reduction
 
 from train.store.code import code_id
 
@@ -70,7 +72,23 @@ def fork_or_refuse() -> int:
         raise OSError(errno.ECONNABORTED, error.strerror) from error
 
 
+def receive_or_refuse(client: socket.socket, size: int) -> list[int]:
+    """Receive the files of a request, at most `size`. Where some do not arrive, refuse that request alone, as `fork_or_refuse`.
+
+    This process may open no more, or its client may not, which then closes the connection.
+    """
+    message, files, _, _ = socket.recv_fds(client, 1, size)
+    if reduction.ACKNOWLEDGE and message:
+        client.send(b"A")
+    if message and len(files) == message[0]:
+        return files
+    for file in files:
+        os.close(file)
+    raise OSError(errno.ECONNABORTED, "the files of the request did not arrive")
+
+
 os.fork = fork_or_refuse
+reduction.recvfds = receive_or_refuse
 for _name in MODULES:
     import_package(_name)
 code_id()  # hash the sources that are loaded now, once for all workers
