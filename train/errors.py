@@ -78,6 +78,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), FEW_FILES),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free space there, then repeat the command."),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "It may belong to another user: choose a folder of your own."),
+    errno.ELOOP: "Remove it, or replace it by a file or folder of its own.",
 }
 SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """Error numbers that speak of this system as a whole, not of the file that was opened."""

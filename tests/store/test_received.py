@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +29,7 @@ from train.report.tensorboard import write_charts
 from train.run.checkpoint import checksum, list_checkpoints, prune_checkpoints, remove_after, write_checkpoint
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.figures import Drawing, Figure
+from train.store import inside
 from train.store.code import code_difference
 from train.store.inputs import read_data
 from train.store.inside import Folder, RefusedError
@@ -427,6 +431,62 @@ def test_files_are_created_and_replaced_without_following_links(tmp_path: Path) 
     assert (folder / "weights.pt").read_bytes() == b"x"
     assert not (folder / "weights.pt").is_symlink()
     assert (folder / "figures" / "signal.png").read_bytes() == b"png"
+
+
+@pytest.fixture(params=["relative", "by path"])
+def door(request: pytest.FixtureRequest) -> Any:
+    """The module that opens files, as it is, and as a system loads it that cannot open files relative to a folder."""
+    if request.param == "relative":
+        return inside
+    spec = importlib.util.spec_from_file_location("inside_by_path", str(inside.__file__))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)
+        patch.setattr(os, "supports_dir_fd", set())
+        spec.loader.exec_module(module)
+    return module
+
+
+def test_files_are_reached_without_following_links(door: Any, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (tmp_path / "run").mkdir()
+    folder = door.Folder(tmp_path / "run")
+    with nothing_leaves(outside):
+        for name, target in (("file", "thesis.txt"), ("new", "created.txt"), ("sub", "")):
+            (tmp_path / "run" / name).symlink_to(outside / target)
+        for use in (folder.open, folder.append, folder.update, lambda name: folder.read(name, 10), lambda name: folder.tail(name, 10)):
+            for name in ("file", "new", "sub"):
+                with pytest.raises(OSError, match=f"{name} is a link"):
+                    use(name)
+        for use in (folder.create, lambda name: folder.write_new(name, b"x")):
+            with pytest.raises(FileExistsError):
+                use("new")
+        inner = folder / "sub"
+        for use in (
+            inner.names,
+            inner.subfolders,
+            inner.make,
+            lambda: inner.read("thesis.txt", 99),
+            lambda: inner.write("thesis.txt", b"x"),
+            lambda: inner.remove("thesis.txt"),
+            lambda: inner.move("thesis.txt", folder, "moved"),
+            lambda: folder.move("file", inner, "moved"),
+        ):
+            with pytest.raises(OSError, match="sub is a link"):
+                use()
+        folder.write("file", b"content")
+        folder.remove("new")
+    assert (folder.read("file", 99), folder.names(), folder.subfolders()) == (b"content", ["file", "sub"], [])
+    made = (folder / "made").make()
+    folder.move("file", made, "moved")
+    with made.append("moved") as file:
+        file.write(b", more")
+    assert (made.tail("moved", 4), made.problem("moved"), folder.problem("sub") == "") == (b"more", "", False)
+    made.remove("moved")
+    folder.remove_folder("made")
+    assert folder.names() == ["sub"]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "../outside", "a\0b"])

@@ -17,10 +17,12 @@ import pytest
 
 from tests.harness import COMMAND, SMALL
 from tests.test_command import pasted
+from train.errors import UsageError
 from train.store.lock import Lock
 from train.store.manifest import Manifest, read_manifest
 from train.store.run import find_runs, read_run
 from train.sweep.reuse import run_statuses
+from train.sweep.sweeper import locked, writable
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -166,6 +168,36 @@ def test_run_statuses_reads_run_folders(workspace: Path, repeated_sweep: subproc
     reused = {status.run.folder: status.kind for status in run_statuses(sweep, runs, True) if status.run is not None}
     assert reused[outdated.folder] in ("done", "diverged")
     lock.release()
+
+
+LOCKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "link": (lambda lock: lock.symlink_to("elsewhere"), "is a link.* Remove it, or replace it"),
+    "pipe": (os.mkfifo, "is no regular file.* Remove it, or replace it"),
+    "hard link": (lambda lock: lock.hardlink_to(lock.parent / "file"), "has another name.* Remove it, or replace it"),
+    "of another user": (lambda lock: lock.touch(mode=0), "Permission denied.* It may belong to another user"),
+}
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_lock_of_a_sweep_that_cannot_be_taken_is_one_message(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root opens every file, so the system's answer is given by hand where the tests run as root."""
+    make, message = LOCKS[kind]
+    (tmp_path / "file").touch()
+    make(tmp_path / ".lock")
+    if kind == "of another user" and os.access(tmp_path / ".lock", os.W_OK):
+        opened = os.open
+
+        def refuse(path: str, *arguments: int, **more: int) -> int:
+            if path == ".lock":
+                raise PermissionError(13, "Permission denied", path)
+            return opened(path, *arguments, **more)
+
+        monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UsageError, match=rf"hydra\.sweep\.dir={tmp_path}: .*\.lock.*{message}"), writable(tmp_path), locked(tmp_path):
+        raise AssertionError("it is locked")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.slow

@@ -63,9 +63,12 @@ def explain_error(error: BaseException, trainer: TrainerSettings, placement: Pla
 
 
 UNWRITABLE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EBADF}
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EBADF),
+        *(errno.ELOOP, errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+    }
 )
-"""Error numbers of a file system that accepts no writes."""
+"""Error numbers of a file system that accepts no writes, and of what has taken the place of a file."""
 
 
 def explain_unwritable(error: BaseException, folder: Path, command: str) -> RunError | None:

@@ -33,7 +33,7 @@ class RefusedError(OSError):
     """What a name in a folder stands for is not opened: a link, a pipe, a device, too large a file. Its text says which."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(errno.EPERM, f"{path.name} {reason}", str(path))
+        super().__init__(errno.ELOOP, f"{path.name} {reason}", str(path))
 
     def __str__(self) -> str:
         return str(self.strerror)
