@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from tests.conftest import Train
 from tests.harness import SMALL, resume_in_process
 from tests.report.folders import write_run, write_sweep
-from train.errors import UsageError
+from train.errors import RunError, UsageError
 from train.report import cli
 from train.report.content import build_content
 from train.report.make import ReportOptions, analyse_folders
@@ -456,7 +458,13 @@ def test_files_are_reached_without_following_links(door: Any, tmp_path: Path) ->
     with nothing_leaves(outside):
         for name, target in (("file", "thesis.txt"), ("new", "created.txt"), ("sub", "")):
             (tmp_path / "run" / name).symlink_to(outside / target)
-        for use in (folder.open, folder.append, folder.update, lambda name: folder.read(name, 10), lambda name: folder.tail(name, 10)):
+        for use in (
+            folder.open,
+            folder.append,
+            folder.update,
+            lambda name: folder.read(name, 10),
+            lambda name: folder.tail(name, 10),
+        ):
             for name in ("file", "new", "sub"):
                 with pytest.raises(OSError, match=f"{name} is a link"):
                     use(name)
@@ -644,44 +652,105 @@ def test_unreadable_subfolder_is_named(two_runs: Path, tmp_path: Path, monkeypat
     assert [(excluded.folder.name, "Permission denied" in excluded.reason) for excluded in found.unreadable] == [("secret", True)]
 
 
-@pytest.mark.parametrize(
-    "change", ["not an archive", "compressed", "other types", "other shapes", "of another step", "negative sizes"]
-)
+def packed(content: object) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def compressed(data: bytes) -> bytes:
+    """Return the archive of a checkpoint, compressed, and with much more in it."""
+    small = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        new.writestr("archive/data/bomb", bytes(10_000_000))
+    return small.getvalue()
+
+
+def bomb_of_lists() -> list[object]:
+    """Return 40 lists that hold each other twice: a trillion values."""
+    values: list[object] = [0]
+    for _ in range(40):
+        values = [values, values]
+    return values
+
+
+def replaced(value: Any, path: Sequence[Any], new: Any) -> Any:
+    """Return a copy of nested values with another one at a path. `new`: a function changes the value that is there."""
+    if not path:
+        return new(value) if callable(new) else new
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[path[0]] = replaced(value[path[0]], path[1:], new)
+    return changed
+
+
+def zeros(*shape: int) -> Any:
+    import torch
+
+    return torch.zeros(shape)
+
+
+FIRST = ("loop", "optimizer", "state", 0)
+GROUP = ("loop", "optimizer", "param_groups", 0)
+SNAPSHOT = ("loop", "bookmark")
+STRANGE: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "the model is a number": (("loop", "model"), 5),
+    "weights of other shapes": (("loop", "model"), lambda model: {name: zeros(3, 3) for name in model}),
+    "weights that are text": (("loop", "model"), lambda model: dict.fromkeys(model, "x")),
+    "of another step": (("loop", "steps"), -5),
+    "negative sizes": (("files", "metrics.jsonl"), -1),
+    "a long number": (("elapsed_s",), 10**400),
+    "time without end": (("elapsed_s",), float("inf")),
+    "a format of many numbers": (("format",), lambda _: zeros(3)),
+    "a long format": (("format",), 10**5000),
+    "lists in lists": (("loop", "best"), lambda _: bomb_of_lists()),
+    "a tensor of a trillion numbers": (
+        (*FIRST, "momentum_buffer"),
+        lambda _: zeros(1).to(dtype=__import__("torch").int8).expand(10**12),
+    ),
+    "a tensor on no machine": (("loop", "model", "head.weight"), lambda weight: weight.to("meta")),
+    "momentum of another shape": ((*FIRST, "momentum_buffer"), lambda _: zeros(3, 3)),
+    "momentum that is text": ((*FIRST, "momentum_buffer"), "x"),
+    "a state of a parameter that is a list": (FIRST, [1]),
+    "a learning rate that is text": ((*GROUP, "initial_lr"), "x"),
+    "no learning rate": ((*GROUP, "initial_lr"), None),
+    "momentum setting that is a list": ((*GROUP, "momentum"), [0.9]),
+    "groups of other parameters": ((*GROUP, "params"), [0]),
+    "losses of other shapes": (("loop", "losses"), lambda _: [zeros(2)]),
+    "more losses than answers": (("loop", "losses"), lambda losses: [*losses, *losses]),
+    "rows without averages": (("loop", "moments", "steps"), [5]),
+    "a best score that is text": (("loop", "best"), {"step": 1, "score": "x"}),
+    "a best score of text": (("loop", "best"), {"step": 1, "score": {"loss": "x", "accuracy": 1.0, "examples": 1}}),
+    "time that is text": (("loop", "train_s"), "x"),
+    "a scale that is text": (("loop", "scaler"), {"scale": "x"}),
+    "a snapshot of a later step": ((*SNAPSHOT, "step"), 900),
+    "a snapshot of other weights": ((*SNAPSHOT, "model"), lambda model: model[:3]),
+    "a snapshot with momentum of another shape": ((*SNAPSHOT, "optimizer", "state", 0, "momentum_buffer"), lambda _: zeros(3, 3)),
+    "a snapshot with another optimizer": ((*SNAPSHOT, "optimizer", "state", 0), lambda _: {"exp_avg": zeros(3)}),
+    "no field": (("loop",), lambda loop: {key: value for key, value in loop.items() if key != "best"}),
+}
+"""Where a checkpoint of a stranger differs from one of ours, and how."""
+
+
+@pytest.mark.parametrize("change", ["not an archive", "compressed", *STRANGE])
 def test_strange_checkpoint_is_one_message(change: str, tmp_path: Path) -> None:
     """Its name holds the right checksum: a stranger can compute it, too."""
-    import io
-    import zipfile
-
     import torch
 
     folder = shutil.copytree(STORED, tmp_path / "run")
     newest, *_ = list_checkpoints(folder)
-    content = torch.load(newest.path, weights_only=True)
-    if change == "other types":
-        content["loop"] = {"steps": content["loop"]["steps"], "model": 5}
-    elif change == "other shapes":
-        content["loop"]["model"] = {name: torch.zeros(3, 3) for name in content["loop"]["model"]}
-    elif change == "of another step":
-        content["loop"]["steps"] = -5
-    elif change == "negative sizes":
-        content["files"] = {"metrics.jsonl": -1}
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    data = buffer.getvalue()
-    if change == "not an archive":
-        data = b"x" * 1000
-    elif change == "compressed":
-        packed = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-            for name in old.namelist():
-                new.writestr(name, old.read(name))
-            new.writestr("archive/data/bomb", bytes(10_000_000))
-        data = packed.getvalue()
+    path, new = STRANGE.get(change, ((), lambda content: content))
+    data = packed(replaced(torch.load(newest.path, weights_only=True), path, new))
+    data = b"x" * 1000 if change == "not an archive" else compressed(data) if change == "compressed" else data
     shutil.rmtree(folder / "checkpoints")
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / f"step-{newest.step:09d}-{checksum(data)}.pt").write_bytes(data)
-    with pytest.raises(UsageError, match="checkpoint"):
+    with pytest.raises((UsageError, RunError), match="checkpoint") as refused:
         resume_in_process(folder)
+    assert len(str(refused.value)) < 700
 
 
 def test_long_records_are_read_within_bounds(tmp_path: Path) -> None:

@@ -226,11 +226,11 @@ def test_server_that_may_open_too_few_files_refuses_and_goes_on(
 ) -> None:
     server = outcome(fork_server, "parent").value
     limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
-    used = set(map(int, os.listdir(f"/proc/{server}/fd")))
+    used = {int(file.name) for file in Path(f"/proc/{server}/fd").iterdir()}
     free = (number for number in count() if number not in used)
     resource.prlimit(server, resource.RLIMIT_NOFILE, (next(islice(free, left, None)), limits[1]))
     try:
-        with pytest.raises((UsageError, RunError), match="started no process. The system allows no more processes or open files"):
+        with pytest.raises((UsageError, RunError), match=r"started no process\. The system allows no more processes or open"):
             fork_server.start(f"{CALLS}:parent")
     finally:
         resource.prlimit(server, resource.RLIMIT_NOFILE, limits)

@@ -179,9 +179,7 @@ LOCKS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", LOCKS)
-def test_lock_of_a_sweep_that_cannot_be_taken_is_one_message(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_of_a_sweep_that_cannot_be_taken_is_one_message(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root opens every file, so the system's answer is given by hand where the tests run as root."""
     make, message = LOCKS[kind]
     (tmp_path / "file").touch()
@@ -195,7 +193,11 @@ def test_lock_of_a_sweep_that_cannot_be_taken_is_one_message(
             return opened(path, *arguments, **more)
 
         monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(UsageError, match=rf"hydra\.sweep\.dir={tmp_path}: .*\.lock.*{message}"), writable(tmp_path), locked(tmp_path):
+    with (
+        pytest.raises(UsageError, match=rf"hydra\.sweep\.dir={tmp_path}: .*\.lock.*{message}"),
+        writable(tmp_path),
+        locked(tmp_path),
+    ):
         raise AssertionError("it is locked")
     assert not (tmp_path / "elsewhere").exists()
 

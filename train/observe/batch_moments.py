@@ -202,4 +202,6 @@ class BatchMoments:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.next_step = state["taken"]
         if state["steps"]:
+            if len(state["steps"]) >= self._capacity:
+                raise ValueError(f"{len(state['steps'])} rows do not fit")
             self._keep(list(state["steps"]), state["averages"], state["counts"])

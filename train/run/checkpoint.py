@@ -14,7 +14,6 @@ import io
 import math
 import re
 import time
-import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,41 +193,20 @@ def encode_checkpoint(content: Mapping[str, Any]) -> bytes:
 
 def decode_checkpoint(file: CheckpointFile, content: bytes, experiments: Collection[str]) -> Checkpoint:
     """Decode a checkpoint without executing anything in it. UsageError as in `find_checkpoint`."""
-    import torch
+    from train.run.checkpoint_content import load_content
 
     try:
-        _refuse_compressed(content)
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        file_format, experiment = loaded["format"], loaded["experiment"]
-        elapsed_s, first_batch, files, loop = (loaded[key] for key in ("elapsed_s", "first_batch", "files", "loop"))
-        _refuse_other_types(elapsed_s, first_batch, files, loop, file.step)
+        loaded = load_content(content, file.step, FORMAT)
     except Exception as error:  # whatever a stranger's file makes the decoder raise
         message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise UsageError(
             f"{file.path}: not a checkpoint of a run ({message[:200]}). Remove it to use the previous one."
         ) from None
-    if file_format != FORMAT:
-        raise UsageError(f"{file.path}: checkpoint has format {file_format}; this version of train reads format {FORMAT}.")
-    if experiment not in experiments:
+    if loaded["format"] != FORMAT:
+        raise UsageError(f"{file.path}: checkpoint has format {loaded['format']}; this version of train reads format {FORMAT}.")
+    if loaded["experiment"] not in experiments:
         raise UsageError(f"{file.path}: checkpoint of a run with another configuration. Remove it to use the previous one.")
-    return Checkpoint(file.step, elapsed_s, first_batch, files, loop)
-
-
-def _refuse_compressed(content: bytes) -> None:
-    """Raise ValueError if the content is no archive, or one that becomes larger than it is: torch compresses nothing."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-    if sum(member.file_size for member in members) > len(content):
-        raise ValueError("compressed")
-
-
-def _refuse_other_types(elapsed_s: object, first_batch: object, files: object, loop: object, step: int) -> None:
-    if not isinstance(elapsed_s, float | int) or not 0 <= elapsed_s < math.inf or not isinstance(first_batch, str):
-        raise TypeError("the time or the first batch is of another type")
-    if not isinstance(files, dict) or not isinstance(loop, dict) or type(loop.get("steps")) is not int or loop["steps"] != step:
-        raise TypeError("the files or the state are of another type, or of another step")
-    if not all(isinstance(name, str) and isinstance(size, int) and size >= 0 for name, size in files.items()):
-        raise TypeError("the sizes of the files are of another type")
+    return Checkpoint(file.step, **{name: loaded[name] for name in ("elapsed_s", "first_batch", "files", "loop")})
 
 
 class CheckpointSaver:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from train.data.contracts import Batch
 from train.run.signals import StopSignal
-from train.run.step import TrainState
+from train.run.step import TrainState, refuse_unlike
 
 SNAPSHOT_EVERY = 50
 """Steps between two snapshots: the maximum number of steps to replay when the loss is not finite."""
@@ -85,7 +85,12 @@ class Snapshot:
         return {"step": self.step, "model": copies, "optimizer": self._optimizer, "scaler": self._scaler}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Load a snapshot from the content of a checkpoint."""
+        """Load a snapshot from the content of a checkpoint, which the train state is in already."""
+        refuse_unlike(state["optimizer"], self._optimizer)
+        refuse_unlike(state["scaler"], self._scaler)
+        entries, present = state["optimizer"]["state"], self._optimizer["state"]
+        if any(entry and entry.keys() != present.get(number, {}).keys() for number, entry in entries.items()):
+            raise ValueError("the snapshot has another state of the optimizer")
         self.step, self._optimizer, self._scaler = state["step"], state["optimizer"], state["scaler"]
         for (_, target), saved in zip(self._model, state["model"], strict=True):
             target.copy_(saved)

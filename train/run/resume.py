@@ -178,7 +178,7 @@ def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: Checkp
         loop.load_state(checkpoint.loop)
     except (RunError, OSError) as error:
         raise UsageError(str(error)) from None
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise UsageError(
             f"{previous.folder}: its checkpoint does not fit ({type(error).__name__}: {str(error)[:200]})."
         ) from error

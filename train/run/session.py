@@ -135,7 +135,7 @@ class Session:
             with stop.raising():
                 training = self.begin(title, readers, sink, views, stop, began)
             loop = training.loop
-            result = loop.run()
+            result = self.run_loop(loop)
             test = loop.score(readers.test) if result.status == "done" else None
         finally:
             readers.close()
@@ -149,6 +149,20 @@ class Session:
         loop.sink.finish(summary)
         diagnosis = training.explanation.diagnosis
         return summary, training.graph_facts() | ({"diagnosis": diagnosis.as_json()} if diagnosis else {})
+
+    def run_loop(self, loop: Loop) -> TrainResult:
+        """Train. RunError when the first step after a checkpoint fails: it may hold a state that the optimizer cannot use."""
+        try:
+            return loop.run()
+        except Exception as error:
+            is_first = 0 < self.checkpoint.step == loop.steps
+            if not is_first or isinstance(error, UsageError) or self.explain(error) is not None:
+                raise
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise RunError(
+                f"{self.folder.path}: the first step after the checkpoint of step {loop.steps} failed ({message[:200]}). If the "
+                "run did not fail there before, remove that checkpoint to use the previous one."
+            ) from error
 
     def begin(self, title: str, readers: Readers, sink: Sink, views: Sink, stop: StopSignal, began: float) -> Training:
         """Start the sinks, then make the loop, in the state of the checkpoint if the run is resumed."""

@@ -1,7 +1,7 @@
 """What the fork server imports, once for all jobs of a sweep; importing it also prepares that process for forking.
 
-It only imports, and replaces two functions by which the server of `multiprocessing` takes a request: a worker starts with OpenMP and CUDA uninitialised, and the server has one thread, as a
-fork copies no other.
+It only imports, and replaces two functions by which the server of `multiprocessing` takes a request: a worker starts with OpenMP
+and CUDA uninitialised, and the server has one thread, as a fork copies no other.
 """
 
 from __future__ import annotations
