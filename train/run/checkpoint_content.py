@@ -72,6 +72,9 @@ _LOOP = {
 _ABSENT = frozenset({"train_loss", "val", "best", "bookmark"})
 """Those that are null before there is such a thing."""
 
+MOST_VIEWS = 4
+"""How often the data of a checkpoint may be shown by its tensors: weights that layers share are stored once."""
+
 _CONTENT = {
     "format": WHOLE,
     "experiment": TEXT,
@@ -114,25 +117,23 @@ def _refuse_more_than_it_holds(loaded: Any, size: int) -> None:
 
     `size`: of the file. What walks through the values afterwards takes time and memory in proportion to it.
     """
-    pending, found = [(loaded, 1)], 0
+    pending, values, of_tensors = [(loaded, 1)], 0, 0
     while pending:
         value, depth = pending.pop()
         inner = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
-        found += len(inner)
-        if found > size or depth > MAX_DEPTH:
+        values += len(inner)
+        of_tensors += _bytes(value) if isinstance(value, Tensor) else 0
+        if values > size or of_tensors > MOST_VIEWS * size or depth > MAX_DEPTH:
             raise ValueError("its values say more than it holds")
         if isinstance(value, dict) and not all(type(key) in (str, int) for key in value):
             raise ValueError("it has a key that is neither text nor a number")
         if isinstance(value, int) and value.bit_length() > MAX_BITS:
             raise ValueError("it holds a number that is too long")
-        if isinstance(value, Tensor):
-            _refuse_empty_claim(value)
         pending += [(part, depth + 1) for part in inner]
 
 
-def _refuse_empty_claim(tensor: Tensor) -> None:
-    """Raise ValueError for a tensor that is not on this machine, or repeats what is stored: copied, it could take any memory."""
+def _bytes(tensor: Tensor) -> int:
+    """Return the size of a copy of the tensor. ValueError unless its data are on this machine, as numbers in an array."""
     if tensor.layout is not torch.strided or tensor.device.type != "cpu":
         raise ValueError(f"it holds a tensor on {tensor.device}, or with the layout {tensor.layout}")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError("it holds a tensor that is larger than its data")
+    return tensor.numel() * tensor.element_size()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from train.data.contracts import Batch
 from train.run.signals import StopSignal
-from train.run.step import TrainState, refuse_unlike
+from train.run.step import TrainState
+from train.run.stored_state import fitting, refuse_unlike
 
 SNAPSHOT_EVERY = 50
 """Steps between two snapshots: the maximum number of steps to replay when the loss is not finite."""
@@ -91,7 +92,8 @@ class Snapshot:
         entries, present = state["optimizer"]["state"], self._optimizer["state"]
         if any(entry and entry.keys() != present.get(number, {}).keys() for number, entry in entries.items()):
             raise ValueError("the snapshot has another state of the optimizer")
-        self.step, self._optimizer, self._scaler = state["step"], state["optimizer"], state["scaler"]
+        self.step, self._scaler = state["step"], state["scaler"]
+        self._optimizer = fitting(self._train_state.optimizer, state["optimizer"])
         for (_, target), saved in zip(self._model, state["model"], strict=True):
             target.copy_(saved)
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from train.data.contracts import Batch
 from train.run.device import Placement
+from train.run.stored_state import fitting
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,9 @@ class TrainState:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load the content of a checkpoint."""
         self.model.load_state_dict(state["model"])
-        refuse_unlike(state["optimizer"]["param_groups"], self.optimizer.state_dict()["param_groups"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(fitting(self.optimizer, state["optimizer"]))
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-
-
-def refuse_unlike(stored: Any, present: Any) -> None:
-    """Raise ValueError where a stored value is of another kind than the present one, in mappings under the keys of both.
-
-    Kinds are those of plain values; a tensor has its shape and type. Null, stored or present, stands for any value.
-    """
-    if isinstance(stored, dict) and isinstance(present, dict):
-        for key in stored.keys() & present.keys():
-            refuse_unlike(stored[key], present[key])
-    elif isinstance(stored, list | tuple) and isinstance(present, list | tuple) and len(stored) == len(present):
-        for pair in zip(stored, present, strict=True):
-            refuse_unlike(*pair)
-    elif stored is not None and present is not None and _kind(stored) != _kind(present):
-        raise ValueError(f"{_kind(stored)} in the place of {_kind(present)}")
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {list(value.shape)} of {value.dtype}"
-    return "a number" if isinstance(value, int | float) and not isinstance(value, bool) else f"a {type(value).__name__}"
 
 
 def rates_for(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[float, Tensor]:
