@@ -21,6 +21,9 @@ STRICT = ConfigDict(
     strict=True, extra="forbid", arbitrary_types_allowed=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
 )
 
+MOST_PROBLEMS = 20
+"""Of a group's keys, in one message."""
+
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
 
 
@@ -160,9 +163,9 @@ def check(schema: type[Any], prefix: str, values: Any) -> Any:
 
 
 def describe(error: ValidationError, prefix: str, keys: Iterable[str]) -> str:
-    """Describe all errors that pydantic found, in one sentence per key."""
+    """Describe the errors that pydantic found, in one sentence per key."""
     sentences: dict[str, list[str]] = {}
-    for problem in error.errors(include_url=False):
+    for problem in error.errors(include_url=False)[:MOST_PROBLEMS]:
         location = [str(part) for part in problem["loc"]]
         indices = "".join(f"[{part}]" for part in location[1:] if part.isdigit())
         key = (f"{prefix}." if prefix else "") + location[0] + indices

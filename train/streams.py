@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 from train.escape import terminal
 
 STDOUT = 1
+LONGEST = 4_000
+"""Characters of a message that are shown: a folder may hold a value of a million."""
 NAMES = {STDOUT: "stdout", 2: "stderr"}
 
 
@@ -42,8 +44,14 @@ def say(text: str = "", *, error: bool = False) -> None:
 
 
 def say_error(program: str, error: object) -> None:
-    """Print a message on standard error. Its further lines are indented: what it quotes cannot pass for another message."""
-    say(f"{program}: {str(error).replace(chr(10), f'{chr(10)}  ')}", error=True)
+    """Print a message on standard error. Its further lines are indented: what it quotes cannot pass for another message.
+
+    Of a long one the beginning and the end are shown.
+    """
+    text = str(error)
+    if (more := len(text) - LONGEST) > 0:
+        text = f"{text[: LONGEST // 2]} [... {more:,} characters ...] {text[-LONGEST // 2 :]}"
+    say(f"{program}: {text.replace(chr(10), f'{chr(10)}  ')}", error=True)
 
 
 def protect_output() -> None:

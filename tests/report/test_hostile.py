@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
+import subprocess
+import sys
 import unicodedata
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -179,6 +182,14 @@ def test_terminal_of_train_shows_no_control_characters(hostile: Path, train: Tra
         assert "trust=" not in result.stderr
         assert not re.search(r"^(# heading|- item|---)", result.stderr, re.MULTILINE)
         assert (folder == hostile) == ("packages to trust: os" in result.stderr)
+
+
+def test_settings_of_matplotlib_in_the_current_folder_are_not_read(tmp_path: Path) -> None:
+    """One enters the folder and types `train-report .`; `text.usetex` would start LaTeX, and a pipe would be waited for."""
+    os.mkfifo(tmp_path / "matplotlibrc")
+    program = "import train.figures.style, matplotlib; print(matplotlib.rcParams['text.usetex'])"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, timeout=60, check=True)
 
 
 def test_terminal_of_diff_shows_no_control_characters(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -114,6 +115,39 @@ def test_stored_configuration_passes_the_schema(received: Path, kind: str) -> No
         resume_in_process(received, [LONGER, "trust=tests"])
     assert message in str(error.value)
     assert contents(received) == before
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [
+        ("data", "torch.nn.ReLU"),
+        ("norm", "torchvision.models.list_models"),
+        ("schedule", "torch.nn.ReLU"),
+        ("init", "torch.nn.functional.max_pool2d"),
+    ],
+)
+def test_function_in_the_place_of_another_is_one_message(train: Train, received: Path, group: str, target: str) -> None:
+    """It may be called, but returns something else, or cannot be called with settings."""
+    kept = yaml.safe_load((received / "config.yaml").read_text())[group]
+    shared = {key: kept[key] for key in ("root", "preprocess", "val_fraction", "workers", "verify") if key in kept}
+    config = yaml.safe_load((received / "config.yaml").read_text()) | {group: {"_target_": target, **shared}}
+    (received / "config.yaml").write_text(yaml.safe_dump(config))
+    result = train(f"resume={received}", LONGER)
+    assert (result.returncode in (1, 2), len(result.stderr.splitlines())) == (True, 1), result.stderr
+    assert str(received) in result.stderr or group in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["keys", "a value", "a reason"])
+def test_message_on_long_texts_is_short(train: Train, received: Path, kind: str) -> None:
+    if kind == "a reason":
+        status = json.loads((received / "status.json").read_text()) | {"status": "diverged", "reason": "x" * 1_000_000}
+        (received / "status.json").write_text(json.dumps(status))
+        replace(received, trainer={"record_every": 1})
+    else:
+        replace(received, trainer={f"key{i}": i for i in range(20_000)} if kind == "keys" else {"precision": "x" * 900_000})
+    result = train(f"resume={received}", LONGER)
+    assert result.returncode == 2
+    assert len(result.stderr) < 5_000
 
 
 def stored_run(**model: object) -> Run:

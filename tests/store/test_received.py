@@ -21,6 +21,7 @@ import pytest
 from tests.conftest import Train
 from tests.harness import SMALL, resume_in_process
 from tests.report.folders import write_run, write_sweep
+from train.data import idx
 from train.errors import RunError, UsageError
 from train.report import cli
 from train.report.content import build_content
@@ -784,6 +785,27 @@ def test_repeated_sweep_archives_links(train: Train, tmp_path: Path) -> None:
         assert train(*sweep).returncode == 0
         assert (tmp_path / "sweep" / "previous" / f"{run.name}.1").is_symlink()
         assert read_run(run).state == "done"
+
+
+def test_files_beyond_memory_are_written_anew_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view that is said to be continued from a terabyte on, and images that unpack to more than any set has."""
+    import torch
+
+    folder = shutil.copytree(STORED, tmp_path / "run")
+    newest, *_ = list_checkpoints(folder)
+    make_sparse(folder / "events.out.tfevents.9999999999.a.1")
+    path = ("files", "events.out.tfevents")
+    data = packed(replaced(torch.load(newest.path, weights_only=True), path, 1 << 39))
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / f"step-{newest.step:09d}-{checksum(data)}.pt").write_bytes(data)
+    assert resume_in_process(folder)[1] == "done"
+    (view,) = folder.glob("events.out.tfevents.*")
+    assert view.stat().st_size < 1 << 30
+    monkeypatch.setattr(idx, "LARGEST", 10_000)
+    idx.write(tmp_path / "images.gz", torch.zeros(20, 100, 10, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="holds more than"):
+        idx.read(tmp_path / "images.gz")
 
 
 def test_limit_is_no_demand_for_memory(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from torch import Tensor
 from train.data.contracts import Arrays, Splits
 
 UINT8 = 0x08
+LARGEST = 1 << 31
+"""Limit in bytes of a file, unpacked: forty times the training images of MNIST."""
 TRAIN, TEST = "train", "t10k"
 
 
@@ -40,17 +42,25 @@ def is_complete(folder: Path) -> bool:
 
 def read(path: Path) -> Tensor:
     """Read a uint8 array from an idx file, gzipped if its name ends in .gz. ValueError: damaged; OSError: cannot be read."""
-    content = path.read_bytes()
     try:
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        content = _bounded(path)
         zeros, kind, dimensions = struct.unpack_from(">HBB", content)
         sizes = struct.unpack_from(f">{dimensions}I", content, 4)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     start = 4 + 4 * dimensions
     if zeros != 0 or kind != UINT8 or len(content) != start + math.prod(sizes):
         raise ValueError(f"{path} is damaged or not an idx file of bytes")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(sizes)
+
+
+def _bounded(path: Path) -> bytes:
+    """Return the content of a file, unpacked. ValueError if that is larger than any set of images in memory."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"{path} holds more than {LARGEST:,} bytes")
+    return content
 
 
 def write(path: Path, values: Tensor) -> None:

@@ -11,6 +11,7 @@ from train.command import left_out, stored_command
 from train.config import Settings, TrainerSettings, check, total_steps
 from train.errors import CANNOT_DECODE, RunError, UsageError
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, newest_valid
+from train.run.trust import trusted
 from train.store.code import versions
 from train.store.files import STATUS_FILE
 from train.store.foreign import refuse_strange_files, strange_files
@@ -122,7 +123,7 @@ def validate_length(run: Run, settings: Settings, schedule: Schedule, done: int,
     new_steps = total_steps(settings.trainer, steps_per_epoch)
     if run.state == "done" and done < old_steps:
         raise UsageError(f"{run.folder}: this run is done, but without a checkpoint of its last step it cannot be extended.")
-    if new_steps != old_steps:
+    if new_steps != old_steps or done > new_steps:
         refuse_new_length(schedule, chosen_name(settings, "schedule"), old_steps, new_steps, done)
 
 
@@ -183,6 +184,20 @@ def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: Checkp
             f"{previous.folder}: its checkpoint does not fit ({type(error).__name__}: {str(error)[:200]})."
         ) from error
     sink.message(f"Resuming at step {checkpoint.step}.")
+
+
+def unusable(previous: Run | None, error: BaseException) -> str:
+    """Return what is said of an error that nobody explains in a run that is resumed; empty for one that is to be seen as it is.
+
+    The folder may be a stranger's, whose configuration can name any of the functions that may be called in the place of another.
+    With packages to trust, the error may be one of the user's own code.
+    """
+    if previous is None or trusted() or not isinstance(error, Exception):
+        return ""
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return (
+        f"{previous.folder}: what this folder holds cannot be used ({message[:200]}). TRAIN_FULL_ERROR=1 shows where it failed."
+    )
 
 
 def version_changes(status: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
-from train.run.resume import refuse_other_inputs, restore_run, resume_identities, resume_identity, validate_length
+from train.run.resume import refuse_other_inputs, restore_run, resume_identities, resume_identity, unusable, validate_length
 from train.run.run_sinks import run_sinks
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal, handle_signals, signal_name
@@ -51,7 +51,14 @@ def open_session(
     """
     if previous is None:
         folder.refuse_if_taken()
-    setup = prepare(settings, typed)
+    try:
+        setup = prepare(settings, typed)
+    except (UsageError, RunError):
+        raise
+    except Exception as error:
+        if message := unusable(previous, error):
+            raise UsageError(message) from error
+        raise
     checkpoint = FoundCheckpoint()
     if previous is not None:
         refuse_other_inputs(previous, setup.inputs)
@@ -111,6 +118,9 @@ class Session:
                 raise
             except BaseException as error:
                 explained = self.explain(error)
+                if explained is None and not isinstance(error, UsageError) and (message := unusable(self.previous, error)):
+                    log.error("the run failed", exc_info=error)
+                    explained = RunError(message)
                 self.write_failure(explained or error, began)
                 if explained is None:
                     raise

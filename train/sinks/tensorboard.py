@@ -29,6 +29,8 @@ _summary: Any = summary_pb2
 
 PREFIX = "events.out.tfevents"
 _TIME = re.compile("[0-9]{1,12}")
+LARGEST_VIEW = 1 << 32
+"""Bytes of an event file that is continued, for which it is in memory at once. A larger one is written anew from the records."""
 IMAGES_SUFFIX = ".images"
 """The end of the name of an `ImageFile`."""
 _START = _event.SessionLog(status=_event.SessionLog.START)
@@ -174,7 +176,7 @@ def _content_before_checkpoint(info: RunInfo, previous: Sequence[str]) -> bytes 
     """
     size = (info.offsets or {}).get(PREFIX)
     candidates = [name for name in reversed(previous) if not name.endswith(IMAGES_SUFFIX)]
-    if size is None:
+    if size is None or size > LARGEST_VIEW:
         return None
     for name in candidates:
         with Folder(info.folder).open(name) as file:

@@ -23,6 +23,9 @@ it had finished, but a part of its records is gone, so that it is no result."""
 DataKnown: TypeAlias = Literal["recorded", "first batch", "unknown"]
 """How it is known with which data a run was made: it says so itself, or its first batch is that of a run which does."""
 
+LONGEST_REASON = 4_000
+"""Characters of a reason that are read: it stands on pages and in messages."""
+
 FINISHED = frozenset({"done", "diverged"})
 """The states that are results. Divergence is one: repeating the run would reproduce it."""
 
@@ -178,7 +181,7 @@ def _state(status: Mapping[str, Any]) -> tuple[State, str]:
     state = status["status"]
     if state not in get_args(State):
         raise ValueError(f"status.json has the status {state!r}")
-    return cast(State, state), status.get("reason") or ""
+    return cast(State, state), (status.get("reason") or "")[:LONGEST_REASON]
 
 
 def _ended(folder: Path, status: Mapping[str, Any]) -> bool:

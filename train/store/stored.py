@@ -20,8 +20,9 @@ SMALL_FILE = 1 << 20
 """Limit in bytes of config.yaml and overrides.yaml."""
 MEDIUM_FILE = 1 << 24
 """Limit in bytes of status.json and summary.json."""
-LARGE_FILE = 1 << 28
-"""Limit in bytes of files that grow with the number of classes or runs: data.json and sweep.json, which holds a million runs."""
+LARGE_FILE = 1 << 26
+"""Limit in bytes of files that grow with the number of classes or runs: data.json, and sweep.json, which holds 100,000 runs. In
+memory their values may take twenty times as much."""
 
 LARGEST = 1e18
 """More than any number of steps, images, operations, bytes or seconds."""
