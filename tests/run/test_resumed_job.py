@@ -137,6 +137,17 @@ def test_function_in_the_place_of_another_is_one_message(train: Train, received:
     assert str(received) in result.stderr or group in result.stderr
 
 
+def test_nothing_is_downloaded_to_a_place_that_the_folder_names(received: Path, tmp_path: Path) -> None:
+    (tmp_path / "chosen").mkdir()
+    config = yaml.safe_load((received / "config.yaml").read_text())
+    shared = {key: config["data"][key] for key in ("preprocess", "val_fraction", "workers", "verify") if key in config["data"]}
+    target = {"_target_": "train.data.torchvision_sets.cifar10", "root": str(tmp_path / "chosen"), "download": True}
+    (received / "config.yaml").write_text(yaml.safe_dump(config | {"data": {**shared, **target}}))
+    with pytest.raises(UsageError, match=r"data\.download=false"):
+        resume_in_process(received, [LONGER])
+    assert not list((tmp_path / "chosen").iterdir())
+
+
 @pytest.mark.parametrize("kind", ["keys", "a value", "a reason"])
 def test_message_on_long_texts_is_short(train: Train, received: Path, kind: str) -> None:
     if kind == "a reason":

@@ -184,6 +184,7 @@ UNREADABLE: dict[str, Attack] = {
     "config key": replacing("config.yaml", "? [a, b]\n: 1"),
     "config mixed keys": replacing("config.yaml", "a: {1: x, b: y}"),
     "config number keys": replacing("config.yaml", "1: x"),
+    "config of many keys": adding("config.yaml", "many:\n" + "".join(f"  k{i}: {i}\n" for i in range(50_000))),
     "config latin": replacing("config.yaml", b"a: \xff"),
     "config null byte": replacing("config.yaml", b"a: \0"),
     "config.seed text": lambda folder: reconfigure(folder, "seed", "x"),

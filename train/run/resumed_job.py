@@ -92,7 +92,7 @@ def resume_job(resumption: Resumption, config_dir: Path) -> JobResult:
 def open_job(resumption: Resumption, folder: RunFolder, config_dir: Path) -> Job:
     """Return the run, ready to train on from its last checkpoint, with its folder locked."""
     run = read_run(folder.path)
-    content = changed(run, resumption.changes)
+    content = without_download(changed(run, resumption.changes), resumption.changes)
     bookkeeping = _bookkeeping(resumption.bookkeeping, config_dir) | {"resume": str(folder.path)}
     overrides = [*_unchanged(run.overrides, resumption.changes), *resumption.changes]
     choices = {str(group): str(choice) for group, choice in run.choices.items()}
@@ -118,6 +118,14 @@ def changed(run: Run, overrides: Sequence[str]) -> dict[str, Any]:
             continue
         content = _with_value(content, key.split("."), _value(override), text)
     return content
+
+
+def without_download(content: dict[str, Any], typed: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration with `data.download=false`, unless that is typed: a folder chooses no place to download to."""
+    data = content.get("data")
+    if not isinstance(data, Mapping) or "download" not in data or "data.download" in map(key_of, typed):
+        return content
+    return {**content, "data": {**data, "download": False}}
 
 
 _MAY_CHANGE = f"These may change: {', '.join(dict.fromkeys((*LENGTH, *CHANGEABLE)))}."

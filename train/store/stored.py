@@ -14,6 +14,7 @@ from typing import Any
 from train.store.config_text import config_of, overrides_of
 from train.store.files import CONFIG_FILE, DATA_FILE, LOCK_FILE, MANIFEST_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
 from train.store.inside import Folder
+from train.store.overrides import flatten
 from train.store.plain import MalformedError, parse_json
 
 SMALL_FILE = 1 << 20
@@ -23,6 +24,9 @@ MEDIUM_FILE = 1 << 24
 LARGE_FILE = 1 << 26
 """Limit in bytes of files that grow with the number of classes or runs: data.json, and sweep.json, which holds 100,000 runs. In
 memory their values may take twenty times as much."""
+
+MOST_SETTINGS = 1_000
+"""Ten times those of a run. A report compares each of them between its arms."""
 
 LARGEST = 1e18
 """More than any number of steps, images, operations, bytes or seconds."""
@@ -197,7 +201,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     A seed is a text with `${` if the run failed before that was resolved.
     """
-    return checked(config_of(_text(folder, CONFIG_FILE)) or {}, _CONFIG, CONFIG_FILE)
+    content = checked(config_of(_text(folder, CONFIG_FILE)) or {}, _CONFIG, CONFIG_FILE)
+    if len(flatten(content)) > MOST_SETTINGS:
+        raise MalformedError(f"{CONFIG_FILE} holds more than {MOST_SETTINGS:,} settings")
+    return content
 
 
 def _text(folder: Path, name: str) -> str:
