@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from train.store.files import CONFIG_FILE, METRICS_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
+from train.store.files import CONFIG_FILE, DATA_FILE, METRICS_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
 from train.store.identity import arm_id, identity, with_data
 from train.store.manifest import Manifest, PlannedArm, PlannedRun, write_manifest
 from train.store.metrics import Record, format_record
@@ -23,6 +23,19 @@ ROLES = ("init", "order", "augment", "dropout", "split")
 STEPS_OF_EPOCH = 70
 DATA = "0123456789ab"
 """The id of the data that the runs say they were made with."""
+CLASSES = 10
+CONTENT = {
+    "classes": [f"class {index}" for index in range(CLASSES)],
+    "splits": {
+        split: {
+            "images": images,
+            "counts": [images // CLASSES] * CLASSES,
+            "contents": [f"{index:064x}" for index in range(CLASSES)],
+        }
+        for split, images in (("train", 9000), ("val", 1000), ("test", 2000))
+    },
+}
+"""What the runs say about their data."""
 CHOICES = {
     "data": "fashion_mini",
     "augment": "flip_crop",
@@ -179,6 +192,7 @@ def write_run(folder: Path, planned: PlannedRun, config: str, run: StoredRun, le
     (folder / CONFIG_FILE).write_text(f"seed: {run.seed}\nseeds:\n{roles}{config}")
     (folder / OVERRIDES_FILE).write_text("".join(f"- {override}\n" for override in planned.overrides))
     (folder / STATUS_FILE).write_text(json.dumps(status(planned, run, state, length), indent=2))
+    (folder / DATA_FILE).write_text(json.dumps(CONTENT))
     (folder / METRICS_FILE).write_bytes(b"".join(map(format_record, records(run, length))))
     (folder / SUMMARY_FILE).write_text(json.dumps(summary(run, state, length), indent=2))
 

@@ -108,10 +108,11 @@ def _plans(folders: Iterable[Path], unreadable: list[ExcludedRun]) -> Iterator[P
     """Read the manifests in `folders` and one level below, so that a folder of sweeps works like a sweep."""
     visited: set[Path] = set()
     for top in folders:
-        for folder in [top, *(top / name for name in subfolders(top))]:
-            if folder.resolve() in visited:
+        resolved = top.resolve()  # that is enough, as the subfolders are no links
+        for folder, place in [(top, resolved), *((top / name, resolved / name) for name in subfolders(top))]:
+            if place in visited:
                 continue
-            visited.add(folder.resolve())
+            visited.add(place)
             try:
                 manifest = read_manifest(folder)
             except UsageError as error:

@@ -280,10 +280,11 @@ def _versions_of(run: Run) -> Mapping[str, Any]:
 
 def relative_path(path: Path | str, out: Path) -> str:
     """Return `path` relative to the report's folder if it is below it, else unchanged."""
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
+    parts, above = path.parts, out.parts
+    if parts[: len(above)] == above and ".." not in parts:  # no link lies between a folder and the runs found in it
+        return str(Path(*parts[len(above) :]))
     try:
-        if path.is_relative_to(out) and ".." not in path.parts:  # no link lies between a folder and the runs found in it
-            return str(path.relative_to(out))
         return str(path.resolve().relative_to(_resolved(out)))
     except ValueError:
         return str(path)

@@ -15,7 +15,8 @@ from sys import intern
 import numpy as np
 from numpy.typing import NDArray
 
-from train.store.metrics import INVALID, Record, complete_lines, parse_record
+from train.store.files import METRICS_FILE
+from train.store.metrics import INVALID, Row, complete_lines, parse_record, parse_rows
 from train.store.run import Run
 from train.tags import STATISTICS, join, split
 
@@ -98,38 +99,32 @@ def read_history(run: Run, tags: Iterable[str]) -> History:
     return reader.history()
 
 
-_Place = tuple[int, float, float]
-"""Step, epoch and seconds of a record."""
-
-
 class _Reader:
     """Collects what a history keeps from the lines of one file, in order."""
 
     def __init__(self, tags: tuple[str, ...]) -> None:
+        self._tags = tags
         self._marks = re.compile(b"|".join(re.escape(f'"{tag}"'.encode()) for tag in tags))
-        self._points: dict[str, dict[int, tuple[_Place, float]]] = {tag: {} for tag in tags}
-        self._newest: _Place = (0, 0.0, 0.0)
+        self._lines: list[bytes] = []
+        self._rows: list[Row] = []
         self._first_signal = self._last_signal = b""
         self._problem = ""
 
     def add(self, line: bytes) -> None:
         if SIGNAL_MARK in line:
             self._first_signal, self._last_signal = self._first_signal or line, line
-        if not self._marks.search(line) or (record := self._parsed(line)) is None:
-            return
-        place = self._newest = record.step, record.epoch, record.time_s
-        for tag, points in self._points.items():
-            if tag in record.values:
-                points[record.step] = place, record.values[tag]  # a resumed run repeats steps: the later record counts
+        if self._marks.search(line):
+            self._lines.append(line)
+            if len(self._lines) == _AT_ONCE:
+                self._parse_lines()
 
     def history(self) -> History:
-        curves = {tag: points for tag, points in self._points.items() if points}
+        self._parse_lines()
         places: dict[tuple[int, ...], tuple[array[int], array[float], array[float]]] = {}
-        first, last = (self._parsed(line) if line else None for line in (self._first_signal, self._last_signal))
-        ends = [self._newest, *([(last.step, last.epoch, last.time_s)] if last else [])]
-        newest = max(ends, key=lambda place: place[0])
+        first, last = self._parsed([self._first_signal]), self._parsed([self._last_signal])
+        newest = max([*self._rows[-1:], *last], key=lambda row: row[0], default=(0, 0.0))
         return History(
-            curves={tag: _curve(points, places) for tag, points in curves.items()},
+            curves={tag: curve for tag in self._tags if (curve := _curve(tag, self._rows, places))},
             first_signal=_signals(first),
             last_signal=_signals(last),
             last_step=newest[0],
@@ -137,27 +132,49 @@ class _Reader:
             problem=self._problem,
         )
 
-    def _parsed(self, line: bytes) -> Record | None:
+    def _parse_lines(self) -> None:
+        for row in self._parsed(self._lines):
+            step, epoch, time_s, values = row
+            kept = values if len(values) <= _FEW else {tag: values[tag] for tag in self._tags if tag in values}
+            self._rows.append((step, epoch, time_s, kept))
+        self._lines = []
+
+    def _parsed(self, lines: Sequence[bytes]) -> list[Row]:
+        """Return the records of those lines that hold one. An empty line stands for none."""
         try:
-            return _numbers(line)
-        except _NO_RECORD as error:
-            self._problem = self._problem or _problem(error)
-            return None
+            return parse_rows(lines)
+        except INVALID as error:
+            if len(lines) > 1:
+                return [row for line in lines for row in self._parsed([line])]
+            if lines[0]:
+                self._problem = self._problem or f"{METRICS_FILE} has an invalid line ({type(error).__name__}: {error})"
+            return []
 
 
-def _curve(points: Mapping[int, tuple[_Place, float]], places: dict[tuple[int, ...], tuple[array, array, array]]) -> Curve:
-    """Return a curve in the order of its steps. `places`: those of earlier curves, by their records; equal ones are shared."""
+_AT_ONCE = 256
+"""Lines that are held to be parsed together."""
+_FEW = 16
+"""Values of a record that are not worth a selection."""
+
+
+def _curve(tag: str, rows: Sequence[Row], places: dict[tuple[int, ...], tuple[array, array, array]]) -> Curve | None:
+    """Return a curve in the order of its steps, None without points.
+
+    `places`: those of earlier curves, by their records; equal ones are shared.
+    """
+    points = {row[0]: row for row in rows if tag in row[3]}  # a resumed run repeats steps: the later record counts
+    if not points:
+        return None
     ordered = [points[step] for step in sorted(points)]
-    key = tuple(id(place) for place, _ in ordered)
+    key = tuple(map(id, ordered))
     if key not in places:
-        steps, epochs, times_s = zip(*(place for place, _ in ordered), strict=True)
+        steps, epochs, times_s, _ = zip(*ordered, strict=True)
         places[key] = array("q", steps), array("d", epochs), array("d", times_s)
-    return Curve(*places[key], array("d", (value for _, value in ordered)))
+    return Curve(*places[key], array("d", [row[3][tag] for row in ordered]))
 
 
-def _signals(record: Record | None) -> dict[str, float]:
-    values = record.values if record else {}
-    return {intern(tag): value for tag, value in values.items() if tag.startswith(_SIGNALS)}
+def _signals(rows: Sequence[Row]) -> dict[str, float]:
+    return {intern(tag): value for row in rows for tag, value in row[3].items() if tag.startswith(_SIGNALS)}
 
 
 def recorded_tags(run: Run) -> set[str]:
@@ -165,8 +182,8 @@ def recorded_tags(run: Run) -> set[str]:
     tags: set[str] = set()
     try:
         for line in complete_lines(run.metrics_file):
-            with suppress(*_NO_RECORD):
-                tags.update(_numbers(line).values)
+            with suppress(*INVALID):
+                tags.update(parse_record(line).values)
     except OSError:
         return set()
     of_network = {"loss", "accuracy"}
@@ -190,18 +207,3 @@ def shared_curve(curves: Sequence[Curve]) -> SharedCurve | None:
     kept = np.searchsorted(np.frombuffer(first.steps, dtype=np.int64), shared)
     epochs, times_s = (np.frombuffer(column)[kept] for column in (first.epochs, first.times_s))
     return SharedCurve(shared, epochs, times_s, values)
-
-
-_NO_RECORD = (*INVALID, OverflowError)
-
-
-def _problem(error: Exception) -> str:
-    return f"metrics.jsonl has an invalid line ({type(error).__name__}: {error})"
-
-
-def _numbers(line: bytes) -> Record:
-    """Return the record of a line. One of `INVALID` or OverflowError if it is none, or holds what is no number of 64 bits."""
-    record = parse_record(line)
-    for kind, numbers in (("q", (record.step,)), ("d", record.values.values())):
-        array(kind, numbers)
-    return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from train.report.arms import Arm, Study
@@ -25,7 +25,7 @@ def input_facts(study: Study) -> InputFacts:
     """Return where runs differ in what should be the same, as sentences."""
     label_of = {run.folder: study.labels[arm.id] for arm in study.arms for run in (*arm.runs, *arm.unchosen_runs)}
     runs = [run for run in (*study.runs, *study.unchosen_runs) if run.state in FINISHED]
-    contents = {run.data: read_data(run.folder) for run in reversed(runs) if run.data_known == "recorded"}
+    contents = data_contents(run for run in runs if run.data_known == "recorded")
     with_code = {run.arm for run in runs if run.code}
     unknown = sum(run.data_known == "unknown" for run in runs)
 
@@ -42,6 +42,15 @@ def input_facts(study: Study) -> InputFacts:
         unknown_code=sum(run.code is None and run.arm in with_code for run in runs),
         same_test_data=_same_test_data(contents, unknown),
     )
+
+
+def data_contents(runs: Iterable[Run]) -> dict[str, Mapping[str, Any]]:
+    """Return the id of data -> their content, read once, from the first of the runs that holds it; empty if none does."""
+    contents: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        if run.data and not contents.get(run.data):
+            contents[run.data] = read_data(run.folder)
+    return contents
 
 
 def _data(runs: Sequence[Run], is_varied: bool, contents: Mapping[str, Any], named: Named) -> Iterator[str]:

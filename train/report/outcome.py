@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from train.report.history import History
+from train.report.inputs import data_contents
 from train.report.metric import Metric, as_float
 from train.report.statistics.trained import ALPHA, MARGIN, Guessing, Scores, guessing, is_trained
 from train.store.inputs import read_data
@@ -40,14 +41,10 @@ class Outcome:
 
 def outcomes(runs: Sequence[Run], metric: Metric, histories: Mapping[Path, History]) -> dict[Path, Outcome]:
     """Return run folder -> outcome of every completed run."""
-    contents: dict[str, Mapping[str, Any]] = {}
-    for run in runs:
-        if run.data and not contents.get(run.data):
-            contents[run.data] = read_data(run.folder)
+    contents = data_contents(runs)
     done = [run for run in runs if run.state == "done"]
-    return {
-        run.folder: _outcome(run, metric, histories[run.folder], contents.get(run.data) or read_data(run.folder)) for run in done
-    }
+    content_of = {run.folder: contents[run.data] if run.data else read_data(run.folder) for run in done}
+    return {run.folder: _outcome(run, metric, histories[run.folder], content_of[run.folder]) for run in done}
 
 
 def _outcome(run: Run, metric: Metric, history: History, content: Mapping[str, Any]) -> Outcome:

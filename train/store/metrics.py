@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from train.errors import RunError
 from train.store.files import CHECKPOINTS_FOLDER, METRICS_FILE
@@ -27,6 +27,7 @@ INVALID = (ValueError,)
 
 MAX_LINE = 1 << 24
 """Limit of a line in bytes: twice what a record of ten thousand layers takes."""
+_BLOCK = 1 << 18
 _MAX_STEP = 1 << 53
 
 
@@ -72,25 +73,46 @@ def format_record(record: Record) -> bytes:
     return text.encode() + b"\n"
 
 
+Row = tuple[int, float, float, dict[str, float]]
+"""The fields of a record: a report reads so many that making objects of them would count."""
+
+
 def parse_record(line: bytes) -> Record:
     """Parse one line of the file. One of `INVALID` if it is no record: every value is a number, `step` a whole one from 0 on."""
+    return Record(*parse_rows([line])[0])
+
+
+def parse_rows(lines: Sequence[bytes]) -> list[Row]:
+    """Parse several lines at once, which takes half the time. One of `INVALID` if any of them is no record."""
+    text = b",".join(lines)
+    has_escape = b"\\u" in text
     try:
-        row = json.loads(line)
-        step, epoch, time_s, values = row["step"], row["epoch"], row["time_s"], row["values"]
-        if b'"NaN"' in line or b'Infinity"' in line:
-            values = {tag: decode_float(value) for tag, value in values.items()}
-        kinds = set(map(type, values.values()))
-        if not kinds <= {float, int}:
-            raise ValueError("a value is not a number")
-        if int in kinds:
-            values = {tag: float(value) for tag, value in values.items()}
-        if type(step) is not int or not 0 <= step <= _MAX_STEP or not all(_is_finite(value) for value in (epoch, time_s)):
-            raise ValueError("its step, epoch or time is no such number")
-        if b"\\u" in line:  # an escape may be half of a character
-            "".join(values).encode()
-        return Record(step, float(epoch), float(time_s), values)
+        rows = json.loads(b"[%b]" % text)
+        if len(rows) != len(lines):
+            raise ValueError("a line holds more or less than one value")
+        return [_row(content, has_escape) for content in rows]
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _row(content: Any, has_escape: bool) -> Row:
+    step, epoch, time_s, values = content["step"], content["epoch"], content["time_s"], content["values"]
+    if type(step) is not int or not 0 <= step <= _MAX_STEP or not _is_finite(epoch) or not _is_finite(time_s):
+        raise ValueError("its step, epoch or time is no such number")
+    if set(map(type, values.values())) - _FLOAT:
+        values = {tag: _number(value) for tag, value in values.items()}
+    if has_escape:  # it may be half of a character
+        "".join(values).encode()
+    return step, float(epoch), float(time_s), values
+
+
+_FLOAT = frozenset({float})
+
+
+def _number(value: object) -> float:
+    if type(value) not in (float, int, str):
+        raise ValueError("a value is not a number")
+    return decode_float(value)  # pyright: ignore[reportArgumentType]
 
 
 def _is_finite(value: object) -> bool:
@@ -127,10 +149,15 @@ def read_lines(path: Path, offset: int = 0) -> list[bytes]:
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a file, the last perhaps without an end. RefusedError for one that is longer than any record."""
-    while line := file.readline(MAX_LINE):
-        if len(line) == MAX_LINE:
+    rest = b""
+    while block := file.read(_BLOCK):  # at half the cost of a call for each line
+        *lines, rest = (rest + block).split(b"\n")
+        if max(map(len, (rest, *lines))) >= MAX_LINE:
             raise RefusedError(Path(METRICS_FILE), f"has a line of more than {MAX_LINE:,} bytes")
-        yield line
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
 
 
 def _with_ends(file: BinaryIO) -> Iterator[bytes]:

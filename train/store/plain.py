@@ -90,12 +90,17 @@ def check_plain(value: Any, name: str) -> None:
                 below += item.values()
             elif isinstance(item, list):
                 below += item
-            else:
+            elif not (isinstance(item, str) and item.isascii()):  # most are: without a call
                 _check_leaf(item, name)
         level = below
 
 
 def _check_keys(mapping: dict[Any, Any], name: str) -> None:
+    try:
+        if "".join(mapping).isascii():
+            return
+    except TypeError:  # not all are text
+        pass
     for key in mapping:
         if not isinstance(key, _KEYS):
             raise MalformedError(f"{name} has a key that is no text")

@@ -54,15 +54,15 @@ def _scan(folder: Path, config: Mapping[str, Any]) -> tuple[bytes, int, int]:
 
     Line by line; lines with layer statistics are not parsed.
     """
-    last, reached, due = b"", 0, _every(config)
-    has_gap = False
+    last, reached, has_gap = b"", 0, False
+    due = every = _every(config)
     with Folder(folder).open(METRICS_FILE) as file:
         for line in bounded_lines(file):
             last = line
             if _TRAIN in line and line.endswith(b"\n") and (step := _step(line)) is not None:
                 reached = max(reached, step)
                 has_gap = has_gap or step > due  # an earlier step than the last: older versions repeated steps as they resumed
-                due += 0 if has_gap or step != due else _every(config)
+                due += 0 if has_gap or step != due else every
     return last, reached, due
 
 

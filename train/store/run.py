@@ -92,7 +92,7 @@ def read_run(folder: Path) -> Run:
         status = read_stored(folder, STATUS_FILE)
         config = upgraded(read_config(folder))
         overrides = read_overrides(folder)
-        summary = read_stored(folder, SUMMARY_FILE) if Folder(folder).exists(SUMMARY_FILE) else {}
+        summary = _summary(folder)
         state, reason = _state(status)
         if state == "running" and _ended(folder, status):
             # The run may have ended normally between the two checks, so read its last status again.
@@ -131,6 +131,14 @@ def read_status(folder: Path) -> dict[str, Any]:
     try:
         return read_stored(folder, STATUS_FILE)
     except (OSError, ValueError):
+        return {}
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """Return the content of summary.json; empty if there is none."""
+    try:
+        return read_stored(folder, SUMMARY_FILE)
+    except FileNotFoundError:
         return {}
 
 
