@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,8 +22,14 @@ from scripts.benchmarks.scale_work import Work, cost_of
 from tests.sweep.conftest import loader  # noqa: F401
 from train.run.dry_run import check_configs
 from train.sweep.axes import read_request
+from train.sweep.devices import allocate, parse_pool_settings
+from train.sweep.display import Display
 from train.sweep.failures import Failure, unusable_combination
+from train.sweep.fork_server import ForkServer
+from train.sweep.jobs import Job
 from train.sweep.plan import experiment_content, make_plan
+from train.sweep.pool import LaunchRequest, Pool
+from train.sweep.progress import JobRow
 from train.sweep.settings import parse_sweep
 
 AT_MOST = 2.3
@@ -68,6 +78,46 @@ def test_search_for_an_unusable_level_is_linear() -> None:
 def test_diagnosis_of_a_long_run_is_linear(tmp_path: Path) -> None:
     once, twice = (cpu_s(lambda count=count: bad_end(count, tmp_path)(), times=2) for count in (500, 1000))
     assert twice < AT_MOST * once + NOISE_S
+
+
+def end_at_once(config: DictConfig) -> float:  # noqa: ARG001
+    """The task of a job that leaves the files of a run and does nothing else."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    (folder / "status.json").write_text(json.dumps({"status": "done", "pid": os.getpid(), "total_steps": 2}))
+    (folder / "metrics.jsonl").write_text('{"step":2,"epoch":1.0,"time_s":0.5,"values":{"accuracy/test":0.5}}\n')
+    return 0.5
+
+
+class MemoryAtEachEnd(Display):
+    """A display that notes how much memory Python's objects take as each job has ended."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def job_ended(self, row: JobRow, now: float) -> None:  # noqa: ARG002
+        assert row.state == "done", row.reason
+        gc.collect()
+        self.sizes.append(tracemalloc.get_traced_memory()[0])
+
+
+@pytest.mark.long
+def test_controller_keeps_next_to_nothing_of_a_run_that_has_ended(loader: Any, tmp_path: Path) -> None:  # noqa: F811
+    """About a thousand bytes: label, folder and score, for the display and for Hydra. A composed configuration has 300,000."""
+    count, settled = 24, 8
+    master = loader.load_configuration("config", [f"hydra.sweep.dir={tmp_path}"], RunMode.MULTIRUN)
+    settings = parse_pool_settings("cpu", 1, 1, None, 0, mps=False)
+    request = LaunchRequest(loader, master, f"{__name__}:{end_at_once.__name__}", settings)
+    jobs = [Job(n, [f"seed={n}", f"hydra.sweep.subdir={n}"], JobRow(n + 1, str(n))) for n in range(count)]
+    display = MemoryAtEachEnd()
+    with ForkServer(1) as fork_server:
+        pool = Pool(request, jobs, allocate(settings, count, "cpu"), fork_server, display)
+        tracemalloc.start()
+        try:
+            pool.run()
+        finally:
+            tracemalloc.stop()
+    assert len(display.sizes) == count
+    assert display.sizes[-1] - display.sizes[settled] < 3000 * (count - settled)
 
 
 def test_arms_of_a_check_list_an_image_folder_once(
