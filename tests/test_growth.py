@@ -141,14 +141,8 @@ def test_arms_of_a_check_list_an_image_folder_once(
     assert check_configs(([config], (), False, []))[0].inputs != before, "files are listed anew by the next check"
 
 
-UNSTEADY = ("check: image folder",)
-"""Where the time at one size differs more than threefold from one measurement to the next: the benchmark alone shows these."""
-
-
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "work", [work for work in WORKS if not work.processes and work.name not in UNSTEADY], ids=lambda work: work.name
-)
+@pytest.mark.parametrize("work", [work for work in WORKS if not work.processes], ids=lambda work: work.name)
 def test_twice_the_work_takes_at_most_twice_the_time(work: Work) -> None:
     """At a quarter of the sizes of the benchmark, which also has whole sweeps."""
     size = work.size // 4

@@ -59,6 +59,7 @@ def measured(work: Work, size: int) -> Cost:
     with tempfile.TemporaryDirectory(prefix="train-scale-") as folder:
         call = work.prepare(size, Path(folder))
         gc.collect()
+        gc.freeze()  # else a full collection, which visits all that is imported, falls into some measurements and not into others
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
         before = cpu_s()
