@@ -1,4 +1,5 @@
-"""Print the tables of docs/statistics.md: how often the rule of `train.report.statistics.trained` and the test of rates err.
+"""Print the tables of docs/statistics.md: how often the rule of `train.report.statistics.trained`, the test of rates, and claims
+about arms that do not always train err.
 
 python scripts/outcome_errors.py
 """
@@ -16,13 +17,19 @@ from scipy import special
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from train.report.contracts import Rate  # noqa: E402
-from train.report.statistics.rates import equal_rates_p  # noqa: E402
+from train.report.claims import claims_of_arms  # noqa: E402
+from train.report.contracts import Rate, Sample, Wording  # noqa: E402
+from train.report.metric import Metric  # noqa: E402
+from train.report.statistics.compare import compare  # noqa: E402
+from train.report.statistics.rates import equal_rates_p, training  # noqa: E402
 from train.report.statistics.trained import ALPHA, Scores, guessing, is_trained, lower_loss, more_correct  # noqa: E402
 
 PAGE = ROOT / "docs" / "statistics.md"
 RUNS, SWEEPS, SIGNIFICANT = 2_000, 5_000, 0.05
 LEAST_RUNS, MOST_VALUES = 50, 5_000_000
+SD = 0.003
+"""Of accuracies between seeds."""
+RULES = ("unless rates differ significantly", "only if rates are equal", "the rule")
 SIZES = ((100, 2), (100, 10), (1000, 2), (1000, 10), (1000, 100), (2000, 10), (10000, 10))
 """Images of the split, and classes."""
 
@@ -150,8 +157,42 @@ def rate_errors(sweeps: int) -> Iterator[Sequence[str]]:
             yield [str(seeds), str(combinations), *map(percent, found)]
 
 
+def claims_made(runs: int, rate: float, *, worst: bool, difference: float, sweeps: int) -> NDArray[np.float64]:
+    """Return the shares of sweeps that claim better or worse, by each of `RULES`.
+
+    The baseline always trains, the arm at `rate`: by chance, or never its `worst` runs. `difference`: in standard deviations.
+    """
+    generator, found = np.random.default_rng(0), np.zeros(3)
+    for _ in range(sweeps):
+        baseline, values = generator.normal(0.0, SD, (2, runs))
+        kept = values > SD * special.ndtri(1 - rate) if worst else generator.random(runs) < rate
+        control = Sample("b", tuple(baseline))
+        treatment = Sample("a", tuple(values[kept] + difference * SD), untrained=int((~kept).sum()))
+        compared = compare(control, [treatment])
+        differs = any(comparison.excludes_zero for comparison in compared)
+        rates = [(training([treatment]), training([control]))]
+        samples, comparisons = {"a": treatment, "b": control}, {item.arm: item for item in compared}
+        (claim,) = claims_of_arms({"a": ["a"]}, comparisons, samples, "b", Wording(Metric("accuracy/test")))
+        found += [
+            differs and equal_rates_p(rates) > SIGNIFICANT,
+            differs and bool(kept.all()),
+            claim.levels[0].verdict in ("better", "worse"),
+        ]
+    return found / sweeps
+
+
+def claim_errors(sweeps: int) -> Iterator[Sequence[str]]:
+    """Yield, by seeds, rate and which runs do not train, how often no difference and how often a large one is claimed."""
+    for runs in (3, 5, 10):
+        for rate in (0.8, 0.5):
+            for worst in (False, True):
+                found = [claims_made(runs, rate, worst=worst, difference=size, sweeps=sweeps) for size in (0.0, 5.0)]
+                which = "its worst" if worst else "by chance"
+                yield [str(runs), percent(rate), which, *(percent(value) for shares in found for value in shares)]
+
+
 def tables(runs: int = RUNS, sweeps: int = SWEEPS) -> list[str]:
-    """Return the three tables as Markdown."""
+    """Return the four tables as Markdown."""
     return [
         table(
             [
@@ -180,6 +221,10 @@ def tables(runs: int = RUNS, sweeps: int = SWEEPS) -> list[str]:
                 "100 % against 20 %",
             ],
             rate_errors(sweeps),
+        ),
+        table(
+            ["seeds", "rate of training", "which do not", *(f"{size}: {rule}" for size in ("0", "5 sd") for rule in RULES)],
+            claim_errors(sweeps // 5),
         ),
     ]
 

@@ -95,14 +95,12 @@ class Analysis:
         return training([self.samples[arm.id]]) if known else None
 
     def effect(self, arm: Arm) -> float:
-        """Return how much better than the baseline the arm is, the sort key of the table; NaN without a value."""
-        if arm.is_baseline:
-            return 0.0
+        """Return how much better (or, where nothing is better, higher) than the baseline the arm is; NaN without a value."""
         comparison = self.comparisons.get(arm.id)
-        if comparison is None:
-            mean = self.mean(arm)
-            return mean if self.metric.higher_is_better else -mean
-        return comparison.difference if self.metric.higher_is_better else -comparison.difference
+        if arm.is_baseline and self.samples[arm.id].values:
+            return 0.0
+        change = comparison.difference if comparison else self.mean(arm)
+        return -change if self.metric.higher_is_better is False else change
 
     def mean(self, arm: Arm) -> float:
         values = self.samples[arm.id].values
@@ -128,7 +126,7 @@ def analyse(
     found = outcomes(study.runs, metric, histories)
     samples = {arm.id: build_sample(arm, metric, histories, found) for arm in study.arms}
     baseline, treatments = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
-    compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better)
+    compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better is not False)
     comparisons = {comparison.arm: comparison for comparison in compared}
     has_values = any(sample.values for sample in samples.values())
     grid = factorial(cells_of(study, samples), varied_factors(study)) if study.is_grid and has_values else None
@@ -136,13 +134,13 @@ def analyse(
     chosen = [(study.labels[arm.id], arm.choice) for arm in study.arms if arm.choice]
     smallest = SMALLEST_EFFECT if smallest_effect is None else smallest_effect
     wording = Wording(metric, smallest, is_default=smallest_effect is None, scope=scope_of(study), facts=facts)
-    effects = (*grid.main, *grid.interactions) if grid else compared
-    intervals = sum(effect.low is not None for effect in effects)
+    families = [grid.main, grid.interactions, compared] if grid else [compared]
+    intervals = [count for effects in families if (count := sum(effect.low is not None for effect in effects))]
     threats = [
         *tuning_threats(study.tune, chosen, metric),
         *plan_threats(study, metric, smallest),
         *([Threat("unknown_outcomes", sentence, "note")] if (sentence := unknown_outcomes(found.values())) else []),
-        *find_threats(list(samples.values()), facts, metric, comparisons=intervals),
+        *find_threats(list(samples.values()), facts, metric, comparisons=sum(intervals), tables=len(intervals)),
     ]
     differing = {arm.id: JOINED.join(study.changes(arm)) for arm in study.arms[1:]}
     return Analysis(
@@ -156,7 +154,7 @@ def analyse(
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else None,
         claims=make_claims(study, samples, comparisons, grid, wording),
-        comparable=comparable_arms(differing, samples, study.baseline.id, wording),
+        comparable=comparable_arms(differing, comparisons, samples, study.baseline.id, wording),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
         wording=wording,
     )

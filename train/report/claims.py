@@ -49,7 +49,13 @@ def claims_of_arms(
     return tuple(claims)
 
 
-def comparable_arms(factors: Mapping[str, str], samples: Mapping[str, Sample], baseline: str, wording: Wording) -> frozenset[str]:
+def comparable_arms(
+    factors: Mapping[str, str],
+    comparisons: Mapping[str, Comparison],
+    samples: Mapping[str, Sample],
+    baseline: str,
+    wording: Wording,
+) -> frozenset[str]:
     """Return the arms whose means can be compared with the baseline's. `factors`: arm -> the factors in which it differs."""
     control = samples[baseline]
     return frozenset(
@@ -60,11 +66,11 @@ def comparable_arms(factors: Mapping[str, str], samples: Mapping[str, Sample], b
             factor=factor,
             level=arm,
             names=(arm, baseline),
-            effect=Effect(nan),
+            effect=comparisons.get(arm, Effect(nan)),
             treatment=(samples[arm],),
             control=(control,),
             pairs=((samples[arm], control),),
-            family_size=1,
+            family_size=len(factors),
         ).is_comparable
     )
 

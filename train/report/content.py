@@ -13,14 +13,14 @@ from typing import Any
 from train.command import kept, stored_command, train_command
 from train.escape import shell_command
 from train.figures.style import ReportFigure
-from train.report import table, table_text
+from train.report import sentence_text, table, table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
 from train.report.evidence import SignalRow
 from train.report.facts import code_version
-from train.report.outcome import RULE
+from train.report.outcome import rule
 from train.report.plan_threats import metric_origin
 from train.report.selection import MOST_DOTS, Shown, first_of
 from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
@@ -33,9 +33,11 @@ DESIGNS = {
     "one_at_a_time": "one at a time: the baseline, and variants with a single change",
     "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
+MORE_SEEDS = "Seeds that would detect the smallest effect of interest at the inconclusive levels (80 % power)"
 NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
 MOST_ARMS, MOST_LISTED, MOST_PAIRS, MOST_COMMANDS = 400, 100, 60, 20
 """What a page lists of arms, of runs of a kind, of pairs, and of the commands of an arm; the files beside it have all."""
+BETTER = {True: "Higher is better", False: "Lower is better", None: "Neither direction is better by itself"}
 MOST_SEEDS = 100
 """Of the command that a report suggests."""
 _STATES = ("done", "diverged", "failed", "lost", "incomplete", "interrupted", "running", "queued")
@@ -56,7 +58,8 @@ class Content:
     title: str
     header: tuple[tuple[str, str], ...]
     metric: str
-    higher_is_better: bool
+    order: str
+    """Of the arms: how they are sorted."""
     value_unit: str
     difference_unit: str
     scale: tuple[str, str]
@@ -112,7 +115,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         title=title_of(analysis),
         header=tuple(header_fields(analysis)),
         metric=metric.name,
-        higher_is_better=metric.higher_is_better,
+        order=f"{'lowest' if metric.higher_is_better is False else 'highest'} first",
         value_unit="%" if metric.is_share else "",
         difference_unit="points" if metric.is_share else "",
         scale=scale,
@@ -135,7 +138,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         diverged=first_of(table.listed_runs(analysis, "diverged"), MOST_LISTED),
         untrained=first_of(table.untrained_runs(analysis), MOST_LISTED),
         no_claim=analysis.nothing_trained or NO_CLAIM,
-        rule=RULE if any(outcome.trained is not None for outcome in analysis.outcomes.values()) else "",
+        rule=rule(metric) if any(outcome.trained is not None for outcome in analysis.outcomes.values()) else "",
         missing=first_of((train_command(run.overrides) for run in study.collection.missing), MOST_LISTED),
         dropped=first_of(
             (Dropped((shell_command(kept(item.overrides)),), item.reason) for plan in plans for item in plan.dropped), MOST_LISTED
@@ -155,14 +158,16 @@ def _arm_commands(analysis: Analysis, arm: Arm) -> ArmCommands:
 def smallest_effect(analysis: Analysis) -> str:
     """Return the smallest effect of interest, and that it is the default if nobody has set it."""
     wording = analysis.wording
-    size = table_text.difference(analysis.metric, wording.smallest_effect).lstrip("+")
+    size = sentence_text.exact(wording.smallest_effect, analysis.metric)
     return f"{size} {table_text.unit(analysis.metric)}{', the default' if wording.is_default else ''}"
 
 
 def more_seeds(analysis: Analysis) -> str:
-    """Return the command that repeats the sweep with the seeds that would decide its inconclusive levels; empty if they are too
-    many."""
-    counts = [level.seeds for claim in analysis.claims for level in claim.levels if level.seeds]
+    """Return the command that repeats the sweep with the seeds that would detect the smallest effect of interest at all levels
+    that are inconclusive; empty if that takes too many."""
+    levels = [level for claim in analysis.claims for level in claim.levels if level.verdict == "inconclusive"]
+    wanted = analysis.wording.smallest_effect
+    counts = [level.seeds or math.inf for level in levels if (level.effect.detectable or 0.0) > wanted]
     manifest, plans = analysis.study.manifest, analysis.study.collection.plans
     if not counts or max(counts) > MOST_SEEDS or manifest is None or set(manifest.seeds) - {"seed"}:
         return ""
@@ -202,7 +207,7 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
         "Metric",
         (
             f"{metric.name} ({metric.tag}) after the last step, not at the best epoch; {metric_origin(study, metric)}. "
-            f"{'Higher' if metric.higher_is_better else 'Lower'} is better."
+            f"{BETTER[metric.higher_is_better]}."
         ),
     )
     examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})

@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 from train.report.input_facts import InputFacts
 
-Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive", "not_comparable"]
+Verdict: TypeAlias = Literal["better", "worse", "different", "equivalent", "inconclusive", "not_comparable"]
 VERDICTS: dict[str, str] = {verdict: verdict.replace("_", " ") for verdict in get_args(Verdict)}
 """How a verdict reads, in the order of headings."""
 Severity: TypeAlias = Literal["note", "caution", "serious"]
@@ -24,14 +24,14 @@ SMALLEST_EFFECT = 0.005
 
 class MetricInfo(Protocol):
     """The metric that the values belong to. `is_share`: a fraction, which sentences give in percentage points; other metrics keep
-    their unit."""
+    their unit. `higher_is_better`: None where neither direction is."""
 
     @property
     def name(self) -> str: ...
     @property
     def is_share(self) -> bool: ...
     @property
-    def higher_is_better(self) -> bool: ...
+    def higher_is_better(self) -> bool | None: ...
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,11 @@ def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator
         rows.append(ForestRow(styles[arm.id], scale * comparison.difference, low, high, detail))
     axis = f"difference to the baseline in {metric.name}" + (" (percentage points)" if metric.is_share else "")
     smallest = analysis.wording.smallest_effect
+    lower = "Lower is better. " if metric.higher_is_better is False else ""
     caption = (
         "Mean of the runs that trained minus the baseline's mean, with simultaneous 95 % intervals: all hold jointly. "
-        "A filled marker means that the interval excludes zero."
-        + (" Shaded: smaller than the smallest effect that matters." if smallest else "")
+        f"{lower}A filled marker means that the interval excludes zero; the claims tell which arms are comparable."
+        + (" Shaded: smaller than the smallest effect of interest." if smallest else "")
         + selection
     )
     summary = "; ".join(f"{row.style.label}: {row.detail.split('   ')[0]}" for row in rows[:12])
@@ -133,8 +134,9 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
     metric = analysis.metric
     selection = f" {MOST_PAIRS} of {len(crossings)} pairs of factors are drawn." if len(crossings) > MOST_PAIRS else ""
     caption = (
-        "Mean of every combination of levels, with the individual 95 % interval of each mean. Parallel lines mean that the "
-        "effect of one factor does not depend on the other." + selection
+        "Mean of every combination of levels in which every run trained, over the other factors, with the individual 95 % "
+        "interval of each mean. Where the effect of one factor does not depend on the other, the lines are parallel but for "
+        "chance." + selection
     )
     svg = draw_interactions(crossings, metric.name, metric.is_share)
     yield ReportFigure("interactions", "Interactions", caption, f"Interaction plots of {', '.join(varied)}", svg)
@@ -151,7 +153,8 @@ def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Rep
         svg = draw_heat(name, signal.layers, [styles[arm.id] for arm in arms], first, last)
         caption = (
             "Rows: layers from input (top) to output. Columns: arms. Both maps share one logarithmic scale. Left: before the "
-            f"first update. Right: last observation of the completed runs.{selection}"
+            "first update, mean of all runs. Right: last observation, mean of the completed runs, or of those that diverged "
+            f"where none completed.{selection}"
         )
         alt = f"Heat maps of the {title}, {len(signal.layers)} layers by {len(arms)} arms, at initialisation and at the end"
         yield ReportFigure(statistic, f"Signal: {title}", caption, alt, svg)

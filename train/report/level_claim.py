@@ -7,11 +7,17 @@ Every verdict follows from the simultaneous interval of a difference to the base
     better, worse    it excludes 0; where it reaches into the smallest effect of interest, the sentence says so
     inconclusive     it includes 0 and reaches beyond; the sentence gives the minimum detectable effect of the design (80 % power)
                      at the measured spread, and the number of seeds that would detect the smallest effect of interest
-    not_comparable   the accuracy alone does not compare the two: runs on either side diverged or failed, or not equally many
-                     learned anything (the others are a selection), or the two sides had different training budgets
+    different        as better or worse, by a metric of which nobody knows whether higher is better
+    not_comparable   the metric alone does not compare the two: runs on either side diverged or failed, what trained is a
+                     selection, or the two sides had different training budgets
 
-Divergence is an outcome, too, and so is learning nothing: when such runs prevent a comparison by accuracy, the sentence says
-whether the rates differ significantly. These tests are a family of their own, beside the intervals' 5 %.
+Divergence is an outcome, too, and so is learning nothing: the sentence says whether the rates differ significantly. These tests
+are a family of their own, beside the intervals' 5 %. Where not equally many runs trained, those that did are a selection, and
+the means compare the two sides only if the rates do not differ at 5 % (before the correction for several levels) and
+
+- of two arms, the verdict is better, worse or equivalent, and stays the same whichever of the surplus runs are left out
+  (`train.report.statistics.trimming`);
+- in a grid, combinations remain in which every run trained: the effect is averaged over these alone.
 
 A learning rate that was not tuned per arm qualifies a claim but does not void it: the difference was measured at that rate, and
 the sentence says so. A factor that sets the budget (or the rate) is compared across budgets (or rates), since that is the
@@ -23,15 +29,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isclose, isfinite
+from statistics import harmonic_mean
 
-from train.report import sentence_text
+from train.report import rate_text, sentence_text
 from train.report.contracts import Comparison, Effect, LevelClaim, MetricInfo, Rate, Sample, Verdict, Wording
 from train.report.grid_contracts import JOINED, MainEffect
 from train.report.statistics.contrasts import runs_to_detect
 from train.report.statistics.rates import differ, divergence, equal_rates_p, training
+from train.report.statistics.trimming import trimmed_effects
 from train.text import plural, settings
 
 BUDGET_TOLERANCE = 0.01
+
+
+def _is_complete(sample: Sample) -> bool:
+    """Whether a grid averages over this arm."""
+    return bool(sample.values) and not (sample.diverged or sample.untrained)
 
 
 @dataclass(frozen=True)
@@ -67,14 +80,22 @@ class LevelComparison:
             return "not_comparable", f"{' and '.join(self.names)}: no run of either trained, so there is nothing to compare."
         if obstacles := self._obstacles():
             return "not_comparable", self._not_comparable(obstacles)
+        verdict = self._by(self.effect)
         if self.effect.bound is None:
-            return "inconclusive", self._no_interval()
-        if self.effect.bound <= self.wording.smallest_effect:
-            return "equivalent", self._equivalent(self.effect.bound)
-        if self.effect.excludes_zero:
-            higher = self.effect.difference > 0
-            return "better" if higher == self.wording.metric.higher_is_better else "worse", self._different()
-        return "inconclusive", self._inconclusive()
+            return verdict, self._no_interval()
+        forms = {"equivalent": self._equivalent, "inconclusive": self._inconclusive}
+        return verdict, forms.get(verdict, self._different)() + self._about_rates()
+
+    def _by(self, effect: Effect) -> Verdict:
+        """Return the verdict that follows from an interval."""
+        if effect.bound is None:
+            return "inconclusive"
+        if effect.bound <= self.wording.smallest_effect:
+            return "equivalent"
+        if not effect.excludes_zero:
+            return "inconclusive"
+        better = self.wording.metric.higher_is_better
+        return "different" if better is None else "better" if (effect.difference > 0) == better else "worse"
 
     def _obstacles(self) -> list[str]:
         """Return why the accuracies do not compare the two sides; empty when they do."""
@@ -91,7 +112,7 @@ class LevelComparison:
             left, right = self._values("budgets")
             ends = zip((left[0], left[-1]), (right[0], right[-1]), strict=True) if left and right else ()
             if not all(isclose(a, b, rel_tol=BUDGET_TOLERANCE) for a, b in ends):
-                obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)})")
+                obstacles.append(f"the budgets differ ({settings(left)} against {settings(right)}), counted in training images")
         return obstacles
 
     def _contradicted(self) -> list[str]:
@@ -122,18 +143,27 @@ class LevelComparison:
 
     def _lost_runs(self) -> list[str]:
         """Return which rates make the runs in the means a selection."""
-        if self._some_untrained:
-            if not any(differ(*(training((sample,)) for sample in pair)) for pair in self.pairs):
-                return []
-            return [f"{self._rates(training)} trained, and those that trained are a selection"]
-        return [f"{self._rates(divergence)} diverged"] if self._any("diverged") else []
+        if not self._some_untrained:
+            return [f"{self._rates(divergence)} diverged"] if self._any("diverged") else []
+        rates = [(training((treatment,)), training((control,))) for treatment, control in self.pairs]
+        if not any(differ(*pair) for pair in rates):
+            return []
+        if equal_rates_p(rates) >= 1 - self.wording.confidence and self._selection_is_harmless():
+            return []
+        return [f"{self._rates(training)} trained, and those that trained are a selection"]
+
+    def _selection_is_harmless(self) -> bool:
+        """Whether the verdict does not depend on which runs did not train."""
+        if isinstance(self.effect, MainEffect):
+            return isfinite(self.effect.difference)  # combinations with such runs are not averaged over
+        if self._any("diverged"):
+            return False
+        confidence, (pair,) = self.wording.confidence, self.pairs
+        verdicts = {self._by(effect) for effect in (self.effect, *trimmed_effects(*pair, self.family_size, confidence))}
+        return len(verdicts) == 1 and verdicts.isdisjoint({"inconclusive"})
 
     def _rates(self, measure: Callable[[tuple[Sample, ...]], Rate]) -> str:
-        texts = [
-            f"{sentence_text.rate(measure(side))} with {name}"
-            for side, name in zip((self.treatment, self.control), self.names, strict=True)
-        ]
-        return " and ".join(texts)
+        return rate_text.rates(measure, (self.treatment, self.control), self.names)
 
     def _any(self, name: str) -> bool:
         return any(getattr(sample, name) for sample in (*self.treatment, *self.control))
@@ -148,8 +178,9 @@ class LevelComparison:
         return self._some_untrained and not self._any("values")
 
     def _values(self, name: str) -> list[tuple[float, ...]]:
-        """Return the distinct values of the conditions' field `name` over the arms of either side."""
-        sides = [{sample.arm for sample in side} for side in (self.treatment, self.control)]
+        """Return the distinct values of the conditions' field `name` over the arms of either side that are compared."""
+        compared = [pair for pair in self.pairs if all(map(_is_complete, pair))] if len(self.treatment) > 1 else []
+        sides = [{sample.arm for sample in side} for side in zip(*(compared or [*self.pairs]), strict=True)]
         conditions = self.wording.facts.conditions
         return [tuple(sorted({v for item in conditions if item.arm in arms for v in getattr(item, name)})) for arms in sides]
 
@@ -163,23 +194,18 @@ class LevelComparison:
             return f"{text} These are the runs at the level chosen for each arm; the tuning table lists the others."
         return text + self._compared_rates()
 
-    def _compared_rates(self) -> str:
-        """State whether one side trains or diverges more often, by an exact test with Bonferroni's correction for all levels."""
-        measure, what, verb = (
-            (training, "rates of training", "trains") if self._some_untrained else (divergence, "divergence rates", "diverges")
-        )
-        rates = [(measure((treatment,)), measure((control,))) for treatment, control in self.pairs]
-        excess = sum(a.count - (a.count + b.count) * a.total / max(1, a.total + b.total) for a, b in rates)
-        if abs(excess) < 1e-9:
+    def _about_rates(self) -> str:
+        """Say how many runs trained, and why the others do not prevent the claim; empty where all did."""
+        if not self._some_untrained:
             return ""
-        p = min(1.0, self.family_size * equal_rates_p(rates))
-        within = " within the combinations of the other factors" if len(self.pairs) > 1 else ""
-        adjusted = f", adjusted for {self.family_size} comparisons" if self.family_size > 1 else ""
-        test = f"exact test{within}, p = {p:.2g}{adjusted}"
-        if p >= 1 - self.wording.confidence:
-            return f" The {what} do not differ significantly ({test})."
-        more, less = self.names if excess > 0 else self.names[::-1]  # the sums over all pairs may have the other sign
-        return f" The {what} differ significantly: {more} {verb} more often than {less} ({test})."
+        if self.wording.facts.tuned:
+            return f" {self._rates(training)} trained at the level chosen for each arm."
+        without = rate_text.left_out(self.pairs[0], self.names) if isinstance(self.effect, Comparison) else ""
+        return f" {self._rates(training)} trained{without}.{self._compared_rates()}"
+
+    def _compared_rates(self) -> str:
+        size, confidence = self.family_size, self.wording.confidence
+        return rate_text.compared_rates(self.pairs, self.names, size, confidence, of_training=self._some_untrained)
 
     def _no_interval(self) -> str:
         counts = [sum(len(sample.values) for sample in side) for side in (self.treatment, self.control)]
@@ -196,9 +222,9 @@ class LevelComparison:
             text += f", a difference that is possibly too small to matter: it may be below {self._smallest}"
         return f"{text}{self._qualification}."
 
-    def _equivalent(self, bound: float) -> str:
+    def _equivalent(self) -> str:
         measured = sentence_text.signed(self.effect.difference, self.wording.metric, self._decimals)
-        limit = self._sized(sentence_text.at_least, bound)
+        limit = self._sized(sentence_text.at_least, self.effect.bound or 0.0)
         return (
             f"{' against '.join(self.names)}: no difference in {self.wording.metric.name} larger than {limit} "
             f"(measured {measured}, {self._support}), within {self._smallest}{self._qualification}."
@@ -207,29 +233,41 @@ class LevelComparison:
     def _inconclusive(self) -> str:
         measured = self._sized(sentence_text.signed, self.effect.difference)
         detectable = self._sized(sentence_text.at_least, self.effect.detectable or 0.0)
-        seeds = f"about {count} seeds" if (count := self._seeds) else "thousands of seeds"
-        return (
+        text = (
             f"{' against '.join(self.names)}: the difference in {self.wording.metric.name} is {measured} "
-            f"({self._support}){self._qualification}. At this spread, the minimum detectable effect is {detectable} "
-            f"(80 % power). Detecting {self._smallest}, takes {seeds} per arm."
+            f"({self._support}){self._qualification}. At this spread, the minimum detectable effect is {detectable} (80 % power)"
         )
+        if self._has_power:
+            return f"{text}, not above {self._smallest}: the true difference may be near that."
+        seeds = f"about {count} seeds" if (count := self._seeds) else "thousands of seeds"
+        return f"{text}. Detecting {self._smallest}, takes {seeds} per arm."
+
+    @property
+    def _has_power(self) -> bool:
+        """Whether the runs would detect the smallest effect of interest as they are."""
+        return self.effect.detectable is not None and self.effect.detectable <= self.wording.smallest_effect
 
     @property
     def _seeds(self) -> int | None:
-        """The number of seeds per arm that would detect the smallest effect of interest."""
-        runs = max((len(sample.values) for sample in (*self.treatment, *self.control)), default=0)
+        """The number of seeds per arm that would detect the smallest effect of interest.
+
+        Unequal numbers of runs count as their harmonic mean, with which equal ones would have the same standard error.
+        """
+        counts = [len(sample.values) for pair in self.pairs for sample in pair if sample.values]
+        if self._has_power or not counts:
+            return None
+        runs = int(harmonic_mean(counts) + 1e-9)
         return runs_to_detect(self.wording.smallest_effect, self.effect, runs, self.family_size, self.wording.confidence)
 
     @property
     def _smallest(self) -> str:
         """The smallest effect of interest, and who chose it."""
-        metric, size = self.wording.metric, self.wording.smallest_effect
-        limit = sentence_text.at_least(size, metric, 2 if metric.is_share else 4) + sentence_text.points(metric)
+        limit = sentence_text.exact(self.wording.smallest_effect, self.wording.metric) + sentence_text.points(self.wording.metric)
         return f"{limit}, the {'default ' if self.wording.is_default else ''}smallest effect of interest"
 
     @property
     def _decimals(self) -> int:
-        return sentence_text.decimals_for(self.effect, self.wording.metric)
+        return sentence_text.decimals_for(self.effect, self.wording.metric, self.wording.smallest_effect)
 
     def _sized(self, form: Callable[[float, MetricInfo, int], str], value: float) -> str:
         """Return `value` in the digits that the interval supports, with its unit."""

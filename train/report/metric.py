@@ -40,8 +40,9 @@ class Metric:
         return split(self.tag)[0] == "accuracy"
 
     @property
-    def higher_is_better(self) -> bool:
-        return split(self.tag)[0] != "loss"
+    def higher_is_better(self) -> bool | None:
+        """Whether higher values are better; None for tags such as a learning rate, of which neither direction is."""
+        return {"accuracy": True, "loss": False}.get(split(self.tag)[0])
 
     @property
     def name(self) -> str:

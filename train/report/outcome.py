@@ -23,12 +23,6 @@ from train.text import percent, plural
 
 Basis: TypeAlias = Literal["scores", "equal classes", "training loss", "diagnosis", "no step", "unknown"]
 CANNOT_LEARN = "cannot_learn"
-RULE = (
-    "A run trained if, on the split of the metric, more images are right than guessing explains, or its loss is below guessing's "
-    f"by more than chance explains, each at an error rate of {percent(ALPHA / 2, 2)} (guessing: the shares of the classes, the "
-    f"same for every image). A run whose training loss was never below {percent(MARGIN, 0)} of ln(classes) must be better by a "
-    "margin: that share of guessing's loss, or twice its accuracy. The rule is fixed before the runs."
-)
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,20 @@ def _outcome(run: Run, metric: Metric, history: History, content: Mapping[str, A
         loss = Metric("loss/train").value(run, history)
         return Outcome(not own and loss < MARGIN * guess.loss, "training loss")
     return Outcome(trained=False, basis="diagnosis") if own else Outcome(None, "unknown")
+
+
+def rule(metric: Metric) -> str:
+    """Return the rule by which runs count as trained, in sentences."""
+    part, margin = split(metric.tag)[1], percent(MARGIN, 0)
+    where = "the split of the metric" if part in ("test", "val") else "the test split, or else the validation split"
+    fits = f", or if its last training loss is below {margin} of guessing's" if part == "train" else ""
+    return (
+        f"A run trained if, on {where}, more images are right than guessing explains, or its loss is below guessing's by more "
+        f"than chance explains, each at an error rate of {percent(ALPHA / 2, 2)} for predictions that have nothing to do with "
+        f"the classes (guessing: the shares of the classes, the same for every image){fits}. A run whose training loss was never "
+        f"below {margin} of ln(classes) must be better on that split by a margin: a loss below that share of guessing's, or "
+        "twice its accuracy, but no more than halfway from there to 100 %. The rule is fixed before the runs."
+    )
 
 
 def scored_split(run: Run, metric: Metric) -> str:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from train import escape
 from train.report import table_text
 from train.report.analysis import Analysis
-from train.report.content import Content, more_seeds, relative_path
+from train.report.content import MORE_SEEDS, Content, more_seeds, relative_path
 from train.report.contracts import VERDICTS
 from train.report.statistics.threats import CONTRADICTIONS
 from train.report.table import rows
@@ -55,7 +55,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
         lines += [f"  {sentence}" for sentence in claim.interactions]
     lines += [analysis.nothing_trained] if analysis.nothing_trained else []
     if command := more_seeds(analysis):
-        lines.append(f"seeds that would decide the inconclusive levels: {command}")
+        lines.append(f"{MORE_SEEDS[0].lower()}{MORE_SEEDS[1:]}: {command}")
         lines += filter(None, [analysis.study.collection.left_out])
     lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
     if lines:
@@ -93,7 +93,13 @@ def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str
         finalize=finalize,
     )
     environment.filters |= {name: partial(_made, function) for name, function in _MARKDOWN.items()}
-    environment.globals |= {"verdicts": VERDICTS, "most_open": MOST_OPEN, "most_rows": MOST_TABLE_ROWS, **functions}
+    environment.globals |= {
+        "verdicts": VERDICTS,
+        "more_seeds": MORE_SEEDS,
+        "most_open": MOST_OPEN,
+        "most_rows": MOST_TABLE_ROWS,
+        **functions,
+    }
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
 

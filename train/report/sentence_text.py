@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from math import ceil, floor, log10
+from math import ceil, floor, isclose, log10
 
 from train.report.contracts import Effect, MetricInfo, Rate
 from train.text import MINUS, plural, short_percent
 
-MOST_DECIMALS = 5
+MOST_DECIMALS, MOST_OF_OTHERS = 5, 9
+"""Of percentage points, and of metrics with a unit of their own, which may be as small as the loss of a perfect fit."""
 
 
 def points(metric: MetricInfo) -> str:
@@ -15,15 +16,27 @@ def points(metric: MetricInfo) -> str:
     return " percentage points" if metric.is_share else ""
 
 
-def decimals_for(effect: Effect, metric: MetricInfo) -> int:
-    """Return the decimals for two digits of the interval's half width, and more where an end near 0 would print as 0."""
-    scale = 100 if metric.is_share else 1
+def decimals_for(effect: Effect, metric: MetricInfo, limit: float = 0.0) -> int:
+    """Return the decimals for two digits of the interval's half width.
+
+    More where an end near 0, or the difference, would print as 0, or an end near `limit` as if it was on its other side.
+    """
+    most = MOST_DECIMALS if metric.is_share else MOST_OF_OTHERS
     if effect.low is None or effect.high is None:
         return 2 if metric.is_share else 4
-    half = (effect.high - effect.low) / 2 * scale
-    nearest = min(abs(effect.low), abs(effect.high)) * scale
-    needed = _first_digit(half) + 1
-    return min(MOST_DECIMALS, max(0, needed, _first_digit(nearest) if nearest > 0 else 0))
+    scale = 100 if metric.is_share else 1
+    half, ends = (effect.high - effect.low) / 2 * scale, [abs(effect.low) * scale, abs(effect.high) * scale]
+    difference = min(_first_digit(abs(effect.difference) * scale), 2 if metric.is_share else most)
+    needed = max(0, _first_digit(half) + 1, _first_digit(min(ends)), difference)
+    while needed < most and not all(_keeps_its_side(end, limit * scale, needed) for end in ends):
+        needed += 1
+    return min(most, needed)
+
+
+def _keeps_its_side(value: float, limit: float, decimals: int) -> bool:
+    """Return whether `value` is on the same side of `limit` when it is printed."""
+    printed = float(f"{value:.{decimals}f}")
+    return isclose(value, limit) or ((printed > limit), (printed < limit)) == ((value > limit), (value < limit))
 
 
 def _first_digit(value: float) -> int:
@@ -40,6 +53,13 @@ def signed(value: float, metric: MetricInfo, decimals: int) -> str:
 
 def plain(value: float, metric: MetricInfo, decimals: int) -> str:
     return f"{value * (100 if metric.is_share else 1):.{decimals}f}"
+
+
+def exact(value: float, metric: MetricInfo) -> str:
+    """Format a setting such as a limit, with all its digits but at least two decimals, or four of a metric with its own unit."""
+    scaled, decimals = value * (100 if metric.is_share else 1), 2 if metric.is_share else 4
+    text = f"{scaled:.{decimals}f}"
+    return text if isclose(float(text), scaled) else f"{scaled:.6g}"
 
 
 def at_least(value: float, metric: MetricInfo, decimals: int) -> str:

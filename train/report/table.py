@@ -115,7 +115,8 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
     comparison = analysis.comparisons.get(arm.id)
     mean, sd = analysis.mean(arm), analysis.sd(arm)
     rate, trained = analysis.rates[arm.id], analysis.training(arm)
-    better = comparison.probability_better if comparison and arm.id in analysis.comparable else None
+    compared = comparison if arm.id in analysis.comparable else None
+    better = compared.probability_better if compared and metric.higher_is_better is not None else None
     done, images = arm.runs_in("done"), analysis.wording.facts.test_size
     width = high - low
 
@@ -146,8 +147,8 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         mean_position=position(mean) if math.isfinite(mean) else -1.0,
         difference=table_text.difference(metric, comparison.difference) if comparison else table_text.UNKNOWN,
         interval=table_text.interval(metric, comparison) if comparison else "",
-        excludes_zero=comparison is not None and comparison.excludes_zero,
-        p=table_text.p_value(comparison.p_adjusted) if comparison else table_text.UNKNOWN,
+        excludes_zero=compared is not None and compared.excludes_zero,
+        p=table_text.p_value(compared.p_adjusted if compared else None),
         probability_better=f"{better.value:.2f}" if better else table_text.UNKNOWN,
         probability_interval=f"[{better.low:.2f}, {better.high:.2f}]" if better else "",
         trained=table_text.trained(trained) if trained else table_text.UNKNOWN,

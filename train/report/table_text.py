@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 from train.report.contracts import Effect, Rate
 from train.report.metric import Metric
+from train.report.sentence_text import decimals_for
 from train.sinks.run_text import is_near_the_edge, wilson_interval
 from train.text import MINUS, number, percent
 
 UNKNOWN = "\u2013"
+LEVEL = 0.05
+"""Of significance: a p that rounds to it has more digits, which tell on which side it is."""
 
 
 def value(metric: Metric, result: float | None, digits: int = 2) -> str:
@@ -36,19 +39,20 @@ def uncertainty(metric: Metric, mean: float, sd: float, runs: int, images: int |
     return f"± {bare(metric, sd / math.sqrt(runs))}" if math.isfinite(sd) else ""
 
 
-def difference(metric: Metric, change: float | None) -> str:
-    """Format a difference with its sign and without a unit; for a share in percentage points."""
+def difference(metric: Metric, change: float | None, digits: int = 2) -> str:
+    """Format a difference with its sign and without a unit; for a share in percentage points. What prints as 0 has no sign."""
     if change is None or not math.isfinite(change):
         return UNKNOWN
-    text = f"{100 * change:+.2f}" if metric.is_share else f"{change:+.4g}"
-    return text.replace("-", MINUS)
+    text = f"{100 * change:+.{digits}f}" if metric.is_share else f"{change:+.4g}"
+    return text.replace("-", MINUS) if float(text) else text[1:]
 
 
 def interval(metric: Metric, effect: Effect) -> str:
-    """Format an interval: `[+0.35, +1.20]`; empty without one."""
+    """Format an interval: `[+0.35, +1.20]`; empty without one. An end near 0 has as many digits as it takes to tell it from 0."""
     if effect.low is None or effect.high is None:
         return ""
-    return f"[{difference(metric, effect.low)}, {difference(metric, effect.high)}]"
+    digits = max(2, min(5, decimals_for(effect, metric))) if min(abs(effect.low), abs(effect.high)) < 0.5e-4 else 2
+    return f"[{difference(metric, effect.low, digits)}, {difference(metric, effect.high, digits)}]"
 
 
 def unit(metric: Metric) -> str:
@@ -61,6 +65,8 @@ def p_value(p: float | None) -> str:
         return UNKNOWN
     if p < 0.0001:
         return "< 0.0001"
+    if round(p, 3) == LEVEL:
+        return f"{p:.5f}"
     return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 

@@ -66,9 +66,11 @@ def compare(
 
 
 def _no_interval(baseline: Sample, arm: Sample) -> str:
-    if min(len(arm.values), len(baseline.values)) < 2:
-        return "no interval: one run per arm gives no estimate of the spread between seeds"
-    return "no interval: all runs of both arms gave the same value, so the spread between seeds is unknown"
+    fewest, most = sorted((len(arm.values), len(baseline.values)))
+    if fewest < 2:
+        runs = "one run per arm gives" if most < 2 else "the only run of an arm gives"
+        return f"no interval: {runs} no estimate of the spread between seeds"
+    return "no interval: the runs of an arm all gave the same value, in both arms, so the spread between seeds is unknown"
 
 
 def probability_better(

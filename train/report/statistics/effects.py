@@ -29,6 +29,7 @@ ADDITIVE_NOTE = (
     "one run per combination: the spread between seeds is taken from what an additive model of the factors leaves over, which "
     "assumes that they do not interact; interactions would make the intervals wider"
 )
+POOLED_NOTE = "a combination with one run is taken to have the spread of the other combinations"
 CellKey = tuple[str, ...]
 """One level per factor, in the order of the factors."""
 
@@ -74,13 +75,18 @@ def factorial(cells: Sequence[Cell], factors: Mapping[str, Sequence[str]], *, co
     notes = [f"excluded because {why}: {_named(levels, key)}" for key, why in lost.items()]
     absent = [key for key in product(*levels.values()) if key not in {p for p, _ in order} or key not in used]
     notes += [f"no value: {_named(levels, key)}" for key in absent if key not in lost]
-    notes += [ADDITIVE_NOTE] if table.residual else []
+    notes += [ADDITIVE_NOTE] if table.residual else [POOLED_NOTE] if _borrows(used.values()) else []
     return Grid(
         main=tuple(_main_effects(table, confidence)),
         interactions=tuple(_interactions(table, confidence)),
         means=tuple(_marginal_means(table, confidence)),
         notes=tuple(notes),
     )
+
+
+def _borrows(cells: Iterable[SampleMoments]) -> bool:
+    """Whether some cells have one run and others more."""
+    return {1} < {min(cell.n, 2) for cell in cells}
 
 
 def _named(factors: Mapping[str, Sequence[str]], key: CellKey) -> str:

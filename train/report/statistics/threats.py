@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import factorial, sqrt
 
 import numpy as np
-from scipy import stats
 
 from train.report.contracts import Conditions, Facts, MetricInfo, Sample, Severity, Threat
 from train.report.sentence_text import plain, points
 from train.report.statistics.contrasts import moments, pooled_variance
+from train.report.statistics.normality import normality, outliers
 from train.report.statistics.pairing import pairing
-from train.text import MINUS, listed, plural, settings, short_percent
+from train.sinks.run_text import is_near_the_edge
+from train.text import MINUS, listed, number, plural, settings, short_percent
 
 ALPHA = 0.05
 CEILING = 0.99
@@ -37,6 +38,7 @@ class _Evidence:
     facts: Facts
     metric: MetricInfo
     comparisons: int
+    tables: int
 
     def label(self, sample: Sample) -> str:
         return self.facts.label(sample.arm)
@@ -53,12 +55,14 @@ class _Evidence:
         return sqrt(variance) if df else None
 
 
-def find_threats(samples: Sequence[Sample], facts: Facts, metric: MetricInfo, *, comparisons: int) -> tuple[Threat, ...]:
+def find_threats(
+    samples: Sequence[Sample], facts: Facts, metric: MetricInfo, *, comparisons: int, tables: int = 1
+) -> tuple[Threat, ...]:
     """Return the threats found in the samples of all arms (baseline included), the most serious first.
 
-    `comparisons`: number of differences with an interval in the report.
+    `comparisons`: number of differences with an interval in the report; `tables`: the families of such intervals.
     """
-    data = _Evidence(samples, facts, metric, comparisons)
+    data = _Evidence(samples, facts, metric, comparisons, tables)
     threats = [Threat(kind, sentence, severity) for check in _CHECKS for kind, sentence, severity in check(data)]
     return tuple(sorted(threats, key=lambda threat: RANK[threat.severity]))
 
@@ -105,11 +109,14 @@ def _lost_runs(data: _Evidence) -> _Findings:
         ("diverged", "serious", "the means cover only the other runs, which are a selection"),
         ("untrained", "serious", "the means cover only the other runs, which are a selection"),
         ("failed", "serious", "if the failures depend on the arm, the remaining runs are a selection"),
-        ("missing", "caution", "the numbers will change when these runs finish"),
+        ("missing", "caution", "the numbers may change when these runs finish"),
     )
     for name, severity, meaning in outcomes:
-        counts = [(getattr(sample, name), data.label(sample)) for sample in data.samples if getattr(sample, name)]
+        affected = [sample for sample in data.samples if getattr(sample, name)]
+        counts = [(getattr(sample, name), data.label(sample)) for sample in affected]
         if counts:
+            if name in ("diverged", "untrained") and not any(sample.values for sample in affected):
+                meaning = "no other run is left to average"
             total = sum(count for count, _ in counts)
             verbs = {"missing": "is missing" if total == 1 else "are missing", "untrained": "learned nothing"}
             verb = verbs.get(name, name)
@@ -120,14 +127,16 @@ def _lost_runs(data: _Evidence) -> _Findings:
 def _few_runs(data: _Evidence) -> _Findings:
     few = [f"{data.label(sample)} ({len(sample.values)})" for sample in data.samples if 0 < len(sample.values) < FEW_RUNS]
     if few:
-        yield "few_runs", f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}. Their spread is poorly known.", "serious"
+        text = f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}"
+        yield "few_runs", f"{text}. The spread of two runs is poorly known, that of one unknown.", "serious"
 
 
 def _constant(data: _Evidence) -> _Findings:
     constant = [data.label(sample) for sample in data.samples if len(sample.values) > 1 and len(set(sample.values)) == 1]
     if constant:
         text = f"All runs of {listed(constant)} gave exactly the same {data.metric.name}"
-        yield "constant_arm", f"{text}: either nothing was learned, or the seeds change nothing.", "caution"
+        why = "nothing was learned, the seeds change nothing, or the metric is too coarse to tell the runs apart"
+        yield "constant_arm", f"{text}: {why}.", "caution"
 
 
 def _conditions(data: _Evidence) -> _Findings:
@@ -141,16 +150,15 @@ def _conditions(data: _Evidence) -> _Findings:
         every = sorted({value for arm_values in values for value in arm_values})
         if len(every) > 1:
             is_unequal = len({tuple(sorted(set(arm_values))) for arm_values in values if arm_values}) > 1
-            consequence = (
-                "not equally in all arms, so it may cause differences between arms" if is_unequal else "equally in every arm"
-            )
-            yield name, f"Runs differ in {what} ({', '.join(every)}), {consequence}.", severity if is_unequal else "note"
+            cause = "not equally in all arms, so it may cause differences between arms"
+            consequence = cause if is_unequal else "each of which is in every arm"
+            yield name, f"Runs differ in {what} ({'; '.join(every)}), {consequence}.", severity if is_unequal else "note"
 
 
 def _budgets(data: _Evidence) -> _Findings:
     budgets = _union(data.facts.conditions, "budgets")
     if len(budgets) > 1:
-        text = f"Runs have different training budgets ({settings(budgets)})."
+        text = f"Runs have different training budgets ({settings(budgets)} training images)."
         yield "budgets", text, "note" if data.facts.budget_factors else "serious"
 
 
@@ -178,7 +186,8 @@ def _shared_seeds(data: _Evidence) -> _Findings:
     )
     text += "); the intervals treat all runs as independent"
     if pairs.p >= ALPHA:
-        yield "shared_seeds", f"{text}, which these runs do not contradict.", "note"
+        weak = ", and so few could not" if factorial(pairs.seeds) ** (pairs.arms - 1) * ALPHA < 1 else ""
+        yield "shared_seeds", f"{text}, which these runs do not contradict{weak}.", "note"
     elif pairs.correlation > 0:
         text += f", so they are conservative: pairing by seed would multiply their widths by about {pairs.width:.2f}."
         yield "shared_seeds", text, "note"
@@ -187,46 +196,30 @@ def _shared_seeds(data: _Evidence) -> _Findings:
 
 
 def _outliers(data: _Evidence) -> _Findings:
-    """Grubbs' test (1969, Technometrics 11): a t test of the farthest run against the others of its arm.
-
-    With Bonferroni's correction over all runs, it reports a run in one of twenty sweeps of normal values.
-    """
-    total = sum(len(sample.values) for sample in data.spread_out)
-    for sample in data.spread_out:
-        values = np.asarray(sample.values)
-        index = int(np.argmax(np.abs(values - values.mean())))
-        others = np.delete(values, index)
-        n, spread = others.size, float(others.std(ddof=1))
-        if spread <= 1e-12 or n < 3:
-            continue
-        distance = abs(values[index] - others.mean()) / (spread * sqrt(1 + 1 / n))
-        if 2 * stats.t.sf(distance, n - 1) * total >= ALPHA:
-            continue
-        seed = f"seed {sample.seeds[index]}" if sample.seeds else f"run {index + 1}"
-        unit, metric = points(data.metric).replace("percentage points", "%"), data.metric
+    unit = points(data.metric).replace("percentage points", "%")
+    for sample, index in outliers(data.spread_out, ALPHA):
+        values = sample.values
+        others = values[:index] + values[index + 1 :]
         low, high, outlier, mean = (
-            plain(float(v), metric, 2) for v in (others.min(), others.max(), values[index], others.mean())
+            plain(value, data.metric, 2) if data.metric.is_share else number(value)
+            for value in (min(others), max(others), values[index], sum(others) / len(others))
         )
+        seed = f"seed {sample.seeds[index]}" if sample.seeds else f"run {index + 1}"
         text = f"{data.label(sample)}, {seed}: {outlier}{unit} lies far from the other runs of the arm ({low} to {high}{unit})"
         yield "outlier_seed", f"{text}; without it the mean of the arm is {mean}{unit}.", "caution"
 
 
 def _non_normality(data: _Evidence) -> _Findings:
-    """Shapiro & Wilk's test (1965, Biometrika 52) in every arm, combined by Fisher's method."""
-    if not data.spread_out:
+    tested = normality(data.spread_out)
+    if tested is None:
         return
-    p = [float(np.asarray(stats.shapiro(sample.values))[1]) for sample in data.spread_out]
-    combined = float(np.asarray(stats.combine_pvalues(p, method="fisher"))[1])
-    fewest = min(len(sample.values) for sample in data.spread_out)
+    p, fewest = tested
+    if p < ALPHA:
+        text = f"The runs of the arms deviate from a normal distribution (p {p:.2g}), which the intervals assume."
+        yield "non_normality", text, "caution"
+        return
     weak = f"With {fewest} runs in an arm, the test detects only gross departures."
-    if combined < ALPHA:
-        yield (
-            "non_normality",
-            f"The runs of the arms deviate from a normal distribution (p {combined:.2g}), which the intervals assume.",
-            "caution",
-        )
-    else:
-        yield "non_normality", f"No deviation from normally distributed runs was detected (p {combined:.2g}). {weak}", "note"
+    yield "non_normality", f"No deviation from normally distributed runs was detected (p {p:.2g}). {weak}", "note"
 
 
 def _unequal_spread(data: _Evidence) -> _Findings:
@@ -246,8 +239,11 @@ def _test_set(data: _Evidence) -> _Findings:
     means = [float(np.mean(sample.values)) for sample in data.samples if sample.values]
     if not (data.metric.is_share and data.facts.test_size and means):
         return
+    images, seed_sd = data.facts.test_size, data.seed_sd
     median = min(max(float(np.median(means)), 0.0), 1.0)
-    sampling_sd, seed_sd = sqrt(median * (1 - median) / data.facts.test_size), data.seed_sd
+    if is_near_the_edge(median, images):  # Agresti & Coull (1998, The American Statistician 52): 0 would say that it is certain
+        median = (median * images + 2) / (images + 4)
+    sampling_sd = sqrt(median * (1 - median) / images)
     sampling = plain(sampling_sd, data.metric, 2) + points(data.metric)
     seeds = "an unknown amount" if seed_sd is None else plain(seed_sd, data.metric, 2) + points(data.metric)
     text = (
@@ -262,7 +258,7 @@ def _ceiling(data: _Evidence) -> _Findings:
         return
     high = [data.label(sample) for sample in data.samples if sample.values and float(np.mean(sample.values)) >= CEILING]
     if high:
-        message = f"{listed(high)}: above {short_percent(CEILING)}, which leaves little headroom for differences."
+        message = f"{listed(high)}: at or above {short_percent(CEILING)}, which leaves little headroom for differences."
         yield "ceiling", message, "caution"
 
 
@@ -270,8 +266,10 @@ def _many_comparisons(data: _Evidence) -> _Findings:
     if data.comparisons > 1:
         chance = 1 - 0.95**data.comparisons
         share = short_percent(chance)
-        text = f"{data.comparisons} differences are tested; at 5 % each, chance gives one in up to {share} of sweeps"
-        yield "comparisons", f"{text}. The intervals and adjusted p values correct for this, within this report only.", "note"
+        text = f"{data.comparisons} differences are tested; at 5 % each, chance finds at least one in up to {share} of sweeps"
+        within = f", within each of the {data.tables} tables" if data.tables > 1 else ""
+        corrected = f"The intervals and adjusted p values correct for this{within}, within this report only"
+        yield "comparisons", f"{text}. {corrected}.", "note"
 
 
 _CHECKS: tuple[Callable[[_Evidence], _Findings], ...] = (
