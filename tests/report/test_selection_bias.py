@@ -45,6 +45,7 @@ def test_selection_that_may_matter_is_not_comparable(treatment, reason):
     claim = claim_of(treatment, base=arm("norm=none", 0.8, 0.01) if "too few" in reason else BASE)
     assert claim.heading == "not comparable", reason
     assert "those that trained are a selection" in claim.sentence
+    assert (", on which the verdict depends" in claim.sentence) == ("differ significantly: " not in claim.sentence)
 
 
 def test_rates_that_differ_significantly_are_the_result_however_large_the_difference():

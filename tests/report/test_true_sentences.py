@@ -18,7 +18,7 @@ from train.report.figure_data import draw_all
 from train.report.grid_contracts import Cell
 from train.report.make import ReportOptions, analyse_folders
 from train.report.metric import Metric
-from train.report.outcome import rule
+from train.report.outcome import Outcome, rule
 from train.report.statistics.compare import compare
 from train.report.statistics.effects import POOLED_NOTE, factorial
 from train.report.statistics.threats import find_threats
@@ -237,9 +237,13 @@ def test_budgets_have_a_unit() -> None:
 
 
 def test_rule_is_that_of_the_metric() -> None:
-    assert "on the split of the metric" in rule(ACCURACY)
-    assert "or if its last training loss is below 98 % of guessing's" in rule(Metric("loss/train"))
-    assert "on the test split, or else the validation split" in rule(Metric("lr"))
+    trained, untrained = Outcome(trained=True, basis="scores"), Outcome(trained=False, basis="scores")
+    assert "on the split of the metric" in rule(ACCURACY, [trained])
+    assert "or if its last training loss is below 98 % of guessing's" in rule(Metric("loss/train"), [trained])
+    assert "on the test split, or else the validation split" in rule(Metric("lr"), [trained])
+    assert "are compared by the means of those that did" in rule(ACCURACY, [trained, untrained])
+    assert "are compared by the means" not in rule(ACCURACY, [trained])
+    assert rule(ACCURACY, [Outcome(None, "unknown")]) == ""
 
 
 def test_means_of_not_comparable_arms_are_not_called_significant(tmp_path: Path) -> None:

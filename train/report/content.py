@@ -138,7 +138,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         diverged=first_of(table.listed_runs(analysis, "diverged"), MOST_LISTED),
         untrained=first_of(table.untrained_runs(analysis), MOST_LISTED),
         no_claim=analysis.nothing_trained or NO_CLAIM,
-        rule=rule(metric) if any(outcome.trained is not None for outcome in analysis.outcomes.values()) else "",
+        rule=rule(metric, analysis.outcomes.values()),
         missing=first_of((train_command(run.overrides) for run in study.collection.missing), MOST_LISTED),
         dropped=first_of(
             (Dropped((shell_command(kept(item.overrides)),), item.reason) for plan in plans for item in plan.dropped), MOST_LISTED

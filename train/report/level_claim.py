@@ -8,8 +8,8 @@ Every verdict follows from the simultaneous interval of a difference to the base
     inconclusive     it includes 0 and reaches beyond; the sentence gives the minimum detectable effect of the design (80 % power)
                      at the measured spread, and the number of seeds that would detect the smallest effect of interest
     different        as better or worse, by a metric of which nobody knows whether higher is better
-    not_comparable   the metric alone does not compare the two: runs on either side diverged or failed, what trained is a
-                     selection, or the two sides had different training budgets
+    not_comparable   the metric alone does not compare the two: runs on either side diverged or failed, those that trained are
+                     a selection, or the two sides had different training budgets
 
 Divergence is an outcome, too, and so is learning nothing: the sentence says whether the rates differ significantly. These tests
 are a family of their own, beside the intervals' 5 %. Where not equally many runs trained, those that did are a selection, and
@@ -148,19 +148,19 @@ class LevelComparison:
         rates = [(training((treatment,)), training((control,))) for treatment, control in self.pairs]
         if not any(differ(*pair) for pair in rates):
             return []
-        if equal_rates_p(rates) >= 1 - self.wording.confidence and self._selection_is_harmless():
+        alike = equal_rates_p(rates) >= 1 - self.wording.confidence
+        if alike and self._selection_is_harmless():
             return []
-        return [f"{self._rates(training)} trained, and those that trained are a selection"]
+        depends = ", on which the verdict depends" if alike else ""
+        return [f"{self._rates(training)} trained, and those that trained are a selection{depends}"]
 
     def _selection_is_harmless(self) -> bool:
         """Whether the verdict does not depend on which runs did not train."""
-        if isinstance(self.effect, MainEffect):
-            return isfinite(self.effect.difference)  # combinations with such runs are not averaged over
-        if self._any("diverged"):
-            return False
-        confidence, (pair,) = self.wording.confidence, self.pairs
-        verdicts = {self._by(effect) for effect in (self.effect, *trimmed_effects(*pair, self.family_size, confidence))}
-        return len(verdicts) == 1 and verdicts.isdisjoint({"inconclusive"})
+        if self._any("diverged") or isinstance(self.effect, MainEffect):  # of a grid, combinations with such runs are left out
+            return not self._any("diverged") and isfinite(self.effect.difference)
+        trimmed = trimmed_effects(*self.pairs[0], self.family_size, self.wording.confidence)
+        verdict, *others = (self._by(effect) for effect in (self.effect, *trimmed))
+        return verdict != "inconclusive" and set(others) <= {verdict}
 
     def _rates(self, measure: Callable[[tuple[Sample, ...]], Rate]) -> str:
         return rate_text.rates(measure, (self.treatment, self.control), self.names)

@@ -23,6 +23,13 @@ from train.text import percent, plural
 
 Basis: TypeAlias = Literal["scores", "equal classes", "training loss", "diagnosis", "no step", "unknown"]
 CANNOT_LEARN = "cannot_learn"
+SELECTION = (
+    " Arms of which not equally many runs trained are compared by the means of those that did if the rates do not differ at 5 % "
+    "(exact test, not adjusted), no run diverged, and the verdict is better, worse or equivalent, with and without the lowest "
+    "and the highest of the runs by which one arm has more (Lee 2009); in a grid, over the combinations in which every run "
+    "trained."
+)
+"""The rule of `train.report.level_claim` for what may be a selection."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,14 @@ def _outcome(run: Run, metric: Metric, history: History, content: Mapping[str, A
     return Outcome(trained=False, basis="diagnosis") if own else Outcome(None, "unknown")
 
 
-def rule(metric: Metric) -> str:
-    """Return the rule by which runs count as trained, in sentences."""
+def rule(metric: Metric, found: Iterable[Outcome]) -> str:
+    """Return the rule by which runs count as trained, in sentences, and if some did not, how arms are compared then.
+
+    Empty where of no run it is known.
+    """
+    known = [outcome.trained for outcome in found if outcome.trained is not None]
+    if not known:
+        return ""
     part, margin = split(metric.tag)[1], percent(MARGIN, 0)
     where = "the split of the metric" if part in ("test", "val") else "the test split, or else the validation split"
     fits = f", or if its last training loss is below {margin} of guessing's" if part == "train" else ""
@@ -70,6 +83,7 @@ def rule(metric: Metric) -> str:
         f"the classes (guessing: the shares of the classes, the same for every image){fits}. A run whose training loss was never "
         f"below {margin} of ln(classes) must be better on that split by a margin: a loss below that share of guessing's, or "
         "twice its accuracy, but no more than halfway from there to 100 %. The rule is fixed before the runs."
+        + ("" if all(known) else SELECTION)
     )
 
 

@@ -48,7 +48,9 @@ def _changes(study: Study, metric: Metric, smallest_effect: float) -> Iterator[s
         yield f"the baseline is {study.baseline.full_label}, not {_planned_baseline(study, manifests[0])}"
     sizes = {SMALLEST_EFFECT if m.smallest_effect is None else m.smallest_effect for m in manifests if m.metric}
     if sizes and smallest_effect not in sizes:
-        yield f"the smallest effect of interest is {smallest_effect:g}, not {listed([f'{size:g}' for size in sorted(sizes)])}"
+        unit = " (fractions, not percentage points)" if metric.is_share else ""
+        planned = listed([f"{size:g}" for size in sorted(sizes)])
+        yield f"the smallest effect of interest is {smallest_effect:g}, not {planned}{unit}"
     tuned = {tuple(map(dotted_key, manifest.tune)) for manifest in manifests}
     if tuned != {study.tune}:
         yield f"the tuned keys are {listed(list(study.tune)) or 'none'}"
