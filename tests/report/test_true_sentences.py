@@ -22,7 +22,7 @@ from train.report.outcome import Outcome, rule
 from train.report.statistics.compare import compare
 from train.report.statistics.effects import POOLED_NOTE, factorial
 from train.report.statistics.threats import find_threats
-from train.report.table import rows
+from train.report.table import main_effects, rows
 from train.text import MINUS
 
 ACCURACY, LOSS = Metric("accuracy/test"), Metric("loss/test")
@@ -264,3 +264,17 @@ def test_smallest_effect_of_the_page(tmp_path: Path) -> None:
     captions = {figure.name: figure.caption for figure in draw_all(analyse_folders([folder], ReportOptions(metric="loss/test")))}
     assert "Lower is better." in captions["differences"]
     assert "or of those that diverged where none completed" in captions["activation_std"]
+
+
+def test_main_effect_that_is_not_comparable_has_no_p(tmp_path: Path) -> None:
+    """The batch size changes the budget in images."""
+    arms = {
+        (f"norm={n}", f"trainer.batch_size={b}"): tuple(0.8 + 0.05 * (b == "2") + s for s in (0.0, 0.001, 0.002))
+        for n in ("batch", "none")
+        for b in ("2", "64")
+    }
+    analysis = analyse_folders([write_sweep(tmp_path / "sweep", arms, records=2, layers=1)], ReportOptions())
+    norm, batch_size = main_effects(analysis)
+    assert norm.p != table_text.UNKNOWN
+    assert batch_size.interval
+    assert (batch_size.p, batch_size.excludes_zero, batch_size.note) == (table_text.UNKNOWN, False, "not comparable")

@@ -33,11 +33,9 @@ DESIGNS = {
     "one_at_a_time": "one at a time: the baseline, and variants with a single change",
     "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
-MORE_SEEDS = "Seeds that would detect the smallest effect of interest at the inconclusive levels (80 % power)"
 NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
 MOST_ARMS, MOST_LISTED, MOST_PAIRS, MOST_COMMANDS = 400, 100, 60, 20
 """What a page lists of arms, of runs of a kind, of pairs, and of the commands of an arm; the files beside it have all."""
-BETTER = {True: "Higher is better", False: "Lower is better", None: "Neither direction is better by itself"}
 MOST_SEEDS = 100
 """Of the command that a report suggests."""
 _STATES = ("done", "diverged", "failed", "lost", "incomplete", "interrupted", "running", "queued")
@@ -59,7 +57,6 @@ class Content:
     header: tuple[tuple[str, str], ...]
     metric: str
     order: str
-    """Of the arms: how they are sorted."""
     value_unit: str
     difference_unit: str
     scale: tuple[str, str]
@@ -115,7 +112,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         title=title_of(analysis),
         header=tuple(header_fields(analysis)),
         metric=metric.name,
-        order=f"{'lowest' if metric.higher_is_better is False else 'highest'} first",
+        order=metric.order,
         value_unit="%" if metric.is_share else "",
         difference_unit="points" if metric.is_share else "",
         scale=scale,
@@ -207,7 +204,7 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
         "Metric",
         (
             f"{metric.name} ({metric.tag}) after the last step, not at the best epoch; {metric_origin(study, metric)}. "
-            f"{BETTER[metric.higher_is_better]}."
+            f"{metric.direction}."
         ),
     )
     examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})

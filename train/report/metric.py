@@ -45,6 +45,17 @@ class Metric:
         return {"accuracy": True, "loss": False}.get(split(self.tag)[0])
 
     @property
+    def direction(self) -> str:
+        if self.higher_is_better is None:
+            return "Neither direction is better by itself"
+        return f"{'Higher' if self.higher_is_better else 'Lower'} is better"
+
+    @property
+    def order(self) -> str:
+        """How arms are sorted by their means."""
+        return f"{'lowest' if self.higher_is_better is False else 'highest'} first"
+
+    @property
     def name(self) -> str:
         """A readable name such as `test accuracy`; the tag itself for other tags."""
         quantity, part = split(self.tag)

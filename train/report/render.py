@@ -15,12 +15,13 @@ from markupsafe import Markup
 from train import escape
 from train.report import table_text
 from train.report.analysis import Analysis
-from train.report.content import MORE_SEEDS, Content, more_seeds, relative_path
+from train.report.content import Content, more_seeds, relative_path
 from train.report.contracts import VERDICTS
 from train.report.statistics.threats import CONTRADICTIONS
 from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
+MORE_SEEDS = "Seeds that would detect the smallest effect of interest at the inconclusive levels (80 % power)"
 MOST_ROWS = 20
 MOST_OPEN, MOST_TABLE_ROWS = 20, 60
 """Rows of a page that are open: of lists of runs, or of claims; and of tables. The others are in closed details."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from train.command import TO_RESUME, resume_command, train_command
 from train.report import table_text
@@ -181,11 +181,17 @@ def _notes(analysis: Analysis, arm: Arm, comparison: Comparison) -> Iterable[str
 def main_effects(analysis: Analysis) -> tuple[EffectRow, ...]:
     if analysis.grid is None:
         return ()
-    effects = analysis.grid.main
-    return tuple(
-        _effect_row(analysis, f"{e.factor}: {e.level} against {e.baseline}", e, _averaged(e.combinations, e.of_combinations))
-        for e in effects
-    )
+    verdicts = {(claim.factor, level.level): level.verdict for claim in analysis.claims for level in claim.levels}
+    rows = []
+    for e in analysis.grid.main:
+        name, note = f"{e.factor}: {e.level} against {e.baseline}", _averaged(e.combinations, e.of_combinations)
+        row = _effect_row(analysis, name, e, note)
+        if verdicts.get((e.factor, e.level)) == "not_comparable":
+            row = replace(
+                row, p=table_text.UNKNOWN, excludes_zero=False, note="; ".join(filter(None, (row.note, "not comparable")))
+            )
+        rows.append(row)
+    return tuple(rows)
 
 
 def interactions(analysis: Analysis) -> tuple[EffectRow, ...]:
@@ -281,12 +287,7 @@ def _progress(analysis: Analysis, run: Run) -> str:
 
 def commands(arm: Arm) -> Iterator[str]:
     """Yield the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds."""
-    return map(command, arm.runs) if arm.runs else iter([train_command(arm.overrides)])
-
-
-def command(run: Run) -> str:
-    """Return the command that repeats a run."""
-    return train_command(run.overrides)
+    return (train_command(item.overrides) for item in (arm.runs or [arm]))
 
 
 def _average(values: Iterable[float]) -> float:

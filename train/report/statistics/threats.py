@@ -127,8 +127,9 @@ def _lost_runs(data: _Evidence) -> _Findings:
 def _few_runs(data: _Evidence) -> _Findings:
     few = [f"{data.label(sample)} ({len(sample.values)})" for sample in data.samples if 0 < len(sample.values) < FEW_RUNS]
     if few:
-        text = f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}"
-        yield "few_runs", f"{text}. The spread of two runs is poorly known, that of one unknown.", "serious"
+        single = any(len(sample.values) == 1 for sample in data.samples)
+        spread = "The spread of two runs is poorly known, that of one unknown" if single else "Their spread is poorly known"
+        yield "few_runs", f"Fewer than {FEW_RUNS} runs with a value: {listed(few)}. {spread}.", "serious"
 
 
 def _constant(data: _Evidence) -> _Findings:
