@@ -184,8 +184,9 @@ def main_effects(analysis: Analysis) -> tuple[EffectRow, ...]:
     verdicts = {(claim.factor, level.level): level.verdict for claim in analysis.claims for level in claim.levels}
     rows = []
     for e in analysis.grid.main:
-        name, note = f"{e.factor}: {e.level} against {e.baseline}", _averaged(e.combinations, e.of_combinations)
-        row = _effect_row(analysis, name, e, note)
+        row = _effect_row(
+            analysis, f"{e.factor}: {e.level} against {e.baseline}", e, _averaged(e.combinations, e.of_combinations)
+        )
         if verdicts.get((e.factor, e.level)) == "not_comparable":
             row = replace(
                 row, p=table_text.UNKNOWN, excludes_zero=False, note="; ".join(filter(None, (row.note, "not comparable")))
