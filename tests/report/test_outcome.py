@@ -133,6 +133,7 @@ def test_means_are_over_runs_that_trained(tmp_path):
     assert rows["norm=none"][9] == "2 of 3 [21, 94] %"
     assert rows["baseline"][9].startswith("3 of 3")
     assert "(2 of 3 trained)" in terminal
+    assert "runs  test accuracy, mean +- standard error" in terminal
     assert "norm: not comparable" in terminal
     assert "2 of 3 runs (66.7 %, 95 % CI 21 to 94) with norm=none and 3 of 3 runs" in terminal
     assert "those that trained are a selection" in terminal

@@ -64,7 +64,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
     arm_rows = rows(analysis, MOST_ROWS)
     width = min(max(len(row.label) for row in arm_rows), 50)
     unit = " %" if analysis.metric.is_share else ""
-    lines.append(f"{'arm':<{width}}  runs  {analysis.metric.name}")
+    lines.append(f"{'arm':<{width}}  runs  {analysis.metric.name}, mean +- standard error")
     for row in arm_rows:
         untrained = [f"{row.trained} trained"] if analysis.samples[row.arm.id].untrained else []
         counts = ((row.diverged, "diverged"), (row.failed, "failed"))

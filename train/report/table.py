@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from train.command import TO_RESUME, resume_command, train_command
 from train.report import table_text
@@ -181,17 +181,12 @@ def _notes(analysis: Analysis, arm: Arm, comparison: Comparison) -> Iterable[str
 def main_effects(analysis: Analysis) -> tuple[EffectRow, ...]:
     if analysis.grid is None:
         return ()
-    verdicts = {(claim.factor, level.level): level.verdict for claim in analysis.claims for level in claim.levels}
+    claims = {(claim.factor, level.level): level.verdict for claim in analysis.claims for level in claim.levels}
     rows = []
     for e in analysis.grid.main:
-        row = _effect_row(
-            analysis, f"{e.factor}: {e.level} against {e.baseline}", e, _averaged(e.combinations, e.of_combinations)
-        )
-        if verdicts.get((e.factor, e.level)) == "not_comparable":
-            row = replace(
-                row, p=table_text.UNKNOWN, excludes_zero=False, note="; ".join(filter(None, (row.note, "not comparable")))
-            )
-        rows.append(row)
+        note, is_compared = _averaged(e.combinations, e.of_combinations), claims.get((e.factor, e.level)) != "not_comparable"
+        name = f"{e.factor}: {e.level} against {e.baseline}"
+        rows.append(_effect_row(analysis, name, e, note, is_compared=is_compared))
     return tuple(rows)
 
 
@@ -215,16 +210,16 @@ def pairs(analysis: Analysis, most: int) -> tuple[EffectRow, ...]:
     return tuple(_effect_row(analysis, f"{labels[pair.first]} minus {labels[pair.second]}", pair) for pair in shown)
 
 
-def _effect_row(analysis: Analysis, name: str, effect: Effect, note: str = "") -> EffectRow:
+def _effect_row(analysis: Analysis, name: str, effect: Effect, note: str = "", *, is_compared: bool = True) -> EffectRow:
     metric = analysis.metric
     return EffectRow(
         name=name,
         difference=table_text.difference(metric, effect.difference),
         interval=table_text.interval(metric, effect),
-        p=table_text.p_value(effect.p_adjusted),
+        p=table_text.p_value(effect.p_adjusted if is_compared else None),
         detectable=table_text.difference(metric, effect.detectable).lstrip("+"),
-        excludes_zero=effect.excludes_zero,
-        note="; ".join(part for part in (note, effect.note) if part),
+        excludes_zero=effect.excludes_zero and is_compared,
+        note="; ".join(part for part in (note, effect.note, "" if is_compared else "not comparable") if part),
     )
 
 
