@@ -45,7 +45,7 @@ BELOW: dict[str, set[str]] = {
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
     "sinks": {"figures", "store", "tags", "text", "command", "escape", "errors"},
     "figures": {"tags", "text"},
-    "store": {"command", "streams", "escape", "errors"},
+    "store": {"command", "naming", "streams", "escape", "errors"},
     "data": {"parts", "rng", "errors"},
     "parts": {"rng", "errors"},
     "rng": set(),

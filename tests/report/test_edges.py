@@ -71,7 +71,7 @@ def test_page_says_what_one_seed_assumes(tmp_path: Path):
     page, terminal = report(folder, ReportOptions(tensorboard=False))
     assert ADDITIVE_NOTE in page
     assert ADDITIVE in terminal
-    assert "0.00" not in table_rows(page)["norm=none"][4]
+    assert "0.00" not in table_rows(page)["init=kaiming norm=none"][4]
     assert "seeds by an unknown amount" in page
 
 

@@ -58,7 +58,8 @@ def test_contradictions_of_one_choice_are_one_threat_for_all_arms(tmp_path):
     _, _, terminal = outputs(tmp_path)
     warnings = [line for line in terminal.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        f"warning: 3 of 3 runs of baseline and 2 of 3 runs of norm=group contradict their configuration: {weights[0]}",
+        "warning: 3 of 3 runs of norm=batch (baseline) and 2 of 3 runs of norm=group contradict their configuration: "
+        f"{weights[0]}",
         f"warning: 1 of 3 runs of norm=group contradicts its configuration: {NO_NORM}",
     ]
 
@@ -124,7 +125,7 @@ def test_every_arm_has_its_verdict_at_initialisation_beside_the_heat_maps(tmp_pa
     write_run(tmp_path / "batch", ["norm=batch"], 0.6, summary={"initial_verdict": HEALTHY})
     page, markdown, _ = outputs(tmp_path)
     assert "| norm=none | fades | 2 of 3 runs | the signal fades |" in markdown
-    assert "| baseline | healthy | 1 of 1 run | std is stable |" in markdown
+    assert "| norm=batch (baseline) | healthy | 1 of 1 run | std is stable |" in markdown
     figures = page.split('<section id="figures">')[1].split("</section>")[0]
     assert "the signal fades" in figures
     assert figures.index("the signal fades") < figures.index("figure-activation_std")

@@ -120,7 +120,7 @@ def test_planned_axis_of_places_is_no_threat(tmp_path: Path) -> None:
     axes = {"data.root": ("/a", "/b")}
     write_manifest(tmp_path, Manifest(("train", "-m"), "grid", axes, {"seed": ("0", "1")}, arms[0].id, tuple(arms), tuple(runs)))
     assert facts_of(tmp_path).data == ()
-    assert [arm.label for arm in build_study(collect([tmp_path])).arms] == ["baseline", "data.root=/b"]
+    assert list(build_study(collect([tmp_path])).labels.values()) == ["data.root=/a (baseline)", "data.root=/b"]
 
 
 @pytest.mark.parametrize(("old", "new"), [("source 1a2b", "source 3c4d"), ("1.0.3", "1.0.4")])

@@ -155,9 +155,8 @@ def test_equal_rates_compare_the_runs_that_trained(tmp_path):
 def test_unequal_rates_are_the_result(tmp_path):
     folder = write_arms(tmp_path, {"batch": [0.85, 0.86, 0.87, 0.86, 0.85], "none": [0.1] * 5})
     _, terminal = report(folder)
-    assert "The rates of training differ significantly: baseline trains more often than norm=none (exact test, p = 0.0079)" in (
-        terminal
-    )
+    more = "norm=batch (baseline) trains more often than norm=none (exact test, p = 0.0079)"
+    assert f"The rates of training differ significantly: {more}" in terminal
     assert "nan" not in terminal
 
 

@@ -54,7 +54,11 @@ def query(sweep) -> Iterator[Query]:
 def test_write_charts_gives_each_arm_a_mean_and_interval(sweep, query):
     runs = query("scalars/tags")
     arms = {run for run in runs if run.startswith("summary/")}
-    assert arms == {"summary/baseline", "summary/norm=none,optimizer.lr=0.05", "summary/norm=group,norm.groups=4"}
+    assert arms == {
+        "summary/norm=batch,optimizer.lr=0.2,baseline",
+        "summary/norm=none,optimizer.lr=0.05",
+        "summary/norm=group,optimizer.lr=0.2,norm.groups=4",
+    }
     curves = [
         {
             record.step: record.values["accuracy/val"]
@@ -64,7 +68,10 @@ def test_write_charts_gives_each_arm_a_mean_and_interval(sweep, query):
         for path in find_runs([sweep])
         if "norm=batch" in path.name
     ]
-    series = {tag: query(f"scalars/scalars?run=summary/baseline&tag={tag}/accuracy/val") for tag in ("mean", "low", "high")}
+    series = {
+        tag: query(f"scalars/scalars?run=summary/norm=batch,optimizer.lr=0.2,baseline&tag={tag}/accuracy/val")
+        for tag in ("mean", "low", "high")
+    }
     assert [step for _, step, _ in series["mean"]] == sorted(curves[0])
     for (_, step, mean), (_, _, low), (_, _, high) in zip(series["mean"], series["low"], series["high"], strict=True):
         values = [curve[step] for curve in curves]
@@ -74,7 +81,7 @@ def test_write_charts_gives_each_arm_a_mean_and_interval(sweep, query):
 
 
 def test_write_charts_gives_an_arm_of_one_run_no_interval(query):
-    tags = set(query("scalars/tags")["summary/norm=group,norm.groups=4"])
+    tags = set(query("scalars/tags")["summary/norm=group,optimizer.lr=0.2,norm.groups=4"])
     assert "mean/loss/train" in tags
     assert not {tag for tag in tags if tag.startswith(("low/", "high/"))}
 

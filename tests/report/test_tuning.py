@@ -110,16 +110,16 @@ def test_tuning_reverses_the_conclusion(tuned: Analysis, tmp_path: Path) -> None
     untuned = analysed(write(tmp_path, {key: results for key, results in TABLE.items() if key[1] == SINGLE_RATE}, tune=()))
     at_one_rate = {claim.level: claim for claim in untuned.claims[0].levels}["norm=batch"]
     at_best_rates = {claim.level: claim for claim in tuned.claims[0].levels}["norm=batch"]
-    assert "16.0 percentage points higher than baseline" in at_one_rate.sentence
+    assert "16.0 percentage points higher than norm=none (baseline)" in at_one_rate.sentence
     assert at_one_rate.sentence.endswith("at the learning rate 0.1, not tuned per arm.")
-    assert "9.0 percentage points lower than baseline" in at_best_rates.sentence
+    assert "9.0 percentage points lower than norm=none (baseline)" in at_best_rates.sentence
     assert at_best_rates.sentence.endswith("the learning rate tuned for every arm over 0.02, 0.05, 0.1 and 0.2.")
     assert threat(untuned, "learning_rate")
     assert not threat(tuned, "learning_rate")
 
 
 def test_choice_uses_validation_accuracy_only(tuned: Analysis) -> None:
-    assert chosen(tuned) == {"baseline": "0.05", "norm=batch": "0.2", "norm=group": "0.02"}
+    assert chosen(tuned) == {"norm=none (baseline)": "0.05", "norm=batch": "0.2", "norm=group": "0.02"}
     assert tuned.study.baseline.levels == {"norm": "none"}
     assert [sorted(sample.values) for sample in tuned.samples.values()] == [[0.87, 0.88, 0.89], [0.78, 0.79, 0.80], []]
 
@@ -136,7 +136,7 @@ def test_page_describes_levels_choice_and_cost(page: str, sweep: Path) -> None:
     assert ["", "optimizer.lr=0.2", "80.00 ± 0.58", "3", "0 / 0", "0", "chosen, the largest tried"] in levels
     assert ["", "optimizer.lr=0.2", UNKNOWN, "0", "2 / 1", "0", ""] in levels
     rows = table_rows(page)
-    assert "norm=none at optimizer.lr=0.05" in rows["baseline"][1]
+    assert "norm=none (baseline) at optimizer.lr=0.05" in rows["baseline"][1]
     assert "norm=batch at optimizer.lr=0.2" in rows
     assert "optimizer.lr=" not in page.split("</h1>")[0]
 
@@ -150,7 +150,7 @@ def test_arm_lost_at_every_level_is_not_comparable(tuned: Analysis, page: str) -
     assert "none could be chosen: runs diverged or failed at every level" in page
     excluded = page.split('id="excluded"')[1].split("</section>")[0]
     assert excluded.count("norm=group at optimizer.lr=0.2") == 3
-    assert excluded.count("baseline at optimizer.lr=0.2") == 3
+    assert excluded.count("norm=none (baseline) at optimizer.lr=0.2") == 3
 
 
 def test_tuning_threats_of_the_choice(tuned: Analysis) -> None:
@@ -165,7 +165,7 @@ def test_metric_of_validation_split_is_optimistic(sweep: Path) -> None:
     analysis = analysed(sweep, metric="accuracy/val")
     assert "optimistic" in threat(analysis, "tuned_on_the_metric")
     assert not threat(analysis, "tuned_with_the_same_seeds")
-    assert chosen(analysis) == {"baseline": "0.05", "norm=batch": "0.2", "norm=group": "0.02"}
+    assert chosen(analysis) == {"norm=none (baseline)": "0.05", "norm=batch": "0.2", "norm=group": "0.02"}
 
 
 @pytest.mark.usefixtures("page")
@@ -194,7 +194,7 @@ def test_tune_option_works_with_an_untuned_plan(tmp_path: Path) -> None:
     for folder in tmp_path.glob("batch-0.05-*"):
         (folder / "status.json").unlink()
     analysis = analysed(tmp_path, tune=(LR,))
-    assert chosen(analysis) == {"baseline": "0.02", "norm=batch": "0.2", "norm=group": "0.02"}
+    assert chosen(analysis) == {"norm=none (baseline)": "0.02", "norm=batch": "0.2", "norm=group": "0.02"}
     assert "4 runs" in threat(analysis, "tuning_provisional")
     assert "3 of norm=batch" in threat(analysis, "tuning_unequal")
 
@@ -250,7 +250,7 @@ def test_no_choice_without_a_validation_accuracy(tmp_path: Path) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"val_accuracy": None}))
     analysis = analysed(tmp_path)
     assert "no level could be chosen" in threat(analysis, "tuning_unmeasured")
-    assert chosen(analysis) == {"baseline": "0.02", "norm=batch": "0.02"}
+    assert chosen(analysis) == {"norm=none (baseline)": "0.02", "norm=batch": "0.02"}
     assert "tuned for every arm" not in analysis.claims[0].sentence
     assert "no level could be chosen" in make_report([tmp_path], tmp_path, QUIET)[0].read_text()
 

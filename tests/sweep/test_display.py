@@ -120,10 +120,11 @@ def test_remaining_s_of_sweep() -> None:
     assert state_counts([done, running, *waiting]) == {"done": 1, "running": 1, "waiting": 3}
 
 
-def test_job_labels_hold_distinct_overrides_only() -> None:
-    assert job_labels([["trainer.epochs=1", "norm=none", "seed=0"], ["trainer.epochs=1", "norm=batch", "seed=0"]]) == [
+def test_job_labels_hold_distinct_overrides_only(tmp_path: Path) -> None:
+    jobs = [["trainer.epochs=1", "norm=none", "seed=0"], ["trainer.epochs=1", "norm=batch", "seed=0"]]
+    assert job_labels(jobs, tmp_path) == [
         "norm=none",
         "norm=batch",
     ]
-    assert job_labels([["norm=none", "hydra.sweep.subdir='a'"]]) == ["norm=none"]
-    assert job_labels([[]]) == ["the defaults"]
+    assert job_labels([["norm=none", "hydra.sweep.subdir='a'"]], tmp_path) == ["norm=none"]
+    assert job_labels([[]], tmp_path) == ["the defaults"]

@@ -252,8 +252,8 @@ def test_handle_signals_does_not_requeue_ended_run(submitit_signals: list[int], 
     assert submitit_signals == []
 
 
-def test_job_labels_leave_out_resume() -> None:
-    assert job_labels([["norm=batch", "resume=auto", "hydra.sweep.subdir='a'"]]) == ["norm=batch"]
+def test_job_labels_leave_out_resume(tmp_path: Path) -> None:
+    assert job_labels([["norm=batch", "resume=auto", "hydra.sweep.subdir='a'"]], tmp_path) == ["norm=batch"]
 
 
 @with_proc

@@ -233,7 +233,12 @@ def test_dry_run_prints_plan_and_writes_nothing(train: Train, tmp_path: Path) ->
     assert result.returncode == 0, result.stderr
     assert "note   data.workers=3: no effect, as data=noise is held in memory." in result.stdout
     assert "note   hydra.run.dir=here: no effect, as this is not a single run." in result.stdout
-    planned = ("baseline  norm=none", "2 arms x 3 seeds = 6 runs", "power  3 seeds detect a difference of 3.1 standard")
+    planned = (
+        "  norm=none (baseline)\n",
+        "baseline: norm=none\n",
+        "2 arms x 3 seeds = 6 runs",
+        "power  3 seeds detect a difference of 3.1 standard",
+    )
     for text in (*planned, "time   about", "for 6 runs", "timed on 2 arms"):
         assert text in result.stdout
     assert "with 3 seeds no exact test" in result.stdout

@@ -58,8 +58,8 @@ def test_plan_text_lists_tuned_levels(loader: Any, tmp_path: Path) -> None:
     plan = plan_of(loader, [TUNE, "norm=none,batch", RATES, "seed=range(5)"])
     assert list(plan_text.arm_lines(plan)) == [
         "arms",
-        "  baseline  norm=none  at optimizer.lr=0.1,0.4",
-        "            norm=batch  at optimizer.lr=0.1,0.4",
+        "  norm=none (baseline)  at optimizer.lr=0.1,0.4",
+        "  norm=batch  at optimizer.lr=0.1,0.4",
     ]
     size, baseline, *_ = plan_text.plan_lines(plan, run_statuses(tmp_path, plan.runs, False), "unfinished", Path("out"))
     assert size == "sweep  2 arms x 2 levels of optimizer.lr x 5 seeds = 20 runs (grid) in out"

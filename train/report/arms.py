@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from train.errors import UsageError, did_you_mean
-from train.report.collect import ABSENT, Collection, Setting, factors_of, levels_in_order, setting_of
+from train.naming import arm_names, levels_text
+from train.report.collect import Collection, Setting, factors_of, levels_in_order, setting_of
 from train.report.joined import joined
 from train.report.tuning import Level, TunedLevel, choose
 from train.store.identity import SEEDS, arm_id
@@ -27,26 +28,18 @@ class Arm(PlannedArm):
     """All runs of one configuration, whatever their seeds: a planned arm, or one found in folders without a plan.
 
     `planned`: number of planned runs, 0 without a plan; `choice`: with tuned keys, the levels tried and the chosen one, at which
-    these runs are. In a study, `levels` has all its factors, and `differences` those whose level is not the baseline's.
+    these runs are. In a study, `levels` has all its factors, and `labels` the name of the arm.
     """
 
     runs: tuple[Run, ...]
     planned: int = 0
     choice: TunedLevel | None = None
-    differences: Mapping[str, str] = field(default_factory=dict)
     is_baseline: bool = False
 
     @property
-    def label(self) -> str:
-        """`baseline`, or the factors in which the arm differs from it."""
-        if self.is_baseline:
-            return "baseline"
-        return " ".join(f"{factor}={level}" for factor, level in self.differences.items()) or f"like the baseline ({self.id[:6]})"
-
-    @property
-    def full_label(self) -> str:
-        """All levels of the arm."""
-        return " ".join(f"{factor}={level}" for factor, level in self.levels.items() if level != ABSENT) or "defaults"
+    def all_levels(self) -> str:
+        """All levels of the arm, as one text."""
+        return levels_text(self.levels) or "defaults"
 
     @property
     def unchosen_runs(self) -> tuple[Run, ...]:
@@ -101,9 +94,9 @@ class Study:
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
-        """Arm's id -> unique label: two arms have the same when they differ in something that is no factor of the plan."""
-        plain = Counter(arm.label for arm in self.arms)
-        return {arm.id: f"{arm.label} ({arm.id[:6]})" if plain[arm.label] > 1 else arm.label for arm in self.arms}
+        """Arm's id -> its name, by which every output calls it."""
+        levels = {arm.id: arm.levels for arm in self.arms}
+        return arm_names(levels, self.baseline.id, combinations=self.has_combinations)
 
     @property
     def design(self) -> Design | None:
@@ -126,6 +119,11 @@ class Study:
         crossed = [len({tuple(arm.levels[factor] for factor in group) for arm in self.arms}) for group in self.groups]
         combined = any(len(self.changes(arm)) > 1 for arm in self.arms)
         return len(crossed) > 1 and combined and self.design in (None, "grid") and 2 * len(self.arms) > math.prod(crossed)
+
+    @property
+    def has_combinations(self) -> bool:
+        """Whether an arm is a combination of levels, and no change of a baseline."""
+        return self.design == "grid" or (self.design is None and (self.is_grid or len(sum(self.groups, ())) == 1))
 
     @cached_property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -155,16 +153,9 @@ def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] 
     arms = [replace(arm, levels=arm.levels_of(factors)) for arm in arms]
     baseline_id, reason = _choose_baseline(arms, baseline, collection)
     arms.sort(key=lambda arm: arm.id != baseline_id)
-    reference = arms[0].levels
-    compared = [replace(arm, differences=_differences(arm.levels, reference), is_baseline=arm.id == baseline_id) for arm in arms]
-    varied = {factor: _baseline_first(reference[factor], [arm.levels[factor] for arm in arms]) for factor in factors}
+    compared = [replace(arm, is_baseline=arm.id == baseline_id) for arm in arms]
+    varied = {factor: _baseline_first(arms[0].levels[factor], [arm.levels[factor] for arm in arms]) for factor in factors}
     return Study(collection, tuple(compared), varied, reason, manifest, keys)
-
-
-def _differences(levels: Mapping[str, str], reference: Mapping[str, str]) -> dict[str, str]:
-    """Return the levels that differ from `reference`. Absent keys are dropped when another factor explains their absence."""
-    differing = {factor: level for factor, level in levels.items() if level != reference[factor]}
-    return {factor: level for factor, level in differing.items() if level != ABSENT} or differing
 
 
 def _only_manifest(collection: Collection) -> Manifest | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from train.command import left_out
 from train.errors import UsageError
+from train.naming import ABSENT
 from train.store.files import MANIFEST_FILE
 from train.store.identity import PLACE, SEEDS, experiment_of
 from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
@@ -147,9 +148,6 @@ def _priority(run: Run) -> tuple[bool, bool, str]:
 
 CONTENT = "data.content"
 """The factor of arms that differ in what lies in the place of their data alone."""
-
-ABSENT = "-"
-"""The level of an arm whose configuration lacks the key."""
 
 
 @dataclass(frozen=True)

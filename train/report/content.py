@@ -65,6 +65,8 @@ class Content:
     claims: tuple[Claim, ...]
     no_claim: str
     rule: str
+    named_by: str
+    """What the names of the arms consist of."""
     rows: Shown[table.ArmRow]
     signals: Shown[SignalRow]
     tuning: tuple[str, ...]
@@ -119,6 +121,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         smallest_effect=smallest_effect(analysis),
         more_seeds=more_seeds(analysis),
         claims=analysis.claims,
+        named_by="all levels" if study.has_combinations else "differences from the baseline",
         rows=table.rows(analysis, MOST_ARMS),
         signals=first_of(table.signals(analysis), MOST_LISTED),
         tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
@@ -199,7 +202,7 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Runs", _counts(analysis)
     if study.tune:
         yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy ({cost(analysis.chosen)})"
-    yield "Baseline", f"{study.baseline.full_label}: {study.baseline_reason}"
+    yield "Baseline", f"{study.baseline.all_levels}: {study.baseline_reason}"
     yield (
         "Metric",
         (

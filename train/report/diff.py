@@ -10,7 +10,8 @@ from typing import Any
 
 from train.command import TO_RESUME
 from train.escape import line
-from train.report.collect import ABSENT, text
+from train.naming import ABSENT
+from train.report.collect import text
 from train.report.metric import IN_SUMMARY, as_float
 from train.store.identity import arm_id, experiment_of, identity
 from train.store.inputs import code_differences, data_differences, read_data

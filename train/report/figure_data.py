@@ -76,7 +76,7 @@ FIGURES = frozenset({"differences", "interactions", "curves", "cost", *SIGNALS, 
 
 def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
     """Draw all figures in the order of the page; figures without data are omitted."""
-    styles = arm_styles([(arm.id, arm.label, arm.is_baseline) for arm in analysis.ranked])
+    styles = arm_styles([(arm.id, analysis.study.labels[arm.id], arm.is_baseline) for arm in analysis.ranked])
     drawers: list[Callable[[Analysis, Mapping[str, ArmStyle]], Iterator[ReportFigure]]] = [
         _differences,
         _crossings,

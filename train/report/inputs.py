@@ -88,7 +88,7 @@ def _configurations(arms: Sequence[Arm]) -> Iterator[str]:
         differing = [key for key in factors_of(settings) if key != CONTENT] if len(same) > 1 else []
         if differing:
             changes = [f"{key}: {' -> '.join(dict.fromkeys(setting.level(key) for setting in settings))}" for key in differing]
-            yield f"{same[0].full_label}: {some(changes, '; ')}"
+            yield f"{same[0].all_levels}: {some(changes, '; ')}"
 
 
 def _same_test_data(contents: Mapping[str, Any], unknown: int) -> bool | None:

@@ -45,7 +45,7 @@ def _changes(study: Study, metric: Metric, smallest_effect: float) -> Iterator[s
     if metrics:
         yield f"the metric is {metric.tag}, not {listed(sorted(metrics))}"
     if all(manifest.baseline not in study.baseline.ids for manifest in manifests):
-        yield f"the baseline is {study.baseline.full_label}, not {_planned_baseline(study, manifests[0])}"
+        yield f"the baseline is {study.baseline.all_levels}, not {_planned_baseline(study, manifests[0])}"
     sizes = {SMALLEST_EFFECT if m.smallest_effect is None else m.smallest_effect for m in manifests if m.metric}
     if sizes and smallest_effect not in sizes:
         unit = " (fractions, not percentage points)" if metric.is_share else ""
@@ -61,7 +61,7 @@ def _planned_metrics(study: Study) -> set[str]:
 
 
 def _planned_baseline(study: Study, manifest: Manifest) -> str:
-    labels = {name: arm.full_label for arm in study.arms for name in arm.ids}
+    labels = {name: arm.all_levels for arm in study.arms for name in arm.ids}
     return labels.get(manifest.baseline, "the arm that the sweep planned")
 
 

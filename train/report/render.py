@@ -74,7 +74,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
         remarks = (f"  ({lost})" if lost else "") + "".join(
             f"  {note}" for note in (row.tuned_level, row.signal, row.why) if note
         )
-        lines.append(f"{row.label[:width]:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
+        lines.append(f"{row.label:<{width}}  {row.done:>4}  {mean}{remarks}".rstrip())
     if arm_rows.more:
         lines.append(f"... and {arm_rows.more} more")
     return "\n".join(map(escape.line, [*lines, "", f"report: {page}"]))

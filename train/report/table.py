@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from train.command import TO_RESUME, resume_command, train_command
+from train.naming import BASELINE
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
@@ -37,7 +38,7 @@ class ArmRow:
     arm: Arm
     label: str
     levels: str
-    """All levels, for the baseline only, whose label does not include them."""
+    """All levels, for a baseline whose name does not include them."""
     tuned_level: str
     """With tuned keys, the level at which the arm is compared."""
     signal: str
@@ -131,7 +132,7 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
         number=row_number,
         arm=arm,
         label=analysis.study.labels[arm.id],
-        levels=arm.full_label if arm.is_baseline else "",
+        levels=arm.all_levels if analysis.study.labels[arm.id] == BASELINE else "",
         tuned_level=level_note(arm.choice) if arm.choice else "",
         signal=unhealthy_signal(arm.runs),
         why=lost_finding(arm.runs, {run.folder for run in done if analysis.outcomes[run.folder].trained}),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
-from train.naming import slug
+from train.naming import arm_folder
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.history import CURVE_TAGS, SharedCurve, shared_curve
@@ -82,9 +82,8 @@ def _remove_earlier(target: Folder) -> None:
 
 
 def _names(analysis: Analysis) -> list[str]:
-    """Return a unique folder name for each arm: its differences from the baseline."""
-    differences = [slug([f"{factor}={level}" for factor, level in arm.differences.items()]) for arm in analysis.study.arms]
-    names = ["baseline" if arm.is_baseline else name for arm, name in zip(analysis.study.arms, differences, strict=True)]
+    """Return the name of each arm as that of a folder, and what tells apart those that begin alike and are long."""
+    names = [arm_folder(analysis.study.labels[arm.id]) for arm in analysis.study.arms]
     counts = Counter(names)
     return [f"{name}_{arm.id[:6]}" if counts[name] > 1 else name for arm, name in zip(analysis.study.arms, names, strict=True)]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from train.escape import terminal
 from train.store.identity import SEEDS, arm_id, run_id
 from train.store.overrides import key_of
+from train.store.planned_names import planned_arm
 
 Value: TypeAlias = bool | float | str
 
@@ -45,6 +47,12 @@ def hparams_row(config: Mapping[str, Any], choices: Mapping[str, str | None], ov
     values |= {key: _column_value(_value_at(config, key, value)) for key, value in typed.items() if key not in values}
     shown = {terminal(name): terminal(value) if isinstance(value, str) else value for name, value in values.items()}
     return HParamsRow(run_id(arm_id(config), config, ""), shown, frozenset(["arm", *map(terminal, ranked[:4])]))
+
+
+def named_in_sweep(row: HParamsRow, folder: Path) -> HParamsRow:
+    """Return the row of the run in `folder` with the name of its arm in the sweep that planned it, if one did."""
+    name = planned_arm(folder)
+    return replace(row, values={**row.values, "arm": terminal(name)}) if name else row
 
 
 def _split(override: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from train.sinks import tensorboard_protos as values
 from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
-from train.sinks.hparams import HParamsRow
+from train.sinks.hparams import HParamsRow, named_in_sweep
 from train.sinks.tensorboard_protos import is_whole, tfrecord
 from train.store.inside import Folder
 
@@ -72,18 +72,19 @@ class TensorBoardSink(Sink):
         if content is not None:
             self._file.write(content)
         else:
-            self._write_header(now, with_table=not Folder(info.folder.parent).exists(values.SHARED_TABLE))
+            self._write_header(now, info.folder)
         self._flush()
         for name in previous:
             folder.remove(name)
 
-    def _write_header(self, now: float, *, with_table: bool) -> None:
+    def _write_header(self, now: float, folder: Path) -> None:
         self._append(_event.Event(wall_time=now, file_version="brain.Event:2"))
         self._append(_event.Event(wall_time=now, session_log=_START))
         self._write(0, [values.layout()])
         if self._arm is not None:
-            table = [values.hparams_table(self._arm.values, self._arm.first, now)] if with_table else []
-            self._write(0, [*table, *values.session_start(self._arm, now)])
+            is_shared = Folder(folder.parent).exists(values.SHARED_TABLE)
+            table = [] if is_shared else [values.hparams_table(self._arm.values, self._arm.first, now)]
+            self._write(0, [*table, *values.session_start(named_in_sweep(self._arm, folder), now)])
         if self._config:
             self._write(0, [values.text("config", self._config)])
 

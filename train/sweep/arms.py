@@ -7,23 +7,28 @@ from dataclasses import replace
 
 from train.store.identity import arm_id, run_id
 from train.store.inputs import Inputs
-from train.store.manifest import Dropped
+from train.store.manifest import Design, Dropped
 from train.store.overrides import dotted_key
+from train.store.planned_names import names_of
 from train.sweep.design import ComposedArm
 
 
-def without_duplicates(arms: Sequence[ComposedArm]) -> tuple[list[ComposedArm], list[Dropped]]:
-    """Return the arms without those whose id an earlier one has, and these."""
+def without_duplicates(
+    arms: Sequence[ComposedArm], design: Design, factors: Sequence[str]
+) -> tuple[list[ComposedArm], list[Dropped]]:
+    """Return the arms without those whose id an earlier one has, and these. `factors`: the axes without the tuned ones."""
     unique: dict[str, ComposedArm] = {}
+    for arm in arms:
+        unique.setdefault(arm.id, arm)
+    kept = list(unique.values())
+    names = names_of(kept, kept[0].id if kept else "", design, factors)
     duplicates = []
     for arm in arms:
-        if arm.id in unique:
-            original = "the baseline" if arm.id == arms[0].id else unique[arm.id].name
+        if arm is not unique[arm.id]:
+            original = "the baseline" if arm.id == kept[0].id else names[arm.id]
             same = "the same configuration and the same data" if arm.data else "the same configuration"
             duplicates.append(Dropped(arm.overrides, f"{same} as {original}"))
-        else:
-            unique[arm.id] = arm
-    return list(unique.values()), duplicates
+    return kept, duplicates
 
 
 def with_inputs(arms: Sequence[ComposedArm], inputs: Mapping[str, Inputs], tune: Sequence[str]) -> list[ComposedArm]:

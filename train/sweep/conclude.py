@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from train.report.make import ReportOptions, make_report
 from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.inside import is_there
 from train.store.manifest import PlannedRun
+from train.store.planned_names import run_names
 from train.store.run import FINISHED, read_status
 from train.streams import say
 from train.sweep.reuse import latest_attempts, stored_runs
@@ -45,10 +46,6 @@ class RunOutcome:
     state: str
     reason: str = ""
     folder: Path | None = None
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.planned.overrides) or "defaults"
 
 
 def explain_unwritten(folder: Path, error: OSError) -> str:
@@ -89,7 +86,7 @@ def conclude(
     counts = Counter(outcome.state for outcome in outcomes)
     say()
     say(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
-    for text in failure_lines(outcomes):
+    for text in failure_lines(outcomes, run_names(folder)):
         say(text)
     say(report_or_reason(folder, report))
     say(f"view   {tensorboard_command(folder)}")
@@ -105,12 +102,16 @@ def counts_text(counts: Counter[str], total: int) -> str:
     return f"{plural(total, 'run')}: {', '.join(parts) or 'no runs'}"
 
 
-def failure_lines(outcomes: Sequence[RunOutcome]) -> list[str]:
-    """Return a list of the failed, lost and incomplete runs with reasons and logs. Others without a result are only counted."""
+def failure_lines(outcomes: Sequence[RunOutcome], names: Mapping[tuple[str, ...], str]) -> list[str]:
+    """Return a list of the failed, lost and incomplete runs with reasons and logs. Others without a result are only counted.
+
+    `names`: overrides -> name.
+    """
     failed = [outcome for outcome in outcomes if outcome.state in ("failed", "lost", "incomplete")]
     lines = []
     for outcome in failed[:MAX_FAILURES]:
-        lines.append(f"  {outcome.state}: {outcome.name}")
+        overrides = outcome.planned.overrides
+        lines.append(f"  {outcome.state}: {names.get(overrides) or ' '.join(overrides) or 'defaults'}")
         lines.append(f"    {outcome.reason or 'reason unknown'}")
         if (log := _log_path(outcome.folder)) is not None:
             lines.append(f"    {log}")

@@ -39,10 +39,6 @@ class ComposedArm(PlannedArm):
     runs: tuple[PlannedRun, ...]
     inputs: Inputs = field(default_factory=Inputs)
 
-    @property
-    def name(self) -> str:
-        return " ".join(f"{axis}={level}" for axis, level in self.levels.items()) or "defaults"
-
 
 def factors(axes: Mapping[str, Sequence[str]], zipped: Iterable[Sequence[str]]) -> tuple[Factor, ...]:
     """Group the axes into factors, in their order. UsageError when zipped axes are unknown or differ in length."""

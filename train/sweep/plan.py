@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -17,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from train.config_errors import is_composition_error
 from train.errors import UsageError
-from train.naming import job_name
+from train.naming import job_name, levels_text
 from train.run.job import chosen_options, resolve_config
 from train.store.identity import SEEDS, arm_id, experiment_of, identity, run_id
 from train.store.inputs import Inputs
 from train.store.manifest import Design, Dropped, PlannedRun
+from train.store.planned_names import names_of
 from train.sweep import design as designing
 from train.sweep import tuning
 from train.sweep.arms import with_inputs, without_duplicates
@@ -66,6 +68,16 @@ class SweepPlan:
             groups.setdefault(arm.tuned or arm.id, []).append(arm)
         return tuple(map(tuple, groups.values()))
 
+    @property
+    def factors(self) -> list[str]:
+        """The axes but the tuned ones."""
+        return [axis.name for axis in self.request.axes if axis.name not in self.tune]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Arm's id -> its name."""
+        return names_of(self.arms, self.baseline.id, self.design, self.factors)
+
     def ingredients(self, arm: ComposedArm) -> Levels:
         """Return the arm's levels of all axes but the tuned ones."""
         return {axis: level for axis, level in arm.levels.items() if axis not in self.tune}
@@ -78,7 +90,7 @@ class SweepPlan:
 
     def with_inputs(self, inputs: Mapping[str, Inputs]) -> SweepPlan:
         """Return the plan with its final ids, without arms that differ only in where the same data lie. `inputs`: by arm's id."""
-        arms, duplicates = without_duplicates(with_inputs(self.arms, inputs, self.tune))
+        arms, duplicates = without_duplicates(with_inputs(self.arms, inputs, self.tune), self.design, self.factors)
         return replace(self, arms=tuple(arms), dropped=(*self.dropped, *duplicates))
 
     def without_arms(self, impossible: Mapping[str, str]) -> SweepPlan:
@@ -90,7 +102,9 @@ class SweepPlan:
         if None not in reasons and len(reasons) == 1:
             raise UsageError(impossible[self.baseline.id])
         if all(arm.id in impossible for arm in self.compared[0]):  # one working level of the tuned keys is enough
-            raise UsageError(impossible_baseline(self.baseline.name, impossible[self.baseline.id], len(self.arms)))
+            raise UsageError(
+                impossible_baseline(levels_text(self.baseline.levels) or "defaults", impossible[self.baseline.id], len(self.arms))
+            )
         dropped = tuple(Dropped(arm.overrides, impossible[arm.id]) for arm in self.arms if arm.id in impossible)
         arms = tuple(arm for arm in self.arms if arm.id not in impossible)
         for axis in self.request.axes:  # Hydra accepts any key with a +, even a misspelt one
@@ -131,7 +145,7 @@ def make_plan(request: SweepRequest, settings: SweepSettings, loader: ConfigLoad
         list(composer.arms(unusable, seeds))  # raises its error again
     dropped = [Dropped(_override_lines(levels), "named twice") for levels in repeated]
     dropped += [Dropped(request.overrides(failure.levels), failure.reason) for failure in failures]
-    arms, duplicates = without_duplicates([arm for group in groups for arm in group])
+    arms, duplicates = without_duplicates([arm for group in groups for arm in group], settings.design, list(ingredients))
     zipped = tuple(tuple(group) for group in settings.zip)
     tuning.validate_split(arms, settings.tuned)
     return SweepPlan(request, settings.design, zipped, tuple(arms), (*dropped, *duplicates), settings.tuned)

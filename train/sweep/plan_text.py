@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from train.escape import line
+from train.naming import levels_text
 from train.report.make import ReportOptions
 from train.report.metric import Metric
 from train.streams import say
@@ -42,7 +43,7 @@ def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, fol
     tried = f" x {plural(levels, 'level')} of {' x '.join(plan.tune)}" if plan.tune else ""
     yield f"sweep  {plural(arms, 'arm')}{tried} x {plural(seeds, 'seed')} = {plural(runs, 'run')} ({plan.design}) in {folder}"
     if arms > 1:
-        yield f"       baseline: {_pairs(plan.ingredients(plan.baseline)) or 'defaults'}"
+        yield f"       baseline: {levels_text(plan.ingredients(plan.baseline)) or 'defaults'}"
     if plan.tune:
         yield f"       {', '.join(plan.tune)}: each arm is compared at the level with the best validation accuracy (sweep.tune)"
     yield from dropped_lines(plan)
@@ -99,15 +100,11 @@ def few_seeds_hint(count: int) -> str:
 
 
 def arm_lines(plan: SweepPlan) -> Iterator[str]:
-    """Yield a line per arm: its differences from the baseline and the levels of tuned keys it is tried at."""
+    """Yield a line per arm: its name, and the levels of tuned keys that it is tried at."""
     yield "arms"
-    baseline = plan.ingredients(plan.baseline)
     for first, *others in plan.compared:
-        levels = plan.ingredients(first)
-        differences = {axis: level for axis, level in levels.items() if baseline.get(axis) != level}
-        label, text = ("baseline", _pairs(levels)) if first is plan.baseline else ("", _pairs(differences))
         tried = f"  at {_tried(plan, (first, *others))}" if plan.tune else ""
-        yield f"  {label:8}  {text or 'the unchanged configuration'}{tried}"
+        yield f"  {plan.names[first.id]}{tried}"
 
 
 def power_lines(plan: SweepPlan, folder: Path, spread: float | None, report: ReportOptions) -> Iterator[str]:
@@ -140,10 +137,6 @@ def _tried(plan: SweepPlan, arms: Sequence[ComposedArm]) -> str:
     levels = {key: list(dict.fromkeys(arm.levels[key] for arm in arms)) for key in plan.tune}
     text = " ".join(f"{key}={','.join(values)}" for key, values in levels.items())
     return f"{text} ({plural(len(arms), 'combination')})" if len(plan.tune) > 1 else text
-
-
-def _pairs(levels: Mapping[str, str]) -> str:
-    return " ".join(f"{axis}={level}" for axis, level in levels.items())
 
 
 def _counts(counts: Mapping[str, int]) -> str:

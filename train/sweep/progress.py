@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from train.store.files import METRICS_FILE
 from train.store.metrics import INVALID, Record, parse_record, read_lines
+from train.store.planned_names import run_names
 from train.store.run import read_status
 from train.tags import split
 
@@ -113,8 +114,13 @@ def state_counts(rows: Sequence[JobRow]) -> dict[State, int]:
     return {state: count for state in order if (count := sum(row.state == state for row in rows))}
 
 
-def job_labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Return a label per job: its overrides that not all jobs share, all if there is one job; without `hydra.*` and `resume`."""
-    common = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set[str]()
-    distinct = ([o for o in job if o not in common and not o.startswith(("hydra.", "resume="))] for job in jobs)
-    return [" ".join(overrides) or "the defaults" for overrides in distinct]
+def job_labels(jobs: Sequence[Sequence[str]], folder: Path) -> list[str]:
+    """Return a label per job: its name in the plan in `folder`, by its overrides without `hydra.*` and `resume`.
+
+    For a job that no plan has, those overrides that not all jobs share, all if there is one job.
+    """
+    planned = run_names(folder)
+    of_runs = [tuple(o for o in job if not o.startswith(("hydra.", "resume="))) for job in jobs]
+    common = set(of_runs[0]).intersection(*of_runs[1:]) if len(jobs) > 1 else set[str]()
+    distinct = [" ".join(o for o in overrides if o not in common) or "the defaults" for overrides in of_runs]
+    return [planned.get(overrides) or label for overrides, label in zip(of_runs, distinct, strict=True)]
