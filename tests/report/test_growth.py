@@ -22,9 +22,9 @@ from train.report.curve_data import MOST_LINES, band_of
 from train.report.history import CURVE_TAGS, read_histories, read_history, shared_curve
 from train.report.make import ReportOptions, analyse_folders, make_report
 from train.report.metric import Metric
-from train.report.render import MOST_OPEN, html, markdown
+from train.report.render import MOST_OPEN, as_text, html, markdown
 from train.report.results_csv import csv_text, pairs_text
-from train.report.selection import MOST_DOTS
+from train.report.selection import MOST_DOTS, MOST_OPEN_ROWS
 from train.store.config_text import config_of, load, overrides_of
 from train.store.run import Run, find_runs, read_run
 
@@ -106,6 +106,21 @@ def test_pairs_are_capped_and_all_in_a_table(tmp_path):
     assert f"{sentence} All pairs are in pairs.csv." in page
     assert f"{sentence} All pairs are in pairs.csv." in markdown(content, sweep)
     assert section(page, "pairs").count("<tr") == 1 + 60
+
+
+@pytest.mark.parametrize("place", [0, MOST_OPEN_ROWS - 1, MOST_OPEN_ROWS, 69])
+def test_row_of_the_baseline_is_open(tmp_path, place):
+    """Wherever it stands among the arms: first, at either side of the limit, last."""
+    sweep = write_sweep(tmp_path / "sweep", 70, 70, length=Length(1, 70, 0, 0))
+    arm = analyse_folders([sweep], ReportOptions()).ranked[place]
+    analysis = analyse_folders([sweep], ReportOptions(baseline=arm.id))
+    assert analysis.ranked[place].is_baseline
+    page, terminal = html(build_content(analysis, ()), sweep), as_text(analysis, sweep / "report.html")
+    shown, folded = section(page, "arms").split("<details>")
+    assert [place + 1] == [int(row) for row in re.findall(r'<tr class="baseline">\s*<td[^>]*>(\d+)<', shown)]
+    assert (shown.count('data-label="#"'), folded.count('data-label="#"')) == (MOST_OPEN_ROWS, 70 - MOST_OPEN_ROWS)
+    assert "(baseline)" in terminal.split("\narm ")[1]
+    assert terminal.endswith(f"... and 50 more\n\nreport: {sweep / 'report.html'}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,45 @@ def test_equal_rates_compare_the_runs_that_trained(tmp_path):
     _, terminal = report(folder)
     assert "worse: norm=none has a test accuracy 20.0 percentage points lower" in terminal
     assert "2 against 2 runs that trained" in terminal
+
+
+def rates_in(page: Path) -> dict[str, str]:
+    """Return name -> rate of the arms in the figure of rates; empty without one."""
+    figure = page.parent / "figures" / "rates.svg"
+    texts = re.findall(r"<!-- (.*?) -->", figure.read_text()) if figure.exists() else []
+    names, details = ([text for text in texts if re.fullmatch(form, text)] for form in (r"\d  .*", r"\d of \d"))
+    assert (figure.exists(), bool(names)) == ("figure-rates" in page.read_text(),) * 2
+    return {name[3:]: detail for name, detail in zip(names, details, strict=True)}
+
+
+DRAWN = [
+    ("all trained", {"batch": [0.85, 0.86], "none": [0.85, 0.84]}, {}, {}),
+    ("one did not", {"batch": [0.85, 0.86], "none": [0.85, 0.1]}, {}, {"norm=batch (baseline)": "2 of 2", "norm=none": "1 of 2"}),
+    ("none did", {"batch": [0.1], "none": [0.1]}, {}, {"norm=batch (baseline)": "0 of 1", "norm=none": "0 of 1"}),
+    ("diverged", {"batch": [0.85, 0.86], "none": [0.84]}, {"lost": "diverged"},
+     {"norm=batch (baseline)": "2 of 2", "norm=none": "1 of 2"}),
+    ("failed", {"batch": [0.85, 0.86], "none": [0.84]}, {"lost": "failed"}, {}),
+    ("an arm without a result", {"batch": [0.85, 0.1], "none": [0.84]}, {"other": "failed"},
+     {"norm=batch (baseline)": "1 of 2", "norm=none": "1 of 1"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arms", "more", "rates"), [row[1:] for row in DRAWN], ids=[row[0] for row in DRAWN])
+def test_rates_are_drawn_where_a_run_did_not_train(tmp_path: Path, arms, more: Mapping[str, str], rates: Mapping[str, str]):
+    folder = write_arms(tmp_path, arms)
+    for name, state in more.items():
+        write_run(folder / name, ["norm=group" if name == "other" else "norm=none", "seed=9"], None, state, records=2, layers=1)
+    page, _ = make_report([folder], folder / "out", OPTIONS)
+    assert rates_in(page) == rates
+
+
+def test_rates_of_divergence_are_drawn_where_nothing_tells_who_trained(tmp_path: Path):
+    for seed in range(2):
+        write_run(tmp_path / f"batch{seed}", ["norm=batch", f"seed={seed}"], 0.8, records=2, layers=1)
+        write_run(tmp_path / f"none{seed}", ["norm=none", f"seed={seed}"], None, "diverged", records=2, layers=1)
+    page, _ = make_report([tmp_path], tmp_path / "out", OPTIONS)
+    assert rates_in(page) == {"norm=batch (baseline)": "0 of 2", "norm=none": "2 of 2"}
+    assert "Runs that diverged, of those with a result" in page.read_text()
 
 
 def test_unequal_rates_are_the_result(tmp_path):

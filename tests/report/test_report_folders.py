@@ -89,10 +89,12 @@ def test_diverged_runs_make_an_arm_not_comparable(page):
     assert re.search(r'<b>norm</b> <span>not comparable</span></p>\s*<p class="level not_comparable">', page)
 
 
-def test_page_notes_runs_that_are_not_in_a_mean(page):
-    note = "norm=none: mean of completed runs (3); 1 diverged, 2 failed"
-    assert f'title="{note}"' in page
-    assert f'<p class="aside">{note}.</p>' in page
+def test_page_says_once_which_runs_are_not_in_a_mean(page):
+    threats = page.split('id="threats"')[1].split("</section>")[0]
+    assert re.search(r"</b> 1 run diverged \(1 of norm=none\): the means cover only the other runs", threats)
+    assert re.search(r"</b> 2 runs failed \(2 of norm=none\): ", threats)
+    assert table_rows(page)["norm=none"][2].startswith("3 / 1 / 2")
+    assert page.count("1 run diverged") == page.count("2 runs failed") == 1
 
 
 def test_terminal_counts_lost_runs(troubled, train_report, tmp_path):
@@ -156,7 +158,7 @@ def test_baseline_without_plan_shares_most_levels(tmp_path):
     for i, (overrides, accuracy) in enumerate(runs):
         write_run(tmp_path / str(i), overrides, accuracy, started=i)
     page = report(tmp_path)
-    assert "no plan names a baseline" in page
+    assert "the arm that shares most settings with the others" in page
     assert re.search(r"<dt>Baseline</dt><dd>init=kaiming norm=batch optimizer.lr=0.2: ", page)
     assert set(table_rows(page)) == {
         "baseline",

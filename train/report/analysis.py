@@ -142,6 +142,8 @@ def analyse(
         *([Threat("unknown_outcomes", sentence, "note")] if (sentence := unknown_outcomes(found.values())) else []),
         *find_threats(list(samples.values()), facts, metric, comparisons=sum(intervals), tables=len(intervals)),
     ]
+    if nothing_trained(samples):  # the page says so in the place of its claims
+        threats = [threat for threat in threats if threat.kind not in ("untrained_runs", "diverged_runs")]
     differing = {arm.id: JOINED.join(study.changes(arm)) for arm in study.arms[1:]}
     return Analysis(
         study=study,

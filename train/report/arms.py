@@ -244,8 +244,8 @@ def _choose_baseline(arms: Sequence[Arm], requested: str, collection: Collection
     if len(arms) == 1:
         return baseline.id, "the only arm."
     return baseline.id, (
-        "no plan names a baseline, so this is the arm that shares most settings with the others. Ties go to the arm with the "
-        "fewest overrides, then to the one that started first. Choose another with --baseline."
+        "the arm that shares most settings with the others. Ties go to the arm with the fewest overrides, then to the one that "
+        "started first. Choose another with --baseline."
     )
 
 

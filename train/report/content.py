@@ -51,7 +51,8 @@ class ArmCommands:
 
 @dataclass(frozen=True)
 class Content:
-    """All content of a report. `header`: (name, value) of the fields at the top; `scale`: the ends of the strip of dots."""
+    """All content of a report. `header`: (name, value) of the fields at the top; `scale`: the ends of the strip of dots;
+    `named_by`: what names of arms consist of; `unknown`: why differences have no interval, where no claim says so."""
 
     title: str
     header: tuple[tuple[str, str], ...]
@@ -66,8 +67,8 @@ class Content:
     no_claim: str
     rule: str
     named_by: str
-    """What the names of the arms consist of."""
     rows: Shown[table.ArmRow]
+    unknown: tuple[str, ...]
     signals: Shown[SignalRow]
     tuning: tuple[str, ...]
     levels: tuple[LevelRow, ...]
@@ -123,6 +124,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         claims=analysis.claims,
         named_by="all levels" if study.has_combinations else "differences from the baseline",
         rows=table.rows(analysis, MOST_ARMS),
+        unknown=table.unknown(analysis),
         signals=first_of(table.signals(analysis), MOST_LISTED),
         tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
         levels=level_rows(analysis.chosen),
@@ -145,7 +147,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         ),
         unreadable=first_of(study.collection.unreadable, MOST_LISTED),
         duplicates=first_of(study.collection.duplicates, MOST_LISTED),
-        notes=first_of(_notes(analysis), MOST_LISTED),
+        notes=first_of(dict.fromkeys(_notes(analysis)), MOST_LISTED),
         arm_commands=first_of((_arm_commands(analysis, arm) for arm in analysis.ranked), MOST_ARMS),
         versions=tuple(_versions(study.runs)),
     )
@@ -202,11 +204,12 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Runs", _counts(analysis)
     if study.tune:
         yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy ({cost(analysis.chosen)})"
+    when = "after the last step, not at the best epoch"
     yield "Baseline", f"{study.baseline.all_levels}: {study.baseline_reason}"
     yield (
         "Metric",
         (
-            f"{metric.name} ({metric.tag}) after the last step, not at the best epoch; {metric_origin(study, metric)}. "
+            f"{metric.name} ({metric.tag}) {'; '.join(filter(None, [when, metric_origin(study, metric)]))}. "
             f"{metric.direction}."
         ),
     )

@@ -13,6 +13,7 @@ from train.figures.cost import ArmCost, draw_cost
 from train.figures.forest import ForestRow, draw_forest
 from train.figures.heat_table import draw_heat
 from train.figures.interaction import MOST_PAIRS, Crossing, draw_interactions
+from train.figures.rates import RateRow, draw_rates
 from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report import table_text
 from train.report.analysis import Analysis, varied_factors
@@ -70,7 +71,9 @@ MOST_ROWS, MOST_COLUMNS, MOST_POINTS = 60, 28, 40
 MOST_MARKERS = 50
 """Of the runs of one arm in the figure of costs."""
 
-FIGURES = frozenset({"differences", "interactions", "curves", "cost", *SIGNALS, *(f"curves_{name}" for _, _, name in CURVES)})
+FIGURES = frozenset(
+    {"differences", "rates", "interactions", "curves", "cost", *SIGNALS, *(f"curves_{name}" for _, _, name in CURVES)}
+)
 """All figure names that a report can have. A new report deletes the figures of an earlier one that it no longer has."""
 
 
@@ -79,6 +82,7 @@ def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
     styles = arm_styles([(arm.id, analysis.study.labels[arm.id], arm.is_baseline) for arm in analysis.ranked])
     drawers: list[Callable[[Analysis, Mapping[str, ArmStyle]], Iterator[ReportFigure]]] = [
         _differences,
+        _rates,
         _crossings,
         draw_curves,
         _signals,
@@ -115,6 +119,30 @@ def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator
     yield ReportFigure("differences", "Differences to the baseline", caption, f"Differences with intervals. {summary}", svg)
 
 
+def _rates(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
+    """Yield the rate of runs that trained, or of those that diverged where nothing tells whether the others trained.
+
+    Nothing where all runs of all arms trained.
+    """
+    arms, selection = extremes([arm for arm in analysis.ranked if analysis.samples[arm.id].ended], MOST_ROWS)
+    if not any(sample.diverged or sample.untrained for sample in analysis.samples.values()):
+        return
+    trained = {arm.id: analysis.training(arm) for arm in arms}
+    known = {name: rate for name, rate in trained.items() if rate is not None}
+    what, rates = ("trained", known) if len(known) == len(arms) else ("diverged", analysis.rates)
+    rows = [
+        RateRow(styles[arm.id], rate.count / rate.total, rate.low, rate.high, f"{rate.count} of {rate.total}")
+        for arm in arms
+        if (rate := rates[arm.id]).total
+    ]
+    caption = (
+        f"Runs that {what}, of those with a result, with Wilson's 95 % interval for each arm alone, as in the table.{selection}"
+    )
+    summary = "; ".join(f"{row.style.label}: {row.detail}" for row in rows[:12])
+    svg = draw_rates(rows, f"runs that {what}")
+    yield ReportFigure("rates", f"Runs that {what}", caption, f"Rates with intervals. {summary}", svg)
+
+
 def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
     grid = analysis.grid
     if grid is None:
@@ -144,6 +172,11 @@ def _crossings(analysis: Analysis, _: Mapping[str, ArmStyle]) -> Iterator[Report
 
 def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
     arms, selection = extremes([arm for arm in analysis.ranked if arm.runs], MOST_COLUMNS)
+    caption = (
+        "Rows: layers from input (top) to output. Columns: arms. Both maps share one logarithmic scale. Left: before the "
+        "first update, mean of all runs. Right: last observation, mean of the completed runs, or of those that diverged "
+        f"where none completed.{selection}"
+    )
     for statistic, title in SIGNALS.items():
         signal = arm_signals(analysis, arms, statistic)
         if signal is None:
@@ -151,13 +184,9 @@ def _signals(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Rep
         first, last = (np.array([values[arm.id] for arm in arms]).T for values in (signal.first, signal.last))
         name = f"std of the {'activations' if 'activation' in statistic else 'gradients'}"
         svg = draw_heat(name, signal.layers, [styles[arm.id] for arm in arms], first, last)
-        caption = (
-            "Rows: layers from input (top) to output. Columns: arms. Both maps share one logarithmic scale. Left: before the "
-            "first update, mean of all runs. Right: last observation, mean of the completed runs, or of those that diverged "
-            f"where none completed.{selection}"
-        )
         alt = f"Heat maps of the {title}, {len(signal.layers)} layers by {len(arms)} arms, at initialisation and at the end"
         yield ReportFigure(statistic, f"Signal: {title}", caption, alt, svg)
+        caption = "As above."
 
 
 def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:

@@ -17,10 +17,10 @@ EXPLORATORY = "What is chosen after results are seen proves nothing by itself: r
 
 
 def metric_origin(study: Study, metric: Metric) -> str:
-    """Return who chose the metric, and when, in a few words."""
+    """Return who chose the metric, and when, in a few words; empty without a plan."""
     planned = _planned_metrics(study)
     if not study.collection.plans:
-        return "no plan says when it was chosen"
+        return ""
     if "" in planned:
         return "an earlier version made the plan, which does not name its metric"
     return "as planned before the first run" if planned == {metric.tag} else f"the plan names {listed(sorted(planned))}"

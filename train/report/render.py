@@ -17,14 +17,15 @@ from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.content import Content, more_seeds, relative_path
 from train.report.contracts import VERDICTS
+from train.report.selection import MOST_OPEN_ROWS
 from train.report.statistics.threats import CONTRADICTIONS
 from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
 MORE_SEEDS = "Seeds that would detect the smallest effect of interest at the inconclusive levels (80 % power)"
 MOST_ROWS = 20
-MOST_OPEN, MOST_TABLE_ROWS = 20, 60
-"""Rows of a page that are open: of lists of runs, or of claims; and of tables. The others are in closed details."""
+MOST_OPEN = 20
+"""Rows of a page that are open, of lists of runs, or of claims. The others are in closed details."""
 _MARKDOWN = {"code": escape.markdown_code, "line": escape.line}
 """Filters whose result is Markdown already."""
 _STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
@@ -48,7 +49,8 @@ def markdown(content: Content, out: Path) -> str:
 
 
 def as_text(analysis: Analysis, page: Path) -> str:
-    """Return the claims, runs without a chosen ingredient, the arms with their means, and the path of the page."""
+    """Return the claims, runs without a chosen ingredient where no claim says so, the arms with their means, and the path of the
+    page."""
     lines = []
     for claim in analysis.claims:
         lines.append(f"{claim.factor}: {claim.heading}")
@@ -58,7 +60,7 @@ def as_text(analysis: Analysis, page: Path) -> str:
     if command := more_seeds(analysis):
         lines.append(f"{MORE_SEEDS[0].lower()}{MORE_SEEDS[1:]}: {command}")
         lines += filter(None, [analysis.study.collection.left_out])
-    lines += [f"warning: {threat.sentence}" for threat in analysis.threats if threat.kind == CONTRADICTIONS]
+    lines += [f"warning: {sentence}" for sentence in _unclaimed_contradictions(analysis)]
     if lines:
         lines.append("")
     arm_rows = rows(analysis, MOST_ROWS)
@@ -80,6 +82,12 @@ def as_text(analysis: Analysis, page: Path) -> str:
     return "\n".join(map(escape.line, [*lines, "", f"report: {page}"]))
 
 
+def _unclaimed_contradictions(analysis: Analysis) -> list[str]:
+    claimed = " ".join(claim.sentence for claim in analysis.claims)
+    sentences = [threat.sentence for threat in analysis.threats if threat.kind == CONTRADICTIONS]
+    return [text for text in sentences if text.partition("configuration: ")[2].partition(". ")[0].rstrip(".") not in claimed]
+
+
 def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str], str], **functions: Any) -> str:
     """Render a template. `escaped` is applied to every text that it shows; what is then no Markup is escaped for HTML."""
 
@@ -98,7 +106,7 @@ def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str
         "verdicts": VERDICTS,
         "more_seeds": MORE_SEEDS,
         "most_open": MOST_OPEN,
-        "most_rows": MOST_TABLE_ROWS,
+        "most_rows": MOST_OPEN_ROWS,
         **functions,
     }
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))

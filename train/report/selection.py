@@ -11,6 +11,8 @@ from train.report.arms import Arm
 
 _Item = TypeVar("_Item")
 
+MOST_OPEN_ROWS = 60
+"""Of a table; the others are in closed details."""
 MOST_DOTS = 50
 """Of the runs of an arm; of more, so many are shown, evenly from the lowest to the highest value."""
 
@@ -33,6 +35,13 @@ def first_of(items: Iterable[_Item], most: int) -> Shown[_Item]:
     """Return the first `most` items, and count the others."""
     rest = iter(items)
     return Shown(tuple(islice(rest, most)), sum(1 for _ in rest))
+
+
+def baseline_in_first(rows: Sequence[tuple[int, Arm]], most: int) -> list[tuple[int, Arm]]:
+    """Return the numbered arms with the baseline as the last of the first `most`, if its place is below these."""
+    place = next(index for index, (_, arm) in enumerate(rows) if arm.is_baseline)
+    others = [row for row in rows if not row[1].is_baseline]
+    return [*others[: (at := min(place, most - 1))], rows[place], *others[at:]]
 
 
 def extremes(arms: Sequence[Arm], most: int) -> tuple[list[Arm], str]:

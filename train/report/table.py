@@ -12,11 +12,11 @@ from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import FAILED
-from train.report.contracts import Comparison, Effect
+from train.report.contracts import Effect
 from train.report.evidence import SignalRow, lost_finding, run_finding, signal_row, unhealthy_signal
 from train.report.grid_contracts import named
 from train.report.metric import as_float
-from train.report.selection import MOST_DOTS, Shown, first_of, spread_out
+from train.report.selection import MOST_DOTS, MOST_OPEN_ROWS, Shown, baseline_in_first, first_of, spread_out
 from train.report.tuning_text import level_note
 from train.store.run import Run
 from train.text import exact_duration, scaled, size
@@ -32,7 +32,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class ArmRow:
-    """One arm. Unknown values are an en dash; `note` gives the reason. `dots`: of its runs, or of some as `dots_note` says."""
+    """One arm. Unknown values are an en dash. `dots`: of its runs, or of some as `dots_note` says."""
 
     number: int
     arm: Arm
@@ -70,7 +70,6 @@ class ArmRow:
     flops: str
     time: str
     memory: str
-    note: str
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,11 @@ class RunRow:
 
 
 def rows(analysis: Analysis, most: int) -> Shown[ArmRow]:
-    """Return a row for every arm, best first, of at most so many arms."""
+    """Return a row for every arm, best first, of at most so many arms; the baseline's is among those that are open."""
     values = [analysis.value(run) for arm in analysis.study.arms for run in analysis.runs_with_value(arm)]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    shown = first_of(enumerate(analysis.ranked, start=1), most)
+    numbered = list(enumerate(analysis.ranked, start=1))
+    shown = first_of(baseline_in_first(numbered, min(most, MOST_OPEN_ROWS)), most)
     return Shown(tuple(_arm_row(analysis, arm, row_number, low, high) for row_number, arm in shown), shown.more)
 
 
@@ -163,20 +163,14 @@ def _arm_row(analysis: Analysis, arm: Arm, row_number: int, low: float, high: fl
             size,
             max([b for run in done if math.isfinite(b := as_float(run.summary.get("peak_memory_bytes")))], default=math.nan),
         ),
-        note="; ".join(_notes(analysis, arm, comparison)) if comparison else "",
     )
 
 
-def _notes(analysis: Analysis, arm: Arm, comparison: Comparison) -> Iterable[str]:
-    """Yield which runs are not in the two means, and why there is no interval."""
-    for compared in (arm, analysis.study.baseline):
-        sample = analysis.samples[compared.id]
-        counts = ((sample.untrained, "learned nothing"), (sample.diverged, "diverged"), (sample.failed, "failed"))
-        if lost := ", ".join(f"{count} {state}" for count, state in counts if count):
-            which = "runs that trained" if sample.untrained else "completed runs"
-            yield f"{analysis.study.labels[compared.id]}: mean of {which} ({len(sample.values)}); {lost}"
-    if comparison.note:
-        yield comparison.note
+def unknown(analysis: Analysis) -> tuple[str, ...]:
+    """Return why differences to the baseline have no interval, each reason once, and none that a claim gives."""
+    claimed = " ".join(claim.sentence for claim in analysis.claims)
+    reasons = dict.fromkeys(comparison.note for comparison in analysis.comparisons.values())
+    return tuple(reason for reason in reasons if reason and reason not in claimed)
 
 
 def main_effects(analysis: Analysis) -> tuple[EffectRow, ...]:
