@@ -15,7 +15,7 @@ from train.report.content import build_content
 from train.report.make import ReportOptions, analyse_folders
 from train.report.render import as_text, html, markdown
 
-SMALL = {"records": 2, "layers": 1}
+SMALL: dict[str, Any] = {"records": 2, "layers": 1}
 BATCH, NONE, GROUP = ("norm=batch",), ("norm=none",), ("norm=group",)
 GRID = [(f"norm={norm}", f"init={init}") for init in ("kaiming", "xavier") for norm in ("batch", "none")]
 LACKS = {"contradictions": ["norm=batch, but the network has no norm layer. Does the model use its argument `norm`?"]}
