@@ -204,15 +204,9 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Runs", _counts(analysis)
     if study.tune:
         yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy ({cost(analysis.chosen)})"
-    when = "after the last step, not at the best epoch"
+    origin = "; ".join(filter(None, ["after the last step, not at the best epoch", metric_origin(study, metric)]))
     yield "Baseline", f"{study.baseline.all_levels}: {study.baseline_reason}"
-    yield (
-        "Metric",
-        (
-            f"{metric.name} ({metric.tag}) {'; '.join(filter(None, [when, metric_origin(study, metric)]))}. "
-            f"{metric.direction}."
-        ),
-    )
+    yield "Metric", f"{metric.name} ({metric.tag}) {origin}. {metric.direction}."
     examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})
     evaluated = f"; the metric is evaluated on {' or '.join(f'{count:,}' for count in examples)} images" if examples else ""
     yield "Data", _varied(runs, lambda run: run.choices.get("data") or _value(run, "data", "_target_")) + evaluated
