@@ -37,9 +37,9 @@ LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
     "memory and judgements": ("* peak_memory_bytes", "results.csv: row * trained"),
     "places and versions": (
-        *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*"),
+        *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*", "* test_correct_by_class*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
-        *("status.json: cuda_graph*", "status.json: data", "status.json: own_code*", "status.json: own_parts*"),
+        *("status.json: cuda_graph*", "status.json: data", "status.json: own_*", "status.json: input_shape*"),
     ),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),

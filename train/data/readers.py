@@ -49,19 +49,29 @@ class ReaderSettings:
 def open_readers(dataset: Dataset, splits: Splits, pipeline: Pipeline, settings: ReaderSettings) -> Readers:
     """Fit the pre-processing and place the images. RunError for an image file that turns out to be broken."""
     preprocess = fit_preprocess(dataset, splits.train, pipeline, settings)
+    train = _open_split(dataset, splits.train, pipeline, preprocess, settings)
+    val = None if splits.val is None else open_evaluation(dataset, splits.val, pipeline, preprocess, settings)
+    return Readers(train, val, open_evaluation(dataset, splits.test, pipeline, preprocess, settings), preprocess)
 
-    def open_split(source: Source, batch_size: int) -> ArrayReader | FolderReader:
-        batching = replace(settings.batching, batch_size=batch_size)
-        if isinstance(source, Arrays):
-            return ArrayReader(source, pipeline, preprocess, batching)
-        assert isinstance(dataset, Framed)
-        channels, workers = dataset.shape[0], settings.workers
-        return FolderReader(source, pipeline, preprocess, batching, framing=dataset.framing, channels=channels, workers=workers)
 
-    small = settings.batching.batch_size
-    large = small * EVALUATION_FACTOR
-    val = None if splits.val is None else open_split(splits.val, large)
-    return Readers(open_split(splits.train, small), val, open_split(splits.test, large), preprocess)
+def open_evaluation(
+    dataset: Dataset, source: Source, pipeline: Pipeline, preprocess: Preprocess, settings: ReaderSettings
+) -> ArrayReader | FolderReader:
+    """Place the images of a split that is evaluated, in batches of `EVALUATION_FACTOR` times those of training."""
+    batching = replace(settings.batching, batch_size=settings.batching.batch_size * EVALUATION_FACTOR)
+    return _open_split(dataset, source, pipeline, preprocess, replace(settings, batching=batching))
+
+
+def _open_split(
+    dataset: Dataset, source: Source, pipeline: Pipeline, preprocess: Preprocess, settings: ReaderSettings
+) -> ArrayReader | FolderReader:
+    if isinstance(source, Arrays):
+        return ArrayReader(source, pipeline, preprocess, settings.batching)
+    assert isinstance(dataset, Framed)
+    framing, channels = dataset.framing, dataset.shape[0]
+    return FolderReader(
+        source, pipeline, preprocess, settings.batching, framing=framing, channels=channels, workers=settings.workers
+    )
 
 
 def fit_preprocess(dataset: Dataset, train: Source, pipeline: Pipeline, settings: ReaderSettings) -> Preprocess:

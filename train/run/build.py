@@ -71,10 +71,14 @@ class Parts:
         }
 
 
-def build(settings: Settings) -> Parts:
-    """Call the function of every choice. UsageError for the first invalid setting."""
+def build(settings: Settings, dataset: Dataset | None = None) -> Parts:
+    """Call the function of every choice. UsageError for the first invalid setting.
+
+    `dataset`: stands for that of the choice, which is not made then.
+    """
     parts = settings.parts
-    dataset: Dataset = call_target("data", parts["data"], {}, offered={"root": settings.data.root})
+    if dataset is None:
+        dataset = build_dataset(settings)
     if len(dataset.class_names) < 2:
         found = ", ".join(f"'{name}'" for name in dataset.class_names) or "none"
         raise UsageError(f"data._target_={parts['data']['_target_']}: training needs at least two classes, and it has {found}.")
@@ -94,6 +98,11 @@ def build(settings: Settings) -> Parts:
         model_settings=parts["model"],
         input_shape=input_shape(dataset, pipeline),
     )
+
+
+def build_dataset(settings: Settings) -> Dataset:
+    """Return the chosen data set, which has read no images yet. UsageError for an invalid setting."""
+    return call_target("data", settings.parts["data"], {}, offered={"root": settings.data.root})
 
 
 def input_shape(dataset: Dataset, pipeline: Pipeline) -> Shape:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from train.errors import RunError, UsageError
+from train.run.tensor_file import memory_bytes
 from train.store.files import CHECKPOINTS_FOLDER
 from train.store.inside import Folder
 
@@ -121,13 +122,6 @@ def remove_after(run: Path, step: int) -> None:
     for name in folder.names():
         if name.startswith("."):
             folder.remove(name)
-
-
-def memory_bytes() -> int:
-    """Return the memory of this machine, which limits what can be loaded."""
-    import psutil  # here, as only those who resume need it
-
-    return psutil.virtual_memory().total
 
 
 def checksum(content: bytes) -> str:

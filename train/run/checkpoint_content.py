@@ -6,15 +6,13 @@ checked where it is loaded (`train/run/resume.py: restore_run`).
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from train.store.plain import MAX_BITS, MAX_DEPTH
+from train.run.tensor_file import decode_tensors
 from train.store.stored import FLAG, MAPPING, TEXT, WHOLE, Kind, checked, list_of, mapping_of
 
 
@@ -72,9 +70,6 @@ _LOOP = {
 _ABSENT = frozenset({"train_loss", "val", "best", "bookmark"})
 """Those that are null before there is such a thing."""
 
-MOST_VIEWS = 4
-"""How often the data of a checkpoint may be shown by its tensors: weights that layers share are stored once."""
-
 _CONTENT = {
     "format": WHOLE,
     "experiment": TEXT,
@@ -90,9 +85,7 @@ def load_content(content: bytes, step: int, known_format: int) -> dict[str, Any]
 
     Of a format that is not `known_format`, nothing else is checked.
     """
-    _refuse_compressed(content)
-    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    _refuse_more_than_it_holds(loaded, len(content))
+    loaded = decode_tensors(content)
     checked(loaded, {"format": WHOLE}, "it", ("format",))
     if loaded["format"] == known_format:
         checked(loaded, _CONTENT, "it", tuple(_CONTENT))
@@ -102,38 +95,3 @@ def load_content(content: bytes, step: int, known_format: int) -> dict[str, Any]
         if missing := [key for key in _LOOP if key not in loop]:
             raise ValueError(f"its state has no {missing[0]!r}")
     return loaded
-
-
-def _refuse_compressed(content: bytes) -> None:
-    """Raise ValueError if the content is no archive, or one that becomes larger than it is: torch compresses nothing."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = archive.infolist()
-    if sum(member.file_size for member in members) > len(content):
-        raise ValueError("compressed")
-
-
-def _refuse_more_than_it_holds(loaded: Any, size: int) -> None:
-    """Raise ValueError for values that are in each other, again and again, or too deeply, and for tensors larger than their data.
-
-    `size`: of the file. What walks through the values afterwards takes time and memory in proportion to it.
-    """
-    pending, values, of_tensors = [(loaded, 1)], 0, 0
-    while pending:
-        value, depth = pending.pop()
-        inner = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
-        values += len(inner)
-        of_tensors += _bytes(value) if isinstance(value, Tensor) else 0
-        if values > size or of_tensors > MOST_VIEWS * size or depth > MAX_DEPTH:
-            raise ValueError("its values say more than it holds")
-        if isinstance(value, dict) and not all(type(key) in (str, int) for key in value):
-            raise ValueError("it has a key that is neither text nor a number")
-        if isinstance(value, int) and value.bit_length() > MAX_BITS:
-            raise ValueError("it holds a number that is too long")
-        pending += [(part, depth + 1) for part in inner]
-
-
-def _bytes(tensor: Tensor) -> int:
-    """Return the size of a copy of the tensor. ValueError unless its data are on this machine, as numbers in an array."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-        raise ValueError(f"it holds a tensor on {tensor.device}, or with the layout {tensor.layout}")
-    return tensor.numel() * tensor.element_size()

@@ -17,7 +17,7 @@ from train.parts.contracts import Schedule
 from train.run.divergence import SNAPSHOT_EVERY, DivergenceWatch
 from train.run.observed_step import Stepper
 from train.run.recorder import Recorder, TrainPlan
-from train.run.runner import StepRunner, evaluate
+from train.run.runner import ClassCounter, StepRunner, evaluate, score_of
 from train.run.signals import StopSignal
 from train.run.step import Score, TrainState
 from train.sinks.contracts import Sink
@@ -216,6 +216,11 @@ class Loop:
     def score(self, split: Reader) -> Score | None:
         """Return the score on a split; None when a signal interrupts it."""
         return evaluate(self.stepper.runner, split.eval_batches(), self.stop)
+
+    def score_by_class(self, split: Reader, classes: int) -> tuple[Score | None, list[int]]:
+        """Return the score on a split, as `score` does, and how many images of each class are classified right."""
+        counter = ClassCounter(self.train_state.model, self.train_state.placement, classes)
+        return score_of(self.train_state.model, counter.evaluate, split.eval_batches(), self.stop), counter.counts.tolist()
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next update, the next record or the end depends on: the content of a checkpoint."""

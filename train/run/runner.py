@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from functools import partial
 
 import torch
+from torch import Tensor, nn
 
 from train.data.contracts import Batch
 from train.observe.observer import Observer
+from train.run.device import Placement
 from train.run.signals import StopSignal
 from train.run.step import Measurement, Score, TrainState, eval_step, set_learning_rate, table_of, update
 
@@ -70,13 +72,40 @@ def observing_signals(train_state: TrainState, observer: Observer, histograms: b
     return observer.observing_signals(scale, histograms)
 
 
+class ClassCounter:
+    """Evaluation steps, always eager, that also count the images of each class that are classified right.
+
+    `counts`: int64 [classes] on the device, which no step waits for.
+    """
+
+    def __init__(self, model: nn.Module, placement: Placement, classes: int) -> None:
+        self._model, self._placement = model, placement
+        self._classes = torch.arange(classes, device=placement.device)
+        self.counts = torch.zeros_like(self._classes)
+
+    def evaluate(self, batch: Batch) -> Measurement:
+        """Run an evaluation step. Expects evaluation mode."""
+        return eval_step(self._model, self._placement, batch, self._count)
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
+        right = logits.argmax(dim=1) == labels
+        self.counts += ((labels[:, None] == self._classes) & right[:, None]).sum(dim=0)
+
+
 def evaluate(runner: StepRunner, batches: Iterable[Batch], stop: StopSignal) -> Score | None:
     """Return loss and accuracy over all batches of a split; None when a signal interrupts it. Leaves evaluation mode on."""
-    runner.train_state.model.eval()
+    return score_of(runner.train_state.model, runner.evaluate, batches, stop)
+
+
+def score_of(
+    model: nn.Module, step: Callable[[Batch], Measurement], batches: Iterable[Batch], stop: StopSignal | None = None
+) -> Score | None:
+    """Return what `evaluate` does. `step`: runs an evaluation step of `model`."""
+    model.eval()
     measurements: list[Measurement] = []
     examples = 0
     for batch in batches:
-        measurements.append(runner.evaluate(batch))
+        measurements.append(step(batch))
         examples += len(batch.labels)
         if stop:
             return None

@@ -146,7 +146,8 @@ class Session:
                 training = self.begin(title, readers, sink, views, stop, began)
             loop = training.loop
             result = self.run_loop(loop)
-            test = loop.score(readers.test) if result.status == "done" else None
+            classes = len(self.setup.parts.dataset.class_names)
+            test, right = loop.score_by_class(readers.test, classes) if result.status == "done" else (None, [])
         finally:
             readers.close()
         if test is not None:
@@ -155,7 +156,7 @@ class Session:
                 result, test = replace(result, status="diverged", reason=reason), None
         elif result.status != "diverged":
             result = replace(result, status="interrupted", reason=self.interruption(stop, result.steps, training.saver.problem))
-        summary = self.write_results(training, result, test)
+        summary = self.write_results(training, result, test, right)
         loop.sink.finish(summary)
         diagnosis = training.explanation.diagnosis
         return summary, training.graph_facts() | ({"diagnosis": diagnosis.as_json()} if diagnosis else {})
@@ -208,15 +209,16 @@ class Session:
         when = f"{signal_name(stop.signal or 0)} after step {steps}{f'; {problem}' if problem else ''}"
         return f"{when}; to resume: {self.folder.resume_command}"
 
-    def write_results(self, training: Training, result: TrainResult, test: Score | None) -> Summary:
-        """Write weights.pt and summary.json; return the summary."""
+    def write_results(self, training: Training, result: TrainResult, test: Score | None, right: Sequence[int]) -> Summary:
+        """Write weights.pt and summary.json; return the summary. `right`: test images that are classified right, by class."""
         loop, placement = training.loop, self.setup.placement
         if loop.plan.total:
             self.save_weights(loop.train_state.model)  # without a step they follow from the configuration
         summary = summarise(result, test, self.setup.cost, loop.plan.batch_size, placement.device, self.folder.path, loop.began)
         verdict = {"initial_verdict": asdict(training.explanation.verdict)} if training.explanation.verdict else {}
         content = {name: json_value(value) for name, value in asdict(summary).items()}
-        self.folder.write_summary(content | verdict | training.evidence)
+        by_class = {"test_correct_by_class": right} if test is not None else {}
+        self.folder.write_summary(content | by_class | verdict | training.evidence)
         return summary
 
     def save_weights(self, model: nn.Module) -> None:

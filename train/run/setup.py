@@ -131,11 +131,9 @@ class Setup(Assembly):
         return GraphedRunner(train_state, observer, min(plan.record_every, plan.total), self.settings.trainer.cuda_graph)
 
     def initial_model(self, readers: Readers) -> nn.Module:
-        """Initialise the model on the CPU: all devices start from the same bits. Torch's draws at construction are seeded too."""
+        """Initialise the model on the CPU: all devices start from the same bits."""
         seed = self.settings.seeds.init
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(rng.derive(seed, "init", 0))
-            model = self.parts.new_model()
+        model = constructed_model(self.parts, seed)
         images = readers.first_batch.images.cpu()
         self.parts.init(model, images, rng.generator(seed, "init", 1))
         return model
@@ -191,5 +189,13 @@ class Setup(Assembly):
             "memory_format": placement.layout,
             "threads": torch.get_num_threads(),
             "preprocess": readers.preprocess.describe(),
+            "input_shape": list(self.parts.input_shape),
             "total_steps": plan.total,
         }
+
+
+def constructed_model(parts: Parts, seed: int) -> nn.Module:
+    """Return the model before its init, on the CPU. Torch's draws at construction are seeded too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(rng.derive(seed, "init", 0))
+        return parts.new_model()

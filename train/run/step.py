@@ -121,11 +121,18 @@ def training_loss(train_state: TrainState, forward: Callable[[Tensor], Tensor], 
 
 
 @torch.no_grad()
-def eval_step(model: nn.Module, placement: Placement, batch: Batch) -> Measurement:
-    """Return the sum of the losses (without label smoothing) and the number of correct answers. Expects evaluation mode."""
+def eval_step(
+    model: nn.Module, placement: Placement, batch: Batch, watch: Callable[[Tensor, Tensor], None] | None = None
+) -> Measurement:
+    """Return the sum of the losses (without label smoothing) and the number of correct answers. Expects evaluation mode.
+
+    `watch`: gets the logits, float32 [N, K], and the labels.
+    """
     with placement.autocast():
         logits = model(batch.images)
     logits = logits.float()
+    if watch is not None:
+        watch(logits, batch.labels)
     return Measurement(functional.cross_entropy(logits, batch.labels, reduction="sum"), correct(logits, batch.labels))
 
 

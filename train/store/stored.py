@@ -67,6 +67,7 @@ TEXT = Kind("text", _is_text)
 ANY = Kind("any value", lambda _: True)
 WHOLE = Kind("a whole number", _is_whole)
 COUNT = Kind("a number of things", lambda value: _is_number(value) and 0 <= value <= LARGEST)
+POSITIVE = Kind("a whole number from 1 on", lambda value: _is_whole(value) and 0 < value <= LARGEST)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 MAPPING = mapping_of(ANY)
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
@@ -88,6 +89,10 @@ STATUS: Mapping[str, Kind] = {
     "choices": mapping_of(Kind("text, a number or null", lambda value: value is None or PLAIN.holds(value))),
     **dict.fromkeys(("git", "diagnosis"), MAPPING),
     "own_parts": list_of(TEXT),
+    "threads": WHOLE,
+    "memory_format": TEXT,
+    "input_shape": list_of(POSITIVE),
+    "preprocess": MAPPING,
     "resumed": list_of(MAPPING),
 }
 
@@ -110,6 +115,7 @@ SUMMARY: Mapping[str, Kind] = {
     **dict.fromkeys(_LOSSES, SCORE),
     **dict.fromkeys(("fingerprint", "initial_verdict"), MAPPING),
     "contradictions": list_of(TEXT),
+    "test_correct_by_class": list_of(COUNT),
 }
 
 _ARM = {"id": TEXT, "levels": mapping_of(TEXT), "overrides": list_of(TEXT), "tuned": TEXT, "data": TEXT}
