@@ -146,14 +146,14 @@ def _listing(root: str | None) -> Listing:
     left_out: Counter[str] = Counter()
     try:
         folders = _split_folders(root)
-        scanned = {name: _scan(folder, left_out) for name, folder in folders.items()}
+        scanned = {name: scan(folder, left_out) for name, folder in folders.items()}
         _refuse_few_classes(root, folders["train"], scanned["train"])
     except OSError as error:  # a link to nowhere, or no permission
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}. Make it readable, or remove it.") from error
     class_names = tuple(scanned["train"])
     for name, found in scanned.items():
         _same_classes(folders["train"], set(class_names), folders[name], set(found))
-    files = {name: _files(found) for name, found in scanned.items()}
+    files = {name: files_of(found) for name, found in scanned.items()}
     return Listing(files, class_names, _left_out(folders, left_out))
 
 
@@ -220,13 +220,13 @@ def _refuse_few_classes(root: str | None, train: Path, classes: dict[str, list[s
 def _left_out(splits: dict[str, Path], counts: Counter[str]) -> tuple[str, ...]:
     """Return one sentence that counts what is left out, by kind; none if everything is used."""
     root = splits["train"].parent
-    kinds = _counted(counts)
+    kinds = counted(counts)
     if others := [name for name in _folders(root) if name not in splits]:
         kinds.append(f"the folder{'s' * (len(others) > 1)} {_some(others)}")
     return (f"left out of {root}: {', '.join(kinds)}",) if kinds else ()
 
 
-def _counted(left_out: Counter[str]) -> list[str]:
+def counted(left_out: Counter[str]) -> list[str]:
     return [f"{count:,} {kind}" for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0]))]
 
 
@@ -235,7 +235,7 @@ def _folders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _scan(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
+def scan(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
     """Return class -> image files, both in the order of their names, and count other files in `left_out`."""
     classes = _folders(folder)
     if not classes:
@@ -246,7 +246,7 @@ def _scan(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
     without = [name for name, paths in images.items() if not paths]
     if without:
         known = " ".join(sorted(SUFFIXES))
-        there = f" Left out: {', '.join(_counted(left_out))}." if left_out else ""
+        there = f" Left out: {', '.join(counted(left_out))}." if left_out else ""
         remedy = f"Add images ({known}), or remove the folders, in every split."
         raise UsageError(f"Classes without images in {folder}: {_some(without)}. {remedy}{there}")
     return images
@@ -281,7 +281,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
 
 
-def _files(found: dict[str, list[str]]) -> Files:
+def files_of(found: dict[str, list[str]]) -> Files:
     paths = tuple(Path(path) for names in found.values() for path in names)
     counts = torch.tensor([len(names) for names in found.values()])
     return Files(paths, torch.arange(len(found)).repeat_interleave(counts))

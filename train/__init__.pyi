@@ -1,0 +1,3 @@
+from train.evaluation.load import load as load
+
+__version__: str
