@@ -20,6 +20,23 @@ MAX_LINES = 300
 MAX_IMPORTS = 20
 
 BELOW: dict[str, set[str]] = {
+    "evaluation": {
+        "cli",
+        "report",
+        "run",
+        "config",
+        "sinks",
+        "figures",
+        "store",
+        "data",
+        "parts",
+        "text",
+        "config_errors",
+        "command",
+        "streams",
+        "escape",
+        "errors",
+    },  # from cli: where conf/ is; from report: the parser of its command
     "cli": {"sweep", "run", "config_errors", "command", "naming", "streams", "errors"},
     "sweep": {
         "report",
@@ -151,7 +168,7 @@ def test_text_reaches_a_terminal_in_one_place() -> None:
         assert [call for call in calls & PRINTS.keys() if PRINTS[call] != id_of(path)] == [], id_of(path)
 
 
-HANDLE_RUN_FOLDERS = {"store", "sinks", "figures", "explain", "report", "run", "sweep", "cli"}
+HANDLE_RUN_FOLDERS = {"store", "sinks", "figures", "explain", "report", "run", "sweep", "cli", "evaluation"}
 BY_PATH = {
     *("read_text", "write_text", "read_bytes", "write_bytes", "touch", "unlink", "rename", "rmdir"),
     *("iterdir", "glob", "rglob", "hardlink_to", "symlink_to"),
@@ -187,7 +204,10 @@ def test_files_of_runs_are_reached_through_one_module(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
+        ("train", {"torch", "numpy", "hydra", "omegaconf", "yaml", "train.errors", "train.evaluation"}),
         ("train.cli", {"torch", "hydra", "pydantic"}),
+        ("train.evaluation.load", {"torch", "hydra", "matplotlib", "rich"}),
+        ("train.evaluation.cli", {"torch", "hydra", "matplotlib", "scipy"}),
         ("train.config_errors", {"torch"}),
         ("train.naming", {"torch", "hydra"}),
         ("train.config", {"torch", "hydra"}),

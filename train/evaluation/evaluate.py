@@ -30,6 +30,7 @@ from train.run.outcome import explain_error
 from train.run.resumed_job import changed
 from train.run.runner import score_of
 from train.run.step import Score
+from train.sinks.run_text import wilson_interval
 from train.store.run import Run
 
 MOST_MISTAKES = 24
@@ -84,6 +85,11 @@ class Evaluation:
     mistakes: tuple[Mistake, ...]
     equality: Equality
     notes: tuple[str, ...]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy, for the images alone."""
+        return wilson_interval(self.score.accuracy, self.score.examples)
 
 
 def evaluate_run(run: Run, request: Request) -> Evaluation:

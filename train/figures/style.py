@@ -103,6 +103,13 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as PNG. Call inside `style()`."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
+    return buffer.getvalue()
+
+
 def shortened(label: str, width: int) -> str:
     """Shorten `label` to `width` characters by cutting the middle, its least telling part; replace missing glyphs by `?`."""
     drawn = "".join(character if ord(character) in _glyphs() else "?" for character in " ".join(label.split()))
