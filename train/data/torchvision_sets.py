@@ -67,11 +67,18 @@ class TorchvisionSet:
     def load(self) -> Splits:
         """Read the first copy found, or download one. UsageError when neither works, or the copy is damaged."""
         for folder in self._places():
-            if any((folder / marker).exists() for marker in self.known.markers):
+            if self._is_copy(folder):
                 return self._read(folder)
         if not self.download:
             raise self._missing("data.download=false")
         return self._read(self._fetch())
+
+    def has_copy(self, root: Path) -> bool:
+        """Return whether `load` would find a copy in `root`."""
+        return any(map(self._is_copy, (root, root / self.known.name)))
+
+    def _is_copy(self, folder: Path) -> bool:
+        return any((folder / marker).exists() for marker in self.known.markers)
 
     def _home(self) -> Path:
         return (self.folder or cache()) / self.known.name

@@ -82,9 +82,8 @@ def _sorted(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...], tuple
         elif key in TRAINER or re.fullmatch(r"data(\.\w+)+", key):
             values.append(override)
         else:
-            raise UsageError(
-                f"{override}: an evaluation takes data.KEY=VALUE, data=CHOICE, trust=PACKAGE, and {', '.join(TRAINER)}."
-            )
+            keys = ", ".join(("data.KEY", "data", "trust", *TRAINER))
+            raise UsageError(f"{override}: an evaluation takes overrides of {keys}. Leave it out.")
     return choices, tuple(values), tuple(trust)
 
 
@@ -99,7 +98,7 @@ def runs_of(folders: Sequence[Path]) -> list[Run | str]:
         below = list(find_runs([folder], lambda path, why: found.append(f"{path}: {why}")))
         if not below:
             raise UsageError(f"{folder}: there is no run in or below this folder (no status.json).")
-        found += [_read(path, alone=len(folders) == 1 and below == [folder]) for path in below]
+        found.extend(_read(path, alone=len(folders) == 1 and below == [folder]) for path in below)
     return found
 
 

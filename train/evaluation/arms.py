@@ -20,8 +20,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class ArmScore:
-    """The runs of one arm. `overrides`: what the arm changes; `evaluations`: of its done runs, which the means are over; `others`:
-    of those that diverged or were interrupted."""
+    """The runs of one arm.
+
+    `overrides`: what the arm changes; `evaluations`: of its done runs, which the means are over; `others`: of those that diverged
+    or were interrupted.
+    """
 
     arm: str
     overrides: tuple[str, ...]

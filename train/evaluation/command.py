@@ -60,15 +60,13 @@ def _evaluate_several(asked: Asked, request: Request, runs: Sequence[Run | str],
     show_arms(console, arms)
     for reason in skipped:
         console.print(shown(f"left out: {reason}", "yellow"), soft_wrap=True)
-    out = asked.output or (asked.folders[0] / FOLDER if len(asked.folders) == 1 else None)
-    if out is None:
+    if asked.output is None and len(asked.folders) > 1:
         console.print(shown("The means of the arms are written where --output DIR is given."), soft_wrap=True)
         return 0
+    out = asked.output or asked.folders[0] / FOLDER
     with writable(out):
-        write_arms(arms, skipped, _made(out))
-    console.print(
-        shown(f"written: {out}, and {FOLDER}/ of each run" if asked.output is None else f"written: {out}"), soft_wrap=True
-    )
+        write_arms(arms, skipped, _made(asked.output, asked.folders[0]))
+    console.print(shown(f"written: {out}"), soft_wrap=True)
     return 0
 
 
@@ -76,14 +74,16 @@ def _written(item: Evaluation, output: Path | None) -> Path:
     """Write an evaluation into `output`, or into the run folder, and return the folder."""
     out = output or item.run.folder / FOLDER
     with writable(out):
-        folder = (Folder(item.run.folder) / FOLDER).make() if output is None else _made(output)
-        write_evaluation(item, folder)
+        write_evaluation(item, _made(output, item.run.folder))
     return out
 
 
-def _made(path: Path) -> Folder:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return (Folder(path.parent) / path.name).make() if path.name else Folder(path)
+def _made(output: Path | None, above: Path) -> Folder:
+    """Make and return the folder that the user names, or one in the folder of runs, which is not reached through a link."""
+    if output is None:
+        return (Folder(above) / FOLDER).make()
+    output.mkdir(parents=True, exist_ok=True)
+    return Folder(output)
 
 
 def request_of(asked: Asked) -> Request:
@@ -99,7 +99,7 @@ def request_of(asked: Asked) -> Request:
             raise UsageError(explain(error, config_dir(), list(overrides))) from None
         raise
     kept = tuple(override for override in asked.overrides if data is None or not override.startswith("data."))
-    return Request("val" if asked.split == "val" else "test", kept, data, asked.trust)
+    return Request("val" if asked.split == "val" else "test", kept, data, asked.overrides, asked.trust)
 
 
 def _chosen_data(overrides: Sequence[str]) -> Mapping[str, Any]:

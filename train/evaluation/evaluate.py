@@ -43,12 +43,14 @@ class Request:
     """What to evaluate runs on.
 
     `overrides`: of `data` and `trainer`, in the place of values in a run's configuration; `data`: takes the place of its node
-    `data`, None to leave it; `trust`: packages whose functions a run's configuration may call.
+    `data`, None to leave it; `typed`: the overrides that made `data`; `trust`: packages whose functions a run's configuration may
+    call.
     """
 
     split: Split = "test"
     overrides: tuple[str, ...] = ()
     data: Mapping[str, Any] | None = None
+    typed: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
 
 
@@ -100,7 +102,9 @@ def evaluate_run(run: Run, request: Request) -> Evaluation:
     configure_determinism(trainer.deterministic)
     placement = choose_placement(trainer)
     with trusting(request.trust):
-        images = images_of(rebuilt, content["data"] if request.data is None else request.data, request.split)
+        images = images_of(
+            rebuilt, content["data"] if request.data is None else request.data, request.split, request.typed or request.overrides
+        )
         preprocess = recorded_preprocess(run) or _fitted(rebuilt, placement)
     if len(preprocess.mean) != images.dataset.shape[0]:
         raise UsageError(f"{run.folder}: its pre-processing is of {len(preprocess.mean)} channels, unlike these images.")

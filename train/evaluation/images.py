@@ -15,10 +15,12 @@ from train.data.contracts import Dataset, Source, noted
 from train.data.image_folder import image_folder
 from train.data.new_images import has_training_images, new_images
 from train.data.split import split_validation
+from train.data.torchvision_sets import TorchvisionSet
 from train.errors import UsageError
 from train.evaluation.rebuild import Rebuilt
 from train.parts.contracts import Shape
 from train.run.build import build_dataset, input_shape
+from train.run.unused import refuse_unread
 from train.store.identity import current_target
 from train.store.inputs import data_differences, read_data, some
 
@@ -40,14 +42,16 @@ class Images:
     notes: tuple[str, ...] = ()
 
 
-def images_of(rebuilt: Rebuilt, data: Mapping[str, Any], split: Split) -> Images:
+def images_of(rebuilt: Rebuilt, data: Mapping[str, Any], split: Split, typed: Sequence[str] = ()) -> Images:
     """Return the images of a split. UsageError for classes that the run does not have, and images of another shape.
 
-    `data`: the node of the configuration: the run's own, or with other values.
+    `data`: the node of the configuration: the run's own, or with other values; `typed`: overrides, which may not be in vain.
     """
     run = rebuilt.run
     settings = parse({**run.config, "data": dict(data)})
+    refuse_unread([override for override in typed if override.startswith("data.")], settings)
     dataset = _dataset(settings)
+    _refuse_root_without_copy(dataset, typed)
     classes = rebuilt.parts.dataset.class_names
     labels = _labels(classes, dataset.class_names)
     _refuse_other_shape(rebuilt, dataset)
@@ -71,6 +75,18 @@ def _dataset(settings: Settings) -> Dataset:
         return build_dataset(settings)
     given = {name: value for name, value in node.items() if name not in ("_target_", "root")}
     return new_images(root, **check_call(new_images, "data", given, ("root",)))
+
+
+def _refuse_root_without_copy(dataset: Dataset, typed: Sequence[str]) -> None:
+    """Raise UsageError where a standard data set would be read from elsewhere than from the folder that is named."""
+    if not isinstance(dataset, TorchvisionSet) or not any(override.startswith("data.root=") for override in typed):
+        return
+    if dataset.folder is not None and not dataset.has_copy(dataset.folder):
+        height = dataset.shape[1]
+        raise UsageError(
+            f"data.root={dataset.root}: this folder holds no copy of {dataset.known.name}. For image files in <class>/ folders "
+            f"choose data=image_folder data.size={height} data.short_side={height}."
+        )
 
 
 def _labels(classes: Sequence[str], found: Sequence[str]) -> torch.Tensor:

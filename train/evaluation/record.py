@@ -71,7 +71,7 @@ def draw(item: Evaluation) -> dict[str, dict[str, bytes]]:
 
     bins = [ReliabilityBin(**vars(part)) for part in item.calibration.bins]
     tiles = [Tile(mistake.picture, mistake.true, mistake.predicted, mistake.probability) for mistake in item.mistakes]
-    caption = dict(facts(item))["calibration error"]
+    caption = f"calibration error {dict(facts(item))['calibration error']}"
     with style():
         figures = {
             "confusion": draw_confusion([score.name for score in item.classes], item.confusion),
