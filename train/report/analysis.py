@@ -11,6 +11,7 @@ from pathlib import Path
 
 from train.report.arms import Arm, Study
 from train.report.claims import claims_of_arms, claims_of_grid, comparable_arms
+from train.report.classes import TAG, ClassEffects, class_effects
 from train.report.collect import FAILED
 from train.report.contracts import (
     SMALLEST_EFFECT,
@@ -110,6 +111,12 @@ class Analysis:
         """Return the standard deviation between runs; NaN for fewer than two."""
         values = self.samples[arm.id].values
         return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    @cached_property
+    def classes(self) -> ClassEffects:
+        """The differences to the baseline in each class; none where the metric is not the accuracy on the test split."""
+        arms = [(arm.id, self.averaged_runs(arm)) for arm in self.study.arms]
+        return class_effects(arms) if self.metric.tag == TAG else ClassEffects()
 
     @cached_property
     def ranked(self) -> tuple[Arm, ...]:

@@ -16,6 +16,7 @@ from train.figures.style import ReportFigure
 from train.report import sentence_text, table, table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
+from train.report.class_rows import ClassSection, class_section
 from train.report.collect import FAILED, ExcludedRun, text
 from train.report.contracts import Claim, Threat
 from train.report.evidence import SignalRow
@@ -77,6 +78,7 @@ class Content:
     grid_notes: tuple[str, ...]
     pairs: Shown[table.EffectRow]
     pairs_excluding_zero: int
+    classes: ClassSection | None
     figures: tuple[ReportFigure, ...]
     threats: tuple[Threat, ...]
     running: Shown[table.RunRow]
@@ -133,6 +135,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         grid_notes=analysis.grid.notes if analysis.grid else (),
         pairs=Shown(table.pairs(analysis, MOST_PAIRS), max(0, len(analysis.pairs or ()) - MOST_PAIRS)),
         pairs_excluding_zero=analysis.pairs.excluding_zero if analysis.pairs else 0,
+        classes=class_section(analysis),
         figures=tuple(figures),
         threats=analysis.threats,
         running=first_of(table.listed_runs(analysis, "running", "queued"), MOST_LISTED),

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
+from train.figures.classes import draw_classes
 from train.figures.cost import ArmCost, draw_cost
 from train.figures.forest import ForestRow, draw_forest
 from train.figures.heat_table import draw_heat
@@ -18,6 +19,7 @@ from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
 from train.report import table_text
 from train.report.analysis import Analysis, varied_factors
 from train.report.arms import Arm
+from train.report.contracts import Effect
 from train.report.curve_data import CURVES, draw_curves
 from train.report.history import SIGNALS
 from train.report.metric import as_float
@@ -72,7 +74,7 @@ MOST_MARKERS = 50
 """Of the runs of one arm in the figure of costs."""
 
 FIGURES = frozenset(
-    {"differences", "rates", "interactions", "curves", "cost", *SIGNALS, *(f"curves_{name}" for _, _, name in CURVES)}
+    {"differences", "rates", "interactions", "curves", "cost", "classes", *SIGNALS, *(f"curves_{name}" for _, _, name in CURVES)}
 )
 """All figure names that a report can have. A new report deletes the figures of an earlier one that it no longer has."""
 
@@ -87,6 +89,7 @@ def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
         draw_curves,
         _signals,
         _costs,
+        _classes,
     ]
     with style():
         return tuple(figure for draw in drawers for figure in draw(analysis, styles))
@@ -210,3 +213,33 @@ def _costs(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[Repor
     yield ReportFigure(
         "cost", f"Time against {analysis.metric.name}", caption, f"Time of a run against {analysis.metric.name}", svg
     )
+
+
+def _classes(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator[ReportFigure]:
+    found = analysis.classes
+    arms, selection = extremes([arm for arm in analysis.ranked if arm.id in found.arms], MOST_COLUMNS)
+    if not arms:
+        return
+    cells = {(effect.name, effect.arm): effect for effect in found.effects}
+    largest = {name: max(abs(cells[name, arm.id].difference) for arm in arms) for name in found.names}
+    kept = set(sorted(found.names, key=lambda name: -largest[name])[:MOST_ROWS])
+    names = [name for name in found.names if name in kept]
+    table = [[cells[name, arm.id] for arm in arms] for name in names]
+    points, clear = (np.array([[get(effect) for effect in row] for row in table]) for get in (_points, _is_clear))
+    rest = f" Of {len(found.names)} classes those with the largest differences are drawn." if len(found.names) > MOST_ROWS else ""
+    caption = (
+        "Accuracy of each class minus the baseline's, mean of the runs that trained. A frame: the interval excludes zero; the "
+        f"{found.intervals} intervals, of all classes and arms, hold jointly.{rest}{selection}"
+    )
+    alt = f"Heat map of the differences to the baseline, {len(names)} classes by {len(arms)} arms"
+    yield ReportFigure(
+        "classes", "Differences by class", caption, alt, draw_classes(names, [styles[arm.id] for arm in arms], points, clear)
+    )
+
+
+def _points(effect: Effect) -> float:
+    return 100 * effect.difference
+
+
+def _is_clear(effect: Effect) -> bool:
+    return effect.excludes_zero
