@@ -12,6 +12,7 @@ import pytest
 from tests.evaluation.conftest import CPU, Outcome
 from tests.harness import SMALL, train_in_process
 from train.evaluation.arguments import read_arguments
+from train.store.run import find_runs
 
 TrainEval = Callable[..., Outcome]
 FIGURES = {f"{name}.{suffix}" for name in ("confusion", "reliability", "mistakes") for suffix in ("png", "svg")}
@@ -37,21 +38,9 @@ def test_evaluation_is_shown_and_written(copy: Path, train_eval: TrainEval) -> N
     assert sum(map(sum, content["confusion"])) == sum(part["images"] for part in content["calibration"]["bins"]) == 16
     losses = [mistake["true_probability"] for mistake in content["mistakes"]]
     assert losses == sorted(losses)
+    assert list(find_runs([copy.parent])) == [copy]
     page = (out / "evaluation.md").read_text()
     assert all(f"]({name}.svg)" in page for name in ("confusion", "reliability", "mistakes"))
-
-
-def test_output_takes_the_results(copy: Path, tmp_path: Path, train_eval: TrainEval) -> None:
-    assert train_eval(copy, "--output", tmp_path / "a" / "b", "--split", "val").code == 0
-    assert json.loads((tmp_path / "a" / "b" / "evaluation.json").read_text())["split"] == "val"
-    assert not (copy / "evaluation").exists()
-
-
-def test_run_can_still_be_read_and_reported_beside_its_evaluation(copy: Path, train_eval: TrainEval) -> None:
-    assert train_eval(copy).code == train_eval(copy.parent).code == 0
-    from train.store.run import find_runs
-
-    assert list(find_runs([copy.parent])) == [copy]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +64,8 @@ def test_runs_of_an_arm_have_a_mean(arms: Path, tmp_path: Path, train_eval: Trai
     result = train_eval(root)
     assert result.code == 0, result.err
     assert "left out" in result.out
+    assert "norm=batch" in result.out
+    assert "trainer.batch_size" not in result.out
     assert "weights.pt" in result.out
     content = json.loads((root / "evaluation" / "evaluation.json").read_text())
     assert [arm["runs"] for arm in content["arms"]] == [["batch-0", "batch-1"], ["none-0"]]
@@ -92,8 +83,12 @@ def test_runs_of_an_arm_have_a_mean(arms: Path, tmp_path: Path, train_eval: Trai
 def test_named_runs_are_compared_with_output(arms: Path, tmp_path: Path, train_eval: TrainEval) -> None:
     root = Path(shutil.copytree(arms, tmp_path / "arms"))
     assert "--output" in train_eval(root / "batch-0", root / "batch-1").out
-    assert train_eval(root / "batch-0", root / "batch-1", "--output", tmp_path / "out").code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"batch-0", "batch-1", "evaluation.json", "evaluation.md"}
+    out = tmp_path / "a" / "out"
+    assert train_eval(root / "batch-0", root / "batch-1", "--output", out, "data.test_size=3").code == 0
+    assert {path.name for path in out.iterdir()} == {"batch-0", "batch-1", "evaluation.json", "evaluation.md"}
+    content = json.loads((out / "batch-1" / "evaluation.json").read_text())
+    assert (content["images"], content["equal_to_run"]) == (3, None)
+    assert json.loads((root / "batch-1" / "evaluation" / "evaluation.json").read_text())["images"] == 16
 
 
 REFUSED: dict[str, tuple[Sequence[str], str]] = {

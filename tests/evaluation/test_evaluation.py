@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.catalogue import IMAGE_FOLDER, overrides_of, write_images
+from tests.conftest import Train
 from tests.evaluation.conftest import CPU
 from tests.harness import SMALL, train_in_process
 from train.errors import UsageError
@@ -43,6 +44,18 @@ def test_numbers_are_those_of_the_run_to_the_bit(overrides: list[str], tmp_path:
     found = evaluated(tmp_path / "run")
     assert [score.correct for score in found.classes] == summary["test_correct_by_class"]
     assert sum(summary["test_correct_by_class"]) == round(summary["test_accuracy"] * summary["test_examples"])
+
+
+def test_other_process_gives_the_same_numbers(train_in: Train, tmp_path: Path) -> None:
+    assert train_in(tmp_path, *SMALL, *CPU, "hydra.run.dir=run").returncode == 0
+    assert evaluated(tmp_path / "run").equality.equal is True
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_numbers_on_a_gpu_are_those_of_the_run(precision: str, tmp_path: Path) -> None:
+    train_in_process(tmp_path / "run", [*SMALL, "trainer.device=cuda", f"trainer.precision={precision}"])
+    assert evaluated(tmp_path / "run").equality.equal is True
 
 
 def test_other_numbers_are_told_with_what_differs(trained: Path, tmp_path: Path) -> None:

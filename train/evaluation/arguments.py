@@ -28,8 +28,8 @@ EPILOG = """\
 data.root=FOLDER holds test/<class>/ or <class>/ with image files. The pre-processing is that of the run's training images.
 Other overrides: data.KEY=VALUE, trainer.device, trainer.precision, trainer.batch_size, and trust=PACKAGE for parts of your own.
 
-Writes evaluation.json, evaluation.md and figures as PNG and SVG into RUN/evaluation/. A choice that is made by its result on the
-test split is no longer judged by it: choose by --split val.
+Writes evaluation.json, evaluation.md and, of a single run, figures as PNG and SVG into RUN/evaluation/.
+A choice that is made by its result on the test split is no longer judged by it: choose by --split val.
 """
 
 OVERRIDE = re.compile(r"[~+]*(data|trainer|trust)([./@][^=]*)?=")

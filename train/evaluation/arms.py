@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from train.evaluation.evaluate import Evaluation
@@ -22,18 +22,15 @@ class Mean:
 class ArmScore:
     """The runs of one arm.
 
-    `overrides`: what the arm changes; `evaluations`: of its done runs, which the means are over; `others`: of those that diverged
-    or were interrupted.
+    `overrides`: what the arm changes; `label`: the same without what all arms change; `evaluations`: of its done runs, which the
+    means are over; `others`: of those that diverged or were interrupted.
     """
 
     arm: str
     overrides: tuple[str, ...]
+    label: str
     evaluations: tuple[Evaluation, ...]
     others: tuple[Evaluation, ...]
-
-    @property
-    def label(self) -> str:
-        return " ".join(self.overrides) or "the defaults"
 
     @property
     def accuracy(self) -> Mean:
@@ -55,15 +52,15 @@ def arm_scores(evaluations: Sequence[Evaluation]) -> tuple[ArmScore, ...]:
     groups: dict[str, list[Evaluation]] = {}
     for item in evaluations:
         groups.setdefault(item.run.arm, []).append(item)
-    return tuple(
-        ArmScore(
-            arm,
-            items[0].run.arm_overrides,
-            tuple(item for item in items if item.run.state == "done"),
-            tuple(item for item in items if item.run.state != "done"),
-        )
-        for arm, items in groups.items()
-    )
+    common = set.intersection(*(set(items[0].run.arm_overrides) for items in groups.values())) if len(groups) > 1 else set()
+    return tuple(_arm_score(arm, items, common) for arm, items in groups.items())
+
+
+def _arm_score(arm: str, items: Sequence[Evaluation], common: Collection[str]) -> ArmScore:
+    overrides = items[0].run.arm_overrides
+    done, others = (tuple(item for item in items if (item.run.state == "done") is wanted) for wanted in (True, False))
+    label = " ".join(override for override in overrides if override not in common) or "the defaults"
+    return ArmScore(arm, overrides, label, done, others)
 
 
 def mean_of(values: Sequence[float]) -> Mean:

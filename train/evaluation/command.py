@@ -30,7 +30,7 @@ def evaluate_runs(asked: Asked, runs: Sequence[Run | str]) -> int:
     request, console = request_of(asked), Console()
     if len(runs) == 1 and isinstance(runs[0], Run):
         item = evaluate_run(runs[0], request)
-        out = _written(item, asked.output)
+        out = _written(item, asked.output, figures=True)
         show_evaluation(console, item)
         console.print(shown(f"written: {out}"), soft_wrap=True)
         return 0
@@ -49,9 +49,9 @@ def _evaluate_several(asked: Asked, request: Request, runs: Sequence[Run | str],
         except (UsageError, RunError) as error:
             skipped.append(str(error))
             continue
-        names[run.folder.name] += 1
-        name = run.folder.name + (f"-{names[run.folder.name]}" if names[run.folder.name] > 1 else "")
-        _written(item, asked.output and asked.output / name)
+        names[item.name] += 1
+        name = item.name + (f"-{names[item.name]}" if names[item.name] > 1 else "")
+        _written(item, asked.output and asked.output / name, figures=False)
         show_short(console, item)
         done.append(item)
     if not done:
@@ -63,18 +63,19 @@ def _evaluate_several(asked: Asked, request: Request, runs: Sequence[Run | str],
     if asked.output is None and len(asked.folders) > 1:
         console.print(shown("The means of the arms are written where --output DIR is given."), soft_wrap=True)
         return 0
-    out = asked.output or asked.folders[0] / FOLDER
+    above = next(iter(asked.folders))
+    out = asked.output or above / FOLDER
     with writable(out):
-        write_arms(arms, skipped, _made(asked.output, asked.folders[0]))
+        write_arms(arms, skipped, _made(asked.output, above))
     console.print(shown(f"written: {out}"), soft_wrap=True)
     return 0
 
 
-def _written(item: Evaluation, output: Path | None) -> Path:
+def _written(item: Evaluation, output: Path | None, figures: bool) -> Path:
     """Write an evaluation into `output`, or into the run folder, and return the folder."""
     out = output or item.run.folder / FOLDER
     with writable(out):
-        write_evaluation(item, _made(output, item.run.folder))
+        write_evaluation(item, _made(output, item.run.folder), figures)
     return out
 
 

@@ -89,6 +89,11 @@ class Evaluation:
     notes: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        """The name of the run folder, which the user may have named `.`."""
+        return self.run.folder.absolute().name
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the accuracy, for the images alone."""
         return wilson_interval(self.score.accuracy, self.score.examples)

@@ -35,9 +35,9 @@ FIGURES = {
 }
 
 
-def write_evaluation(item: Evaluation, out: Folder) -> None:
-    """Write an evaluation of one run into a folder that exists. OSError."""
-    drawn = draw(item)
+def write_evaluation(item: Evaluation, out: Folder, figures: bool) -> None:
+    """Write an evaluation of one run into a folder that exists; without figures, those of an earlier one are removed. OSError."""
+    drawn = draw(item) if figures else {}
     for name in FIGURES.keys() - drawn.keys():
         for suffix in ("png", "svg"):
             out.remove(f"{name}.{suffix}")
@@ -85,7 +85,7 @@ def evaluation_json(item: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain values. NaN and infinities are text, as in metrics.jsonl."""
     return {
         "format": 1,
-        "run": item.run.folder.name,
+        "run": item.name,
         "arm": item.run.arm,
         "seed": item.run.seed,
         "split": item.split,
@@ -121,8 +121,8 @@ def arm_json(arm: ArmScore) -> dict[str, Any]:
     return {
         "arm": arm.arm,
         "overrides": list(arm.overrides),
-        "runs": [item.run.folder.name for item in arm.evaluations],
-        "not_in_the_mean": [item.run.folder.name for item in arm.others],
+        "runs": [item.name for item in arm.evaluations],
+        "not_in_the_mean": [item.name for item in arm.others],
         **({"accuracy": mean(arm.accuracy), "loss": mean(arm.loss)} if arm.evaluations else {}),
         "classes": [{"name": name, **mean(value)} for name, value in arm.classes],
     }

@@ -42,7 +42,7 @@ def show_short(console: Console, item: Evaluation) -> None:
     """Print the evaluation of one of several runs in a line."""
     values = dict(facts(item))
     equal = f"equal to the run's own: {item.equality.sentence}"
-    console.print(shown(f"{item.run.folder.name}: {values['accuracy']}, loss {values['loss']}; {equal}"), soft_wrap=True)
+    console.print(shown(f"{item.name}: {values['accuracy']}, loss {values['loss']}; {equal}"), soft_wrap=True)
 
 
 def show_arms(console: Console, arms: Sequence[ArmScore]) -> None:

@@ -3,9 +3,8 @@
 The values are runs, as everywhere in a report: the spread is that between seeds. The intervals of all classes and arms are one
 family of their own, with Sidak's level (`train.report.statistics.contrasts.sidak`), which holds for any correlation of classes.
 
-In simulated sweeps in which nothing differs (three arms, ten classes of 20 to 1000 images with an accuracy of 0.8 or 0.99, 3, 5 or
-20 seeds with and without a spread of their own; 150 sweeps each), some interval excludes zero in 0 % to 7 % of the sweeps, 3 % on
-average.
+In simulated sweeps in which nothing differs (three arms; ten classes of 20 to 1000 images, accuracy 0.8 or 0.99; 3, 5 or 20 seeds
+with and without a spread of their own; 150 sweeps each), some interval excludes zero in 0 % to 7 % of the sweeps, 3 % on average.
 """
 
 from __future__ import annotations
