@@ -82,7 +82,9 @@ def test_runs_of_an_arm_have_a_mean(arms: Path, tmp_path: Path, train_eval: Trai
 
 def test_named_runs_are_compared_with_output(arms: Path, tmp_path: Path, train_eval: TrainEval) -> None:
     root = Path(shutil.copytree(arms, tmp_path / "arms"))
-    assert "--output" in train_eval(root / "batch-0", root / "batch-1").out
+    result = train_eval(root / "batch-0", root / "batch-1", root / "batch-0")
+    assert "--output" in result.out
+    assert result.out.count("batch-0:") == 1
     out = tmp_path / "a" / "out"
     assert train_eval(root / "batch-0", root / "batch-1", "--output", out, "data.test_size=3").code == 0
     assert {path.name for path in out.iterdir()} == {"batch-0", "batch-1", "evaluation.json", "evaluation.md"}
@@ -98,6 +100,7 @@ REFUSED: dict[str, tuple[Sequence[str], str]] = {
     "an override first": (["data.root=x"], "name the folder of a run"),
     "another key": (["RUN", "model.width=3"], "model.width=3"),
     "another key of the trainer": (["RUN", "trainer.epochs=3"], "trainer.epochs=3"),
+    "a preprocessing of its own": (["RUN", "data.preprocess=none"], "data.preprocess=none"),
     "no such key": (["RUN", "data.nothing=3"], "data.nothing"),
     "no such choice": (["RUN", "data=nothing"], "nothing"),
     "two choices": (["RUN", "data=noise", "data=cifar10"], "data=cifar10"),

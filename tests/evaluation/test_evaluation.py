@@ -77,6 +77,13 @@ def test_other_precision_gives_other_numbers(trained: Path) -> None:
     found = evaluated(trained, overrides=(f"trainer.precision={other}",))
     assert found.precision == other
     assert found.equality.equal is False
+    assert f"precision: {precision} -> {other}" in found.equality.reason
+
+
+def test_other_batch_size_may_give_other_numbers(trained: Path) -> None:
+    found = evaluated(trained, overrides=("trainer.batch_size=1",))
+    assert found.batch_size == 1
+    assert found.equality.equal or "trainer.batch_size: 8 -> 1" in found.equality.reason
 
 
 def test_precision_and_threads_are_those_of_the_run(trained: Path, tmp_path: Path) -> None:

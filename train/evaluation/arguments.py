@@ -79,6 +79,8 @@ def _sorted(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...], tuple
             trust += [name for part in value.strip("[]").split(",") if (name := part.strip())]
         elif key == "data":
             choices.append(override)
+        elif key == "data.preprocess":
+            raise UsageError(f"{override}: an evaluation takes the pre-processing that was fitted to the run. Leave it out.")
         elif key in TRAINER or re.fullmatch(r"data(\.\w+)+", key):
             values.append(override)
         else:
@@ -88,18 +90,17 @@ def _sorted(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...], tuple
 
 
 def runs_of(folders: Sequence[Path]) -> list[Run | str]:
-    """Return the runs in and below folders, or the reason why one of several cannot be read. UsageError where there is none."""
-    found: list[Run | str] = []
+    """Return the runs in and below folders, each once, or the reason why one of several cannot be read. UsageError for none."""
     for folder in folders:
         if not folder.is_dir():
             if "=" in folder.name:
                 raise UsageError(f"{folder}: this is no folder, and no override of data. Name a run folder, or data.KEY=VALUE.")
             raise UsageError(f"{folder}: there is no such folder. Name the folder of a run, or one above it.")
-        below = list(find_runs([folder], lambda path, why: found.append(f"{path}: {why}")))
-        if not below:
+        if next(find_runs([folder]), None) is None:
             raise UsageError(f"{folder}: there is no run in or below this folder (no status.json).")
-        found.extend(_read(path, alone=len(folders) == 1 and below == [folder]) for path in below)
-    return found
+    unreadable: list[str] = []
+    below = list(find_runs(folders, lambda path, why: unreadable.append(f"{path}: {why}")))
+    return [*(_read(path, alone=len(below) == 1) for path in below), *unreadable]
 
 
 def _read(path: Path, alone: bool) -> Run | str:

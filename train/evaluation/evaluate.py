@@ -147,7 +147,7 @@ def _evaluated(
         confusion=confusion(answers, len(names)),
         calibration=calibration(answers),
         mistakes=tuple(_mistake(asker, images, names, index) for index in asker.pictures),
-        equality=compare_with_run(rebuilt.run, split, score, placement, images.differences),
+        equality=compare_with_run(rebuilt.run, split, score, placement, trainer.batch_size, images.differences),
         notes=images.notes,
     )
 

@@ -98,8 +98,8 @@ def read_weights(run: Run) -> dict[str, Tensor]:
     state dict."""
     folder = Folder(run.folder)
     if not folder.exists(WEIGHTS_FILE):
-        why = "it has made no train step" if run.state in ("done", "diverged") else f"it is {run.state}"
-        raise UsageError(f"{run.folder}: this run has no {WEIGHTS_FILE}, as {why}. Name a run that was trained to its end.")
+        why = f"it is {run.state}" if run.state != "done" else "it was removed" if run.summary.get("steps") else "it made no step"
+        raise UsageError(f"{run.folder}: this run has no {WEIGHTS_FILE}; {why}. Name a run that was trained to its end.")
     try:
         content = folder.read(WEIGHTS_FILE, memory_bytes())
         loaded = decode_tensors(content)
