@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.catalogue import IMAGE_FOLDER, overrides_of, write_images
 from tests.conftest import Train
@@ -168,6 +169,20 @@ def test_labels_follow_the_names_of_the_classes(photos: tuple[Path, Path], tmp_p
 def test_images_of_another_size_are_one_message(photos: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match=r"3x16x16.*3x32x32.*data\.size"):
         evaluated(photos[1], overrides=("data.size=16", "data.short_side=18"))
+
+
+def test_stored_run_chooses_no_place_to_download_to(trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    (tmp_path / "elsewhere").mkdir()
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    data = {"_target_": "train.data.torchvision_sets.svhn", "root": str(tmp_path / "elsewhere"), "download": True}
+    shared = {key: content["data"][key] for key in ("preprocess", "val_fraction", "workers", "verify")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content | {"data": data | shared}))
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"input_shape": [3, 32, 32]}))
+    with pytest.raises(UsageError, match=r"data\.download=false"):
+        evaluated(folder)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_broken_root_is_one_message(photos: tuple[Path, Path], tmp_path: Path) -> None:

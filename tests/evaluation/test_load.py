@@ -208,7 +208,10 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "no seeds": config(seeds={}),
     "a shape of two numbers": lambda folder: (status(input_shape=[1, 16])(folder), config(data__shape=[1, 16])(folder)),
     "a shape that does not fit": lambda folder: status(input_shape=[3, 16, 16])(folder),
-    "a large shape": status(input_shape=[1, 9**9, 9**9]),
+    "a large shape": lambda folder: (
+        config(model={"_target_": "train.parts.model.mlp", "activation": "relu", "depth": 1, "width": 8})(folder),
+        status(input_shape=[1, 9**9, 9**9])(folder),
+    ),
     "a shape that is none": status(input_shape=["x"]),
     "other classes": lambda folder: (folder / "data.json").write_text('{"classes": ["a", "b"], "splits": {}}'),
 }

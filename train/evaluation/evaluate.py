@@ -27,7 +27,7 @@ from train.evaluation.scores import Calibration, ClassScore, calibration, class_
 from train.run.build import build_dataset
 from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.outcome import explain_error
-from train.run.resumed_job import changed
+from train.run.resumed_job import changed, without_download
 from train.run.runner import score_of
 from train.run.step import Score
 from train.sinks.run_text import wilson_interval
@@ -102,7 +102,7 @@ class Evaluation:
 def evaluate_run(run: Run, request: Request) -> Evaluation:
     """Evaluate one run. UsageError for what cannot be evaluated; RunError where memory does not suffice or an image is broken."""
     rebuilt = rebuild(run, request.trust)
-    content = changed(run, request.overrides)
+    content = without_download(changed(run, request.overrides), request.overrides)
     trainer = _trainer(run, content["trainer"], request.overrides)
     configure_determinism(trainer.deterministic)
     placement = choose_placement(trainer)

@@ -18,6 +18,7 @@ from train.data.preprocess import Kind, Preprocess
 from train.errors import RunError, UsageError
 from train.parts.contracts import Shape
 from train.run.build import Parts, build
+from train.run.resumed_job import without_download
 from train.run.setup import constructed_model
 from train.run.tensor_file import decode_tensors, memory_bytes
 from train.run.trust import set_trusted, trusted
@@ -63,7 +64,7 @@ class Rebuilt:
 def rebuild(run: Run, trust: Sequence[str]) -> Rebuilt:
     """Return the parts of a run, with what it recorded in the place of its data. UsageError for what cannot be built."""
     with trusting(trust), one_message(run.folder, "it cannot be built"):
-        settings = parse(run.config)
+        settings = parse(without_download(dict(run.config), ()))
         return Rebuilt(run, settings, _parts(run, settings), tuple(trust))
 
 
@@ -101,9 +102,8 @@ def read_weights(run: Run) -> dict[str, Tensor]:
         why = f"it is {run.state}" if run.state != "done" else "it was removed" if run.summary.get("steps") else "it made no step"
         raise UsageError(f"{run.folder}: this run has no {WEIGHTS_FILE}; {why}. Name a run that was trained to its end.")
     try:
-        content = folder.read(WEIGHTS_FILE, memory_bytes())
-        loaded = decode_tensors(content)
-        _refuse_other_content(loaded, len(content))
+        loaded = decode_tensors(folder.read(WEIGHTS_FILE, memory_bytes()))
+        _refuse_other_content(loaded)
     except (OSError, MemoryError) as error:
         raise UsageError(f"{run.folder}: {WEIGHTS_FILE} cannot be read ({error}).") from None
     except Exception as error:  # whatever a stranger's file makes the decoder raise
@@ -111,15 +111,13 @@ def read_weights(run: Run) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _refuse_other_content(loaded: object, size: int) -> None:
-    """Raise TypeError unless it is a mapping of names to plain tensors that are not larger than the file."""
+def _refuse_other_content(loaded: object) -> None:
+    """Raise TypeError unless it is a mapping of names to tensors."""
     if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise TypeError("not a mapping of names")
     for name, value in loaded.items():
-        if not isinstance(value, Tensor) or value.layout is not torch.strided or value.device.type != "cpu":
+        if not isinstance(value, Tensor):
             raise TypeError(f"{name[:60]!r} is no tensor")
-    if sum(value.nbytes for value in loaded.values()) > size:
-        raise TypeError("its tensors are larger than the file")
 
 
 def refuse_other_weights(folder: Path, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
