@@ -143,6 +143,15 @@ def test_page_has_a_closed_table_of_classes(sweep: Path) -> None:
     assert "simultaneous" in text.partition("## Classes")[2].partition("## Figures")[0]
 
 
+def test_arm_that_is_not_comparable_is_left_out(sweep: Path) -> None:
+    """A run that diverged leaves a selection of the others."""
+    file = next(sweep.glob("*flip*/status.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "diverged"}))
+    analysis = analyse_folders([sweep], ReportOptions())
+    assert analysis.comparable == frozenset()
+    assert analysis.classes == ClassEffects()
+
+
 def test_page_of_another_metric_or_of_older_runs_has_none(sweep: Path) -> None:
     assert "## Classes" not in page_of(sweep, metric="accuracy/val")[1]
     for file in sweep.glob("*/summary.json"):

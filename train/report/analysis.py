@@ -114,8 +114,9 @@ class Analysis:
 
     @cached_property
     def classes(self) -> ClassEffects:
-        """The differences to the baseline in each class; none where the metric is not the accuracy on the test split."""
-        arms = [(arm.id, self.averaged_runs(arm)) for arm in self.study.arms]
+        """The differences of comparable arms in each class; none where the metric is not the accuracy on the test split."""
+        kept = [arm for arm in self.study.arms if arm.is_baseline or arm.id in self.comparable]
+        arms = [(arm.id, self.averaged_runs(arm)) for arm in kept]
         return class_effects(arms) if self.metric.tag == TAG else ClassEffects()
 
     @cached_property

@@ -31,9 +31,9 @@ def class_section(analysis: Analysis) -> ClassSection | None:
     size = f"{len(found.names)} classes x {plural(len(found.arms), 'arm')}"
     heading = f"{size}: {found.excluding_zero} of {plural(found.intervals, 'interval')} exclude zero"
     sentence = (
-        "Accuracy on the test images of each class minus the baseline's: means over the runs that trained. The 95 % intervals "
-        f"are simultaneous (Sidak) over the {found.intervals} differences that have one, of all classes and arms: a family of "
-        "its own beside that of the claims."
+        "Accuracy on the test images of each class minus the baseline's: means over the runs that trained, of the arms that are "
+        f"comparable. The 95 % intervals are simultaneous (Sidak) over the {found.intervals} differences that have one, of all "
+        "classes and arms: a family of its own beside that of the claims."
     )
     shown = found.clearest(MOST_ROWS)
     rows = tuple(_row(analysis, effect) for effect in shown)
