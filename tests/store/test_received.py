@@ -610,7 +610,7 @@ def test_report_goes_on_with_a_strange_manifest(attack: Attack, tmp_path: Path) 
         page_of(folder)
     manifest = read_manifest(folder)
     assert manifest is not None
-    run_outcomes(folder, manifest.runs)
+    run_outcomes(folder, manifest.runs, stored_runs(folder))
 
 
 def test_strange_subfolders_end_no_report(two_runs: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ FIGURES_FOLDER = "figures"
 EVENT_FILES = "events.out.tfevents.*"
 
 MANIFEST_FILE = "sweep.json"
+MANIFEST_LOCK = ".sweep.lock"
+"""Held while a process reads, changes and writes the manifest: a report may do so while a sweep runs."""
 PREVIOUS = "previous"
 """Subfolder of a sweep for archived attempts whose runs were rerun. Nothing reads it."""
 

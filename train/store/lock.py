@@ -7,10 +7,13 @@ start time decide as far as they can.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from train.store.stored import read_stored
 
 _PATIENCE_S = 0.5
 """How long to try: `is_held` takes the lock briefly, and a new owner needs a moment to record itself."""
+_LONGEST_WAIT_S = 30.0
 _TICKS_PER_S = 100
 """The unit of start times in Linux's `/proc`, where earlier versions of this file read them."""
 
@@ -102,6 +106,34 @@ class Lock:
         holder = LockHolder(pid, socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"), start_ticks(pid))
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(asdict(holder)).encode(), 0)
+
+
+@contextmanager
+def held_briefly(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock file `name` of a folder inside the block, which takes a moment: others wait for it.
+
+    OSError when the folder cannot be written, or the lock is not free after half a minute.
+    """
+    file = Folder(folder).update(name)
+    try:
+        deadline = time.monotonic() + _LONGEST_WAIT_S
+        while not _lock_or_go_on(file):
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process does not release it", str(folder / name))
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(file)  # releases the lock
+
+
+def _lock_or_go_on(file: int) -> bool:
+    """Return whether the file is locked, or cannot be: without locks, atomic replacement has to do."""
+    from filelock import lock_descriptor
+
+    try:
+        return lock_descriptor(file, blocking=False)
+    except OSError:
+        return True
 
 
 def is_held(folder: Path) -> bool | None:

@@ -1,4 +1,7 @@
-"""The manifest of a sweep (`sweep.json` in its folder): its arms and planned runs, which shows the missing ones."""
+"""The manifest of a sweep (`sweep.json` in its folder): its arms and planned runs, which shows the missing ones.
+
+What is there already is changed by `train.store.manifest_update`, so that no change is lost.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from train.errors import UsageError
+from train.store.decisions import Decision, PlannedLooks, decisions_of, planned_looks_of
 from train.store.files import MANIFEST_FILE, write_atomic
 from train.store.identity import VERSION, arm_id, identity, is_execution_key, run_id
 from train.store.overrides import dotted_key
+from train.store.plans import Look, Plan, look_of, plan_of
 from train.store.run import Run
 from train.store.stored import read_stored
 
@@ -39,13 +44,15 @@ class PlannedArm:
 class PlannedRun:
     """A run that the sweep plans.
 
-    `folder`: relative to the folder of the sweep; `overrides`: `train OVERRIDES` repeats it as a single run.
+    `folder`: relative to the folder of the sweep; `overrides`: `train OVERRIDES` repeats it as a single run; `plan`: the number
+    of the first plan that has it, counted from 0.
     """
 
     identity: str
     arm: str
     folder: str
     overrides: tuple[str, ...]
+    plan: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,10 @@ class Manifest:
     that the others are compared with; `zipped`: groups of axes that change together; `study`: the preset's name, or empty;
     `tune`: the axes whose level a report chooses for each arm, by the validation split; `metric`: the tag by which the first plan
     compares its arms, empty in files of earlier versions; `smallest_effect`: that of interest to it, None for the default;
-    `first_batches`: hash of a first batch -> id of its data, as the sweep found out for runs that do not record theirs.
+    `first_batches`: hash of a first batch -> id of its data, as the sweep found out for runs that do not record theirs;
+    `planned_looks`: when arms are compared while the sweep grows, None if it does not; `decisions`: arm -> what was decided, by
+    the names in `planned_looks`; `plans`: what was planned, one command after the other; `looks`: the pages with verdicts that
+    were made of it.
     """
 
     command: tuple[str, ...]
@@ -82,6 +92,10 @@ class Manifest:
     metric: str = ""
     smallest_effect: float | None = None
     first_batches: Mapping[str, str] = field(default_factory=dict)
+    planned_looks: PlannedLooks | None = None
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
+    plans: tuple[Plan, ...] = ()
+    looks: tuple[Look, ...] = ()
     identity_version: int = VERSION
     """The version of the identity that produced the ids."""
 
@@ -98,6 +112,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     version = content.get("identity_version") or 1
     if content["format"] != FORMAT or not 1 <= version <= VERSION or content["design"] not in get_args(Design):
         raise UsageError(f"{path}: another version of train wrote this file. This version reads format {FORMAT}.")
+    looks = planned_looks_of(content.get("planned_looks"))
     return Manifest(
         command=tuple(content["command"]),
         design=content["design"],
@@ -105,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         seeds={axis: tuple(levels) for axis, levels in content["seeds"].items()},
         baseline=content["baseline"],
         arms=tuple(_arm(arm) for arm in content["arms"]),
-        runs=tuple(PlannedRun(r["identity"], r["arm"], r["folder"], tuple(r["overrides"])) for r in content["runs"]),
+        runs=tuple(map(_run, content["runs"])),
         dropped=tuple(Dropped(tuple(d["overrides"]), d["reason"]) for d in content["dropped"]),
         zipped=tuple(tuple(axes) for axes in content["zipped"]),
         study=content["study"],
@@ -114,8 +129,17 @@ def read_manifest(folder: Path) -> Manifest | None:
         metric=content.get("metric") or "",
         smallest_effect=content.get("smallest_effect"),
         first_batches=content.get("first_batches") or {},
+        planned_looks=looks,
+        decisions=decisions_of(content.get("decisions"), looks),
+        plans=tuple(map(plan_of, content.get("plans") or ())),
+        looks=tuple(map(look_of, content.get("looks") or ())),
         identity_version=version,
     )
+
+
+def _run(content: Mapping[str, Any]) -> PlannedRun:
+    overrides = tuple(content["overrides"])
+    return PlannedRun(content["identity"], content["arm"], content["folder"], overrides, content.get("plan") or 0)
 
 
 def _arm(content: Mapping[str, Any]) -> PlannedArm:
@@ -146,12 +170,15 @@ def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
     replaced = {experiment_overrides(run.overrides) for run in new.runs}
     kept = [run for run in old.runs if run.identity not in identities and experiment_overrides(run.overrides) not in replaced]
     emptied = {run.arm for run in old.runs} - {run.arm for run in kept}
+    plans, new_runs = _merged_plans(old, new)
     return replace(
         new,
         axes=_union(old.axes, new.axes),
         seeds=_union(old.seeds, new.seeds),
         arms=new.arms + tuple(arm for arm in old.arms if arm.id not in arms | emptied),
-        runs=(*new.runs, *kept),
+        runs=(*new_runs, *kept),
+        plans=plans,
+        looks=old.looks,
         dropped=new.dropped + tuple(item for item in old.dropped if item.overrides not in dropped),
         zipped=tuple(dict.fromkeys((*old.zipped, *new.zipped))),
         study=new.study or old.study,
@@ -159,7 +186,34 @@ def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
         metric=old.metric,  # what was chosen before the first run stays the choice that was made in advance
         smallest_effect=old.smallest_effect,
         first_batches={**old.first_batches, **new.first_batches},
+        planned_looks=old.planned_looks if old.decisions else new.planned_looks or old.planned_looks,
+        decisions=old.decisions,
     )
+
+
+def _merged_plans(old: Manifest, new: Manifest) -> tuple[tuple[Plan, ...], list[PlannedRun]]:
+    """Return the plans so far, and the runs of `new` with the number of the plan that they were in first.
+
+    A run that takes the place of another has its number. A plan that adds no run is none, nor is the next stage of the last one.
+    """
+    number = {run.identity: run.plan for run in old.runs}
+    by_overrides = {experiment_overrides(run.overrides): run.plan for run in old.runs}
+    plans = old.plans or (as_planned(old),)
+    is_next_stage = bool(new.plans) and new.plans[0].repeats(plans[-1])
+    this = len(plans) - is_next_stage
+    runs = [
+        replace(run, plan=number.get(run.identity, by_overrides.get(experiment_overrides(run.overrides), this)))
+        for run in new.runs
+    ]
+    if is_next_stage:
+        return (*plans[:-1], replace(plans[-1], runs=max(plans[-1].runs, len(runs)))), runs
+    return (*plans, *new.plans) if any(run.plan == this for run in runs) else plans, runs
+
+
+def as_planned(manifest: Manifest, when: str = "") -> Plan:
+    """Return a manifest's own plan, as that of one command."""
+    m = manifest
+    return Plan(when, m.command, m.design, m.baseline, m.tune, m.axes, m.seeds, len(m.arms), len(m.runs))
 
 
 def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest | None = None) -> Manifest:
@@ -179,9 +233,14 @@ def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest
     def new(old_id: str) -> str:
         return new_ids.get(old_id, old_id)
 
+    looks = manifest.planned_looks
     return replace(
         manifest,
         baseline=new(manifest.baseline),
+        planned_looks=looks and replace(looks, arms=tuple(map(new, looks.arms))),
+        decisions={new(arm): decision for arm, decision in manifest.decisions.items()},
+        plans=tuple(replace(plan, baseline=new(plan.baseline)) for plan in manifest.plans),
+        looks=tuple(replace(look, runs={new(arm): count for arm, count in look.runs.items()}) for look in manifest.looks),
         arms=tuple(replace(arm, id=new(arm.id), tuned=new(arm.tuned)) for arm in manifest.arms),
         runs=tuple(replace(run, identity=new(run.identity), arm=new(run.arm)) for run in manifest.runs),
         identity_version=VERSION,

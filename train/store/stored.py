@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train.store.config_text import config_of, overrides_of
+from train.store.decisions import are_looks
 from train.store.files import CONFIG_FILE, DATA_FILE, LOCK_FILE, MANIFEST_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
 from train.store.inside import Folder
 from train.store.overrides import flatten
@@ -119,22 +120,59 @@ SUMMARY: Mapping[str, Kind] = {
 }
 
 _ARM = {"id": TEXT, "levels": mapping_of(TEXT), "overrides": list_of(TEXT), "tuned": TEXT, "data": TEXT}
-_RUN = {"identity": TEXT, "arm": TEXT, "folder": TEXT, "overrides": list_of(TEXT)}
+_RUN = {"identity": TEXT, "arm": TEXT, "folder": TEXT, "overrides": list_of(TEXT), "plan": WHOLE}
 _DROPPED = {"overrides": list_of(TEXT), "reason": TEXT}
 _POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and 0 < value < math.inf)
 
-_OPTIONAL = frozenset({"tuned", "data"})
+_OPTIONAL = frozenset({"tuned", "data", "plan", "margin", "difference", "low", "high"})
 _LEVELS = mapping_of(list_of(TEXT))
+_PLAN = {
+    **dict.fromkeys(("when", "design", "baseline"), TEXT),
+    **dict.fromkeys(("command", "tune"), list_of(TEXT)),
+    **dict.fromkeys(("axes", "seeds"), _LEVELS),
+    **dict.fromkeys(("arms", "runs"), WHOLE),
+}
+_STANDING = Kind("final, interim or exploratory", lambda value: value in ("final", "interim", "exploratory"))
+_LOOK = {
+    **dict.fromkeys(("when", "metric"), TEXT),
+    "standing": _STANDING,
+    "plans": WHOLE,
+    "closes": FLAG,
+    "runs": mapping_of(WHOLE),
+    "level": SHARE,
+}
 
 
-def _records(fields: Mapping[str, Kind]) -> Kind:
-    """Return the kind of a list of mappings with these fields, of which earlier versions lack the optional ones."""
+_FINITE = Kind("a finite number", lambda value: _is_number(value) and math.isfinite(value))
+_LOOKS = {
+    **dict.fromkeys(("axis", "metric"), TEXT),
+    "seeds": list_of(TEXT),
+    "arms": Kind("the names of two arms or more", lambda value: list_of(TEXT).holds(value) and len(value) > 1),
+    "looks": Kind("rising numbers of seeds", are_looks),
+    "stops": FLAG,
+    "margin": _POSITIVE,
+}
+_DECISION = {
+    **dict.fromkeys(("look", "seeds"), Kind("a whole number above 0", lambda value: _is_whole(value) and value > 0)),
+    "verdict": Kind("a decision", lambda value: value in ("different", "equivalent", "not_comparable", "undecided", "open")),
+    "level": Kind("a number between 0 and 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    **dict.fromkeys(("difference", "low", "high"), _FINITE),
+    "note": TEXT,
+}
+
+
+def _record(fields: Mapping[str, Kind]) -> Kind:
+    """Return the kind of a mapping with these fields, of which earlier versions lack the optional ones."""
 
     def holds(value: Any) -> bool:
         required = fields.keys() - _OPTIONAL
         return isinstance(value, dict) and not any(value.get(key) is None for key in required) and not _wrong(value, fields)
 
-    return list_of(Kind(f"a mapping with {', '.join(fields)}", holds))
+    return Kind(f"a mapping with {', '.join(fields)}", holds)
+
+
+def _records(fields: Mapping[str, Kind]) -> Kind:
+    return list_of(_record(fields))
 
 
 MANIFEST: Mapping[str, Kind] = {
@@ -148,6 +186,10 @@ MANIFEST: Mapping[str, Kind] = {
     **dict.fromkeys(("notes", "tune"), list_of(TEXT)),
     "smallest_effect": _POSITIVE,
     "first_batches": mapping_of(TEXT),
+    "planned_looks": _record(_LOOKS),
+    "decisions": mapping_of(_record(_DECISION)),
+    "plans": _records(_PLAN),
+    "looks": _records(_LOOK),
     "identity_version": WHOLE,
 }
 
