@@ -21,8 +21,8 @@ from train.errors import UsageError
 from train.store.lock import Lock
 from train.store.manifest import Manifest, read_manifest
 from train.store.run import find_runs, read_run
+from train.sweep.manifest import locked, writable
 from train.sweep.reuse import run_statuses
-from train.sweep.sweeper import locked, writable
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.inside import is_there
 from train.store.manifest import PlannedRun
 from train.store.planned_names import run_names
-from train.store.run import FINISHED, read_status
+from train.store.run import FINISHED, Run, read_status
 from train.streams import say
 from train.sweep.reuse import latest_attempts, stored_runs
 from train.text import plural
@@ -53,9 +53,9 @@ def explain_unwritten(folder: Path, error: OSError) -> str:
     return f"its folder cannot be made or written ({error.filename or folder}: {error.strerror}).{remedy(error)}"
 
 
-def run_outcomes(folder: Path, planned: Sequence[PlannedRun]) -> list[RunOutcome]:
-    """Return the outcome of each planned run, read from the run folders, or from `unwritten` where one could not be written."""
-    runs = latest_attempts(stored_runs(folder))
+def run_outcomes(folder: Path, planned: Sequence[PlannedRun], stored: Iterable[Run]) -> list[RunOutcome]:
+    """Return the outcome of each planned run: that of the `stored` runs of the folder, or of `unwritten` where there is none."""
+    runs = latest_attempts(stored)
     outcomes = []
     for planned_run in planned:
         run, path = runs.get(planned_run.identity), folder / planned_run.folder
@@ -82,7 +82,7 @@ def conclude(
 
     `command` repeats the sweep; `error`: the exception that ended the launcher early.
     """
-    outcomes = run_outcomes(folder, planned)
+    outcomes = run_outcomes(folder, planned, stored_runs(folder))
     counts = Counter(outcome.state for outcome in outcomes)
     say()
     say(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")

@@ -38,18 +38,20 @@ def show(lines: Iterable[str]) -> None:
 def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, folder: Path) -> Iterator[str]:
     """Yield the size of the sweep, its baseline, dropped combinations and reused runs."""
     arms, runs = len(plan.compared), len(statuses)
-    seeds = max(len(arm.runs) for arm in plan.arms)
+    per_arm = Counter(status.planned.arm for status in statuses).values()
+    seeds, planned_seeds = max(per_arm), max(len(arm.runs) for arm in plan.arms)
+    seeds_text = plural(seeds, "seed") if len(set(per_arm)) == 1 or seeds == planned_seeds else f"up to {plural(seeds, 'seed')}"
     levels = max(len(levels) for levels in plan.compared)
     tried = f" x {plural(levels, 'level')} of {' x '.join(plan.tune)}" if plan.tune else ""
-    yield f"sweep  {plural(arms, 'arm')}{tried} x {plural(seeds, 'seed')} = {plural(runs, 'run')} ({plan.design}) in {folder}"
+    yield f"sweep  {plural(arms, 'arm')}{tried} x {seeds_text} = {plural(runs, 'run')} ({plan.design}) in {folder}"
     if arms > 1:
         yield f"       baseline: {levels_text(plan.ingredients(plan.baseline)) or 'defaults'}"
     if plan.tune:
         yield f"       {', '.join(plan.tune)}: each arm is compared at the level with the best validation accuracy (sweep.tune)"
     yield from dropped_lines(plan)
     yield from reuse_lines(statuses, rerun)
-    if arms > 1 and seeds < FEW_SEEDS:
-        yield f"hint   {few_seeds_hint(seeds)}"
+    if arms > 1 and planned_seeds < FEW_SEEDS:
+        yield f"hint   {few_seeds_hint(planned_seeds)}"
 
 
 def reuse_lines(statuses: Iterable[RunStatus], rerun: Rerun) -> Iterator[str]:
@@ -130,6 +132,12 @@ def estimate_lines(timed: Sequence[Timing], seconds: float | None, runs: int, at
     parallel = f", {at_once} at a time" if at_once else ", one after the other (how many this launcher runs at once is unknown)"
     yield f"time   about {rough_duration(seconds)} for {plural(runs, 'run')} of about {rough_duration(mean_s)}{parallel}"
     yield f"       timed on {plural(len(timed), 'arm')}: {spread}, {max(t.start_s for t in timed):.1f} s to the first step"
+
+
+def size_lines(what: str, seconds: float | None, runs: int) -> Iterator[str]:
+    """Yield the time of something that the sweep may come to. `seconds`: wall time, None if it is unknown."""
+    if seconds is not None:
+        yield f"       {what}: {plural(runs, 'run')}, about {rough_duration(seconds)}"
 
 
 def _tried(plan: SweepPlan, arms: Sequence[ComposedArm]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Gt
+from annotated_types import Gt, Interval
 from pydantic import BaseModel
 
 from train.config import STRICT, check, check_call
 from train.errors import UsageError, did_you_mean
 from train.report.make import ReportOptions
 from train.report.metric import IN_SUMMARY
+from train.store.decisions import MOST_SEEDS
 from train.store.manifest import Design
 
 Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
@@ -31,6 +32,10 @@ class SweepSettings(BaseModel):
     reuse_other_code: bool
     dry_run: bool
     spread: Annotated[float, Gt(0)] | None
+    until: Literal["decided"] | None
+    margin: Annotated[float, Gt(0)] | None
+    max_seeds: Annotated[int, Interval(gt=0, le=MOST_SEEDS)] | None
+    stages: Literal["all", "one"]
 
     @property
     def tuned(self) -> tuple[str, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,24 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from train.command import as_typed, left_out, override, repeat_command, stored_command
-from train.errors import RunError, UsageError, remedy
+from train.command import as_typed, left_out, stored_command
+from train.errors import UsageError
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
-from train.sinks.hparams import hparams_row
-from train.store.lock import Lock
-from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, upgraded_manifest, write_manifest
-from train.sweep import plan_text
-from train.sweep.axes import SWEEP_ONLY, read_request
+from train.store.manifest import Manifest
+from train.sweep import looks, plan_text
+from train.sweep.axes import SWEEP_ONLY, SweepRequest, read_request
 from train.sweep.calibrate import estimate_s, time_arms
-from train.sweep.check import check_arms, compare_with_folder
-from train.sweep.conclude import conclude, unwritten
+from train.sweep.check import ArmChecks, check_arms, compare_with_folder
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
-from train.sweep.manifest import build_manifest, newest_sweep, set_sweep_dir
+from train.sweep.looks import LookPolicy
+from train.sweep.manifest import build_manifest, existing_manifest, newest_sweep
 from train.sweep.plan import SweepPlan, make_plan
-from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, stored_runs
+from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import SweepSettings, parse_sweep
+from train.sweep.stages import OneStage, StagedSweep
 
 SUBDIR = "${job_name:${hydra.overrides.task}}"
 """How `conf/config.yaml` names the folder of a run."""
@@ -68,36 +66,63 @@ class Sweep:
         typed = (*as_typed(self.master.hydra.overrides.hydra), *overrides)
         refuse_in_sweep(typed, self.master.hydra.sweep, self.settings.resume)
         request = read_request(self.params, overrides, self.loader)
-        folder = self.folder()
+        looks.validate(request, self.settings, self.report)
+        request, planned_looks = looks.in_blocks(request, self.settings)
         max_runs = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
         allocation = self.allocate(max_runs)
         modules = ["torchvision"] if any(name in " ".join(overrides) for name in TORCHVISION_CHOICES) else []
         with ForkServer(allocation.threads, modules) as fork_server:  # imports while the arms are composed
-            composed = make_plan(request, self.settings, self.loader, self.master)
-            self.preload_report()
-            configs = {arm.id: arm.config for arm in composed.arms}
-            checks = check_arms(
-                configs, fork_server, allocation.slots[0].environment, with_memory=allocation.gpus > 0, typed=typed
-            )
-            plan = composed.with_inputs(checks.inputs).without_arms(checks.impossible)
-            for refusal in checks.unread:
-                raise UsageError(refusal)
-            planned = build_manifest(plan, plan.runs, (), self.study, (), self.report)
-            reuse_other_code, environment = self.settings.reuse_other_code, allocation.slots[0].environment
-            plan, statuses = compare_with_folder(plan, planned, folder, reuse_other_code, fork_server, environment)
-            self.validate_resume(folder, plan)
-            self.print_plan(plan, statuses, folder)
-            for note in (*checks.notes, *notes_on_command(typed, sweep=True).values()):
-                plan_text.show([f"note   {note}"])
+            staged, statuses, checks = self.plan(request, planned_looks, typed, allocation, fork_server)
             if self.settings.dry_run:
-                plan_text.show(plan_text.power_lines(plan, folder, self.settings.spread, self.report))
-                self.print_estimate(plan, statuses, fork_server, checks.needed_bytes)
+                plan_text.show(plan_text.power_lines(staged.plan, staged.folder, self.settings.spread, self.report))
+                self.print_estimate(staged, statuses, fork_server, checks.needed_bytes)
                 return []
             if self.is_pool:  # the fork server starts the jobs, too
                 self.launcher.fork_server = fork_server  # pyright: ignore[reportAttributeAccessIssue]
                 self.launcher.needed_bytes = checks.needed_bytes  # pyright: ignore[reportAttributeAccessIssue]
-                return self.launch(plan, statuses, folder)
-        return self.launch(plan, statuses, folder)
+                return staged.run(statuses)
+        return staged.run(statuses)
+
+    def plan(
+        self,
+        request: SweepRequest,
+        planned_looks: tuple[int, ...],
+        typed: Sequence[str],
+        allocation: Allocation,
+        fork_server: ForkServer,
+    ) -> tuple[StagedSweep, list[RunStatus], ArmChecks]:
+        """Plan and check the sweep, and print the plan; return it, the status of the runs of its first stage, and the checks.
+
+        `planned_looks`: the seeds per arm at each look; `typed`: the overrides on the command line.
+        """
+        composed = make_plan(request, self.settings, self.loader, self.master)
+        self.preload_report()
+        configs, environment = {arm.id: arm.config for arm in composed.arms}, allocation.slots[0].environment
+        checks = check_arms(configs, fork_server, environment, with_memory=allocation.gpus > 0, typed=typed)
+        plan = composed.with_inputs(checks.inputs).without_arms(checks.impossible)
+        for refusal in checks.unread:
+            raise UsageError(refusal)
+        folder, planned = self.folder(), build_manifest(plan, plan.runs, (), self.study, (), self.report)
+        plan, statuses = compare_with_folder(plan, planned, folder, self.settings.reuse_other_code, fork_server, environment)
+        self.validate_resume(folder, plan)
+        staged = self.staged(plan, planned_looks, folder, existing_manifest(folder, planned))
+        statuses = staged.stage.part_of(statuses)
+        self.print_plan(staged, statuses)
+        for note in (*checks.notes, *notes_on_command(typed, sweep=True).values()):
+            plan_text.show([f"note   {note}"])
+        return staged, statuses, checks
+
+    def staged(self, plan: SweepPlan, planned_looks: tuple[int, ...], folder: Path, manifest: Manifest | None) -> StagedSweep:
+        """Return the sweep that makes the runs of `plan` in `folder`. `manifest`: of what is in the folder."""
+        policy = OneStage(plan.runs)
+        if planned_looks:
+            policy = LookPolicy(plan, looks.plan_looks(plan, self.settings, self.report, planned_looks))
+            looks.refuse_other_looks(manifest, policy.looks, folder)
+        command = ("train", *self.arguments)
+        launcher, settings = self.launcher, self.settings
+        return StagedSweep(
+            plan, policy, policy.stage(manifest), folder, launcher, self.master, settings, self.report, self.study, command
+        )
 
     def preload_report(self) -> None:
         """Import the report's packages (two seconds) while this process waits for the fork server's imports anyway."""
@@ -105,81 +130,26 @@ class Sweep:
             import train.report.make
             import train.report.tensorboard  # noqa: F401
 
-    def launch(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> list[Any]:
-        """Launch the due runs, then conclude the sweep, even if launching fails.
-
-        UsageError when another command holds the sweep's lock, or the folder cannot be written; RunError when a launcher other
-        than `pool` raises.
-        """
-        set_sweep_dir(self.master, folder)
-        command = repeat_command(self.arguments, folder)
-        due = [status for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
-        with ExitStack() as cleanup:
-            with writable(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                cleanup.enter_context(locked(folder))
-            scheduled = [run for status in due if (run := self.prepare(folder, status)) is not None]
-            if resumed := sum(run.resumes for run in scheduled):
-                plan_text.show([f"       {resumed} of them resume from a checkpoint"])
-            with writable(folder):
-                self.write_plan(plan, statuses, scheduled, folder)
-            error: BaseException | None = None
-            results: list[Any] = []
-            try:
-                results = [self.launcher.launch(job_overrides(scheduled), 0)] if scheduled else []
-            except BaseException as launch_error:
-                error = launch_error
-            conclude(folder, plan.runs, command, self.report, error)
-            if isinstance(error, Exception):
-                if self.is_pool or isinstance(error, UsageError | RunError):
-                    raise error
-                raise RunError(f"The launcher failed ({type(error).__name__}: {error}).") from error
-            return results
-
-    def prepare(self, folder: Path, status: RunStatus) -> ScheduledRun | None:
-        """Prepare the folder of a due run. None when that fails: the run is listed as failed, with the reason."""
-        try:
-            return prepare_folder(folder, status, self.settings.rerun != "all")
-        except OSError as error:
-            where = (folder / status.planned.folder).absolute()
-            unwritten[where] = f"what is in its folder cannot be moved away ({error.filename}: {error.strerror}).{remedy(error)}"
-            return None
-
-    def write_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], scheduled: Sequence[ScheduledRun], folder: Path) -> None:
-        planned = {run.planned.identity: run.planned for run in scheduled}
-        runs = [planned.get(status.planned.identity) or _with_actual_folder(status, folder) for status in statuses]
-        notes = [line.strip() for line in plan_text.reuse_lines(statuses, self.settings.rerun)]
-        if self.settings.reuse_other_code:
-            notes.append("sweep.reuse_other_code=true: runs of another version of the code are reused")
-        manifest = build_manifest(plan, runs, ("train", *self.arguments), self.study, notes, self.report)
-        write_manifest(folder, merge_manifests(self.existing_manifest(folder, manifest), manifest))
-        if self.report.tensorboard:
-            from train.report.tensorboard import write_table  # imports TensorBoard
-
-            with suppress(OSError):  # only TensorBoard's table loses columns
-                write_table(folder, [hparams_row(arm.config, arm.choices, arm.overrides) for arm in plan.arms], manifest.axes)
-
-    @staticmethod
-    def existing_manifest(folder: Path, planned: Manifest) -> Manifest | None:
-        """Return the manifest of earlier commands in `folder`, with ids of the present version; None when there is none."""
-        manifest = read_manifest(folder)
-        return None if manifest is None else upgraded_manifest(manifest, stored_runs(folder, planned), planned)
-
-    def print_plan(self, plan: SweepPlan, statuses: Sequence[RunStatus], folder: Path) -> None:
+    def print_plan(self, staged: StagedSweep, statuses: Sequence[RunStatus]) -> None:
         if self.settings.dry_run:
-            plan_text.show(plan_text.arm_lines(plan))
-        plan_text.show(plan_text.plan_lines(plan, statuses, self.settings.rerun, folder))
+            plan_text.show(plan_text.arm_lines(staged.plan))
+        plan_text.show(plan_text.plan_lines(staged.plan, statuses, self.settings.rerun, staged.folder))
+        plan_text.show(staged.policy.lines)
 
     def print_estimate(
-        self, plan: SweepPlan, statuses: Sequence[RunStatus], fork_server: ForkServer, needed_bytes: int | None
+        self, staged: StagedSweep, statuses: Sequence[RunStatus], fork_server: ForkServer, needed_bytes: int | None
     ) -> None:
         """Print how long the due runs will take, without launching one."""
         due = [status.planned for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
         arms = {run.arm for run in due}
         allocation = self.allocate(max(1, len(due)), needed_bytes)
-        timed = time_arms([arm.config for arm in plan.arms if arm.id in arms], fork_server, allocation.slots) if due else []
+        timed = (
+            time_arms([arm.config for arm in staged.plan.arms if arm.id in arms], fork_server, allocation.slots) if due else []
+        )
         at_once = len(allocation.slots)
         plan_text.show(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once))
+        for what, runs in staged.policy.sizes.items():
+            plan_text.show(plan_text.size_lines(what, estimate_s(timed, runs, at_once), runs))
         plan_text.show(["       no run was started (sweep.dry_run=true)"])
 
     def allocate(self, runs: int, needed_bytes: int | None = None) -> Allocation:
@@ -200,7 +170,7 @@ class Sweep:
         """Raise UsageError when `sweep.resume=last` would mix two unrelated sweeps."""
         if self.settings.resume is None:
             return
-        existing = self.existing_manifest(folder, build_manifest(plan, plan.runs, (), self.study, (), self.report))
+        existing = existing_manifest(folder, build_manifest(plan, plan.runs, (), self.study, (), self.report))
         if existing is None:
             return
         if not {run.identity for run in existing.runs} & {run.identity for run in plan.runs}:
@@ -229,45 +199,6 @@ class Sweep:
         return str(self.master.hydra.runtime.choices.get("study") or "")
 
 
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Raise UsageError, with what to do, for an error of the system that shows that the sweep's folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        what = f"{error.filename or folder}: {error.strerror or error}"
-        raise UsageError(f"hydra.sweep.dir={folder}: this folder cannot be written ({what}).{remedy(error)}") from None
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a sweep's folder inside the block. UsageError when another command does."""
-    lock = Lock(folder)
-    try:
-        if (holder := lock.acquire()) is not None:
-            raise UsageError(f"{folder}: another command is using this sweep folder (process {holder}). Wait for it, or stop it.")
-        yield
-    finally:
-        with suppress(OSError):  # it is released when this process ends
-            lock.release()
-
-
-def job_overrides(scheduled: Sequence[ScheduledRun]) -> list[list[str]]:
-    """Return the overrides of each job for Hydra's launchers.
-
-    The folder's name is literal, so that a job in another process need not derive it. Every job has `resume=auto`, since a
-    cluster may restart it at any time; an empty folder means a new run.
-    """
-    return [[*run.planned.overrides, "resume=auto", override("hydra.sweep.subdir", run.planned.folder)] for run in scheduled]
-
-
-def _with_actual_folder(status: RunStatus, folder: Path) -> PlannedRun:
-    """Return the planned run with the folder it has, whose name an earlier command may have chosen."""
-    if status.run is None:
-        return status.planned
-    return replace(status.planned, folder=str(status.run.folder.relative_to(folder)))
-
-
 def build_sweep(loader: ConfigLoader, launcher: Launcher, master: DictConfig, params: dict[str, Any]) -> Sweep:
     """Create the sweep from what Hydra passes to a sweeper. UsageError for a wrong key under `sweep` or `report`."""
     nodes = {key: master[key] for key in ("sweep", "report")}
@@ -279,4 +210,7 @@ def build_sweep(loader: ConfigLoader, launcher: Launcher, master: DictConfig, pa
             f"hydra.sweep.subdir={subdir}: a sweep names the folders of its runs itself, so that it finds them when it is "
             "repeated. Name the folder of the sweep with hydra.sweep.dir=FOLDER."
         )
-    return Sweep(loader, launcher, master, params, *parse_sweep(content), tuple(sys.argv[1:]))
+    settings, report = parse_sweep(content)
+    if report.smallest_effect is None:
+        report = replace(report, smallest_effect=settings.margin)  # the page calls equivalent what stopped as such
+    return Sweep(loader, launcher, master, params, settings, report, tuple(sys.argv[1:]))
