@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.report.folders import write_run, write_sweep
 from train.report.analysis import Analysis
-from train.report.content import header_fields, more_seeds
+from train.report.header import header_fields
 from train.report.make import ReportOptions, analyse_folders
 from train.store.manifest import merge_manifests, read_manifest, write_manifest
 
@@ -84,16 +83,3 @@ def test_first_plan_keeps_its_metric_when_the_sweep_is_repeated(sweep: Path) -> 
     assert old is not None
     merged = merge_manifests(old, replace(old, metric="loss/train", smallest_effect=0.1))
     assert (merged.metric, merged.smallest_effect) == ("accuracy/test", None)
-
-
-def test_more_seeds_is_a_command_that_decides_what_is_inconclusive(sweep: Path) -> None:
-    analysis = analyse_folders([sweep], ReportOptions())
-    (level,) = analysis.claims[0].levels
-    assert level.verdict == "inconclusive"
-    assert level.seeds is not None
-    command = shlex.split(more_seeds(analysis))
-    assert command == ["train", "-m", "norm=none,batch", f"seed=range({level.seeds})", f"hydra.sweep.dir={sweep}"]
-    decided = analyse_folders([sweep], ReportOptions(smallest_effect=0.2))
-    too_many = analyse_folders([sweep], ReportOptions(smallest_effect=0.001))
-    assert more_seeds(too_many) == ""
-    assert more_seeds(decided) == ""

@@ -57,7 +57,7 @@ def table_rows(page: str) -> dict[str, list[str]]:
 
 
 def test_terminal_prints_claims_and_path_of_page(output, sweep):
-    assert re.search(r"^norm: (better|worse)$", output, re.MULTILINE)
+    assert re.search(r"^norm: (better|worse) \(exploratory\)$", output, re.MULTILINE)
     assert output.rstrip().endswith(str(sweep / "report.html"))
 
 

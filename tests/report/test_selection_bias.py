@@ -92,7 +92,7 @@ def test_analysis_compares_an_arm_with_one_run_at_chance(tmp_path):
     analysis = analyse_folders([folder], OPTIONS)
     (claim,) = analysis.claims
     assert claim.heading == "worse"
-    assert "leaving out the lowest or the highest 1 of baseline does not change the verdict" in claim.sentence
+    assert "leaving out the lowest or the highest 1 of norm=batch (baseline) does not change the verdict" in claim.sentence
     assert len(analysis.comparable) == 1
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from train.report.arms import Arm, Study
+from train.report.arms import Arm, Study, build_study
 from train.report.claims import claims_of_arms, claims_of_grid, comparable_arms
 from train.report.classes import TAG, ClassEffects, class_effects
-from train.report.collect import FAILED
 from train.report.contracts import (
     SMALLEST_EFFECT,
     Claim,
@@ -25,9 +24,12 @@ from train.report.contracts import (
 from train.report.facts import collect_facts, scope_of
 from train.report.grid_contracts import JOINED, Cell, Grid
 from train.report.history import History
+from train.report.looks import LookedAt, looked_at
 from train.report.metric import Metric
 from train.report.outcome import Outcome, outcomes, unknown_outcomes
-from train.report.plan_threats import plan_threats
+from train.report.plan_threats import changes_of_plan, plan_threats
+from train.report.samples import build_sample
+from train.report.standing import NO_PLAN, FirstPlan, PageStanding, first_plan, standing_of, tagged
 from train.report.statistics.compare import compare
 from train.report.statistics.effects import factorial
 from train.report.statistics.pairs import AllPairs, pairwise
@@ -54,9 +56,19 @@ class Analysis:
     comparable: frozenset[str]
     threats: tuple[Threat, ...]
     wording: Wording
+    standing: PageStanding = NO_PLAN
+    plan: FirstPlan | None = None
+    """What was planned before anybody saw final verdicts; None for runs of no sweep, or of several."""
+    final: Analysis | None = None
+    """Of a sweep that grew: the analysis of that plan alone."""
 
     def history(self, run: Run) -> History:
         return self.histories[run.folder]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the verdicts of the plan may still change."""
+        return self.plan is not None and self.plan.is_open
 
     @property
     def chosen(self) -> tuple[Chosen, ...]:
@@ -126,6 +138,31 @@ class Analysis:
         return tuple(sorted(self.study.arms, key=lambda arm: (math.isnan(effects[arm.id]), -_or_zero(effects[arm.id]))))
 
 
+def analyse_by_plan(
+    study: Study, metric: Metric, histories: Mapping[Path, History], *, pairs: bool, smallest_effect: float | None
+) -> Analysis:
+    """Run all statistics on a study, and tell which verdicts are final. Arguments as of `analyse`."""
+    plan = first_plan(study.collection)
+    found = analyse(study, metric, histories, pairs=pairs, smallest_effect=smallest_effect)
+    follows = not changes_of_plan(study, metric, found.wording.smallest_effect)
+    standing = standing_of(plan, follows_plan=follows, is_of_plan=plan is not None and not plan.later_runs)
+    final = None
+    if plan is not None and plan.later_runs and follows and plan.collection.runs and (plan.seen or not plan.is_unfinished):
+        first = analyse(build_study(plan.collection), metric, histories, pairs=False, smallest_effect=smallest_effect)
+        of_plan = standing_of(plan, follows_plan=True, is_of_plan=True)
+        final = _standing(first, of_plan, plan, "final")
+    return replace(_standing(found, standing, plan), final=final)
+
+
+def _standing(found: Analysis, standing: PageStanding, plan: FirstPlan | None, if_final: str = "") -> Analysis:
+    """Return an analysis that says of each verdict whether it is final; `if_final`: what is said where all are."""
+    tags: dict[str, str] = {}
+    if standing.kind == "interim" and plan is not None:
+        tags = {found.study.labels[arm.id]: plan.tag(arm.tuned or arm.id) for arm in found.study.arms[1:]}
+    every = {"exploratory": "exploratory", "final": if_final}.get(standing.kind or "", "")
+    return replace(found, standing=standing, plan=plan, claims=tagged(found.claims, lambda level: tags.get(level, every)))
+
+
 def analyse(
     study: Study, metric: Metric, histories: Mapping[Path, History], *, pairs: bool, smallest_effect: float | None
 ) -> Analysis:
@@ -135,14 +172,15 @@ def analyse(
     samples = {arm.id: build_sample(arm, metric, histories, found) for arm in study.arms}
     baseline, treatments = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
     compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better is not False)
-    comparisons = {comparison.arm: comparison for comparison in compared}
+    looked = looked_at(study, metric, histories, found)
+    comparisons = {comparison.arm: comparison for comparison in compared} | {arm: item.comparison for arm, item in looked.items()}
     has_values = any(sample.values for sample in samples.values())
     grid = factorial(cells_of(study, samples), varied_factors(study)) if study.is_grid and has_values else None
     facts = collect_facts(study, metric)
     chosen = [(study.labels[arm.id], arm.choice) for arm in study.arms if arm.choice]
     smallest = SMALLEST_EFFECT if smallest_effect is None else smallest_effect
     wording = Wording(metric, smallest, is_default=smallest_effect is None, scope=scope_of(study), facts=facts)
-    families = [grid.main, grid.interactions, compared] if grid else [compared]
+    families = [grid.main, grid.interactions, compared] if grid else [[*comparisons.values()]]
     intervals = [count for effects in families if (count := sum(effect.low is not None for effect in effects))]
     threats = [
         *tuning_threats(study.tune, chosen, metric),
@@ -163,27 +201,10 @@ def analyse(
         outcomes=found,
         grid=grid,
         pairs=pairwise(list(samples.values())) if pairs else None,
-        claims=make_claims(study, samples, comparisons, grid, wording),
-        comparable=comparable_arms(differing, comparisons, samples, study.baseline.id, wording),
+        claims=make_claims(study, samples, comparisons, grid, wording, looked),
+        comparable=comparable_arms(differing, comparisons, samples, study.baseline.id, wording, looked),
         threats=tuple(sorted(threats, key=lambda threat: RANK[threat.severity])),
         wording=wording,
-    )
-
-
-def build_sample(arm: Arm, metric: Metric, histories: Mapping[Path, History], found: Mapping[Path, Outcome]) -> Sample:
-    """Return the values and run counts of an arm. Runs that are pending or have no value count as missing."""
-    done = arm.runs_in("done")
-    trained = [run for run in done if found[run.folder].trained is not False]
-    valued = [(value, run.seed) for run in trained if math.isfinite(value := metric.value(run, histories[run.folder]))]
-    diverged, failed, untrained = len(arm.runs_in("diverged")), len(arm.runs_in(*FAILED)), len(done) - len(trained)
-    return Sample(
-        arm=arm.id,
-        values=tuple(value for value, _ in valued),
-        seeds=tuple(seed for _, seed in valued),
-        diverged=diverged,
-        failed=failed,
-        missing=len(arm.runs) - len(valued) - diverged - failed - untrained + arm.missing,
-        untrained=untrained,
     )
 
 
@@ -197,6 +218,7 @@ def make_claims(
     comparisons: Mapping[str, Comparison],
     grid: Grid | None,
     wording: Wording,
+    looked: Mapping[str, LookedAt],
 ) -> tuple[Claim, ...]:
     """Return the claims: for a grid from its main effects, otherwise from the arms, grouped by the factors that differ."""
     if len(study.arms) < 2 or nothing_trained(samples):
@@ -207,7 +229,7 @@ def make_claims(
     for arm in study.arms[1:]:
         arms.setdefault(JOINED.join(study.changes(arm)) or "other settings", []).append(arm.id)
     by_factor = {factor: ids for factor, ids in arms.items() if ids}
-    return claims_of_arms(by_factor, comparisons, samples, study.baseline.id, wording)
+    return claims_of_arms(by_factor, comparisons, samples, study.baseline.id, wording, looked)
 
 
 def nothing_trained(samples: Mapping[str, Sample]) -> bool:

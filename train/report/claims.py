@@ -13,6 +13,7 @@ from train.report import sentence_text
 from train.report.contracts import Claim, Comparison, Effect, Sample, Wording
 from train.report.grid_contracts import Cell, Grid, Interaction, MainEffect, named
 from train.report.level_claim import LevelComparison
+from train.report.looks import LookedAt
 
 
 def claims_of_arms(
@@ -21,31 +22,19 @@ def claims_of_arms(
     samples: Mapping[str, Sample],
     baseline: str,
     wording: Wording,
+    looked: Mapping[str, LookedAt] | None = None,
 ) -> tuple[Claim, ...]:
     """Return one claim per factor, for sweeps of one factor and for designs whose arms are single changes of the baseline.
 
     `factors`: factor -> the arms in which it differs from the baseline. Arms are named by their ids, the keys of `comparisons`
-    and `samples`. An arm without a comparison has no value.
+    and `samples`. An arm without a comparison has no value. `looked`: those that planned looks compared; their samples stand
+    for those in `samples`.
     """
     family_size = sum(map(len, factors.values()))
-    label, control = wording.facts.label, samples[baseline]
     claims = []
     for factor, arms in factors.items():
-        levels = [
-            LevelComparison(
-                wording=wording,
-                factor=factor,
-                level=label(arm),
-                names=(label(arm), label(baseline)),
-                effect=comparisons.get(arm, Effect(nan)),
-                treatment=(samples[arm],),
-                control=(control,),
-                pairs=((samples[arm], control),),
-                family_size=family_size,
-            )
-            for arm in arms
-        ]
-        claims.append(_claim(factor, levels, wording))
+        compared = [_comparison(arm, factor, comparisons, samples, baseline, wording, looked, family_size) for arm in arms]
+        claims.append(_claim(factor, compared, wording))
     return tuple(claims)
 
 
@@ -55,23 +44,39 @@ def comparable_arms(
     samples: Mapping[str, Sample],
     baseline: str,
     wording: Wording,
+    looked: Mapping[str, LookedAt] | None = None,
 ) -> frozenset[str]:
     """Return the arms whose means can be compared with the baseline's. `factors`: arm -> the factors in which it differs."""
-    control = samples[baseline]
     return frozenset(
         arm
         for arm, factor in factors.items()
-        if LevelComparison(
-            wording=wording,
-            factor=factor,
-            level=arm,
-            names=(arm, baseline),
-            effect=comparisons.get(arm, Effect(nan)),
-            treatment=(samples[arm],),
-            control=(control,),
-            pairs=((samples[arm], control),),
-            family_size=len(factors),
-        ).is_comparable
+        if _comparison(arm, factor, comparisons, samples, baseline, wording, looked, len(factors)).is_comparable
+    )
+
+
+def _comparison(
+    arm: str,
+    factor: str,
+    comparisons: Mapping[str, Comparison],
+    samples: Mapping[str, Sample],
+    baseline: str,
+    wording: Wording,
+    looked: Mapping[str, LookedAt] | None,
+    family_size: int,
+) -> LevelComparison:
+    label, look = wording.facts.label, (looked or {}).get(arm)
+    treatment, control = (look.treatment, look.control) if look else (samples[arm], samples[baseline])
+    return LevelComparison(
+        wording=wording,
+        factor=factor,
+        level=label(arm),
+        names=(label(arm), label(baseline)),
+        effect=comparisons.get(arm, Effect(nan)),
+        treatment=(treatment,),
+        control=(control,),
+        pairs=((treatment, control),),
+        family_size=family_size,
+        look_level=look.level if look else None,
     )
 
 

@@ -26,6 +26,8 @@ Makes one page from run folders: the effects of the ingredients, their uncertain
 
 EPILOG = """\
 Diverged, failed and running runs are counted and listed but excluded from means.
+Verdicts are final when every run of the sweep's plan has ended; before, and of runs that were planned after such a page, they are
+exploratory. The folder's sweep.json records each page.
 The metric is taken after the last step. Choose it before you see results: a metric picked for its results proves nothing.
 
 Writes report.html (one file, no network needed), report.md, results.csv (one row per run) and figures/.

@@ -87,6 +87,12 @@ def collect(folders: Sequence[Path]) -> Collection:
     return Collection(tuple(folders), counted, plans, tuple(unreadable), duplicates)
 
 
+def of_sweep(manifest: Manifest, runs: Iterable[Run]) -> Collection:
+    """Return the content of the folder of one sweep, whose manifest and runs are read already."""
+    counted, duplicates = _deduplicate([_kept(run) for run in runs])
+    return Collection((), counted, (PlannedSweep(Path(), manifest),), (), duplicates)
+
+
 def _kept(run: Run) -> Run:
     """Return the run with the last layer alone of its fingerprint, which a report reads: the whole is most of a run's memory."""
     if "fingerprint" not in run.summary:

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-from train.command import kept, stored_command, train_command
+from train.command import kept, train_command
 from train.escape import shell_command
 from train.figures.style import ReportFigure
 from train.report import sentence_text, table, table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.class_rows import ClassSection, class_section
-from train.report.collect import FAILED, ExcludedRun, text
+from train.report.collect import FAILED, ExcludedRun
 from train.report.contracts import Claim, Threat
 from train.report.evidence import SignalRow
-from train.report.facts import code_version
+from train.report.header import header_fields, versions
+from train.report.more_seeds import MoreSeeds, more_seeds
 from train.report.outcome import rule
-from train.report.plan_threats import metric_origin
 from train.report.selection import MOST_DOTS, Shown, first_of
-from train.report.tuning_text import LevelRow, cost, level_rows, tuning_paragraphs
+from train.report.tuning_text import LevelRow, level_rows, tuning_paragraphs
 from train.store.manifest import Dropped
-from train.store.run import Run
 from train.text import plural
 
-DESIGNS = {
-    "grid": "grid: all combinations of the levels",
-    "one_at_a_time": "one at a time: the baseline, and variants with a single change",
-    "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
-}
 NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
 MOST_ARMS, MOST_LISTED, MOST_PAIRS, MOST_COMMANDS = 400, 100, 60, 20
 """What a page lists of arms, of runs of a kind, of pairs, and of the commands of an arm; the files beside it have all."""
-MOST_SEEDS = 100
-"""Of the command that a report suggests."""
-_STATES = ("done", "diverged", "failed", "lost", "incomplete", "interrupted", "running", "queued")
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,8 @@ class Content:
     difference_unit: str
     scale: tuple[str, str]
     smallest_effect: str
-    more_seeds: str
+    more_seeds: MoreSeeds
+    final: tuple[Claim, ...]
     claims: tuple[Claim, ...]
     no_claim: str
     rule: str
@@ -123,6 +111,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         scale=scale,
         smallest_effect=smallest_effect(analysis),
         more_seeds=more_seeds(analysis),
+        final=analysis.final.claims if analysis.final else (),
         claims=analysis.claims,
         named_by="all levels" if study.has_combinations else "differences from the baseline",
         rows=table.rows(analysis, MOST_ARMS),
@@ -152,7 +141,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         duplicates=first_of(study.collection.duplicates, MOST_LISTED),
         notes=first_of(dict.fromkeys(_notes(analysis)), MOST_LISTED),
         arm_commands=first_of((_arm_commands(analysis, arm) for arm in analysis.ranked), MOST_ARMS),
-        versions=tuple(_versions(study.runs)),
+        versions=tuple(versions(study.runs)),
     )
 
 
@@ -165,19 +154,6 @@ def smallest_effect(analysis: Analysis) -> str:
     wording = analysis.wording
     size = sentence_text.exact(wording.smallest_effect, analysis.metric)
     return f"{size} {table_text.unit(analysis.metric)}{', the default' if wording.is_default else ''}"
-
-
-def more_seeds(analysis: Analysis) -> str:
-    """Return the command that repeats the sweep with the seeds that would detect the smallest effect of interest at all levels
-    that are inconclusive; empty if that takes too many."""
-    levels = [level for claim in analysis.claims for level in claim.levels if level.verdict == "inconclusive"]
-    wanted = analysis.wording.smallest_effect
-    counts = [level.seeds or math.inf for level in levels if (level.effect.detectable or 0.0) > wanted]
-    manifest, plans = analysis.study.manifest, analysis.study.collection.plans
-    if not counts or max(counts) > MOST_SEEDS or manifest is None or set(manifest.seeds) - {"seed"}:
-        return ""
-    rest = [argument for argument in manifest.command if argument.partition("=")[0] != "seed"]
-    return stored_command([*rest, f"seed=range({max(counts)})"], plans[0].folder)
 
 
 def title_of(analysis: Analysis) -> str:
@@ -193,70 +169,6 @@ def title_of(analysis: Analysis) -> str:
     return f"{'Effect' if len(factors) == 1 else 'Effects'} of {names} on {analysis.metric.name}"
 
 
-def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
-    """Yield the (name, value) fields at the top: what was run, on what data and device, and how it is compared."""
-    study, metric, runs = analysis.study, analysis.metric, analysis.study.runs
-    commands = [stored_command(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
-    yield "Command", "; ".join(commands) or "runs collected from folders, without a sweep manifest"
-    if study.collection.left_out:
-        yield "Left out", study.collection.left_out
-    if study.manifest and study.manifest.study:
-        yield "Study", study.manifest.study
-    if study.design:
-        yield "Design", DESIGNS[study.design]
-    yield "Runs", _counts(analysis)
-    if study.tune:
-        yield "Tuned", f"{', '.join(study.tune)}, for every arm, by validation accuracy ({cost(analysis.chosen)})"
-    origin = "; ".join(filter(None, ["after the last step, not at the best epoch", metric_origin(study, metric)]))
-    yield "Baseline", f"{study.baseline.all_levels}: {study.baseline_reason}"
-    yield "Metric", f"{metric.name} ({metric.tag}) {origin}. {metric.direction}."
-    examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})
-    evaluated = f"; the metric is evaluated on {' or '.join(f'{count:,}' for count in examples)} images" if examples else ""
-    yield "Data", _varied(runs, lambda run: run.choices.get("data") or _value(run, "data", "_target_")) + evaluated
-    yield (
-        "Training",
-        f"{_varied(runs, _budget)}, batch size {_varied(runs, lambda run: _value(run, 'trainer', 'batch_size'))}",
-    )
-    yield (
-        "Device",
-        _varied(
-            runs, lambda run: ", ".join(filter(None, (str(run.status.get("device", "")), str(run.status.get("precision", "")))))
-        ),
-    )
-    yield "Folders", ", ".join(map(str, study.collection.folders))
-
-
-def _counts(analysis: Analysis) -> str:
-    study = analysis.study
-    states = Counter(run.state for run in study.runs)
-    counts = [f"{states[state]} {state}" for state in _STATES if states[state]]
-    missing = len(study.collection.missing)
-    arms = plural(len(study.arms), "arm")
-    return ", ".join(
-        [f"{plural(len(study.runs), 'run')} of {arms}: {', '.join(counts) or 'none yet'}"]
-        + ([f"{missing} not started"] if missing else [])
-    )
-
-
-def _budget(run: Run) -> str:
-    steps = _value(run, "trainer", "max_steps")
-    epochs = "1 epoch" if (number := _value(run, "trainer", "epochs")) == "1" else f"{number} epochs"
-    return f"{epochs}, at most {steps} steps" if steps not in ("", "null") else epochs
-
-
-def _value(run: Run, *keys: str) -> str:
-    value: Any = run.config
-    for key in keys:
-        value = value.get(key, "") if isinstance(value, Mapping) else ""
-    return text(value)
-
-
-def _varied(runs: Sequence[Run], read: Callable[[Run], str]) -> str:
-    """Return the distinct values of `read` over the runs, the most frequent first."""
-    values = [value for value, _ in Counter(filter(None, map(read, runs))).most_common()]
-    return " or ".join(values[:4]) + (f" or {len(values) - 4} others" if len(values) > 4 else "") or table_text.UNKNOWN
-
-
 def _notes(analysis: Analysis) -> Iterable[str]:
     """Yield what else affects the interpretation of the runs."""
     for plan in analysis.study.collection.plans:
@@ -269,32 +181,3 @@ def _notes(analysis: Analysis) -> Iterable[str]:
                 yield f"{run.folder}: {problem}"
             if run.state == "done" and not math.isfinite(analysis.value(run)):
                 yield f"{run.folder}: the run completed without a numeric {analysis.metric.name}; it is counted as missing"
-
-
-def _versions(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    yield "code", _varied(runs, code_version)
-    names = dict.fromkeys(name for run in runs for name in _versions_of(run))
-    for name in names:
-        yield name, _varied(runs, lambda run, name=name: str(_versions_of(run).get(name, "")))
-
-
-def _versions_of(run: Run) -> Mapping[str, Any]:
-    versions = run.status.get("versions")
-    return versions if isinstance(versions, dict) else {}
-
-
-def relative_path(path: Path | str, out: Path) -> str:
-    """Return `path` relative to the report's folder if it is below it, else unchanged."""
-    path = Path(path) if isinstance(path, str) else path
-    parts, above = path.parts, out.parts
-    if parts[: len(above)] == above and ".." not in parts:  # no link lies between a folder and the runs found in it
-        return str(Path(*parts[len(above) :]))
-    try:
-        return str(path.resolve().relative_to(_resolved(out)))
-    except ValueError:
-        return str(path)
-
-
-@lru_cache(maxsize=4)
-def _resolved(folder: Path) -> Path:
-    return folder.resolve()

@@ -6,7 +6,7 @@ determine the value, such as an interval from one run; `note` then gives the rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, get_args
 
@@ -204,7 +204,8 @@ class Threat:
 class LevelClaim:
     """The claim about one level (or arm) against its baseline.
 
-    `seeds`: how many per arm would detect the smallest effect of interest; None where that is unknown or needs no more.
+    `seeds`: how many per arm would detect the smallest effect of interest; None where that is unknown or needs no more; `tag`:
+    a word on the standing of the verdict, such as `exploratory`.
     """
 
     level: str
@@ -212,6 +213,17 @@ class LevelClaim:
     sentence: str
     effect: Effect
     seeds: int | None = None
+    tag: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Return the verdict and its standing, such as `better (exploratory)`."""
+        return _with_tags(VERDICTS[self.verdict], [self.tag])
+
+
+def _with_tags(text: str, tags: Sequence[str]) -> str:
+    """Return a text and the tag that all of `tags` are."""
+    return f"{text} ({tags[0]})" if tags and tags[0] and len(set(tags)) == 1 else text
 
 
 @dataclass(frozen=True)
@@ -227,8 +239,9 @@ class Claim:
         """Return the number of levels by verdict, such as `1 better, 2 inconclusive`; of a single level its verdict."""
         verdicts = [level.verdict for level in self.levels]
         if len(verdicts) == 1:
-            return VERDICTS[verdicts[0]]
-        return ", ".join(f"{verdicts.count(verdict)} {text}" for verdict, text in VERDICTS.items() if verdict in verdicts)
+            return self.levels[0].heading
+        counts = ", ".join(f"{verdicts.count(verdict)} {text}" for verdict, text in VERDICTS.items() if verdict in verdicts)
+        return _with_tags(counts, [level.tag for level in self.levels])
 
     @property
     def sentence(self) -> str:

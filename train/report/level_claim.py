@@ -11,17 +11,16 @@ Every verdict follows from the simultaneous interval of a difference to the base
     not_comparable   the metric alone does not compare the two: runs on either side diverged or failed, those that trained are
                      a selection, or the two sides had different training budgets
 
-Divergence is an outcome, too, and so is learning nothing: the sentence says whether the rates differ significantly. These tests
-are a family of their own, beside the intervals' 5 %. Where not equally many runs trained, those that did are a selection, and
+Divergence is an outcome, too, and so is learning nothing: the sentence says whether the rates differ significantly, by tests that
+are a family of their own. Where not equally many runs trained, those that did are a selection, and
 the means compare the two sides only if the rates do not differ at 5 % (before the correction for several levels) and
 
 - of two arms, the verdict is better, worse or equivalent, and stays the same whichever of the surplus runs are left out
   (`train.report.statistics.trimming`);
 - in a grid, combinations remain in which every run trained: the effect is averaged over these alone.
 
-A learning rate that was not tuned per arm qualifies a claim but does not void it: the difference was measured at that rate, and
-the sentence says so. A factor that sets the budget (or the rate) is compared across budgets (or rates), since that is the
-question.
+A learning rate that was not tuned per arm qualifies a claim but does not void it, and the sentence says so. A factor that sets
+the budget (or the rate) is compared across budgets (or rates), since that is the question.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class LevelComparison:
     """A level and its baseline: `treatment` and `control` are all arms on either side, `names` their names in this order.
 
     `pairs`: a treatment and a control arm that differ in this factor alone; `family_size`: how many levels the report compares
-    with a baseline.
+    with a baseline; `look_level`: the two-sided level of the effect's interval, where a planned look gives it.
     """
 
     wording: Wording
@@ -65,6 +64,7 @@ class LevelComparison:
     pairs: tuple[tuple[Sample, Sample], ...]
     family_size: int
     averaged_over: str = ""
+    look_level: float | None = None
 
     def claim(self) -> LevelClaim:
         verdict, sentence = self._verdict()
@@ -158,7 +158,8 @@ class LevelComparison:
         """Whether the verdict does not depend on which runs did not train."""
         if self._any("diverged") or isinstance(self.effect, MainEffect):  # of a grid, combinations with such runs are left out
             return not self._any("diverged") and isfinite(self.effect.difference)
-        trimmed = trimmed_effects(*self.pairs[0], self.family_size, self.wording.confidence)
+        count, confidence = (1, 1 - self.look_level) if self.look_level else (self.family_size, self.wording.confidence)
+        trimmed = trimmed_effects(*self.pairs[0], count, confidence)
         verdict, *others = (self._by(effect) for effect in (self.effect, *trimmed))
         return verdict != "inconclusive" and set(others) <= {verdict}
 

@@ -50,7 +50,10 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> t
     """
     analysis = analyse_folders(folders, options)
     page = write_report(analysis, out, tensorboard=options.tensorboard)
+    from train.report.page_record import record_looks
     from train.report.render import as_text
+
+    record_looks(analysis)
 
     return page, as_text(analysis, page)
 
@@ -65,9 +68,11 @@ def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis
     metric = metrics.Metric(options.metric)
     histories = read_histories((*study.runs, *study.unchosen_runs), (*CURVE_TAGS, metric.tag))
     metrics.check_metric(metric, study.runs, histories)
-    from train.report.analysis import analyse  # imports scipy, which takes longer than everything before
+    from train.report.analysis import analyse_by_plan  # imports scipy, which takes longer than everything before
 
-    return analyse(study, metric, histories, pairs=options.pairs, smallest_effect=options.smallest_effect)
+    looks = study.manifest.planned_looks if study.manifest else None
+    smallest = options.smallest_effect or (looks.margin if looks else None)
+    return analyse_by_plan(study, metric, histories, pairs=options.pairs, smallest_effect=smallest)
 
 
 def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:

@@ -34,9 +34,13 @@ def plan_threats(study: Study, metric: Metric, smallest_effect: float) -> Iterat
     if not study.collection.plans:
         yield from _without_plan(study)
         return
-    changes = list(_changes(study, metric, smallest_effect))
-    if changes:
+    if changes := changes_of_plan(study, metric, smallest_effect):
         yield Threat("not_as_planned", f"The report does not follow the plan: {'; '.join(changes)}. {EXPLORATORY}", "caution")
+
+
+def changes_of_plan(study: Study, metric: Metric, smallest_effect: float) -> list[str]:
+    """Return what of a report is not as its plans have it. `smallest_effect`: the one that the report uses."""
+    return list(_changes(study, metric, smallest_effect)) if study.collection.plans else []
 
 
 def _changes(study: Study, metric: Metric, smallest_effect: float) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from markupsafe import Markup
 from train import escape
 from train.report import table_text
 from train.report.analysis import Analysis
-from train.report.content import Content, more_seeds, relative_path
-from train.report.contracts import VERDICTS
+from train.report.content import Content
+from train.report.more_seeds import more_seeds
+from train.report.paths import relative_path
 from train.report.selection import MOST_OPEN_ROWS
 from train.report.statistics.threats import CONTRADICTIONS
 from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
-MORE_SEEDS = "Seeds that would detect the smallest effect of interest at the inconclusive levels (80 % power)"
 MOST_ROWS = 20
 MOST_OPEN = 20
 """Rows of a page that are open, of lists of runs, or of claims. The others are in closed details."""
@@ -51,14 +51,10 @@ def markdown(content: Content, out: Path) -> str:
 def as_text(analysis: Analysis, page: Path) -> str:
     """Return the claims, runs without a chosen ingredient where no claim says so, the arms with their means, and the path of the
     page."""
-    lines = []
-    for claim in analysis.claims:
-        lines.append(f"{claim.factor}: {claim.heading}")
-        lines += [f"  {VERDICTS[level.verdict]}: {level.sentence}" for level in claim.levels]
-        lines += [f"  {sentence}" for sentence in claim.interactions]
+    lines = [line for found in (analysis.final, analysis) if found for line in _claim_lines(found)]
     lines += [analysis.nothing_trained] if analysis.nothing_trained else []
-    if command := more_seeds(analysis):
-        lines.append(f"{MORE_SEEDS[0].lower()}{MORE_SEEDS[1:]}: {command}")
+    if (more := more_seeds(analysis)).commands:
+        lines += [more.sentence, *(f"  {command}" for command in more.commands)]
         lines += filter(None, [analysis.study.collection.left_out])
     lines += [f"warning: {sentence}" for sentence in _unclaimed_contradictions(analysis)]
     if lines:
@@ -88,6 +84,16 @@ def _unclaimed_contradictions(analysis: Analysis) -> list[str]:
     return [text for text in sentences if text.partition("configuration: ")[2].partition(". ")[0].rstrip(".") not in claimed]
 
 
+def _claim_lines(analysis: Analysis) -> Iterator[str]:
+    """Yield the standing of the verdicts, then the claims."""
+    if analysis.claims and analysis.standing.sentence:
+        yield f"verdicts: {analysis.standing.sentence}"
+    for claim in analysis.claims:
+        yield f"{claim.factor}: {claim.heading}"
+        yield from (f"  {level.heading}: {level.sentence}" for level in claim.levels)
+        yield from (f"  {sentence}" for sentence in claim.interactions)
+
+
 def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str], str], **functions: Any) -> str:
     """Render a template. `escaped` is applied to every text that it shows; what is then no Markup is escaped for HTML."""
 
@@ -102,13 +108,7 @@ def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str
         finalize=finalize,
     )
     environment.filters |= {name: partial(_made, function) for name, function in _MARKDOWN.items()}
-    environment.globals |= {
-        "verdicts": VERDICTS,
-        "more_seeds": MORE_SEEDS,
-        "most_open": MOST_OPEN,
-        "most_rows": MOST_OPEN_ROWS,
-        **functions,
-    }
+    environment.globals |= {"most_open": MOST_OPEN, "most_rows": MOST_OPEN_ROWS, **functions}
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
 

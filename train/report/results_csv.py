@@ -14,13 +14,13 @@ from train.escape import csv_cell
 from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import factors_of, settings_of
-from train.report.content import relative_path
 from train.report.contracts import Pairwise
 from train.report.facts import code_version
 from train.report.metric import IN_SUMMARY, as_float
+from train.report.paths import relative_path
 from train.store.run import Run
 
-FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "trained", "seed")
+FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "trained", "plan", "seed")
 _NUMBERS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")
 
 
@@ -30,10 +30,12 @@ def csv_text(analysis: Analysis, out: Path) -> str:
     Columns: identity of the run, every factor and every configuration key in which runs differ, results, and provenance.
     Accuracies are fractions. Unknown values are empty. A factor has the name of its key, without the + of `+trainer.max_steps`; a
     text that a spreadsheet would take for a formula begins with an apostrophe. `compared` is false at levels of tuned keys that
-    were not selected, `trained` where a run learned nothing.
+    were not selected, `trained` where a run learned nothing. `plan`: which plan of its sweep was the first to have the run,
+    counted from 1: where a sweep grew after it was looked at, those of the first alone give final verdicts.
     """
     runs = [(arm, run) for arm in analysis.ranked for run in (*arm.runs, *arm.unchosen_runs)]
     compared = {id(run) for run in analysis.study.runs}
+    plans = {run.identity: run.plan + 1 for plan in analysis.study.collection.plans for run in plan.manifest.runs}
     settings = settings_of(run for _, run in runs)
     distinct = {id(setting): setting for setting in settings}
     columns = {factor.lstrip("+~"): factor for factor in (*analysis.study.factors, *factors_of(list(distinct.values())))}
@@ -60,6 +62,8 @@ def csv_text(analysis: Analysis, out: Path) -> str:
         rows.append(
             [
                 *_identity(analysis, arm, run, out, is_compared=id(run) in compared),
+                plans.get(run.identity, ""),
+                run.seed,
                 *(run.seeds.get(role, "") for role in roles),
                 *levels,
                 *results,
@@ -94,7 +98,7 @@ def _identity(analysis: Analysis, arm: Arm, run: Run, out: Path, *, is_compared:
     flags = (str(arm.is_baseline).lower(), str(is_compared).lower())
     outcome, reason = analysis.outcomes.get(run.folder), run.reason.partition(TO_RESUME)[0]
     trained = "" if outcome is None or outcome.trained is None else str(outcome.trained).lower()
-    return relative_path(run.folder, out), run.state, reason, label, run.arm, run.identity, *flags, trained, run.seed
+    return relative_path(run.folder, out), run.state, reason, label, run.arm, run.identity, *flags, trained
 
 
 def _provenance(run: Run) -> Iterable[Any]:
