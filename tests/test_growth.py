@@ -22,12 +22,13 @@ from scripts.benchmarks.scale_work import Work, cost_of
 from tests.sweep.conftest import loader  # noqa: F401
 from train.run.dry_run import check_configs
 from train.sweep.axes import read_request
+from train.sweep.composer import experiment_content
 from train.sweep.devices import allocate, parse_pool_settings
 from train.sweep.display import Display
 from train.sweep.failures import Failure, unusable_combination
 from train.sweep.fork_server import ForkServer
 from train.sweep.jobs import Job
-from train.sweep.plan import experiment_content, make_plan
+from train.sweep.plan import make_plan
 from train.sweep.pool import LaunchRequest, Pool
 from train.sweep.progress import JobRow
 from train.sweep.settings import parse_sweep

@@ -119,7 +119,7 @@ FILES = 10_000
 def _checks(arms: int, files: int, folder: Path) -> Callable[[], object]:
     from train.data.file_hashes import SETTLED_S
     from train.run.dry_run import check_configs
-    from train.sweep.plan import experiment_content
+    from train.sweep.composer import experiment_content
 
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     root = folder / "images"

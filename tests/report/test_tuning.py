@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from tests.report.folders import config_for, write_run
 from tests.report.test_report import results, table_rows
@@ -266,3 +268,23 @@ def test_claims_name_other_tuned_keys_and_the_untuned_rate(tmp_path: Path) -> No
     (claim,) = analysed(tmp_path, tune=(key,), baseline="norm=none").claims
     assert claim.sentence.endswith(f"{key} tuned for every arm, at the learning rate 0.2, not tuned per arm.")
     assert "10.0 percentage points lower" in claim.sentence
+
+
+def test_other_seeds_favour_no_arm_however_many_levels_it_has() -> None:
+    """Arms that do not differ, one with seven levels and one with one: by the runs that are compared, the first seems better."""
+    generator, sweeps = np.random.default_rng(0), 4000
+
+    def sample(levels: int, own_runs: int) -> np.ndarray:
+        """Return the five test values of an arm in each sweep. own_runs: that try the levels; 0: the five do."""
+        runs = own_runs or 5
+        validation = generator.normal(size=(sweeps, levels, runs))
+        test = 0.5 * validation + np.sqrt(0.75) * generator.normal(size=validation.shape)
+        chosen = test[np.arange(sweeps), validation.mean(2).argmax(1)]
+        return generator.normal(size=(sweeps, 5)) if own_runs else chosen
+
+    for own_runs, low, high in ((2, -0.03, 0.03), (0, 0.25, 0.35)):
+        few, many = sample(1, own_runs), sample(7, own_runs)
+        assert low < (many - few).mean() < high
+        if own_runs:
+            _, p = ttest_ind(many, few, axis=1, equal_var=False)
+            assert np.mean(np.asarray(p) < 0.05) < 0.055

@@ -561,6 +561,8 @@ MANIFESTS: dict[str, Attack] = {
             "smallest_effect": "x",
             "first_batches": [1],
             "identity_version": 99,
+            "tuning": {"seeds": [1], "epochs": "NaN", "extend": 2},
+            "choices": {"a": {"arm": "b", "setting": {"c": 1}, "tried": [], "when": ""}},
         }.items()
     },
     "arm without levels": setting("sweep.json", arms=[{"id": "a", "overrides": []}]),
@@ -582,6 +584,17 @@ def test_unreadable_manifest_is_one_row(attack: Attack, tmp_path: Path) -> None:
     assert newest_sweep(tmp_path) == folder
 
 
+def trying(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return fields that say of every run that it tries a level, in a way that fits nothing."""
+    choice = {"arm": "nothing", "setting": {}, "tried": [], "when": ""}
+    first, *others = ({**run, "tries": run["arm"]} for run in manifest["runs"])
+    arms = [{**arm, "tuned": "same", "levels": {}} for arm in manifest["arms"] * 2]
+    arms[0]["tuned"] = "another"
+    tuning = {"seeds": [], "epochs": 0.5, "extend": 1e9}
+    runs = [first, *others, {**first, "identity": "x", "tries": "unknown"}]
+    return {"tune": ["norm", "a.b"], "tuning": tuning, "choices": {"same": choice}, "runs": runs, "arms": arms}
+
+
 READABLE_MANIFESTS: dict[str, Attack] = {
     "no arms": setting("sweep.json", arms=[], runs=[], axes={}),
     "no arms and no runs": lambda folder: (
@@ -597,6 +610,7 @@ READABLE_MANIFESTS: dict[str, Attack] = {
     "folders elsewhere": setting(
         "sweep.json", runs=[{"identity": "x", "arm": "y", "folder": "../../../etc", "overrides": ["a=b"]}]
     ),
+    "runs that try": lambda folder: setting("sweep.json", **trying(json.loads((folder / "sweep.json").read_text())))(folder),
     "tuned seeds": setting("sweep.json", tune=["seed"]),
     "tuned nothing": setting("sweep.json", tune=["a.b.c"]),
 }

@@ -21,11 +21,13 @@ from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.settings import parse_sweep
 
 
-def plan_of(loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None) -> SweepPlan:
+def plan_of(
+    loader: Any, overrides: Sequence[str], preset: dict[str, Any] | None = None, stored: Manifest | None = None
+) -> SweepPlan:
     sweep_overrides = [line for line in overrides if line.startswith("sweep.")]
     master = loader.load_configuration("config", sweep_overrides, RunMode.MULTIRUN)
     settings, _ = parse_sweep({key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")})
-    return make_plan(read_request(preset, overrides, loader), settings, loader, master)
+    return make_plan(read_request(preset, overrides, loader, settings.tuned_levels), settings, loader, master, stored)
 
 
 OVERRIDES = [

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from tests.harness import SMALL
 from train import cli
 from train.run.dry_run import ConfigCheck, check_configs
+from train.store.choices import Tuning
 from train.store.manifest import read_manifest
 from train.sweep.axes import read_request
 from train.sweep.plan import SweepPlan, make_plan
@@ -24,23 +25,25 @@ from train.sweep.settings import parse_sweep
 STUDIES = sorted(path.stem for path in (cli.config_dir() / "study").glob("*.yaml"))
 
 
-def plan_of(study: str) -> SweepPlan:
+def plan_of(study: str, *overrides: str) -> SweepPlan:
     cli.register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir())):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        master = hydra.config_loader.load_configuration("config", [f"study={study}"], RunMode.MULTIRUN)
+        master = hydra.config_loader.load_configuration("config", [f"study={study}", *overrides], RunMode.MULTIRUN)
         settings, _ = parse_sweep({key: OmegaConf.to_container(master[key], resolve=True) for key in ("sweep", "report")})
-        request = read_request(dict(master.hydra.sweeper.params), [f"study={study}"], hydra.config_loader)
+        params, typed = dict(master.hydra.sweeper.params), [f"study={study}", *overrides]
+        request = read_request(params, typed, hydra.config_loader, settings.tuned_levels)
         return make_plan(request, settings, hydra.config_loader, master)
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_study_arms_can_run_with_five_seeds(study: str) -> None:
-    plan = plan_of(study)
+    plan = plan_of(study, "sweep.tune=null")
     assert not plan.dropped, "a preset has no duplicate or impossible levels"
     assert all(len(arm.runs) == 5 for arm in plan.arms)
-    assert len({arm.config["optimizer"]["lr"] for arm in plan.arms}) == 1, "its comment names one rate"
+    (rate,) = {arm.config["optimizer"]["lr"] for arm in plan.arms}
+    assert f"sweep.tune=null trains at {rate} alone" in " ".join(comment(study)), "its comment names one rate"
     checks = check_configs(([arm.config for arm in plan.arms], (), False, ()))
     assert [replace(check, inputs=None) for check in checks] == [ConfigCheck()] * len(plan.arms)
     baseline = plan.baseline.levels
@@ -51,11 +54,29 @@ def test_study_arms_can_run_with_five_seeds(study: str) -> None:
 
 
 @pytest.mark.parametrize("study", STUDIES)
+def test_study_tunes_three_rates_around_the_one_that_it_has_without_tuning(study: str) -> None:
+    plan, single = plan_of(study), plan_of(study, "sweep.tune=null")
+    assert plan.tuning == Tuning((100_000, 100_001), 0.5, 2)
+    assert len(plan.compared) == len(single.arms)
+    for arms in plan.compared:
+        rates = [arm.levels["optimizer.lr"] for arm in arms]
+        assert len(rates) == 3
+        assert float(rates[1]) == single.baseline.config["optimizer"]["lr"]
+        assert f"tuned for every arm over {rates[0]}, {rates[1]} and {rates[2]}" in " ".join(comment(study))
+
+
+def comment(study: str) -> list[str]:
+    """Return the words of the lines of comment."""
+    text = (cli.config_dir() / "study" / f"{study}.yaml").read_text()
+    return " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#")).split()
+
+
+@pytest.mark.parametrize("study", STUDIES)
 def test_study_comment_gives_question_rate_and_seeds(study: str) -> None:
     text = (cli.config_dir() / "study" / f"{study}.yaml").read_text()
     assert "?" in text
     assert f"train study={study}" in text
-    assert "learning rate is fixed at" in text
+    assert "learning rate is tuned for every arm over" in text
     assert "Five seeds an arm" in text
 
 
@@ -65,7 +86,7 @@ def test_study_runs_without_multirun_flag_and_with_overrides(
 ) -> None:
     """The overrides of its runs do not name the study, so that each can be repeated alone."""
     small = [*SMALL, "hydra/launcher=basic"]
-    result = train("study=norms", "norm=none,batch", "seed=3", "hydra.sweep.dir=s", *small)
+    result = train("study=norms", "norm=none,batch", "seed=3", "hydra.sweep.dir=s", "sweep.tune=null", *small)
     assert result.returncode == 0, result.stdout + result.stderr
     manifest = read_manifest(tmp_path / "s")
     assert manifest is not None

@@ -248,6 +248,7 @@ def test_dry_run_prints_plan_and_writes_nothing(train: Train, tmp_path: Path) ->
 REFUSED = {
     "sweep.design=gird": "sweep.design=gird: it should be 'grid', 'one_at_a_time' or 'leave_one_out'.",
     "sweep.spread=0": "sweep.spread=0: it should be greater than 0",
+    "sweep.tune_seeds=3": "sweep.tune_seeds=3: no key is tuned. Name one, as in sweep.tune=optimizer.lr, or leave this out.",
     "sweep.desing=grid": "Did you mean 'sweep.design'?",
     "report.metric=accuracy/tst": "Did you mean 'accuracy/test'?",
     "norm=batch,null": "norm=null: there is no such choice. Known: batch, group, instance, layer, none.",

@@ -20,6 +20,8 @@ from train.sweep import plan_text
 from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import run_statuses
+from train.sweep.stages import OneStage
+from train.sweep.tuning_stages import TuneFirst
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 RATES = "optimizer.lr=0.1,0.4"
@@ -61,8 +63,9 @@ def test_plan_text_lists_tuned_levels(loader: Any, tmp_path: Path) -> None:
         "  norm=none (baseline)  at optimizer.lr=0.1,0.4",
         "  norm=batch  at optimizer.lr=0.1,0.4",
     ]
-    size, baseline, *_ = plan_text.plan_lines(plan, run_statuses(tmp_path, plan.runs, False), "unfinished", Path("out"))
-    assert size == "sweep  2 arms x 2 levels of optimizer.lr x 5 seeds = 20 runs (grid) in out"
+    stage = TuneFirst(plan, lambda chosen: OneStage(chosen.runs)).stage(None)
+    size, baseline, *_ = plan_text.plan_lines(plan, run_statuses(tmp_path, stage.runs, False), "unfinished", Path("out"))
+    assert size == "sweep  2 arms x 2 levels of optimizer.lr x 2 seeds = 8 runs (grid) in out"
     assert baseline.split() == ["baseline:", "norm=none"]
 
 
@@ -161,19 +164,21 @@ def test_misspelt_tune_key_fails_before_any_run(train: Train, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_sweep_with_tuned_rates_writes_report(train: Train, tmp_path: Path) -> None:
-    result = train(*SWEEP, "seed=0,1", TUNE)
+    result = train(*SWEEP, "seed=0,1", TUNE, "sweep.tune_seeds=1", "sweep.tune_extend=0")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 arms x 2 levels of optimizer.lr x 2 seeds = 8 runs (grid)" in result.stdout
+    assert "2 arms x 2 levels of optimizer.lr x 1 seed = 4 runs (grid)" in result.stdout
     assert "baseline: norm=none\n" in result.stdout
-    assert (
-        "8 runs: 4 at the chosen levels are compared, 4 at other levels only served to choose"
-        in (tmp_path / "out" / "report.html").read_text()
-    )
+    assert "stage  comparison: 4 runs at the chosen levels" in result.stdout
+    assert "sweep  8 runs: 8 done" in result.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "4 runs that only served to choose, besides the 4 that are compared" in page
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     for norm in ("none", "batch"):
         means = {
-            rate: sum(float(row["val_accuracy"]) for row in rows if (row["norm"], row["optimizer.lr"]) == (norm, rate)) / 2
-            for rate in ("0.05", "0.1")
+            row["optimizer.lr"]: float(row["val_accuracy"])
+            for row in rows
+            if (row["norm"], row["seed"]) == (norm, "100000") and row["compared"] == "false"
         }
+        assert len(means) == 2
         chosen = {row["optimizer.lr"] for row in rows if row["norm"] == norm and row["compared"] == "true"}
         assert chosen == {max(means, key=lambda rate: means[rate])}

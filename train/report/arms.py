@@ -1,7 +1,8 @@
 """Group runs into arms, find the factors in which the arms differ, and choose the baseline.
 
-With tuned keys, configurations that differ in these keys alone form one arm. `Arm.runs` are the runs at its chosen level; runs at
-the other levels are in `Arm.choice` (`train.report.tuning`). Statistics of arms therefore use only the runs that are compared.
+With tuned keys, configurations that differ in these keys alone form one arm. `Arm.runs` are the runs at its chosen level; all
+others, at other levels or only to try levels, are in `Arm.choice` (`train.report.tuning`). Statistics of arms therefore use only
+the runs that are compared.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from train.errors import UsageError, did_you_mean
 from train.naming import arm_names, levels_text
 from train.report.collect import Collection, Setting, factors_of, levels_in_order, setting_of
 from train.report.joined import joined
+from train.report.trials import Trials, trials_of
 from train.report.tuning import Level, TunedLevel, choose
-from train.store.identity import SEEDS, arm_id
+from train.store.choices import Tuning
+from train.store.identity import SEEDS, arm_id, run_id
 from train.store.manifest import Design, Manifest, PlannedArm
 from train.store.overrides import dotted_key, key_of
 from train.store.run import Run, State
@@ -43,8 +46,8 @@ class Arm(PlannedArm):
 
     @property
     def unchosen_runs(self) -> tuple[Run, ...]:
-        """The runs at levels that were not chosen."""
-        return tuple(run for level in self.choice.others for run in level.runs) if self.choice else ()
+        """The runs at levels that were not chosen, and those that only tried levels."""
+        return self.choice.unchosen if self.choice else ()
 
     def runs_in(self, *states: State) -> tuple[Run, ...]:
         """Return the runs in any of `states`."""
@@ -78,7 +81,8 @@ class Study:
 
     `arms`: the baseline first, then in the order of the plan, or of their first start; `factors`: factor -> its levels, the
     baseline's first; `baseline_reason`: why it is the baseline, in one sentence; `manifest`: None for runs without one plan that
-    covers them all; `tune`: the tuned keys, of which one level was chosen per arm.
+    covers them all; `tune`: the tuned keys, of which one level was chosen per arm; `tuning`: how runs of their own tried the
+    levels, None without such runs.
     """
 
     collection: Collection
@@ -87,6 +91,7 @@ class Study:
     baseline_reason: str
     manifest: Manifest | None = None
     tune: tuple[str, ...] = ()
+    tuning: Tuning | None = None
 
     @property
     def baseline(self) -> Arm:
@@ -144,10 +149,14 @@ def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] 
     `Study.baseline_reason` explains. `tune`: keys of which the best level per arm is compared; empty for the plan's. UsageError,
     listing what is available, when `baseline` matches no arm or several, or when no run has a key of `tune`.
     """
-    manifest = _only_manifest(collection)
-    arms = _collected_arms(collection, manifest)
+    trials = trials_of(collection)
+    compared = [run for run in collection.runs if run.identity not in trials.runs]
+    manifest = _only_manifest(collection, compared)
+    arms = _collected_arms(compared, manifest, trials)
     keys = _tuned_keys(collection, arms, tune)
-    arms = _choose_levels(arms, keys, as_planned=not tune) if keys else arms
+    if tune and set(keys) != {dotted_key(key) for plan in collection.plans for key in plan.manifest.tune}:
+        trials = Trials()  # other keys than those that these runs tried
+    arms = _choose_levels(arms, keys, trials, as_planned=not tune or bool(trials.runs)) if keys else arms
     axes = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in arms])
     factors = tuple(factor for factor in axes if not _is_below(factor, keys))
     arms = [replace(arm, levels=arm.levels_of(factors)) for arm in arms]
@@ -155,26 +164,27 @@ def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] 
     arms.sort(key=lambda arm: arm.id != baseline_id)
     compared = [replace(arm, is_baseline=arm.id == baseline_id) for arm in arms]
     varied = {factor: _baseline_first(arms[0].levels[factor], [arm.levels[factor] for arm in arms]) for factor in factors}
-    return Study(collection, tuple(compared), varied, reason, manifest, keys)
+    return Study(collection, tuple(compared), varied, reason, manifest, keys, trials.tuning)
 
 
-def _only_manifest(collection: Collection) -> Manifest | None:
-    """Return the manifest if there is exactly one and it includes every run."""
+def _only_manifest(collection: Collection, compared: Sequence[Run]) -> Manifest | None:
+    """Return the manifest if there is exactly one and it includes every run that is compared."""
     if len(collection.plans) != 1:
         return None
     manifest = collection.plans[0].manifest
     planned = {arm.id for arm in manifest.arms}
-    return manifest if all(run.arm in planned for run in collection.runs) else None
+    return manifest if all(run.arm in planned for run in compared) else None
 
 
-def _collected_arms(collection: Collection, manifest: Manifest | None) -> list[Arm]:
-    """Return the arms in the order of the plan, or else of their first start."""
+def _collected_arms(compared: Sequence[Run], manifest: Manifest | None, trials: Trials) -> list[Arm]:
+    """Return the arms in the order of the plan, or else of their first start, those whose levels were only tried last."""
     by_arm: dict[str, list[Run]] = {}
-    for run in sorted(collection.runs, key=lambda run: str(run.status.get("started", ""))):
+    for run in sorted(compared, key=lambda run: str(run.status.get("started", ""))):
         by_arm.setdefault(run.arm or run.identity or str(run.folder), []).append(run)
     if manifest is None:
-        return [Arm(id, {}, _by_seed(runs)[0].arm_overrides, runs=_by_seed(runs)) for id, runs in by_arm.items()]
-    planned = Counter(run.arm for run in manifest.runs)
+        with_runs = [Arm(id, {}, _by_seed(runs)[0].arm_overrides, runs=_by_seed(runs)) for id, runs in by_arm.items()]
+        return with_runs + [Arm(a.id, a.levels, a.overrides, a.tuned, runs=()) for a in trials.arms if a.id not in by_arm]
+    planned = Counter(run.arm for run in manifest.runs if not run.tries)
     return [
         Arm(arm.id, arm.levels, arm.overrides, arm.tuned, runs=_by_seed(by_arm.get(arm.id, ())), planned=planned[arm.id])
         for arm in manifest.arms
@@ -206,21 +216,31 @@ def _is_below(factor: str, keys: Sequence[str]) -> bool:
     return any(f"{dotted_key(factor)}.".startswith(f"{key}.") for key in keys)
 
 
-def _choose_levels(arms: Sequence[Arm], keys: Sequence[str], *, as_planned: bool) -> list[Arm]:
+def _choose_levels(arms: Sequence[Arm], keys: Sequence[str], trials: Trials, *, as_planned: bool) -> list[Arm]:
     """Merge configurations that differ in `keys` alone into one arm at its chosen level."""
+    tuned = {level.arm: name for name, levels in trials.levels.items() for level in levels}
     groups: dict[str, list[Arm]] = {}
     names: dict[tuple[str, ...], str] = {}
     for arm in sorted(arms, key=lambda arm: not arm.runs):  # an arm without runs has no configuration, only overrides
         rest = tuple(sorted(override for override in arm.overrides if not _is_below(override, keys)))
-        name = (arm.tuned if as_planned else "") or (arm_id(arm.runs[0].config, keys) if arm.runs else names.get(rest, arm.id))
+        own = _id_without(arm.runs[0], keys) if arm.runs else names.get(rest, arm.id)
+        name = tuned.get(arm.id) or (arm.tuned if as_planned else "") or own
         names.setdefault(rest, name)
         groups.setdefault(name, []).append(arm)
     merged = []
-    for group in groups.values():
-        choice = choose([Level(arm.id, arm.levels_of(keys), arm.runs, arm.planned) for arm in group])
-        merged.append(replace(next(arm for arm in group if arm.id == choice.chosen.arm), choice=choice))
+    for name, group in groups.items():
+        if name in trials.levels:
+            choice = trials.choice(name, {arm.id: arm.runs for arm in group})
+        else:
+            choice = choose([Level(arm.id, arm.levels_of(keys), arm.runs, arm.planned) for arm in group])
+        merged.append(replace(next((arm for arm in group if arm.id == choice.chosen.arm), group[0]), choice=choice))
     position = {arm.id: i for i, arm in enumerate(arms)}
-    return sorted(merged, key=lambda arm: min(position[name] for name in arm.ids))
+    return sorted(merged, key=lambda arm: min(position.get(name, len(arms)) for name in arm.ids))
+
+
+def _id_without(run: Run, keys: Sequence[str]) -> str:
+    """Return the id that the run shares with those that differ from it in `keys` and seeds alone."""
+    return run_id(arm_id(run.config, keys), run.config, run.data)
 
 
 def _baseline_first(baseline_level: str, levels: Sequence[str]) -> tuple[str, ...]:

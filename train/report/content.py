@@ -117,7 +117,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         rows=table.rows(analysis, MOST_ARMS),
         unknown=table.unknown(analysis),
         signals=first_of(table.signals(analysis), MOST_LISTED),
-        tuning=tuning_paragraphs(study.tune, analysis.chosen, metric) if study.tune else (),
+        tuning=tuning_paragraphs(study.tune, analysis.chosen, metric, study.tuning) if study.tune else (),
         levels=level_rows(analysis.chosen),
         main_effects=table.main_effects(analysis),
         interactions=table.interactions(analysis),

@@ -250,7 +250,7 @@ def _score(analysis: Analysis, run: Run) -> str:
 def _runs_by_name(name: str, arm: Arm) -> Iterable[tuple[str, Sequence[Run]]]:
     if arm.choice is None:
         return [(name, arm.runs)]
-    return [(f"{name} at {level.name}", level.runs) for level in arm.choice.levels]
+    return [(f"{name} {where}", runs) for where, runs in arm.choice.runs_by_level]
 
 
 def _reason(analysis: Analysis, run: Run) -> str:

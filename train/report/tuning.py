@@ -1,5 +1,8 @@
 """Choose, for every arm, the level of the tuned keys at which it is compared.
 
+A sweep chooses by runs that only try levels, before the comparison, and keeps the choice (`train.report.trials`). Where the runs
+that are compared are those that try the levels, the report chooses.
+
 The chosen level has the best mean validation accuracy after the last step, over the arm's runs. The metric by which arms are
 compared, above all on the test split, plays no part in the choice. A level that lost a run (diverged, failed) ranks below all
 levels that lost none, because the mean of the remaining runs is that of a selection; among such levels the one that lost the
@@ -92,10 +95,33 @@ class Level:
 
 @dataclass(frozen=True)
 class TunedLevel:
-    """The chosen level of one arm. `levels`: all levels tried or planned, in order; `chosen` is one of them."""
+    """The chosen level of one arm. `levels`: all levels tried or planned, in order; `chosen` is one of them.
+
+    `own_runs`: the runs that are compared, if those of the levels are others, with other seeds; `other_runs`: more such runs, at
+    levels that were not chosen. `is_kept`: whether the choice was made before these runs and stays.
+    """
 
     levels: tuple[Level, ...]
     chosen: Level
+    own_runs: tuple[Run, ...] | None = None
+    other_runs: tuple[Run, ...] = ()
+    is_kept: bool = False
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether runs of their own tried the levels."""
+        return self.own_runs is not None
+
+    @property
+    def compared(self) -> tuple[Run, ...]:
+        """The runs at the chosen level that are compared."""
+        return self.chosen.runs if self.own_runs is None else self.own_runs
+
+    @property
+    def unchosen(self) -> tuple[Run, ...]:
+        """The runs that only served to choose."""
+        levels = self.others if self.own_runs is None else self.levels
+        return (*(run for level in levels for run in level.runs), *self.other_runs)
 
     @property
     def others(self) -> tuple[Level, ...]:
@@ -103,9 +129,17 @@ class TunedLevel:
         return tuple(level for level in self.levels if level is not self.chosen)
 
     @property
+    def runs_by_level(self) -> list[tuple[str, tuple[Run, ...]]]:
+        """All runs, with the level in words."""
+        if self.own_runs is None:
+            return [(f"at {level.name}", level.runs) for level in self.levels]
+        tried = [(f"tried at {level.name}", level.runs) for level in self.levels]
+        return [(f"at {self.chosen.name}", self.own_runs), *tried, ("at other levels", self.other_runs)]
+
+    @property
     def was_measured(self) -> bool:
         """Whether the choice rests on a validation accuracy; otherwise no level has one and the first represents the arm."""
-        return bool(self.chosen.values)
+        return bool(self.chosen.values) or self.is_kept
 
     @property
     def lost_all(self) -> bool:
@@ -114,8 +148,8 @@ class TunedLevel:
 
     @property
     def is_provisional(self) -> bool:
-        """Whether runs are pending."""
-        return any(level.pending for level in self.levels)
+        """Whether runs are pending that may change the choice."""
+        return not self.is_kept and any(level.pending for level in self.levels)
 
     @property
     def tied(self) -> tuple[Level, ...]:

@@ -13,6 +13,7 @@ from train.report import table_text
 from train.report.contracts import Severity, Threat
 from train.report.metric import Metric
 from train.report.tuning import Level, TunedLevel
+from train.store.choices import Tuning
 from train.text import listed, plural
 
 VALIDATION = Metric("accuracy/val")
@@ -69,9 +70,13 @@ def _remark(choice: TunedLevel) -> str:
     return ", ".join(["chosen", *so_far, *ends, *single])
 
 
-def tuning_paragraphs(keys: Sequence[str], chosen: Sequence[Chosen], metric: Metric) -> tuple[str, ...]:
-    """Return paragraphs on how levels were chosen and how many runs that took."""
+def tuning_paragraphs(
+    keys: Sequence[str], chosen: Sequence[Chosen], metric: Metric, tuning: Tuning | None = None
+) -> tuple[str, ...]:
+    """Return paragraphs on how levels were chosen and how many runs that took. `tuning`: of the runs that only tried levels."""
     names = listed(list(keys))
+    if tuning is not None:
+        return _staged_paragraphs(names, chosen, metric, tuning)
     rule = (
         f"Tuned for every arm, and not compared as a factor: {names}. Each arm is compared at the level with the best mean "
         "validation accuracy after the last step of its runs. Levels that lost runs (diverged, failed) rank below levels that "
@@ -85,6 +90,24 @@ def tuning_paragraphs(keys: Sequence[str], chosen: Sequence[Chosen], metric: Met
     return rule, f"{independence} Tuning took {cost(chosen)}."
 
 
+def _staged_paragraphs(names: str, chosen: Sequence[Chosen], metric: Metric, tuning: Tuning) -> tuple[str, ...]:
+    seeds = f"{'seed' if len(tuning.seeds) == 1 else 'seeds'} {listed([str(seed) for seed in tuning.seeds])}"
+    share = "" if tuning.epochs == 1 else f", for {100 * tuning.epochs:g} % of the epochs"
+    beyond = f"up to {plural(tuning.extend, 'level')} beyond either end of a range of numbers"
+    further = f", and {beyond} while the best lay at its edge" if tuning.extend else ""
+    rule = (
+        f"Tuned for every arm, and not compared as a factor: {names}. Before the comparison, each level was tried with the "
+        f"{seeds}{share}{further}. The level with the best mean validation accuracy after the last step is kept in "
+        "sweep.json. Levels that lost runs (diverged, failed) rank below levels that lost none."
+    )
+    independence = (
+        "The arms are compared at these levels with other seeds, which played no part in the choice: it cannot flatter an arm."
+    )
+    if is_of_validation(metric):
+        independence += f" But the images of the validation split served the choice and serve the comparison by {metric.name}."
+    return rule, f"{independence} Tuning took {cost(chosen)}."
+
+
 def level_note(choice: TunedLevel) -> str:
     """Return the level at which an arm is compared, to stand beside its label."""
     return f"at {choice.chosen.name}" if choice.was_measured else f"no level could be chosen; this is {choice.chosen.name}"
@@ -92,8 +115,10 @@ def level_note(choice: TunedLevel) -> str:
 
 def cost(chosen: Sequence[Chosen]) -> str:
     """Return the number of runs: `60 runs: 15 at the chosen levels are compared, 45 at other levels only served to choose`."""
-    compared = sum(len(choice.chosen.runs) for _, choice in chosen)
-    others = sum(len(level.runs) for _, choice in chosen for level in choice.others)
+    compared = sum(len(choice.compared) for _, choice in chosen)
+    others = sum(len(choice.unchosen) for _, choice in chosen)
+    if any(choice.is_separate for _, choice in chosen):
+        return f"{plural(others, 'run')} that only served to choose, besides the {compared} that are compared"
     total = plural(compared + others, "run")
     return f"{total}: {compared} at the chosen levels are compared, {others} at other levels only served to choose"
 
@@ -108,8 +133,8 @@ def tuning_threats(keys: Sequence[str], chosen: Sequence[Chosen], metric: Metric
     if not keys:
         return ()
     threats = [threat for check in _CHECKS for threat in check(chosen)]
-    kind, sentence, severity = _same_runs(keys, metric)
-    return tuple(Threat(*threat) for threat in [*threats, (kind, sentence, severity)])
+    joint = [] if chosen and all(choice.is_separate for _, choice in chosen) else [_same_runs(keys, metric)]
+    return tuple(Threat(*threat) for threat in [*threats, *joint])
 
 
 _Threats = Iterator[tuple[str, str, Severity]]
@@ -183,11 +208,12 @@ def _unequal(chosen: Sequence[Chosen]) -> _Threats:
     counts = {name: sum(level.was_tried for level in choice.levels) for name, choice in chosen}
     if len(set(counts.values())) > 1:
         message = listed([f"{count} of {name}" for name, count in counts.items()])
-        yield (
-            "tuning_unequal",
-            f"Arms were tuned over unequal numbers of levels ({message}): more levels favour an arm.",
-            "caution",
-        )
+        sentence = f"Arms were tuned over unequal numbers of levels ({message})"
+        if all(choice.is_separate for _, choice in chosen):
+            rule = "the range of an arm whose best level lies at the edge is extended, by the same rule for every arm"
+            yield "tuning_unequal", f"{sentence}: {rule}.", "note"
+        else:
+            yield "tuning_unequal", f"{sentence}: more levels favour an arm.", "caution"
     uneven = [name for name, choice in chosen if len({level.size for level in choice.levels if level.was_tried}) > 1]
     if uneven:
         message = f"Levels of {listed(uneven)} were tried with unequal numbers of runs"
@@ -195,7 +221,8 @@ def _unequal(chosen: Sequence[Chosen]) -> _Threats:
 
 
 def _provisional(chosen: Sequence[Chosen]) -> _Threats:
-    pending = sum(level.pending for _, choice in chosen for level in choice.levels if choice.was_measured)
+    provisional = [choice for _, choice in chosen if choice.was_measured and choice.is_provisional]
+    pending = sum(level.pending for choice in provisional for level in choice.levels)
     if pending:
         message = f"Choices are provisional: {plural(pending, 'run')} at the levels tried gave no validation accuracy yet"
         yield "tuning_provisional", f"{message}; the chosen levels may change when they end.", "caution"

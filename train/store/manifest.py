@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from train.errors import UsageError
+from train.store.choices import Choice, Tuning, choices_of, tuning_of
 from train.store.decisions import Decision, PlannedLooks, decisions_of, planned_looks_of
 from train.store.files import MANIFEST_FILE, write_atomic
 from train.store.identity import VERSION, arm_id, identity, is_execution_key, run_id
@@ -20,7 +21,8 @@ from train.store.plans import Look, Plan, look_of, plan_of
 from train.store.run import Run
 from train.store.stored import read_stored
 
-FORMAT = 1
+FORMAT, WITH_TRIALS = 1, 2
+"""The second is that of a manifest with runs that only try levels. Versions before would compare them, too."""
 Design: TypeAlias = Literal["grid", "one_at_a_time", "leave_one_out"]
 
 
@@ -45,7 +47,8 @@ class PlannedRun:
     """A run that the sweep plans.
 
     `folder`: relative to the folder of the sweep; `overrides`: `train OVERRIDES` repeats it as a single run; `plan`: the number
-    of the first plan that has it, counted from 0.
+    of the first plan that has it, counted from 0; `tries`: the id of the arm whose level of tuned keys it tries, empty for a run
+    that is compared.
     """
 
     identity: str
@@ -53,6 +56,7 @@ class PlannedRun:
     folder: str
     overrides: tuple[str, ...]
     plan: int = 0
+    tries: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Manifest:
     `first_batches`: hash of a first batch -> id of its data, as the sweep found out for runs that do not record theirs;
     `planned_looks`: when arms are compared while the sweep grows, None if it does not; `decisions`: arm -> what was decided, by
     the names in `planned_looks`; `plans`: what was planned, one command after the other; `looks`: the pages with verdicts that
-    were made of it.
+    were made of it; `tuning`: how levels are tried by runs of their own, None where a report chooses among the runs that it
+    compares; `choices`: `tuned` of an arm -> its choice.
     """
 
     command: tuple[str, ...]
@@ -96,6 +101,8 @@ class Manifest:
     decisions: Mapping[str, Decision] = field(default_factory=dict)
     plans: tuple[Plan, ...] = ()
     looks: tuple[Look, ...] = ()
+    tuning: Tuning | None = None
+    choices: Mapping[str, Choice] = field(default_factory=dict)
     identity_version: int = VERSION
     """The version of the identity that produced the ids."""
 
@@ -110,8 +117,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: this is not a sweep manifest ({error}).") from None
     version = content.get("identity_version") or 1
-    if content["format"] != FORMAT or not 1 <= version <= VERSION or content["design"] not in get_args(Design):
-        raise UsageError(f"{path}: another version of train wrote this file. This version reads format {FORMAT}.")
+    is_known = content["format"] in (FORMAT, WITH_TRIALS) and 1 <= version <= VERSION
+    if not is_known or content["design"] not in get_args(Design):
+        raise UsageError(f"{path}: another version of train wrote this file. This version reads formats up to {WITH_TRIALS}.")
     looks = planned_looks_of(content.get("planned_looks"))
     return Manifest(
         command=tuple(content["command"]),
@@ -133,13 +141,16 @@ def read_manifest(folder: Path) -> Manifest | None:
         decisions=decisions_of(content.get("decisions"), looks),
         plans=tuple(map(plan_of, content.get("plans") or ())),
         looks=tuple(map(look_of, content.get("looks") or ())),
+        tuning=tuning_of(content.get("tuning")),
+        choices=choices_of(content.get("choices")),
         identity_version=version,
     )
 
 
 def _run(content: Mapping[str, Any]) -> PlannedRun:
     overrides = tuple(content["overrides"])
-    return PlannedRun(content["identity"], content["arm"], content["folder"], overrides, content.get("plan") or 0)
+    plan, tries = content.get("plan") or 0, content.get("tries") or ""
+    return PlannedRun(content["identity"], content["arm"], content["folder"], overrides, plan, tries)
 
 
 def _arm(content: Mapping[str, Any]) -> PlannedArm:
@@ -149,14 +160,15 @@ def _arm(content: Mapping[str, Any]) -> PlannedArm:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `sweep.json` atomically: a reader sees either the old plan or the new one."""
-    write_atomic(folder / MANIFEST_FILE, (json.dumps({"format": FORMAT} | asdict(manifest), indent=2) + "\n").encode())
+    format = WITH_TRIALS if manifest.tuning else FORMAT
+    write_atomic(folder / MANIFEST_FILE, (json.dumps({"format": format} | asdict(manifest), indent=2) + "\n").encode())
 
 
 def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
     """Return everything planned in the folder so far and not dropped since. Where the two conflict, `new` takes precedence.
 
     A command that repeats a part of `old` leaves its command, design, baseline and tuned keys unchanged. Where the same overrides
-    now give another experiment, as the data or a YAML have changed, the run takes the place of the old one.
+    now give another experiment, as the data or a YAML have changed, the run takes the place of the old one. Choices stay.
     """
     if old is None:
         return new
@@ -188,6 +200,9 @@ def merge_manifests(old: Manifest | None, new: Manifest) -> Manifest:
         first_batches={**old.first_batches, **new.first_batches},
         planned_looks=old.planned_looks if old.decisions else new.planned_looks or old.planned_looks,
         decisions=old.decisions,
+        tune=old.tune if old.tuning else new.tune,
+        tuning=old.tuning or new.tuning,
+        choices={**new.choices, **old.choices},
     )
 
 
@@ -213,7 +228,8 @@ def _merged_plans(old: Manifest, new: Manifest) -> tuple[tuple[Plan, ...], list[
 def as_planned(manifest: Manifest, when: str = "") -> Plan:
     """Return a manifest's own plan, as that of one command."""
     m = manifest
-    return Plan(when, m.command, m.design, m.baseline, m.tune, m.axes, m.seeds, len(m.arms), len(m.runs))
+    arms = {arm.tuned or arm.id for arm in m.arms}
+    return Plan(when, m.command, m.design, m.baseline, m.tune, m.axes, m.seeds, len(arms), len(m.runs))
 
 
 def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest | None = None) -> Manifest:
@@ -231,7 +247,7 @@ def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest
         new_ids |= zip(_ids(run, tuned, manifest.identity_version), present, strict=True)
 
     def new(old_id: str) -> str:
-        return new_ids.get(old_id, old_id)
+        return new_ids.get(old_id, old_id) if old_id else ""
 
     looks = manifest.planned_looks
     return replace(
@@ -242,7 +258,8 @@ def upgraded_manifest(manifest: Manifest, runs: Iterable[Run], planned: Manifest
         plans=tuple(replace(plan, baseline=new(plan.baseline)) for plan in manifest.plans),
         looks=tuple(replace(look, runs={new(arm): count for arm, count in look.runs.items()}) for look in manifest.looks),
         arms=tuple(replace(arm, id=new(arm.id), tuned=new(arm.tuned)) for arm in manifest.arms),
-        runs=tuple(replace(run, identity=new(run.identity), arm=new(run.arm)) for run in manifest.runs),
+        runs=tuple(replace(run, identity=new(run.identity), arm=new(run.arm), tries=new(run.tries)) for run in manifest.runs),
+        choices={new(tuned): replace(choice, arm=new(choice.arm)) for tuned, choice in manifest.choices.items()},
         identity_version=VERSION,
     )
 

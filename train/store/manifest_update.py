@@ -42,7 +42,7 @@ def of_plans(manifest: Manifest, count: int) -> Manifest:
     count = min(max(count, 1), len(manifest.plans))
     plan = manifest.plans[count - 1]
     runs = tuple(run for run in manifest.runs if run.plan < count)
-    planned = {run.arm for run in runs}
+    planned = {run.tries or run.arm for run in runs}
     arms = tuple(arm for arm in manifest.arms if arm.id in planned)
     axes = {axis: levels for axis, levels in manifest.axes.items() if any(axis in arm.levels for arm in arms)}
     baseline = plan.baseline if plan.baseline in planned else manifest.baseline

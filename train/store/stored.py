@@ -120,11 +120,11 @@ SUMMARY: Mapping[str, Kind] = {
 }
 
 _ARM = {"id": TEXT, "levels": mapping_of(TEXT), "overrides": list_of(TEXT), "tuned": TEXT, "data": TEXT}
-_RUN = {"identity": TEXT, "arm": TEXT, "folder": TEXT, "overrides": list_of(TEXT), "plan": WHOLE}
+_RUN = {"identity": TEXT, "arm": TEXT, "folder": TEXT, "overrides": list_of(TEXT), "plan": WHOLE, "tries": TEXT}
 _DROPPED = {"overrides": list_of(TEXT), "reason": TEXT}
 _POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and 0 < value < math.inf)
 
-_OPTIONAL = frozenset({"tuned", "data", "plan", "margin", "difference", "low", "high"})
+_OPTIONAL = frozenset({"tuned", "data", "plan", "margin", "difference", "low", "high", "tries", "score"})
 _LEVELS = mapping_of(list_of(TEXT))
 _PLAN = {
     **dict.fromkeys(("when", "design", "baseline"), TEXT),
@@ -175,6 +175,15 @@ def _records(fields: Mapping[str, Kind]) -> Kind:
     return list_of(_record(fields))
 
 
+_PART = Kind("a number above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1)
+_TRIED = {
+    "setting": mapping_of(TEXT),
+    "score": Kind("a number", _is_number),
+    **dict.fromkeys(("runs", "diverged", "failed"), COUNT),
+}
+_CHOICE = {"arm": TEXT, "setting": mapping_of(TEXT), "tried": _records(_TRIED), "when": TEXT}
+_TUNING = {"seeds": list_of(WHOLE), "epochs": _PART, "extend": COUNT}
+
 MANIFEST: Mapping[str, Kind] = {
     "command": list_of(TEXT),
     **dict.fromkeys(("design", "baseline", "study", "metric"), TEXT),
@@ -190,6 +199,8 @@ MANIFEST: Mapping[str, Kind] = {
     "decisions": mapping_of(_record(_DECISION)),
     "plans": _records(_PLAN),
     "looks": _records(_LOOK),
+    "tuning": _record(_TUNING),
+    "choices": mapping_of(_record(_CHOICE)),
     "identity_version": WHOLE,
 }
 

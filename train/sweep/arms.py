@@ -46,4 +46,15 @@ def _with_inputs(arm: ComposedArm, inputs: Inputs, tuned: str) -> ComposedArm:
     data = inputs.data_id
     id = run_id(arm_id(arm.config), arm.config, data)
     runs = tuple(replace(run, identity=run_id(run.identity, arm.config, data), arm=id) for run in arm.runs)
-    return replace(arm, id=id, tuned=tuned, data=data, runs=runs, inputs=inputs)
+    trial = arm.trial and _as_trial(_with_inputs(arm.trial, inputs, tuned), of=id)
+    return replace(arm, id=id, tuned=tuned, data=data, runs=runs, inputs=inputs, trial=trial)
+
+
+def with_trial(arm: ComposedArm, trial: ComposedArm) -> ComposedArm:
+    """Return the arm with the runs that try its level."""
+    return replace(arm, trial=_as_trial(trial, of=arm.id))
+
+
+def _as_trial(trial: ComposedArm, of: str) -> ComposedArm:
+    """Return the arm whose runs try the level of the arm with the id `of`."""
+    return replace(trial, runs=tuple(replace(run, tries=of) for run in trial.runs))

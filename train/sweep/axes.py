@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,16 +67,22 @@ def _nested(left: str, right: str) -> bool:
     return left == right or left.startswith(f"{right}.") or right.startswith(f"{left}.")
 
 
-def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loader: ConfigLoader | None) -> SweepRequest:
+def read_request(
+    preset: Mapping[str, Any] | None,
+    arguments: Sequence[str],
+    loader: ConfigLoader | None,
+    tuned: Mapping[str, Sequence[Any]] | None = None,
+) -> SweepRequest:
     """Parse the command-line `arguments` and the preset into a request.
 
-    `preset`: `hydra.sweeper.params`; `arguments` override it key by key. UsageError for axes that cannot be enumerated.
+    `preset`: `hydra.sweeper.params`; `arguments` override it key by key. `tuned`: key -> the levels that `sweep.tune` names,
+    which take the place of a value of the preset. UsageError for axes that cannot be enumerated, or for one value of a tuned key.
     """
     lines = [f"{key}={_override_value(value)}" for key, value in (preset or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
-    overrides: dict[str, Override] = {}
-    for override in parser.parse_overrides([*lines, *arguments]):
-        overrides[("~" if override.is_delete() else "") + _key_and_package(override)] = override
+    parsed = parser.parse_overrides([*lines, *arguments])
+    overrides = {_name(override): override for override in parsed}
+    typed = {_name(override) for override in parsed[len(lines) :]}
     sweep_only = {name for name in overrides if re.split(r"[.@]", name.lstrip("~"))[0] in SWEEP_ONLY}
     for name in sorted(sweep_only):
         if overrides[name].is_sweep_override():
@@ -84,12 +90,30 @@ def read_request(preset: Mapping[str, Any] | None, arguments: Sequence[str], loa
             raise UsageError(f"{line}: this key configures the sweep and cannot be swept. Give one value (or a list, [A,B]).")
     rest = {name: override for name, override in overrides.items() if name not in sweep_only}
     axes = [_axis(name, override) for name, override in rest.items() if override.is_sweep_override()]
+    for axis in _tuned_axes(tuned or {}, {axis.name for axis in axes}):
+        if axis.name in typed:
+            line, tried = rest[axis.name].input_line, ", ".join(axis.levels)
+            raise UsageError(
+                f"{line}: sweep.tune tries {axis.name} at {tried} for every arm. "
+                "To train at this value alone, add sweep.tune=null."
+            )
+        rest.pop(axis.name, None)
+        axes.append(axis)
     return SweepRequest(
         axes=tuple(axis for axis in axes if not axis.is_seed),
         seeds=tuple(axis for axis in axes if axis.is_seed),
         constants={name: str(o.input_line) for name, o in rest.items() if not o.is_sweep_override()},
-        order=tuple(rest),
+        order=tuple(dict.fromkeys((*rest, *(axis.name for axis in axes)))),
     )
+
+
+def _tuned_axes(tuned: Mapping[str, Sequence[Any]], typed: Collection[str]) -> Iterator[Axis]:
+    """Yield the axes that `sweep.tune` names with their levels. An axis of the command or the preset has its own levels."""
+    for key, levels in tuned.items():
+        if (name := key.lstrip("+")) not in typed:
+            if not levels:
+                raise UsageError(f"sweep.tune={{{key}: []}}: there is no level to try. Give it several.")
+            yield Axis(name, key, tuple(map(_override_value, levels)))
 
 
 def level_text(value: Any) -> str:
@@ -104,6 +128,10 @@ def _override_value(value: Any) -> str:
 
 def _key_and_package(override: Override) -> str:
     return override.key_or_group + (f"@{override.package}" if override.package is not None else "")
+
+
+def _name(override: Override) -> str:
+    return ("~" if override.is_delete() else "") + _key_and_package(override)
 
 
 def _axis(name: str, override: Override) -> Axis:

@@ -101,8 +101,9 @@ def compare_with_folder(
 
     The data of finished runs that do not record them are found out: by the first batch that each of them would have now.
     """
-    statuses = run_statuses(folder, plan.runs, reuse_other_code, plan.arms, planned)
-    places = {arm.id: place_of_data(arm.config) for arm in plan.arms}
+    runs, configurations = plan.possible_runs, plan.configurations
+    statuses = run_statuses(folder, runs, reuse_other_code, configurations, planned)
+    places = {arm.id: place_of_data(arm.config) for arm in configurations}
     configs = [
         with_place(status.run.config, places[status.planned.arm])
         for status in statuses
@@ -112,7 +113,7 @@ def compare_with_folder(
         return plan, statuses
     plan = replace(plan, first_batches=first_batches(configs, fork_server, environment))
     planned = replace(planned, first_batches=plan.first_batches)
-    return plan, run_statuses(folder, plan.runs, reuse_other_code, plan.arms, planned)
+    return plan, run_statuses(folder, runs, reuse_other_code, configurations, planned)
 
 
 def first_batches(

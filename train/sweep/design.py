@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from train.errors import UsageError, did_you_mean
 from train.store.inputs import Inputs
 from train.store.manifest import Design, PlannedArm, PlannedRun
+from train.sweep.axes import Axis
 
 Levels: TypeAlias = Mapping[str, str]
 """Axis -> level."""
@@ -31,13 +32,15 @@ class ComposedArm(PlannedArm):
     """A planned arm with its configuration and its runs.
 
     `config`: the experiment with the first seeds; `choices`: config group -> chosen option; `runs`: one per seed; `inputs`: what
-    goes into the runs besides their configuration, empty until that is known.
+    goes into the runs besides their configuration, empty until that is known. `trial`: with tuned keys, the same arm with the
+    seeds and the epochs of the runs that try its level.
     """
 
     config: Mapping[str, Any]
     choices: Mapping[str, str]
     runs: tuple[PlannedRun, ...]
     inputs: Inputs = field(default_factory=Inputs)
+    trial: ComposedArm | None = None
 
 
 def factors(axes: Mapping[str, Sequence[str]], zipped: Iterable[Sequence[str]]) -> tuple[Factor, ...]:
@@ -105,6 +108,11 @@ def design_arms(design: Design, factors: Sequence[Factor], chosen: Levels) -> li
 def all_combinations(factors: Sequence[Factor]) -> list[Levels]:
     """Return every combination of the factors' levels; without factors, the empty one."""
     return [_merged(row) for row in itertools.product(*(factor.levels for factor in factors))]
+
+
+def crossed(axes: Iterable[Axis], zipped: Iterable[Sequence[str]]) -> list[Levels]:
+    """Return every combination of the levels of the axes; those of a zipped group move together."""
+    return all_combinations(factors({axis.name: axis.levels for axis in axes}, zipped))
 
 
 def _baseline(design: Design, factors: Sequence[Factor], chosen: Levels) -> Levels:

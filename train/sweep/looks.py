@@ -47,9 +47,7 @@ def validate(request: SweepRequest, settings: SweepSettings, report: ReportOptio
             f"sweep.margin={settings.margin:g}: report.smallest_effect={report.smallest_effect:g} is another limit. Differences "
             "within either do not matter, so leave one of them out."
         )
-    if settings.tuned:
-        raise UsageError(f"{option}: an arm whose level is still being chosen cannot be looked at. Omit sweep.tune.")
-    axes = {axis.name for axis in request.axes if len(set(axis.levels)) > 1}
+    axes = {axis.name for axis in request.axes if len(set(axis.levels)) > 1} - set(settings.tuned)
     joined = [axes.intersection(group) for group in settings.zip]
     factors = len(axes) - sum(len(group) - 1 for group in joined if group)
     if settings.design == "grid" and factors > 1:
@@ -210,10 +208,10 @@ class LookPolicy:
         return lines
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """What the sweep may come to, with its number of runs."""
+    def sizes(self) -> dict[str, tuple[int, float]]:
+        """What the sweep may come to, with its number of runs, which are as long as those of a block."""
         arms = len(self.looks.arms)
-        return {f"all seeds, to {self.looks.looks[-1]} per arm": arms * self.looks.looks[-1]}
+        return {f"all seeds, to {self.looks.looks[-1]} per arm": (arms * self.looks.looks[-1], 1.0)}
 
 
 def is_open(decision: Decision | None) -> bool:

@@ -94,14 +94,17 @@ def build_manifest(
     plan: SweepPlan, runs: Iterable[PlannedRun], command: Sequence[str], study: str, notes: Sequence[str], report: ReportOptions
 ) -> Manifest:
     """Build the manifest of a plan. `runs`: those of the plan, with the folders they have or will have."""
+    runs = tuple(runs)
+    used = {run.arm for run in runs} | {run.tries for run in runs}
+    arms = (*plan.arms, *(arm for arm in plan.reserve if arm.id in used))
     manifest = Manifest(
         command=tuple(command),
         design=plan.design,
         axes=_levels(plan.request.axes),
         seeds=_levels(plan.request.seeds),
         baseline=plan.baseline.id,
-        arms=tuple(PlannedArm(arm.id, dict(arm.levels), arm.overrides, arm.tuned, arm.data) for arm in plan.arms),
-        runs=tuple(runs),
+        arms=tuple(PlannedArm(arm.id, dict(arm.levels), arm.overrides, arm.tuned, arm.data) for arm in arms),
+        runs=runs,
         dropped=plan.dropped,
         zipped=plan.zipped,
         study=study,
@@ -110,6 +113,7 @@ def build_manifest(
         metric=report.metric,
         smallest_effect=report.smallest_effect,
         first_batches=plan.first_batches,
+        tuning=plan.tuning,
     )
     return replace(manifest, plans=(as_planned(manifest, now()),))
 

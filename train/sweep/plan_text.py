@@ -39,15 +39,17 @@ def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, fol
     """Yield the size of the sweep, its baseline, dropped combinations and reused runs."""
     arms, runs = len(plan.compared), len(statuses)
     per_arm = Counter(status.planned.arm for status in statuses).values()
-    seeds, planned_seeds = max(per_arm), max(len(arm.runs) for arm in plan.arms)
+    seeds, planned_seeds = max(per_arm, default=0), max(len(arm.runs) for arm in plan.arms)
     seeds_text = plural(seeds, "seed") if len(set(per_arm)) == 1 or seeds == planned_seeds else f"up to {plural(seeds, 'seed')}"
     levels = max(len(levels) for levels in plan.compared)
-    tried = f" x {plural(levels, 'level')} of {' x '.join(plan.tune)}" if plan.tune else ""
+    tries = plan.tuning is None or any(status.planned.tries for status in statuses)
+    tried = f" x {plural(levels, 'level')} of {' x '.join(plan.tune)}" if plan.tune and tries else ""
     yield f"sweep  {plural(arms, 'arm')}{tried} x {seeds_text} = {plural(runs, 'run')} ({plan.design}) in {folder}"
     if arms > 1:
         yield f"       baseline: {levels_text(plan.ingredients(plan.baseline)) or 'defaults'}"
-    if plan.tune:
+    if plan.tune and plan.tuning is None:
         yield f"       {', '.join(plan.tune)}: each arm is compared at the level with the best validation accuracy (sweep.tune)"
+        yield "       by the runs that are compared, as this sweep was begun; in a new folder, other seeds choose the level first"
     yield from dropped_lines(plan)
     yield from reuse_lines(statuses, rerun)
     if arms > 1 and planned_seeds < FEW_SEEDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from annotated_types import Gt, Interval
+from annotated_types import Ge, Gt, Interval, Le
 from pydantic import BaseModel
 
 from train.config import STRICT, check, check_call
@@ -24,7 +24,10 @@ class SweepSettings(BaseModel):
     model_config = STRICT
     design: Design
     zip: list[list[str]]
-    tune: str | list[str] | None
+    tune: str | list[str] | dict[str, list[Any]] | None
+    tune_seeds: Annotated[int, Ge(1)]
+    tune_epochs: Annotated[float, Gt(0), Le(1)] | None
+    tune_extend: Annotated[int, Ge(0)]
     baseline: dict[str, Any] | None
     on_error: Literal["continue", "stop"]
     rerun: Rerun
@@ -42,6 +45,11 @@ class SweepSettings(BaseModel):
         """The keys of `tune` without duplicates, under the names of their axes (no `+`)."""
         keys = [self.tune] if isinstance(self.tune, str) else self.tune or []
         return tuple(dict.fromkeys(key.lstrip("+") for key in keys))
+
+    @property
+    def tuned_levels(self) -> Mapping[str, list[Any]]:
+        """Key, as typed -> the levels that `tune` itself names; empty where it names keys alone."""
+        return self.tune if isinstance(self.tune, dict) else {}
 
 
 def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportOptions]:

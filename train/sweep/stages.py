@@ -78,8 +78,9 @@ class Policy(Protocol):
         ...
 
     @property
-    def sizes(self) -> Mapping[str, int]:
-        """What the sweep may come to besides its next stage -> the number of its runs. A dry run says how long they take."""
+    def sizes(self) -> Mapping[str, tuple[int, float]]:
+        """What the sweep may come to besides its next stage -> the number of its runs, and how long one is beside those of that
+        stage. A dry run says how long they take."""
         ...
 
 
@@ -105,7 +106,7 @@ class OneStage:
         return ()
 
     @property
-    def sizes(self) -> Mapping[str, int]:
+    def sizes(self) -> Mapping[str, tuple[int, float]]:
         return {}
 
 
@@ -148,7 +149,7 @@ class StagedSweep:
                 self.launch_all(scheduled, results)
             except BaseException as launch_error:
                 error = launch_error
-            planned = [run for run in self.plan.runs if run.identity in self.placed]
+            planned = [run for run in self.plan.possible_runs if run.identity in self.placed]
             conclude(self.folder, planned, repeat_command(self.command[1:], self.folder), self.report, error)
             if isinstance(error, Exception):
                 if hasattr(self.launcher, "fork_server") or isinstance(error, UsageError | RunError):
@@ -238,8 +239,8 @@ class StagedSweep:
 
     def statuses(self) -> list[RunStatus]:
         """Return the status of each run of the stage."""
-        planned = build_manifest(self.plan, self.plan.runs, (), self.study, (), self.report)
-        return run_statuses(self.folder, self.stage.runs, self.settings.reuse_other_code, self.plan.arms, planned)
+        planned = build_manifest(self.plan, self.plan.possible_runs, (), self.study, (), self.report)
+        return run_statuses(self.folder, self.stage.runs, self.settings.reuse_other_code, self.plan.configurations, planned)
 
 
 def job_overrides(scheduled: Sequence[ScheduledRun]) -> list[list[str]]:

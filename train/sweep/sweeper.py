@@ -18,8 +18,8 @@ from train.errors import UsageError
 from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
-from train.store.manifest import Manifest
-from train.sweep import looks, plan_text
+from train.store.manifest import Manifest, read_manifest
+from train.sweep import looks, plan_text, tuning
 from train.sweep.axes import SWEEP_ONLY, SweepRequest, read_request
 from train.sweep.calibrate import estimate_s, time_arms
 from train.sweep.check import ArmChecks, check_arms, compare_with_folder
@@ -27,10 +27,11 @@ from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_poo
 from train.sweep.fork_server import ForkServer
 from train.sweep.looks import LookPolicy
 from train.sweep.manifest import build_manifest, existing_manifest, newest_sweep
-from train.sweep.plan import SweepPlan, make_plan
+from train.sweep.plan import SweepPlan, make_plan, seed_by_seed
 from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import SweepSettings, parse_sweep
-from train.sweep.stages import OneStage, StagedSweep
+from train.sweep.stages import OneStage, Policy, StagedSweep
+from train.sweep.tuning_stages import TuneFirst, reopened
 
 SUBDIR = "${job_name:${hydra.overrides.task}}"
 """How `conf/config.yaml` names the folder of a run."""
@@ -65,10 +66,13 @@ class Sweep:
         set_trusted(trusted_packages(self.master.trust, overrides))
         typed = (*as_typed(self.master.hydra.overrides.hydra), *overrides)
         refuse_in_sweep(typed, self.master.hydra.sweep, self.settings.resume)
-        request = read_request(self.params, overrides, self.loader)
+        tuning.refuse_unused(typed, self.settings.tuned)
+        request = read_request(self.params, overrides, self.loader, self.settings.tuned_levels)
         looks.validate(request, self.settings, self.report)
         request, planned_looks = looks.in_blocks(request, self.settings)
-        max_runs = math.prod(len(axis.levels) for axis in (*request.axes, *request.seeds))
+        seeds = math.prod(len(axis.levels) for axis in request.seeds)
+        tune_seeds = self.settings.tune_seeds if self.settings.tuned else 1
+        max_runs = math.prod(len(axis.levels) for axis in request.axes) * max(seeds, tune_seeds)
         allocation = self.allocate(max_runs)
         modules = ["torchvision"] if any(name in " ".join(overrides) for name in TORCHVISION_CHOICES) else []
         with ForkServer(allocation.threads, modules) as fork_server:  # imports while the arms are composed
@@ -95,14 +99,16 @@ class Sweep:
 
         `planned_looks`: the seeds per arm at each look; `typed`: the overrides on the command line.
         """
-        composed = make_plan(request, self.settings, self.loader, self.master)
+        folder = self.folder()
+        composed = make_plan(request, self.settings, self.loader, self.master, read_manifest(folder))
         self.preload_report()
-        configs, environment = {arm.id: arm.config for arm in composed.arms}, allocation.slots[0].environment
+        configs = {arm.id: arm.config for arm in (*composed.arms, *composed.reserve)}
+        environment = allocation.slots[0].environment
         checks = check_arms(configs, fork_server, environment, with_memory=allocation.gpus > 0, typed=typed)
         plan = composed.with_inputs(checks.inputs).without_arms(checks.impossible)
         for refusal in checks.unread:
             raise UsageError(refusal)
-        folder, planned = self.folder(), build_manifest(plan, plan.runs, (), self.study, (), self.report)
+        planned = build_manifest(plan, plan.possible_runs, (), self.study, (), self.report)
         plan, statuses = compare_with_folder(plan, planned, folder, self.settings.reuse_other_code, fork_server, environment)
         self.validate_resume(folder, plan)
         staged = self.staged(plan, planned_looks, folder, existing_manifest(folder, planned))
@@ -114,15 +120,33 @@ class Sweep:
 
     def staged(self, plan: SweepPlan, planned_looks: tuple[int, ...], folder: Path, manifest: Manifest | None) -> StagedSweep:
         """Return the sweep that makes the runs of `plan` in `folder`. `manifest`: of what is in the folder."""
-        policy = OneStage(plan.runs)
-        if planned_looks:
-            policy = LookPolicy(plan, looks.plan_looks(plan, self.settings, self.report, planned_looks))
-            looks.refuse_other_looks(manifest, policy.looks, folder)
+        manifest = reopened(manifest)
+
+        def comparison(chosen: SweepPlan) -> Policy:
+            return self.comparison(chosen, planned_looks, folder, manifest)
+
+        kept = manifest.choices if manifest else {}
+        policy = comparison(plan) if plan.tuning is None else TuneFirst(plan, comparison, kept)
         command = ("train", *self.arguments)
         launcher, settings = self.launcher, self.settings
         return StagedSweep(
             plan, policy, policy.stage(manifest), folder, launcher, self.master, settings, self.report, self.study, command
         )
+
+    def comparison(self, plan: SweepPlan, planned_looks: tuple[int, ...], folder: Path, manifest: Manifest | None) -> Policy:
+        """Return the policy of the runs that are compared. `plan`: with tuned keys, at the chosen levels."""
+        if not planned_looks:
+            return OneStage(plan.runs)
+        if plan.tune and plan.tuning is None:
+            raise UsageError(
+                f"sweep.max_seeds={self.settings.max_seeds}: the sweep in {folder} was begun by an earlier version and tries "
+                "levels with all seeds, so that none is chosen before a look. Start another: omit hydra.sweep.dir."
+            )
+        if plan.lost_baseline or (len(plan.compared) < 2 and plan.tuning):
+            return OneStage(seed_by_seed([replace(arm, runs=arm.runs[: planned_looks[0]]) for arm in plan.arms]))
+        policy = LookPolicy(plan, looks.plan_looks(plan, self.settings, self.report, planned_looks))
+        looks.refuse_other_looks(manifest, policy.looks, folder)
+        return policy
 
     def preload_report(self) -> None:
         """Import the report's packages (two seconds) while this process waits for the fork server's imports anyway."""
@@ -143,13 +167,13 @@ class Sweep:
         due = [status.planned for status in statuses if status.kind in RERUN_KINDS[self.settings.rerun]]
         arms = {run.arm for run in due}
         allocation = self.allocate(max(1, len(due)), needed_bytes)
-        timed = (
-            time_arms([arm.config for arm in staged.plan.arms if arm.id in arms], fork_server, allocation.slots) if due else []
-        )
+        configs = [arm.config for arm in staged.plan.configurations if arm.id in arms]
+        timed = time_arms(configs, fork_server, allocation.slots) if due else []
         at_once = len(allocation.slots)
         plan_text.show(plan_text.estimate_lines(timed, estimate_s(timed, len(due), at_once), len(due), at_once))
-        for what, runs in staged.policy.sizes.items():
-            plan_text.show(plan_text.size_lines(what, estimate_s(timed, runs, at_once), runs))
+        for what, (runs, length) in staged.policy.sizes.items():
+            scaled = [replace(timing, steps=round(length * timing.steps)) for timing in timed]
+            plan_text.show(plan_text.size_lines(what, estimate_s(scaled, runs, at_once), runs))
         plan_text.show(["       no run was started (sweep.dry_run=true)"])
 
     def allocate(self, runs: int, needed_bytes: int | None = None) -> Allocation:
@@ -170,10 +194,10 @@ class Sweep:
         """Raise UsageError when `sweep.resume=last` would mix two unrelated sweeps."""
         if self.settings.resume is None:
             return
-        existing = existing_manifest(folder, build_manifest(plan, plan.runs, (), self.study, (), self.report))
+        existing = existing_manifest(folder, build_manifest(plan, plan.possible_runs, (), self.study, (), self.report))
         if existing is None:
             return
-        if not {run.identity for run in existing.runs} & {run.identity for run in plan.runs}:
+        if not {run.identity for run in existing.runs} & {run.identity for run in plan.possible_runs}:
             command, note = stored_command(existing.command, folder), left_out(existing.command[1:])
             raise UsageError(
                 f"sweep.resume=last: the last sweep, {folder}, shares no run with this command. "

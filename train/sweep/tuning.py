@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from train.errors import UsageError, did_you_mean
+from train.store.choices import Tuning
 from train.store.identity import SEEDS, arm_id, run_id
-from train.store.overrides import dotted_key
+from train.store.manifest import Manifest
+from train.store.overrides import dotted_key, key_of
 from train.sweep.axes import SweepRequest
-from train.sweep.design import ComposedArm, Levels
+from train.sweep.design import ComposedArm, Levels, all_combinations, factors
+from train.sweep.ranges import Ladder, extended
+from train.sweep.settings import SweepSettings
+from train.sweep.trials import refuse_shared_seeds, tuning_of
 
 
 def validate(request: SweepRequest, tuned: Sequence[str], baseline: Levels) -> None:
@@ -34,6 +39,13 @@ def validate(request: SweepRequest, tuned: Sequence[str], baseline: Levels) -> N
             raise UsageError(f"{baseline_option}: {key} is tuned for every arm (sweep.tune), the baseline too. Leave it out.")
 
 
+def refuse_unused(typed: Iterable[str], tuned: Sequence[str]) -> None:
+    """Raise UsageError for a setting of the tuning that was typed for a sweep without tuned keys."""
+    for override in typed:
+        if not tuned and key_of(override).startswith("sweep.tune_"):
+            raise UsageError(f"{override}: no key is tuned. Name one, as in sweep.tune=optimizer.lr, or leave this out.")
+
+
 def validate_split(arms: Iterable[ComposedArm], tuned: Sequence[str]) -> None:
     """Check that every arm of a tuned sweep has a validation split to choose levels by. UsageError when one has none."""
     for arm in arms:
@@ -43,6 +55,41 @@ def validate_split(arms: Iterable[ComposedArm], tuned: Sequence[str]) -> None:
                 f"sweep.tune={tuned[0]}: levels are chosen by validation accuracy, and data.val_fraction=0 leaves no "
                 "validation split. Reserve a part of the training images, as in data.val_fraction=0.1."
             )
+
+
+@dataclass(frozen=True)
+class TriedLevels:
+    """The levels of the tuned keys.
+
+    `named`: those of the command, the empty one without tuned keys; `further`: those that are tried where the best lies at an
+    edge, and those that an earlier command of the sweep chose; `ladders`: of the tuned numbers; `tuning`: how they are tried,
+    None where the runs that are compared do that.
+    """
+
+    named: Sequence[Levels]
+    further: Sequence[Levels] = ()
+    ladders: tuple[Ladder, ...] = ()
+    tuning: Tuning | None = None
+
+
+def tried_levels(
+    request: SweepRequest, settings: SweepSettings, zipped: Sequence[Sequence[str]], stored: Manifest | None
+) -> TriedLevels:
+    """Return the levels of the tuned keys that a sweep may try. `stored`: its manifest, if the command continues it.
+
+    UsageError as of `tuning_of`, and for a seed of the comparison that tries levels.
+    """
+    axes = {axis.name: axis.levels for axis in request.axes if axis.name in settings.tuned}
+    named_factors = factors(axes, zipped)
+    named = list({frozenset(level.items()): level for level in all_combinations(named_factors)}.values())
+    tuning = tuning_of(settings, stored)
+    if tuning is None:
+        return TriedLevels(named)
+    refuse_shared_seeds(request, tuning)
+    ladders, longer = extended(named_factors, tuning.extend)
+    chosen = [choice.setting for choice in stored.choices.values() if choice.setting.keys() == axes.keys()] if stored else []
+    further = [level for level in (*all_combinations(longer), *chosen) if level not in named]
+    return TriedLevels(named, further, ladders, tuning)
 
 
 def group_tuned(levels: Sequence[Sequence[ComposedArm]], tuned: Sequence[str]) -> list[list[ComposedArm]]:
