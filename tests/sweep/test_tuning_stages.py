@@ -384,6 +384,7 @@ def test_report_compares_the_runs_of_the_comparison_alone(tmp_path: Path) -> Non
     assert [run.seed for arm in analysis.study.arms for run in arm.runs] == [0, 1, 2] * 2
     assert {run.overrides[1] for run in analysis.study.runs} == {f"{LR}=0.4"}
     assert len(analysis.study.unchosen_runs) == 2 * 5 * 2
+    assert analysis.standing.kind == "final"
     section = page.split('id="tuning"')[1].split("</section>")[0]
     for text in ("the seeds 100000 and 100001", "up to 2 levels beyond either end", "other seeds", "cannot flatter an arm"):
         assert text in section
@@ -415,6 +416,7 @@ def test_report_before_the_comparison_shows_what_was_tried(tmp_path: Path) -> No
     Sweep(folder, TUNE, "norm=none,batch", RATES, "seed=range(3)").run(best_at(0.1), 1)
     analysis = analysed(folder)
     assert analysis.study.runs == ()
+    assert analysis.standing.sentence.startswith("exploratory: 2 arms have no runs yet at a level that was chosen before")
     assert {level.verdict for claim in analysis.claims for level in claim.levels} <= {"inconclusive", "not_comparable"}
     assert make_report([folder], folder, ReportOptions(tensorboard=False))[0].exists()
 

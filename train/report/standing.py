@@ -93,12 +93,23 @@ def first_plan(collection: Collection) -> FirstPlan | None:
 
 def is_open(manifest: Manifest, runs: Iterable[Run]) -> bool:
     """Return whether verdicts may change: an arm is not decided at planned looks, or, without these, a run has not ended."""
-    return bool(_undecided(manifest) if manifest.planned_looks else _open_runs(manifest, runs))
+    return bool(_undecided(manifest) if manifest.planned_looks else _open_runs(manifest, runs) or _untuned(manifest))
 
 
 def _open_runs(manifest: Manifest, runs: Iterable[Run]) -> int:
+    """Return the number of runs that are still to end. A choice of a level needs none of those that tried levels any more."""
     ended = {run.identity for run in runs if run.state in ENDED}
-    return sum(run.identity not in ended for run in manifest.runs)
+    tuned = {arm.id for arm in manifest.arms if arm.tuned in manifest.choices}
+    return sum(run.identity not in ended and run.tries not in tuned for run in manifest.runs)
+
+
+def _untuned(manifest: Manifest) -> int:
+    """Return the number of arms whose level is to be chosen before they are compared, or was chosen and has no run yet."""
+    if manifest.tuning is None:
+        return 0
+    compared = {"", *(run.arm for run in manifest.runs if not run.tries)}
+    done = {tuned for tuned, choice in manifest.choices.items() if choice.arm in compared}
+    return len({arm.tuned for arm in manifest.arms} - done)
 
 
 def _undecided(manifest: Manifest) -> int:
@@ -115,7 +126,10 @@ def standing_of(plan: FirstPlan | None, *, follows_plan: bool, is_of_plan: bool)
     if not is_of_plan:
         return PageStanding("exploratory", _grown(plan, follows_plan))
     if plan.is_unfinished:
-        more = f"{_open_runs(plan.manifest, plan.collection.runs)} of the {plural(plan.runs, 'run')} of the plan have not ended"
+        count = _open_runs(plan.manifest, plan.collection.runs)
+        more = f"{count} of the {plural(plan.runs, 'run')} of the plan have not ended"
+        if untuned := _untuned(plan.manifest):
+            more = f"{plural(untuned, 'arm')} {'has' if untuned == 1 else 'have'} no runs yet at a level that was chosen before"
         return PageStanding("exploratory", f"exploratory: {more}; the verdicts are final when all have.")
     if not follows_plan:
         return PageStanding("exploratory", "exploratory: the report does not follow the plan; see the threats.")
