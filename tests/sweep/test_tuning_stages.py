@@ -297,6 +297,15 @@ def test_every_design_is_tuned_before_the_comparison(design: str) -> None:
     assert plan.at([choice.arm for choice in choices.values()]).baseline.levels == {**plan.baseline.levels, LR: "0.1"}
 
 
+def test_arm_without_a_possible_level_holds_up_no_other() -> None:
+    plan = planned([TUNE, "norm=none,batch", RATES, "seed=0,1"])
+    plan = plan.without_arms({arm.id: "it cannot be" for arm in plan.compared[1]})
+    policy = TuneFirst(plan, lambda chosen: OneStage(chosen.runs))
+    choices = {plan.baseline.tuned: Choice(plan.baseline.id, plan.setting(plan.baseline), (), "")}
+    manifest = replace(build_manifest(plan, (), (), "", (), ReportOptions()), choices=choices)
+    assert [run.arm for run in policy.stage(manifest).runs] == [plan.baseline.id] * 2
+
+
 def test_several_tuned_keys_extend_along_each(tmp_path: Path) -> None:
     keys = ["sweep.tune=[optimizer.lr,optimizer.momentum]", "optimizer.momentum=0.4,0.8", "sweep.tune_extend=1"]
     sweep = Sweep(tmp_path / "out", *keys, "norm=none,batch", f"{LR}=0.1,0.2", "seed=0,1")

@@ -130,9 +130,10 @@ class TuneFirst:
     @property
     def _levels(self) -> dict[str, list[ComposedArm]]:
         """`tuned` of an arm -> the arm at all levels, those in reserve included."""
-        levels: dict[str, list[ComposedArm]] = {}
+        levels: dict[str, list[ComposedArm]] = {arm.tuned: [] for arm in self.plan.arms}  # not those with no possible level
         for arm in (*self.plan.arms, *self.plan.reserve):
-            levels.setdefault(arm.tuned, []).append(arm)
+            if arm.tuned in levels:
+                levels[arm.tuned].append(arm)
         return levels
 
     def _name(self, tuned: str) -> str:
