@@ -292,7 +292,6 @@ REFUSED = {
     "seed=-1,0 sweep.max_seeds=9": "sweep.max_seeds=9: seed=-1,0 cannot be continued.",
     "seed=0,1 sweep.max_seeds=9 init=pytorch,kaiming": "sweep.max_seeds=9: a grid of 2 factors is compared by averages",
     "seed=0,1 sweep.max_seeds=9 report.pairs=true": "Omit report.pairs=true.",
-    "seed=0,1 sweep.max_seeds=9 optimizer.lr=0.1,0.2 sweep.tune=optimizer.lr": "Omit sweep.tune.",
     "seed=0,1 sweep.max_seeds=9 norm=none": "there is one arm only, so nothing is compared.",
     "seed=0,1 sweep.max_seeds=9 report.metric=time": "report.metric=time: no run records this metric.",
     "seed=0,1 sweep.max_seeds=9 sweep.stages=two": "sweep.stages=two: it should be 'all' or 'one'",

@@ -15,6 +15,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.harness import SMALL as NOISE
 from tests.report.folders import write_run
 from tests.sweep.test_looks import PATH, SWEEP
 from tests.sweep.test_plan import plan_of
@@ -24,7 +25,7 @@ from train.report.analysis import Analysis
 from train.report.collect import collect
 from train.report.make import ReportOptions, analyse_folders, make_report
 from train.store.choices import Choice
-from train.store.manifest import Manifest, merge_manifests, read_manifest, write_manifest
+from train.store.manifest import Manifest, PlannedRun, merge_manifests, read_manifest, write_manifest
 from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import stored_runs
@@ -372,6 +373,22 @@ def test_sweep_of_an_earlier_version_goes_on_as_it_was_begun(tmp_path: Path) -> 
     assert [choice.chosen.setting[LR] for _, choice in analysis.chosen] == ["0.2", "0.2"]
     assert [len(sample.values) for sample in analysis.samples.values()] == [2, 2]
     assert "tuned_with_the_same_seeds" in {threat.kind for threat in analysis.threats}
+
+
+def test_command_says_how_a_sweep_of_an_earlier_version_goes_on(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    run = PlannedRun("identity", "arm", "folder", ())
+    manifest = Manifest(("train", "-m"), "grid", {}, {}, "arm", (), (run,), tune=(LR,))
+    write_manifest_of_earlier_version(tmp_path / "out", manifest)
+    command = ["-m", *NOISE, "hydra.sweep.dir=out", "norm=none,batch", f"{LR}=0.1,0.2", TUNE, "seed=0,1", "sweep.dry_run=true"]
+    result = train(*command)
+    assert "2 arms x 2 levels of optimizer.lr x 2 seeds = 8 runs (grid) in out" in result.stdout, result.stderr
+    assert (
+        "by the runs that are compared, as this sweep was begun; in a new folder, other seeds choose the level" in result.stdout
+    )
+    refused = train(*command, "sweep.max_seeds=4")
+    assert refused.returncode == 2
+    assert "the sweep in out was begun by an earlier version and tries levels with all seeds" in refused.stderr
 
 
 def write_manifest_of_earlier_version(folder: Path, manifest: Manifest) -> None:
