@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Interval, Le
@@ -14,6 +14,7 @@ from train.report.make import ReportOptions
 from train.report.metric import IN_SUMMARY
 from train.store.decisions import MOST_SEEDS
 from train.store.manifest import Design
+from train.store.overrides import key_of
 
 Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
 
@@ -60,3 +61,10 @@ def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportOptions
     if report.metric not in IN_SUMMARY and (not slash or kind in ("accuracy", "loss")):
         raise UsageError(f"report.metric={report.metric}: no run records this metric. {did_you_mean(report.metric, IN_SUMMARY)}")
     return sweep, report
+
+
+def refuse_unused_tuning(typed: Iterable[str], settings: SweepSettings) -> None:
+    """Raise UsageError for a setting of the tuning that was typed for a sweep without tuned keys."""
+    for override in typed:
+        if not settings.tuned and key_of(override).startswith("sweep.tune_"):
+            raise UsageError(f"{override}: no key is tuned. Name one, as in sweep.tune=optimizer.lr, or leave this out.")

@@ -19,7 +19,7 @@ from train.report.make import ReportOptions
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
 from train.store.manifest import Manifest, read_manifest
-from train.sweep import looks, plan_text, tuning
+from train.sweep import looks, plan_text
 from train.sweep.axes import SWEEP_ONLY, SweepRequest, read_request
 from train.sweep.calibrate import estimate_s, time_arms
 from train.sweep.check import ArmChecks, check_arms, compare_with_folder
@@ -29,7 +29,7 @@ from train.sweep.looks import LookPolicy
 from train.sweep.manifest import build_manifest, existing_manifest, newest_sweep
 from train.sweep.plan import SweepPlan, make_plan, seed_by_seed
 from train.sweep.reuse import RERUN_KINDS, RunStatus
-from train.sweep.settings import SweepSettings, parse_sweep
+from train.sweep.settings import SweepSettings, parse_sweep, refuse_unused_tuning
 from train.sweep.stages import OneStage, Policy, StagedSweep
 from train.sweep.tuning_stages import TuneFirst, reopened
 
@@ -66,7 +66,7 @@ class Sweep:
         set_trusted(trusted_packages(self.master.trust, overrides))
         typed = (*as_typed(self.master.hydra.overrides.hydra), *overrides)
         refuse_in_sweep(typed, self.master.hydra.sweep, self.settings.resume)
-        tuning.refuse_unused(typed, self.settings.tuned)
+        refuse_unused_tuning(typed, self.settings)
         request = read_request(self.params, overrides, self.loader, self.settings.tuned_levels)
         looks.validate(request, self.settings, self.report)
         request, planned_looks = looks.in_blocks(request, self.settings)

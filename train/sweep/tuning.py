@@ -10,7 +10,7 @@ from train.errors import UsageError, did_you_mean
 from train.store.choices import Tuning
 from train.store.identity import SEEDS, arm_id, run_id
 from train.store.manifest import Manifest
-from train.store.overrides import dotted_key, key_of
+from train.store.overrides import dotted_key
 from train.sweep.axes import SweepRequest
 from train.sweep.design import ComposedArm, Levels, all_combinations, factors
 from train.sweep.ranges import Ladder, extended
@@ -37,13 +37,6 @@ def validate(request: SweepRequest, tuned: Sequence[str], baseline: Levels) -> N
         if key in baseline:
             baseline_option = f"sweep.baseline={{{key}: {baseline[key]}}}"
             raise UsageError(f"{baseline_option}: {key} is tuned for every arm (sweep.tune), the baseline too. Leave it out.")
-
-
-def refuse_unused(typed: Iterable[str], tuned: Sequence[str]) -> None:
-    """Raise UsageError for a setting of the tuning that was typed for a sweep without tuned keys."""
-    for override in typed:
-        if not tuned and key_of(override).startswith("sweep.tune_"):
-            raise UsageError(f"{override}: no key is tuned. Name one, as in sweep.tune=optimizer.lr, or leave this out.")
 
 
 def validate_split(arms: Iterable[ComposedArm], tuned: Sequence[str]) -> None:
