@@ -451,7 +451,7 @@ def test_report_on_two_tuned_sweeps_counts_no_run_that_tried_levels(tmp_path: Pa
     for name, norms, best in (("a", "none,batch", 0.1), ("b", "none,group", 0.1)):
         Sweep(tmp_path / name, TUNE, f"norm={norms}", RATES, "seed=range(3)").run(best_at(best))
     analysis = analysed(tmp_path)
-    assert sorted(arm.full_label.split()[0] for arm in analysis.study.arms) == ["norm=batch", "norm=group", "norm=none"]
+    assert sorted(arm.all_levels.split()[0] for arm in analysis.study.arms) == ["norm=batch", "norm=group", "norm=none"]
     assert all(run.seed < 100_000 for run in analysis.study.runs)
     assert len(collect([tmp_path]).runs) == 3 * 3 * 2 + 9
 

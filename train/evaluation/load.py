@@ -17,9 +17,9 @@ from train.errors import UsageError
 from train.store.files import METRICS_FILE
 from train.store.inputs import read_data
 from train.store.inside import Folder
+from train.store.kinds import NON_FINITE
 from train.store.metrics import decode_float, read_records
 from train.store.run import Run, State, read_run
-from train.store.stored import NON_FINITE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

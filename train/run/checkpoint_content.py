@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from train.run.tensor_file import decode_tensors
-from train.store.stored import FLAG, MAPPING, TEXT, WHOLE, Kind, checked, list_of, mapping_of
+from train.store.kinds import FLAG, MAPPING, TEXT, WHOLE, Kind, checked, list_of, mapping_of
 
 
 def _scalar(dtype: torch.dtype) -> Kind:

@@ -5,16 +5,34 @@ A field that a table names is of its kind, or the file is refused with one sente
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from train.store.config_text import config_of, overrides_of
-from train.store.decisions import are_looks
 from train.store.files import CONFIG_FILE, DATA_FILE, LOCK_FILE, MANIFEST_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
 from train.store.inside import Folder
+from train.store.kinds import (
+    COUNT,
+    MAPPING,
+    PLAIN,
+    POSITIVE,
+    PROCESS,
+    SCORE,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Kind,
+    checked,
+    is_text,
+    is_whole,
+    list_of,
+    mapping_of,
+    shown,
+    wrong_field,
+)
+from train.store.manifest_kinds import MANIFEST
 from train.store.overrides import flatten
 from train.store.plain import MalformedError, parse_json
 
@@ -28,56 +46,6 @@ memory their values may take twenty times as much."""
 
 MOST_SETTINGS = 1_000
 """Ten times those of a run. A report compares each of them between its arms."""
-
-LARGEST = 1e18
-"""More than any number of steps, images, operations, bytes or seconds."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a field may hold. `words`: for messages."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def list_of(kind: Kind) -> Kind:
-    return Kind(f"a list, each {kind.words}", lambda value: isinstance(value, list) and all(map(kind.holds, value)))
-
-
-def mapping_of(kind: Kind) -> Kind:
-    return Kind(
-        f"a mapping of names, each to {kind.words}",
-        lambda value: isinstance(value, dict) and all(map(_is_text, value)) and all(map(kind.holds, value.values())),
-    )
-
-
-TEXT = Kind("text", _is_text)
-ANY = Kind("any value", lambda _: True)
-WHOLE = Kind("a whole number", _is_whole)
-COUNT = Kind("a number of things", lambda value: _is_number(value) and 0 <= value <= LARGEST)
-POSITIVE = Kind("a whole number from 1 on", lambda value: _is_whole(value) and 0 < value <= LARGEST)
-FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-MAPPING = mapping_of(ANY)
-NON_FINITE = ("NaN", "Infinity", "-Infinity")
-SHARE = Kind(
-    "a number between 0 and 1", lambda value: value in NON_FINITE if _is_text(value) else _is_number(value) and 0 <= value <= 1
-)
-SCORE = Kind("a number", lambda value: value in NON_FINITE if _is_text(value) else _is_number(value))
-PROCESS = Kind("the id of a process", lambda value: _is_whole(value) and 0 <= value < 1 << 31)
-PLAIN = Kind("text or a number", lambda value: isinstance(value, str | int | float))
 
 OVERRIDES = list_of(PLAIN)
 
@@ -119,96 +87,11 @@ SUMMARY: Mapping[str, Kind] = {
     "test_correct_by_class": list_of(COUNT),
 }
 
-_ARM = {"id": TEXT, "levels": mapping_of(TEXT), "overrides": list_of(TEXT), "tuned": TEXT, "data": TEXT}
-_RUN = {"identity": TEXT, "arm": TEXT, "folder": TEXT, "overrides": list_of(TEXT), "plan": WHOLE, "tries": TEXT}
-_DROPPED = {"overrides": list_of(TEXT), "reason": TEXT}
-_POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and 0 < value < math.inf)
-
-_OPTIONAL = frozenset({"tuned", "data", "plan", "margin", "difference", "low", "high", "tries", "score"})
-_LEVELS = mapping_of(list_of(TEXT))
-_PLAN = {
-    **dict.fromkeys(("when", "design", "baseline"), TEXT),
-    **dict.fromkeys(("command", "tune"), list_of(TEXT)),
-    **dict.fromkeys(("axes", "seeds"), _LEVELS),
-    **dict.fromkeys(("arms", "runs"), WHOLE),
-}
-_STANDING = Kind("final, interim or exploratory", lambda value: value in ("final", "interim", "exploratory"))
-_LOOK = {
-    **dict.fromkeys(("when", "metric"), TEXT),
-    "standing": _STANDING,
-    "plans": WHOLE,
-    "closes": FLAG,
-    "runs": mapping_of(WHOLE),
-    "level": SHARE,
-}
-
-
-_FINITE = Kind("a finite number", lambda value: _is_number(value) and math.isfinite(value))
-_LOOKS = {
-    **dict.fromkeys(("axis", "metric"), TEXT),
-    "seeds": list_of(TEXT),
-    "arms": Kind("the names of two arms or more", lambda value: list_of(TEXT).holds(value) and len(value) > 1),
-    "looks": Kind("rising numbers of seeds", are_looks),
-    "stops": FLAG,
-    "margin": _POSITIVE,
-}
-_DECISION = {
-    **dict.fromkeys(("look", "seeds"), Kind("a whole number above 0", lambda value: _is_whole(value) and value > 0)),
-    "verdict": Kind("a decision", lambda value: value in ("different", "equivalent", "not_comparable", "undecided", "open")),
-    "level": Kind("a number between 0 and 1", lambda value: _is_number(value) and 0 <= value <= 1),
-    **dict.fromkeys(("difference", "low", "high"), _FINITE),
-    "note": TEXT,
-}
-
-
-def _record(fields: Mapping[str, Kind]) -> Kind:
-    """Return the kind of a mapping with these fields, of which earlier versions lack the optional ones."""
-
-    def holds(value: Any) -> bool:
-        required = fields.keys() - _OPTIONAL
-        return isinstance(value, dict) and not any(value.get(key) is None for key in required) and not _wrong(value, fields)
-
-    return Kind(f"a mapping with {', '.join(fields)}", holds)
-
-
-def _records(fields: Mapping[str, Kind]) -> Kind:
-    return list_of(_record(fields))
-
-
-_PART = Kind("a number above 0, at most 1", lambda value: _is_number(value) and 0 < value <= 1)
-_TRIED = {
-    "setting": mapping_of(TEXT),
-    "score": Kind("a number", _is_number),
-    **dict.fromkeys(("runs", "diverged", "failed"), COUNT),
-}
-_CHOICE = {"arm": TEXT, "setting": mapping_of(TEXT), "tried": _records(_TRIED), "when": TEXT}
-_TUNING = {"seeds": list_of(WHOLE), "epochs": _PART, "extend": COUNT}
-
-MANIFEST: Mapping[str, Kind] = {
-    "command": list_of(TEXT),
-    **dict.fromkeys(("design", "baseline", "study", "metric"), TEXT),
-    **dict.fromkeys(("axes", "seeds"), _LEVELS),
-    "arms": _records(_ARM),
-    "runs": _records(_RUN),
-    "dropped": _records(_DROPPED),
-    "zipped": list_of(list_of(TEXT)),
-    **dict.fromkeys(("notes", "tune"), list_of(TEXT)),
-    "smallest_effect": _POSITIVE,
-    "first_batches": mapping_of(TEXT),
-    "planned_looks": _record(_LOOKS),
-    "decisions": mapping_of(_record(_DECISION)),
-    "plans": _records(_PLAN),
-    "looks": _records(_LOOK),
-    "tuning": _record(_TUNING),
-    "choices": mapping_of(_record(_CHOICE)),
-    "identity_version": WHOLE,
-}
-
 _SPLIT = {"images": WHOLE, "counts": list_of(WHOLE), "contents": list_of(TEXT), "order": TEXT}
 
 
 def _is_split(value: Any) -> bool:
-    return isinstance(value, dict) and {"images", "counts"} <= value.keys() and not _wrong(value, _SPLIT)
+    return isinstance(value, dict) and {"images", "counts"} <= value.keys() and not wrong_field(value, _SPLIT)
 
 
 DATA: Mapping[str, Kind] = {"classes": list_of(TEXT), "splits": mapping_of(Kind("what a split holds", _is_split))}
@@ -249,7 +132,7 @@ def read_stored(folder: Path, name: str) -> dict[str, Any]:
     content = parse_json(Folder(folder).read(name, kind.limit), name)
     if isinstance(content, dict):
         for key in kind.dispensable & content.keys():
-            if _wrong({key: content[key]}, {key: kind.kinds[key]}):
+            if wrong_field({key: content[key]}, {key: kind.kinds[key]}):
                 content[key] = "NaN" if kind.kinds[key] in (SHARE, SCORE, COUNT) else None
     needed = {key: field for key, field in kind.kinds.items() if key not in kind.dispensable}
     return checked(content, needed, name, kind.required)
@@ -274,7 +157,7 @@ def _text(folder: Path, name: str) -> str:
         raise MalformedError(f"{name} is not valid YAML (UnicodeDecodeError: {error})") from None
 
 
-_SEED = Kind("a whole number", lambda value: _is_whole(value) or (_is_text(value) and "${" in value))
+_SEED = Kind("a whole number", lambda value: is_whole(value) or (is_text(value) and "${" in value))
 _CONFIG: Mapping[str, Kind] = {"seed": _SEED, "seeds": mapping_of(_SEED)}
 
 
@@ -284,25 +167,3 @@ def read_overrides(folder: Path) -> tuple[str, ...]:
     if content is not None and not OVERRIDES.holds(content):
         raise MalformedError(f"{OVERRIDES_FILE} should be {OVERRIDES.words}, not {shown(content)}")
     return tuple(map(str, content or ()))
-
-
-def _wrong(content: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str:
-    """Return the first field that does not hold what it should, empty without one."""
-    return next((key for key, kind in kinds.items() if content.get(key) is not None and not kind.holds(content[key])), "")
-
-
-def checked(content: Any, kinds: Mapping[str, Kind], name: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the content of a file, a mapping. MalformedError names the first field that is not of its kind, or is missing."""
-    if not isinstance(content, dict) or not all(map(_is_text, content)):
-        raise MalformedError(f"{name} holds no mapping")
-    if missing := [key for key in required if content.get(key) is None]:
-        raise MalformedError(f"{name} has no {missing[0]!r}")
-    if key := _wrong(content, kinds):
-        raise MalformedError(f"{name}: {key!r} should be {kinds[key].words}, not {shown(content[key])}")
-    return content
-
-
-def shown(value: Any) -> str:
-    """Return a stored value in short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
