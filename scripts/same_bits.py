@@ -42,7 +42,13 @@ LEFT_OUT = {
         *("status.json: cuda_graph*", "status.json: data", "status.json: own_*", "status.json: input_shape*"),
     ),
     "sentences": (
-        *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
+        *(
+            "* reason",
+            "results.csv: row * arm",
+            "status.json: resumed.*.reason",
+            "status.json: precision_reason",
+            "status.json: diagnosis.text",
+        ),
         *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),
     ),
 }
