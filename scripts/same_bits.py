@@ -35,20 +35,14 @@ if TYPE_CHECKING:
 
 LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
-    "memory and judgements": ("* peak_memory_bytes", "results.csv: row * trained"),
+    "memory and judgements": ("* peak_memory_bytes", *(f"results.csv: row * {column}" for column in ("trained", "plan", "arm"))),
     "places and versions": (
         *("summary.json: folder", "status.json: pid", "status.json: host", "status.json: versions.*", "* test_correct_by_class*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
         *("status.json: cuda_graph*", "status.json: data", "status.json: own_*", "status.json: input_shape*"),
     ),
     "sentences": (
-        *(
-            "* reason",
-            "results.csv: row * arm",
-            "status.json: resumed.*.reason",
-            "status.json: precision_reason",
-            "status.json: diagnosis.text",
-        ),
+        *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
         *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),
     ),
 }
