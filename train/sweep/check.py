@@ -57,9 +57,7 @@ def check_arms(
     `arms`: id -> resolved experiment; `environment`: variables that give the worker the device that a run will have; `typed`: the
     overrides on the command line.
     """
-    ids = list(arms)
-    group_size = max(MIN_CONFIGS_PER_WORKER, -(-len(ids) // cpu_cores()))
-    pending = [ids[start : start + group_size] for start in range(0, len(ids), group_size)]
+    ids, pending = list(arms), groups_of_arms(arms, cpu_cores())
     found: dict[str, ConfigCheck] = {}
     while pending:
         groups = {
@@ -81,6 +79,18 @@ def check_arms(
     inputs = {id: check.inputs for id, check in found.items() if check.inputs is not None}
     checked = [check for check in found.values() if check.problem is None]
     return ArmChecks(impossible, _largest(sizes), inputs, _common(c.unread for c in checked), _common(c.notes for c in checked))
+
+
+def groups_of_arms(arms: Mapping[str, Mapping[str, Any]], workers: int) -> list[list[str]]:
+    """Return the ids of the arms that each worker checks. Folders of images are listed once: by the worker that has their arms."""
+    files: dict[str, list[str]] = {}
+    rest: list[str] = []
+    for id, config in arms.items():
+        data = config["data"]
+        is_folder = isinstance(data, Mapping) and str(data.get("_target_")).endswith(".image_folder")
+        (files.setdefault(str(data.get("root")), []) if is_folder else rest).append(id)
+    size = max(MIN_CONFIGS_PER_WORKER, -(-len(rest) // workers))
+    return [*files.values(), *(rest[start : start + size] for start in range(0, len(rest), size))]
 
 
 def _common(sentences: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
