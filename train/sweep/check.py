@@ -82,7 +82,7 @@ def check_arms(
 
 
 def groups_of_arms(arms: Mapping[str, Mapping[str, Any]], workers: int) -> list[list[str]]:
-    """Return the ids of the arms that each worker checks. Folders of images are listed once: by the worker that has their arms."""
+    """Return the ids of the arms that each worker checks. A folder of images is listed once: by the worker that has its arms."""
     files: dict[str, list[str]] = {}
     rest: list[str] = []
     for id, config in arms.items():
