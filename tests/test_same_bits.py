@@ -83,7 +83,7 @@ def test_compare_folders_sees_one_flipped_bit_of_a_tensor(tmp_path: Path) -> Non
         ("run/summary.json", '"kind": "healthy"', '"kind": "fades"', 'initial_verdict.kind: "healthy" | "fades"'),
         ("results.csv", "4567", "4568", "row 1 identity: 4567 | 4568"),
         ("results.csv", "identity", "id", "row 0 identity: 0123 | missing"),
-        ("results.csv", "b,4567,1.6,0.25\n", "", "row 1 arm: b | missing"),
+        ("results.csv", "b,4567,1.6,0.25\n", "", "row 1 identity: 4567 | missing"),
     ],
 )
 def test_compare_folders_names_what_was_changed(name: str, old: str, new: str, expected: str, tmp_path: Path) -> None:

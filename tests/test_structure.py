@@ -60,8 +60,9 @@ BELOW: dict[str, set[str]] = {
     "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
     "config": {"errors"},
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
-    "sinks": {"figures", "store", "tags", "text", "command", "escape", "errors"},
-    "figures": {"tags", "text"},
+    "sinks": {"figures", "store", "columns", "tags", "text", "command", "escape", "errors"},
+    "figures": {"columns", "tags", "text"},  # not `columns` in it: importing the package imports matplotlib
+    "columns": set(),
     "store": {"command", "naming", "streams", "escape", "errors"},
     "data": {"parts", "rng", "errors"},
     "parts": {"rng", "errors"},

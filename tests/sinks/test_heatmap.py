@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import LogNorm
 from PIL import Image
 
-from train.figures import columns as columns_module
-from train.figures.columns import MAX_COLUMNS, Columns, LearningRate
+from train import columns as columns_module
+from train.columns import MAX_COLUMNS, Columns, LearningRate
 from train.figures.heat_map import as_table, colors, column_of, draw, numbers_between, scale
 from train.sinks.contracts import Record, Sink
 from train.sinks.heatmap import HEAT_MAPS, HeatMapSink

@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.figures.columns import Columns, LearningRate
+from train.columns import Columns, LearningRate
 from train.tags import Statistic
 from train.text import short_number
 

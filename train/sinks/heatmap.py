@@ -6,7 +6,7 @@ import math
 from functools import partial
 from pathlib import Path
 
-from train.figures.columns import Columns, LearningRate
+from train.columns import Columns, LearningRate
 from train.sinks import figures
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.tags import STATISTICS, Statistic, split

@@ -86,8 +86,8 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
     allocation = allocate(request.settings, len(job_overrides), device, needed_bytes=request.needed_bytes)
     labels = job_labels(job_overrides, request.folder)
     jobs = [
-        Job(index, list(overrides), JobRow(index + 1, label))
-        for index, (overrides, label) in enumerate(zip(job_overrides, labels, strict=True), initial_index)
+        Job(initial_index + index, list(overrides), JobRow(index + 1, label))
+        for index, (overrides, label) in enumerate(zip(job_overrides, labels, strict=True))
     ]
     with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:
         wanted = request.settings.mps if allocation.shared else False
