@@ -101,7 +101,6 @@ def test_decided_arm_gets_no_more_seeds_and_the_others_go_on(decided: tuple[Path
     assert "model.skill=0.79: equivalent after 6 seeds, " in output
     assert "looks  after 3 and 6 seeds per arm, 9 to 18 runs" in output
     assert "stage  look 2 of 2, after 6 seeds: the baseline and 1 of 2 other arms" in output
-    assert "[1/6] running" in output.partition("stage  look 2")[2]
     assert "15 runs: 15 done" in output
 
 
