@@ -24,7 +24,7 @@ from train.run.dry_run import check_configs
 from train.sweep.axes import read_request
 from train.sweep.composer import experiment_content
 from train.sweep.devices import allocate, parse_pool_settings
-from train.sweep.display import Display
+from train.sweep.display import LineDisplay
 from train.sweep.failures import Failure, unusable_combination
 from train.sweep.fork_server import ForkServer
 from train.sweep.jobs import Job
@@ -89,10 +89,11 @@ def end_at_once(config: DictConfig) -> float:  # noqa: ARG001
     return 0.5
 
 
-class MemoryAtEachEnd(Display):
+class MemoryAtEachEnd(LineDisplay):
     """A display that notes how much memory Python's objects take as each job has ended."""
 
     def __init__(self) -> None:
+        super().__init__(lambda _: None)
         self.sizes: list[int] = []
 
     def job_ended(self, row: JobRow, now: float) -> None:  # noqa: ARG002

@@ -6,7 +6,7 @@
 from importlib import import_module as _import_module
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 _HOMES = {"load": "train.evaluation.load"}
 """Name -> the module that defines it, which is imported when the name is first used. `__init__.pyi` has their types."""
