@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from scripts.benchmarks.scale import WORKS
 from scripts.benchmarks.scale_sweep import bad_end, write_images
-from scripts.benchmarks.scale_work import Work, cost_of
+from scripts.benchmarks.scale_work import Cost, Work, cost_of
 from tests.sweep.conftest import loader  # noqa: F401
 from train.run.dry_run import check_configs
 from train.sweep.axes import read_request
@@ -36,6 +36,8 @@ from train.sweep.settings import parse_sweep
 AT_MOST = 2.3
 """How many times the CPU time twice the work may take."""
 NOISE_S = 0.02
+MOST_PAIRS = 6
+"""How often both are measured before the growth counts as real."""
 MEMORY = 1.1
 """How many times the memory twice the work may take where nothing is to be kept."""
 
@@ -146,10 +148,14 @@ def test_arms_of_a_check_list_an_image_folder_once(
 @pytest.mark.long
 @pytest.mark.parametrize("work", [work for work in WORKS if not work.processes], ids=lambda work: work.name)
 def test_twice_the_work_takes_at_most_twice_the_time(work: Work) -> None:
-    """At a quarter of the sizes of the benchmark, which also has whole sweeps."""
+    """At a quarter of the sizes of the benchmark, which also has whole sweeps. Neighbours on the machine only ever add CPU time,
+    so the lowest of some measurements tells, and more are made where two do not settle it."""
     size = work.size // 4
-    pairs = [(cost_of(work, size), cost_of(work, 2 * size)) for _ in range(2)]
-    once, twice = (min(cost.cpu_s for cost in costs) for costs in zip(*pairs, strict=True))
+    pairs: list[tuple[Cost, Cost]] = []
+    once, twice = 0.0, 1.0
+    while len(pairs) < 2 or (twice >= AT_MOST * once + NOISE_S and len(pairs) < MOST_PAIRS):
+        pairs.append((cost_of(work, size), cost_of(work, 2 * size)))
+        once, twice = (min(cost.cpu_s for cost in costs) for costs in zip(*pairs, strict=True))
     assert twice < AT_MOST * once + NOISE_S
     if work.keeps_nothing:
         smaller, larger = (min(cost.peak_mb for cost in costs) for costs in zip(*pairs, strict=True))

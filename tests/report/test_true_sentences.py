@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,6 +210,16 @@ def test_two_arms_of_three_seeds_cannot_contradict_independence() -> None:
     other = Sample("b", (0.71, 0.69, 0.705), (0, 1, 2))
     assert "do not contradict, and so few could not" in threats([three[0], other])["shared_seeds"].sentence
     assert "and so few could not" not in threats(two)["shared_seeds"].sentence
+
+
+def test_hundreds_of_seeds_are_counted_without_overflow() -> None:
+    draws = random.Random(0)
+    many = [
+        Sample(name, tuple(draws.gauss(0.8, 0.01) for _ in range(200)), tuple(range(200))) for name in ("a", "b", "c", "d", "e")
+    ]
+    sentence = threats(many)["shared_seeds"].sentence
+    assert "5 arms, 200 seeds" in sentence
+    assert "and so few could not" not in sentence
 
 
 def test_spread_of_a_single_run_of_a_grid_is_an_assumption() -> None:

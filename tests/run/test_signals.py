@@ -106,6 +106,34 @@ def test_signal_during_start_leaves_no_files(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+SIGNAL_WITHIN_IMPORT = """
+import os, signal, sys, time
+
+class Within:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch.nn.modules":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+            open("imported on", "w").close()
+
+sys.meta_path.insert(0, Within())
+"""
+
+
+@pytest.mark.slow
+def test_signal_during_the_import_of_torch_waits_for_its_end(tmp_path: Path) -> None:
+    """An exception within it may pass through C++, which aborts the process."""
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_WITHIN_IMPORT)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    }
+    process = subprocess.run([str(COMMAND), *SMALL], cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, process.stderr
+    assert (tmp_path / "imported on").exists()
+    assert not list(tmp_path.glob("outputs/*"))
+
+
 @pytest.mark.slow
 def test_signal_to_process_group_interrupts_run_in_order(tmp_path: Path) -> None:
     """As a batch system sends it, also to the processes that decode images. The run resumes with another number of these."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from train.errors import RunError, UsageError
 from train.evaluation.arguments import read_arguments, runs_of
+from train.run.signals import held_signals
 from train.streams import protect_output, say_error
 
 
@@ -24,7 +25,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         asked = read_arguments(arguments)
         runs = runs_of(asked.folders)
-        from train.evaluation.command import evaluate_runs  # imports torch
+        with held_signals():
+            from train.evaluation.command import evaluate_runs  # imports torch
 
         return evaluate_runs(asked, runs)
     except (UsageError, RunError) as error:

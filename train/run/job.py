@@ -16,7 +16,7 @@ from train.command import as_typed, own_parts
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, CompositionError, Interrupted
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
-from train.run.signals import StopSignal, handle_signals
+from train.run.signals import StopSignal, handle_signals, held_signals
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import refuse_in_job, refuse_in_run, typed_overrides
 from train.sinks.hparams import hparams_row
@@ -161,7 +161,8 @@ def start(
     previous = run_to_resume(folder, bookkeeping["resume"])
     if previous is not None:
         refuse_changes(previous, content)
-    from train.run.session import open_session  # imports torch
+    with held_signals():
+        from train.run.session import open_session  # imports torch
 
     session = open_session(settings, folder, checkpoints, previous, typed)
     session.claim_folder(content, user_overrides(overrides), choices)

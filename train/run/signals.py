@@ -115,6 +115,20 @@ def handle_signals() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Hold back the signals that ask to stop until the end of the context. For imports of compiled modules: an exception that a
+    handler raises in their C++ aborts the process (two of 120 runs that were stopped while they imported torch)."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def requeue_of_submitit() -> Requeue | None:
     """Return the requeue handler of submitit; None outside its jobs. Environment variables: submitit/core/job_environment.py."""
     name = "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")

@@ -187,7 +187,7 @@ def _shared_seeds(data: _Evidence) -> _Findings:
     )
     text += "); the intervals treat all runs as independent"
     if pairs.p >= ALPHA:
-        weak = ", and so few could not" if factorial(pairs.seeds) ** (pairs.arms - 1) * ALPHA < 1 else ""
+        weak = ", and so few could not" if factorial(pairs.seeds) ** (pairs.arms - 1) < 1 / ALPHA else ""
         yield "shared_seeds", f"{text}, which these runs do not contradict{weak}.", "note"
     elif pairs.correlation > 0:
         text += f", so they are conservative: pairing by seed would multiply their widths by about {pairs.width:.2f}."
