@@ -14,6 +14,8 @@ from train.errors import Interrupted, RunError
 
 SAVE_SIGNAL: signal.Signals | None = getattr(signal, "SIGUSR1", None)
 """The usual warning of Slurm before the time limit. Windows has no such signal."""
+HELD_SIGNALS = {number for number in signal.Signals if number.name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}}
+"""The signals that a terminal or a batch system sends to every process."""
 
 
 def stop_signals() -> set[signal.Signals]:
@@ -117,12 +119,13 @@ def handle_signals() -> Iterator[StopSignal]:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold back the signals that ask to stop until the end of the context. For imports of compiled modules: an exception that a
+    """Hold back the signals to a run until the end of the context. For imports of compiled modules: an exception that a
     handler raises in their C++ aborts the process (two of 120 runs that were stopped while they imported torch)."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+    requeue = requeue_of_submitit()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS | ({signal.Signals(requeue.number)} if requeue else set()))
     try:
         yield
     finally:

@@ -27,9 +27,10 @@ from types import ModuleType
 from typing import Any
 
 from train.errors import FEW_OF_EITHER, SHORTAGES, RunError, UsageError, remedy
+from train.run.signals import HELD_SIGNALS
 from train.sweep import worker as worker_process
 from train.sweep.watch import StopWatch, has_ended, is_stopped
-from train.sweep.worker import HELD_SIGNALS, open_log
+from train.sweep.worker import open_log
 
 SERVER_LOST = 255
 """The exit code that `multiprocessing` gives a worker whose fork server was killed."""

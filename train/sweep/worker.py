@@ -16,12 +16,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from train.errors import SIGNALLED
+from train.run.signals import HELD_SIGNALS
 from train.store.inside import Folder
 
 ORPHAN_GRACE_S = 1.0
 """Time that a worker gets to save and exit after the process that requested it is gone."""
-HELD_SIGNALS = {number for number in signal.Signals if number.name in {"SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"}}
-"""The signals that a terminal or a batch system sends to every process. They do not reach the server."""
 
 
 def open_log(log: str) -> FileIO:
