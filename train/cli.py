@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -72,10 +73,14 @@ def register_resolvers() -> None:
     def job_name(overrides: ListConfig) -> str:
         return naming.job_name(as_typed(overrides))
 
+    def random_name() -> str:
+        return secrets.token_hex(4)
+
     for name, function, cached in (
         ("run_name", run_name, True),
         ("sweep_name", naming.sweep_name, True),
         ("job_name", job_name, False),
+        ("random_name", random_name, True),
     ):
         OmegaConf.register_new_resolver(name, function, use_cache=cached, replace=True)
 

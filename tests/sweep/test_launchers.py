@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import tomllib
@@ -41,6 +42,30 @@ def test_launcher_ends_runs_as_the_pool_does(launcher: str, python_with: Callabl
     assert "Traceback" in (runs["fails"].folder / "train.log").read_text()
     for name in ("config.yaml", "overrides.yaml", "status.json", "metrics.jsonl", "summary.json", "train.log", "weights.pt"):
         assert (runs["fine"].folder / name).is_file()
+
+
+class Evil:
+    """An object whose pickle leaves a file as it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.long
+def test_pickles_of_a_received_sweep_are_not_read(python_with: Callable[[str], str], tmp_path: Path) -> None:
+    """Jobs have the numbers of processes, so that a stranger can guess them. One that dies leaves no result in their place."""
+    sweep, mark = tmp_path / "sweep", tmp_path / "read"
+    for number in range(os.getpid(), os.getpid() + 3000):
+        folder = sweep / ".submitit" / str(number)
+        folder.mkdir(parents=True)
+        (folder / f"{number}_0_result.pkl").write_bytes(pickle.dumps(Evil(mark)))
+    result = run_sweep(python_with("submitit"), sweep, "hydra/launcher=slurm_local", "model.how=dies")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert not mark.exists()
+    assert list(sweep.glob(".submitit/*/*/*_submitted.pkl"))
 
 
 @pytest.mark.long

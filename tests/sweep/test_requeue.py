@@ -76,7 +76,7 @@ def only_run(folder: Path) -> Run:
 
 def job_log(folder: Path) -> str:
     """Return the output of the job in all its attempts."""
-    return "".join(path.read_text() for path in sorted(folder.glob("sweep/.submitit/*/*_log.*")))
+    return "".join(path.read_text() for path in sorted(folder.glob("sweep/.submitit/*/*/*_log.*")))
 
 
 def child_pids(process: int) -> list[int]:
@@ -92,7 +92,7 @@ def signal_starting_job(folder: Path) -> None:
     while not list(folder.glob("sweep/data=noise*")):
         assert time.monotonic() < deadline, "no job has started"
         time.sleep(0.01)
-    (submission,) = folder.glob("sweep/.submitit/[0-9]*")
+    (submission,) = folder.glob("sweep/.submitit/*/[0-9]*")
     (job,) = child_pids(int(submission.name))
     os.kill(job, signal.SIGUSR2)
 
@@ -145,7 +145,7 @@ def test_terminated_job_resumes_when_slurm_restarts_it(python: str, uninterrupte
 
 def restart_job(python: str, folder: Path, sabotage: str) -> int:
     """Run the next attempt of the job; return its exit code."""
-    (submission,) = folder.glob("sweep/.submitit/[0-9]*")
+    (submission,) = folder.glob("sweep/.submitit/*/[0-9]*")
     environment = make_environment(sabotage) | {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": submission.name}
     command = [python, "-u", "-m", "submitit.core._submit", str(submission)]
     with (submission / "restart_log.out").open("ab") as log:
@@ -164,7 +164,7 @@ submission.dump(path)
 
 def exhaust_timeouts(python: str, folder: Path) -> None:
     """Make the job look as if it had reached its maximum number of timeouts."""
-    (path,) = folder.glob("sweep/.submitit/*/*_submitted.pkl")
+    (path,) = folder.glob("sweep/.submitit/*/*/*_submitted.pkl")
     subprocess.run([python, "-c", EXHAUST, str(path)], cwd=folder, env=make_environment(""), check=True)
 
 
@@ -179,7 +179,8 @@ def test_timed_out_job_resumes_in_next_attempt(python: str, tmp_path: Path) -> N
     assert re.search(r"Requeued job \d+ \(2 remaining timeouts\)", job_log(tmp_path))
     run = only_run(tmp_path)
     assert run.state == "done"
-    assert [attempt["status"] for attempt in run.status["resumed"]] == ["interrupted"]
+    requeued = job_log(tmp_path).count("Requeued job")  # once, or more often where others slow the machine
+    assert [attempt["status"] for attempt in run.status["resumed"]] == ["interrupted"] * requeued
 
 
 @pytest.fixture
