@@ -13,7 +13,7 @@ import pytest
 from train.store.inside import Folder
 
 SECRET, OWN = b"outside", b"inside"
-ROUNDS = 3000
+ROUNDS = 1500
 ROUNDS_TO_DISK = 100
 
 USES: dict[str, Callable[[Folder], object]] = {
@@ -100,5 +100,5 @@ def test_what_is_exchanged_meanwhile_leads_nowhere_else(use: str, exchanged: str
             with suppress(OSError):
                 returned.add(USES[use](Folder(top, ("sub",))))
     assert (outside / "file").read_bytes() == SECRET
-    assert os.listdir(outside) == ["file"]
+    assert [path.name for path in outside.iterdir()] == ["file"]
     assert SECRET not in returned
