@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -106,6 +108,16 @@ def test_find_checkpoint_skips_damaged_file(interrupted: Path, damage: str) -> N
     (note,) = found.notes
     assert newest.path.name in note
     assert list_checkpoints(interrupted) == [previous], "the damaged file is renamed"
+
+
+def test_checkpoint_larger_than_the_memory_is_neither_read_nor_given_up(interrupted: Path) -> None:
+    """One that fits into the memory, but not twice: reading it would end this process, or others. It may fit another day."""
+    newest, _ = list_checkpoints(interrupted)
+    os.truncate(newest.path, 3 * psutil.virtual_memory().total // 4)
+    for look in (lambda: resume_in_process(interrupted), lambda: newest_valid(interrupted)):
+        with pytest.raises(UsageError, match=rf"{newest.path.name}: it has [0-9.]+ GiB, and reading it takes twice its size"):
+            look()
+    assert newest.path.exists()
 
 
 def test_resume_from_checkpoint_before_damaged_one_is_bit_exact(interrupted: Path, runs: Path) -> None:

@@ -20,7 +20,7 @@ from train.parts.contracts import Shape
 from train.run.build import Parts, build
 from train.run.resumed_job import without_download
 from train.run.setup import constructed_model
-from train.run.tensor_file import decode_tensors, memory_bytes
+from train.run.tensor_file import decode_tensors, most_bytes
 from train.run.trust import set_trusted, trusted
 from train.store.files import WEIGHTS_FILE
 from train.store.inputs import read_data
@@ -102,7 +102,7 @@ def read_weights(run: Run) -> dict[str, Tensor]:
         why = f"it is {run.state}" if run.state != "done" else "it was removed" if run.summary.get("steps") else "it made no step"
         raise UsageError(f"{run.folder}: this run has no {WEIGHTS_FILE}; {why}. Name a run that was trained to its end.")
     try:
-        loaded = decode_tensors(folder.read(WEIGHTS_FILE, memory_bytes()))
+        loaded = decode_tensors(folder.read(WEIGHTS_FILE, most_bytes()))
         _refuse_other_content(loaded)
     except (OSError, MemoryError) as error:
         raise UsageError(f"{run.folder}: {WEIGHTS_FILE} cannot be read ({error}).") from None

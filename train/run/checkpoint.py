@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from train.errors import RunError, UsageError
-from train.run.tensor_file import memory_bytes
+from train.run.tensor_file import most_bytes
 from train.store.files import CHECKPOINTS_FOLDER
 from train.store.inside import Folder
+from train.text import size
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +55,15 @@ class CheckpointFile:
         return self.folder.path / self.name
 
     def read(self) -> bytes | None:
-        """Return the content; None when the file is unreadable, larger than the memory, or its checksum does not match."""
+        """Return the content; None when the file is unreadable or its checksum does not match. UsageError without the memory."""
         try:
-            content = self.folder.read(self.name, memory_bytes())
+            found, limit = self.folder.stat(self.name), most_bytes()
+            if found is not None and found.st_size > limit:
+                raise UsageError(
+                    f"{self.path}: it has {size(found.st_size)}, and reading it takes twice its size of memory, of which "
+                    f"{size(2 * limit)} are available. Free memory; or remove the file, and the one before it is used."
+                )
+            content = self.folder.read(self.name, limit)
         except (OSError, MemoryError):
             return None
         return content if checksum(content) == self.checksum else None
@@ -90,7 +97,7 @@ def newest_listed(run: Path) -> CheckpointFile | None:
 
 
 def newest_valid(run: Path) -> CheckpointFile | None:
-    """Return the newest checkpoint with a matching checksum; None when there is none."""
+    """Return the newest checkpoint with a matching checksum, or None. UsageError without the memory to read one."""
     try:
         return next((file for file in list_checkpoints(run) if file.read() is not None), None)
     except OSError:
@@ -158,7 +165,8 @@ class FoundCheckpoint:
 def find_checkpoint(run: Path, experiments: Collection[str]) -> FoundCheckpoint:
     """Find the newest valid checkpoint of the run folder `run`. Damaged files are renamed and noted.
 
-    UsageError when a checkpoint has another format, is no checkpoint, or its configuration has none of the ids `experiments`.
+    UsageError when a checkpoint has another format, is no checkpoint, its configuration has none of the ids `experiments`, or the
+    memory does not suffice to read it.
     """
     notes: list[str] = []
     try:

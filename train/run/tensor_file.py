@@ -28,11 +28,11 @@ def decode_tensors(content: bytes) -> Any:
     return loaded
 
 
-def memory_bytes() -> int:
-    """Return the memory of this machine, which limits what can be loaded."""
+def most_bytes() -> int:
+    """Return the largest file that can be decoded: its content and its tensors are in memory at once."""
     import psutil  # here, as only those who load need it
 
-    return psutil.virtual_memory().total
+    return psutil.virtual_memory().available // 2
 
 
 def _refuse_compressed(content: bytes) -> None:
