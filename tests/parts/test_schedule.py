@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -46,6 +47,10 @@ def torchs(make, total):
         (schedule.cosine(), 1, [1]),
         (schedule.one_cycle(peak=0.5, start=0.2), 6, [0.2, 0.6, 1, 0.75, 0.25, 0]),
         (schedule.one_cycle(), 1, [1]),
+        (schedule.triangular(peak=0.5, start=0.2, final=0.1), 6, [0.2, 0.6, 1, 0.7, 0.4, 0.1]),
+        (schedule.triangular(peak=0.4, start=0.5, final=0), 5, [0.5, 1, 2 / 3, 1 / 3, 0]),
+        (schedule.triangular(), 1, [1]),
+        (schedule.triangular(peak=0.5), 2, [1, 0.07]),
     ],
 )
 def test_schedule_values_by_hand(made, total, expected):
@@ -79,6 +84,14 @@ def test_one_cycle_matches_torch(total, peak):
         return lr_scheduler.OneCycleLR(optimizer, 1.0, total, pct_start=peak, cycle_momentum=False, final_div_factor=4)
 
     assert factors(schedule.one_cycle(peak=peak, final=0.01), total) == pytest.approx(torchs(cycle, total), abs=1e-9)
+
+
+@pytest.mark.parametrize(("total", "peak"), [(40, 0.3), (33, 0.3), (20, 0.55)])
+def test_triangular_is_numpys_interpolation(total, peak):
+    """As the speed recipes write it: `np.interp` through three points, here counted from the first step to the last."""
+    corners, values = [0, peak * total - 1, total - 1], [0.2, 1, 0.07]
+    expected = np.interp(range(total), corners, values)
+    assert factors(schedule.triangular(peak=peak), total) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)

@@ -67,6 +67,23 @@ def one_cycle(peak: Inner = 0.3, start: Annotated[float, Interval(gt=0, le=1)] =
     return schedule
 
 
+def triangular(peak: Inner = 0.23, start: Annotated[float, Interval(gt=0, le=1)] = 0.2, final: Share = 0.07) -> Schedule:
+    """Rise in a straight line from `start` to 1 at the fraction `peak` of the run, then fall in one to `final` (Smith 2017).
+
+    Smith, "Cyclical learning rates for training neural networks", with one triangle and ends of their own; the defaults are those
+    of Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU".
+    """
+
+    def schedule(step: int, total: int) -> float:
+        top = max(peak * total - 1, 0.0)
+        if step < top:
+            return start + (1.0 - start) * step / top
+        rest = total - 1 - top
+        return 1.0 + (final - 1.0) * (step - top) / rest if rest > 0 else 1.0
+
+    return schedule
+
+
 def _warm_steps(warmup: float, total: int) -> int:
     return round(warmup * total)
 
