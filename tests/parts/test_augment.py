@@ -21,6 +21,7 @@ OPS = {
     "rotate": augment.rotate(40.0),
     "multi_scale": augment.multi_scale(),
     "erase": augment.erase(),
+    "cutout": augment.cutout(),
     "pipeline": augment.Pipeline([augment.multi_scale(), augment.flip(), augment.crop(), augment.color(), augment.erase()]),
 }
 
@@ -232,6 +233,27 @@ def test_augment_draws_depend_on_generator(name):
         assert len(value.unique()) > 1
 
 
+@pytest.mark.parametrize("size", [None, 1, 5, 60])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cutout_erases_the_square_within_the_image(shape, dtype, size):
+    side = min(shape[1:]) // 2 if size is None else size
+
+    def reference(image, c):
+        bottom, right = int(c["top"]) + side, int(c["left"]) + side
+        top, left = max(int(c["top"]), 0), max(int(c["left"]), 0)
+        return V.erase(image, top, left, min(bottom, shape[1]) - top, min(right, shape[2]) - left, torch.zeros((), dtype=dtype))
+
+    same(*one_by_one(augment.cutout(size), pictures(shape, dtype=dtype), reference))
+
+
+def test_cutout_centres_are_uniform_over_all_pixels():
+    draws = augment.cutout(4).draw(rng(), 48 * 200, (1, 6, 8))
+    counts = torch.bincount((draws["top"] + 2) * 8 + draws["left"] + 2, minlength=48)
+    assert len(counts) == 48
+    assert ((counts - 200).abs() < 5 * 200**0.5).all()
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_augment_apply_is_pure_and_per_image(name):
     op, shape = OPS[name], (3, 32, 32)
@@ -244,7 +266,7 @@ def test_augment_apply_is_pure_and_per_image(name):
     torch.testing.assert_close(result[-1:], last, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["flip", "crop", "color", "rotate", "erase"])
+@pytest.mark.parametrize("name", ["flip", "crop", "color", "rotate", "erase", "cutout"])
 def test_augment_evaluate_keeps_images(name):
     images = pictures((3, 32, 32))
     assert OPS[name].evaluate(images) is images

@@ -1,18 +1,19 @@
 """Augmentations: `draw` draws the random numbers (CPU tensors, one draw per image), `apply` applies them (batched, on the
 images' device). Each factory function here is one choice of the group `augment`; they compose in the order of the config.
 
-`pixels`: color, erase. `geometry`: flip, crop, rotate. `framing`: multi_scale. `pipeline`: several ops as one.
+`pixels`: color, erase, cutout. `geometry`: flip, crop, rotate. `framing`: multi_scale. `pipeline`: several ops as one.
 """
 
 from train.parts.augment.framing import MultiScale, multi_scale
 from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
 from train.parts.augment.op import TrainingOnly, as_float
 from train.parts.augment.pipeline import Pipeline, send
-from train.parts.augment.pixels import Color, Erase, color, erase
+from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, erase
 
 __all__ = [
     "Color",
     "Crop",
+    "Cutout",
     "Erase",
     "Flip",
     "MultiScale",
@@ -22,6 +23,7 @@ __all__ = [
     "as_float",
     "color",
     "crop",
+    "cutout",
     "erase",
     "flip",
     "multi_scale",

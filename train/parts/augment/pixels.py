@@ -67,6 +67,15 @@ def color(
     return Color(brightness, contrast, saturation)
 
 
+def fill_rectangles(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Return the images with zeros in the rectangle of each, which may reach beyond the image; bounds are int64 [N]."""
+    row = torch.arange(images.shape[2], device=images.device) - top[:, None]
+    column = torch.arange(images.shape[3], device=images.device) - left[:, None]
+    rows = (row >= 0) & (row < height[:, None])
+    columns = (column >= 0) & (column < width[:, None])
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+
+
 @dataclass(frozen=True)
 class Erase(TrainingOnly):
     """The op of `erase`."""
@@ -91,11 +100,7 @@ class Erase(TrainingOnly):
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Fill the drawn rectangles with zeros."""
-        row = torch.arange(images.shape[2], device=images.device) - draws["top"][:, None]
-        column = torch.arange(images.shape[3], device=images.device) - draws["left"][:, None]
-        rows = (row >= 0) & (row < draws["height"][:, None])
-        columns = (column >= 0) & (column < draws["width"][:, None])
-        return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+        return fill_rectangles(images, draws["top"], draws["left"], draws["height"], draws["width"])
 
 
 def erase(
@@ -113,3 +118,36 @@ def erase(
         if low > high:
             raise UsageError(f"augment.erase.{name}=[{low},{high}]: the first number exceeds the second; swap them.")
     return Erase(p, scale, ratio)
+
+
+@dataclass(frozen=True)
+class Cutout(TrainingOnly):
+    """The op of `cutout`."""
+
+    size: int | None
+
+    def side(self, height: int, width: int) -> int:
+        """Return the side of the square in an image of this size, in pixels."""
+        return min(height, width) // 2 if self.size is None else self.size
+
+    def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
+        """Draw `top`, `left`: int64 [N], the corner of the square, which may lie outside of the image."""
+        _, height, width = shape
+        last_row, last_column = (torch.tensor(length - 1).expand(count) for length in (height, width))
+        half = self.side(height, width) // 2
+        return {"top": uniform_int(generator, last_row) - half, "left": uniform_int(generator, last_column) - half}
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Fill the drawn squares with zeros."""
+        side = torch.full_like(draws["top"], self.side(*images.shape[2:]))
+        return fill_rectangles(images, draws["top"], draws["left"], side, side)
+
+
+def cutout(size: Annotated[int, Ge(1)] | None = None) -> Cutout:
+    """Cutout (DeVries & Taylor 2017): fill a square of `size` pixels with zeros, centred on a pixel drawn uniformly.
+
+    What lies outside of the image is lost, so that some images keep more than others; the paper found that this matters, and it is
+    why `erase`, whose rectangles fit, is another choice. None: half of the short side, the paper's 16 pixels for CIFAR-10. The
+    zeros are raw zeros (black), where the paper fills with the mean colour. Keeps the type of the images.
+    """
+    return Cutout(size)
