@@ -20,6 +20,7 @@ SMALL = [
 """A run of a second: real code on little data."""
 
 NEEDS = {
+    "norm=ghost": ["norm.size=4"],
     "norm=instance": ["model.stages=2"],
     "model=mlp": [],
     "model=plain": ["model.depth=5"],

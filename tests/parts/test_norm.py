@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from train.errors import ShapeError
+from train.errors import ShapeError, UsageError
 from train.parts import norm
 
 SHAPES = [(5, 12), (5, 12, 7), (5, 12, 3, 4)]
-NORMS = [norm.batch(eps=0.5), norm.layer(eps=0.5), norm.group(groups=4, eps=0.5), norm.instance(eps=0.5)]
+NORMS = [
+    *(norm.batch(eps=0.5), norm.layer(eps=0.5), norm.group(groups=4, eps=0.5), norm.instance(eps=0.5)),
+    *(norm.rms(eps=0.5, shift=True), norm.ghost(size=2, eps=0.5)),
+]
 PER_IMAGE = [(norm.layer(), 1), (norm.group(groups=4), 4), (norm.group(groups=12), 12), (norm.instance(), 12)]
 
 
@@ -80,13 +83,89 @@ def test_norm_eps_and_gradients(shape, factory):
     assert not torch.allclose(module(x), reference(x), rtol=1e-3)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_rms_norm_is_torchs_over_all_of_an_image(shape, training):
+    module, gamma, beta = with_parameters(norm.rms(eps=0.5, shift=True)(12))
+    x, channel = images(shape), (1, -1) + (1,) * (len(shape) - 2)
+    expected = nn.RMSNorm(shape[1:], eps=0.5, elementwise_affine=False)(x).numpy() * gamma.reshape(channel) + beta.reshape(
+        channel
+    )
+    np.testing.assert_allclose(module.train(training)(x).detach(), expected, rtol=1e-9)
+    assert norm.rms()(12).get_parameter("weight").eq(1).all()
+    assert norm.rms()(12).bias is None
+
+
+@pytest.mark.parametrize(("count", "size", "parts"), [(12, 4, [4, 4, 4]), (5, 8, [5]), (11, 3, [4, 4, 3]), (8, 8, [8])])
+@pytest.mark.parametrize("rest", [(), (3, 4)])
+def test_ghost_norm_is_torchs_batch_norm_of_one_part_after_the_other(count, size, parts, rest):
+    module, twin = norm.ghost(size=size, momentum=0.3)(6).double(), nn.BatchNorm2d(6, momentum=0.3).double()
+    x = images((count, 6, *rest))
+    expected = [twin(part.reshape(len(part), 6, -1, 1)).reshape(part.shape) for part in x.split(parts)]
+    torch.testing.assert_close(module(x), torch.cat(expected), rtol=1e-9, atol=1e-9)
+    assert all(torch.equal(a, b) for a, b in zip(module.buffers(), twin.buffers(), strict=True))
+    batch = norm.batch()(6).double().eval()
+    batch.load_state_dict(module.state_dict())
+    assert torch.equal(module.eval()(x), batch(x))
+
+
+@pytest.mark.parametrize("make", [norm.batch, norm.ghost, norm.layer, norm.rms, norm.instance, norm.group])
+@pytest.mark.parametrize(("scale", "shift"), [(True, False), (False, True), (False, False), (True, True)])
+def test_norm_without_scale_or_shift_is_the_norm_at_one_and_zero(make, scale, shift):
+    module, full = make(scale=scale, shift=shift)(16), make(scale=True, shift=True)(16)
+    x = images((6, 16, 3, 4)).float().requires_grad_()
+    assert [name for name, _ in module.named_parameters()] == ["weight"] * scale + ["bias"] * shift
+    torch.testing.assert_close(module(x), full(x))
+    module(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2).add_(1)
+        y = full(x) * (3 if scale else 1) + (1 if shift else 0)
+    torch.testing.assert_close(module(x), y)
+
+
+def standardized():
+    factory = norm.group(standardize_weights=True)
+    assert isinstance(factory, norm.WithStandardizedWeights)
+    return factory
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_standardized_convolution_is_a_convolution_by_standardised_filters(groups):
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1, groups=groups), nn.Conv2d(6, 6, 1, groups=6), nn.Flatten(), nn.Linear(96, 2))
+    model = model.double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = images((2, 4, 8, 8))
+    standardized().finish(model)
+    assert [type(module).__name__ for module in model] == ["StandardizedConv2d", "Conv2d", "Flatten", "Linear"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    filters = before["0.weight"].numpy()
+    alone = (filters - filters.mean((1, 2, 3), keepdims=True)) / filters.std((1, 2, 3), keepdims=True)
+    expected = nn.functional.conv2d(x, torch.from_numpy(alone), before["0.bias"], 2, 1, groups=groups)
+    torch.testing.assert_close(model[0](x), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_standardized_weights_need_a_convolution():
+    with pytest.raises(UsageError, match=r"norm\.standardize_weights=true: the model has no convolution"):
+        standardized().finish(nn.Linear(3, 3))
+
+
 def test_batch_norm_has_torchs_state_dict():
     assert set(norm.batch()(4).state_dict()) == set(nn.BatchNorm2d(4).state_dict())
 
 
 def test_norm_types_and_repr_differ():
-    modules = [norm.batch()(12), norm.layer()(12), norm.instance()(12), norm.group(groups=3)(12)]
-    assert [type(m).__name__ for m in modules] == ["BatchNorm", "LayerNorm", "InstanceNorm", "GroupNorm"]
+    modules = [
+        norm.batch()(12),
+        norm.layer()(12),
+        norm.instance()(12),
+        norm.group(groups=3)(12),
+        norm.rms()(12),
+        norm.ghost()(12),
+    ]
+    names = ["BatchNorm", "LayerNorm", "InstanceNorm", "GroupNorm", "RMSNorm", "GhostBatchNorm"]
+    assert [type(m).__name__ for m in modules] == names
     assert repr(modules[3]) == "GroupNorm(12, groups=3, eps=1e-05)"
     assert norm.none() is None
 
@@ -100,6 +179,8 @@ def test_norm_types_and_repr_differ():
         (norm.instance(), 12, (2, 12, 1, 1), ["norm=instance", "[2, 12, 1, 1]", "norm=layer"]),
         (norm.instance(), 12, (2, 12), ["norm=instance", "[2, 12]", "norm=layer"]),
         (norm.layer(), 1, (2, 1, 1, 1), ["norm=layer", "[2, 1, 1, 1]", "norm=none"]),
+        (norm.ghost(size=1), 12, (2, 12), ["norm=ghost", "[1, 12]", "norm.size"]),
+        (norm.rms(), 1, (2, 1, 1, 1), ["norm=rms", "[2, 1, 1, 1]", "norm=none"]),
         (norm.batch(), 12, (1, 12), ["norm=batch", "[1, 12]", "batch_size"]),
         (norm.batch(), 12, (1, 12, 1, 1), ["norm=batch", "[1, 12, 1, 1]", "batch_size"]),
     ],
@@ -116,7 +197,9 @@ def test_batch_norm_evaluates_one_value():
     assert norm.batch()(3).eval()(torch.ones(1, 3)).shape == (1, 3)
 
 
-@pytest.mark.parametrize("factory", [norm.batch(), norm.layer(), norm.group(groups=4), norm.instance()])
+@pytest.mark.parametrize(
+    "factory", [norm.batch(), norm.layer(), norm.group(groups=4), norm.instance(), norm.rms(), norm.ghost(2)]
+)
 def test_norm_autocast_in_channels_last(factory):
     """As the loop runs them: bfloat16 maps, float32 parameters."""
     x = images((4, 12, 6, 6)).float().contiguous(memory_format=torch.channels_last)

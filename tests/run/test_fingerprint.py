@@ -65,7 +65,8 @@ def fingerprint_of(
     return result
 
 
-NORMS = {"batch": "BatchNorm", "layer": "LayerNorm", "instance": "InstanceNorm", "group": "GroupNorm"}
+NORMS = {"batch": "BatchNorm", "layer": "LayerNorm", "instance": "InstanceNorm", "group": "GroupNorm", "rms": "RMSNorm"}
+NORMS |= {"ghost": "GhostBatchNorm", "group_ws": "GroupNorm"}
 INITS = ["gaussian", "xavier", "glorot", "kaiming", "orthogonal", "lsuv", "pytorch"]
 
 
@@ -75,6 +76,14 @@ def test_fingerprint_counts_the_norms_and_biases_before_them(name):
     assert result["norm"]["built"] == {NORMS[name]: 4}
     assert result["norm"]["others"] == {}
     assert result["norm"]["biases_before"] == 0
+    assert result["norm"]["standardized_convolutions"] == 4 * (name == "group_ws")
+    assert (result["norm"]["scales"], result["norm"]["shifts"]) == (4, 0 if name == "rms" else 4)
+    assert contradictions(result) == []
+
+
+def test_fingerprint_shows_norms_without_scale_and_shift():
+    result = fingerprint_of(["norm.scale=false", "norm.shift=false", "model=convnet", "model.stages=2"])
+    assert (result["norm"]["built"], result["norm"]["scales"], result["norm"]["shifts"]) == ({"BatchNorm": 4}, 0, 0)
     assert contradictions(result) == []
 
 

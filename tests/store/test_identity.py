@@ -41,6 +41,14 @@ def first_identity(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def before_introductions(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the keys that were introduced since."""
+    introduced = {rule.key for rule in INTRODUCED}
+    groups = {key.partition(".")[0] for key in introduced}
+    old = {group: {key: v for key, v in config[group].items() if f"{group}.{key}" not in introduced} for group in groups}
+    return {**config, **old}
+
+
 def config_with(key: str, value: Any) -> dict[str, Any]:
     config = copy.deepcopy(CONFIG)
     group, _, name = key.partition(".")
@@ -50,14 +58,9 @@ def config_with(key: str, value: Any) -> dict[str, Any]:
 
 def test_identity_of_every_version_agrees_at_default_execution_keys() -> None:
     composed: dict[str, Any] = compose_config(SMALL)
-    introduced = {rule.key for rule in INTRODUCED}
-    first = {
-        group: {key: value for key, value in composed[group].items() if f"{group}.{key}" not in introduced}
-        for group in ("trainer", "data")
-    }
     for version in range(1, VERSION + 1):
         assert identity(CONFIG, version) == first_identity(CONFIG)
-        assert identity(composed, version) == first_identity({**composed, **first})
+        assert identity(composed, version) == first_identity(before_introductions(composed))
 
 
 @pytest.mark.parametrize("version", [0, VERSION + 1])
@@ -130,6 +133,23 @@ def test_upgraded_fills_in_introduced_keys_of_matching_functions() -> None:
     assert "affine" not in upgraded(batch, NEW_KEY)["norm"]
     assert upgraded(config_with("trainer.cuda_graph", "false"), NEW_KEY)["trainer"]["cuda_graph"] == "false"
     assert "cuda_graph" not in CONFIG["trainer"], "the argument is not changed"
+
+
+def test_introduced_key_of_a_choice_is_not_filled_in_elsewhere() -> None:
+    """A function of the user's own may have a longer name that begins alike."""
+    other = config_with("norm._target_", "train.parts.norm.group_of")
+    assert upgraded(other, NEW_KEY)["norm"] == other["norm"]
+    assert upgraded(other)["norm"] == other["norm"]
+
+
+@pytest.mark.parametrize("choice", ["norm=batch", "norm=layer", "norm=instance", "norm=group"])
+def test_configurations_from_before_a_key_was_introduced_keep_their_ids(choice: str) -> None:
+    composed: dict[str, Any] = compose_config([*SMALL, choice])
+    old = before_introductions(composed)
+    assert upgraded(old) == composed
+    assert identity(composed) == identity(old) == first_identity(old)
+    group = choice.partition("=")[0]
+    assert old[group].keys() < composed[group].keys()
 
 
 MOVED = Rules(moved={"train.parts.norms.group": "train.parts.norm.group", "train.parts.crop.crop": "train.parts.augment.crop"})

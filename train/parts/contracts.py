@@ -15,7 +15,9 @@ Shape: TypeAlias = tuple[int, int, int]
 """(C, H, W) of one image."""
 
 NormFactory: TypeAlias = Callable[[int], nn.Module]
-"""norm(channels) -> a module for inputs [N, C], [N, C, L] or [N, C, H, W]. `norm=none` is None instead of a factory."""
+"""norm(channels) -> a module for inputs [N, C], [N, C, L] or [N, C, H, W]. `norm=none` is None instead of a factory.
+
+One with a method `finish(model)` gets the model before its init, to change it in place."""
 
 ActivationFactory: TypeAlias = Callable[[], nn.Module]
 

@@ -6,11 +6,15 @@ With gamma_c and beta_c learned per channel, starting at 1 and 0, every module c
 
 and they differ in the values that `mean` and `var` are taken over (the figure of Wu & He 2018):
 
-    module         [N, C]             [N, C, H, W]                  separate statistics per
-    BatchNorm      N                  N, H, W                       channel
-    LayerNorm      C                  C, H, W                       image
-    InstanceNorm   (nothing left)     H, W                          image and channel
-    GroupNorm      C / groups         C / groups, H, W              image and group of neighbouring channels
+    module           [N, C]             [N, C, H, W]                  separate statistics per
+    BatchNorm        N                  N, H, W                       channel
+    GhostBatchNorm   N / parts          N / parts, H, W               channel and part of the batch
+    LayerNorm        C                  C, H, W                       image
+    RMSNorm          C                  C, H, W                       image; mean is 0, var the mean square
+    InstanceNorm     (nothing left)     H, W                          image and channel
+    GroupNorm        C / groups         C / groups, H, W              image and group of neighbouring channels
+
+`scale` and `shift` say whether there is a gamma and a beta. Without a beta, the layer in front has no bias either.
 
 Shapes: N images of a batch, C channels, H height, W width; [N, C, L] works like [N, C, H, W]. A shape that leaves
 a mean nothing to average, or channels that the groups do not divide, raise `ShapeError` in `forward`, so that a
@@ -20,6 +24,7 @@ model can be built and its layer named before the error is shown.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -28,39 +33,103 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from train.errors import ShapeError
+from train.errors import ShapeError, UsageError
 from train.parts.contracts import NormFactory
 
 Eps = Annotated[float, Interval(gt=0)]
+Momentum = Annotated[float, Interval(gt=0, le=1)]
 
 
 def none() -> None:
     """No normalisation."""
 
 
-def batch(momentum: Annotated[float, Interval(gt=0, le=1)] = 0.1, eps: Eps = 1e-5) -> NormFactory:
+def batch(momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFactory:
     """Batch norm: statistics of the batch in training, running averages in evaluation (Ioffe & Szegedy 2015).
 
     `momentum` is torch's: running = (1 - momentum) * running + momentum * batch. The lecture writes
     running = alpha * running + (1 - alpha) * batch, so momentum = 1 - alpha. The running variance collects the unbiased
     estimate (divided by n - 1), while training normalises with the biased one (divided by n).
     """
-    return lambda channels: BatchNorm(channels, eps=eps, momentum=momentum)
+    return lambda channels: _with_affine(BatchNorm(channels, eps=eps, momentum=momentum), scale, shift)
 
 
-def layer(eps: Eps = 1e-5) -> NormFactory:
+def ghost(
+    size: Annotated[int, Interval(ge=1)] = 32, momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True
+) -> NormFactory:
+    """Ghost batch norm: batch norm over parts of the batch, of at least `size` images each (Hoffer, Hubara & Soudry 2017).
+
+    N images make N / size parts, rounded down, but one at least, as equal as possible. Each part updates the running averages in
+    turn, as if it were a batch of its own.
+    """
+    return lambda channels: _with_affine(GhostBatchNorm(channels, size, eps, momentum), scale, shift)
+
+
+def layer(eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFactory:
     """Layer norm: statistics of each image over all its channels and positions (Ba, Kiros & Hinton 2016)."""
-    return lambda channels: LayerNorm(channels, eps)
+    return lambda channels: _with_affine(LayerNorm(channels, eps), scale, shift)
 
 
-def instance(eps: Eps = 1e-5) -> NormFactory:
+def rms(eps: Eps = 1e-5, scale: bool = True, shift: bool = False) -> NormFactory:
+    """RMS norm: each image divided by the root of the mean square of its values; nothing is subtracted (Zhang & Sennrich 2019).
+
+    The paper has no beta.
+    """
+    return lambda channels: _with_affine(RMSNorm(channels, eps), scale, shift)
+
+
+def instance(eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFactory:
     """Instance norm: statistics of each channel of each image over its positions (Ulyanov et al. 2016)."""
-    return lambda channels: InstanceNorm(channels, eps)
+    return lambda channels: _with_affine(InstanceNorm(channels, eps), scale, shift)
 
 
-def group(groups: Annotated[int, Interval(ge=1)] = 8, eps: Eps = 1e-5) -> NormFactory:
-    """Group norm: statistics of each image over `groups` groups of neighbouring channels (Wu & He 2018)."""
-    return lambda channels: GroupNorm(channels, groups, eps)
+def group(
+    groups: Annotated[int, Interval(ge=1)] = 8,
+    eps: Eps = 1e-5,
+    scale: bool = True,
+    shift: bool = True,
+    standardize_weights: bool = False,
+) -> NormFactory:
+    """Group norm: statistics of each image over `groups` groups of neighbouring channels (Wu & He 2018).
+
+    `standardize_weights`: every convolution of the model uses its filters less their mean, divided by their standard deviation
+    (Qiao et al. 2019), see `StandardizedConv2d`.
+    """
+
+    def make(channels: int) -> nn.Module:
+        return _with_affine(GroupNorm(channels, groups, eps), scale, shift)
+
+    return WithStandardizedWeights(make) if standardize_weights else make
+
+
+@dataclass(frozen=True)
+class WithStandardizedWeights:
+    """A norm factory that also wants standardised filters."""
+
+    make: NormFactory
+
+    def __call__(self, channels: int) -> nn.Module:
+        return self.make(channels)
+
+    def finish(self, model: nn.Module) -> None:
+        """Let all 2D convolutions of a model standardise their filters, those of one weight excepted. UsageError without any."""
+        found = [module for module in model.modules() if type(module) is nn.Conv2d and module.weight[0].numel() > 1]
+        if not found:
+            raise UsageError("norm.standardize_weights=true: the model has no convolution whose weights it could standardise.")
+        for module in found:
+            module.__class__ = StandardizedConv2d  # keeps names, parameters and what an init makes of them
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution by filters of mean 0 and variance 1: w' = (w - mean) / sqrt(var + 1e-10), each over one filter.
+
+    The formula is that of Kolesnikov et al. 2020, "Big Transfer". Its outputs are sqrt(fan_in) times as large as its inputs, so a
+    norm has to follow.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
+        return self._conv_forward(input, (self.weight - mean) * torch.rsqrt(variance + 1e-10), self.bias)
 
 
 class BatchNorm(_BatchNorm):
@@ -69,12 +138,36 @@ class BatchNorm(_BatchNorm):
     ShapeError: in training, a batch that holds one value per channel.
     """
 
+    choice: ClassVar[str] = "batch"
+    remedy: ClassVar[str] = "Use a larger trainer.batch_size or larger images, or norm=layer."
+
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.numel() == self.num_features:
             raise ShapeError(
-                f"norm=batch gets inputs of {_seen(input)} in training: one value per channel, so there is no variance. "
-                "Use a larger trainer.batch_size or larger images, or norm=layer."
+                f"norm={self.choice} gets inputs of {_seen(input)} in training: one value per channel, so there is no variance. "
+                f"{self.remedy}"
             )
+
+
+class GhostBatchNorm(BatchNorm):
+    """Batch norm over each part of the batch in training, as `ghost` says; in evaluation it is `BatchNorm`.
+
+    ShapeError: in training, a part that holds one value per channel.
+    """
+
+    choice = "ghost"
+    remedy = "Use a larger norm.size or larger images, or norm=layer."
+
+    def __init__(self, channels: int, size: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.size = size
+
+    def forward(self, input: Tensor) -> Tensor:
+        parts = max(len(input) // self.size, 1) if self.training else 1
+        return torch.cat([super(GhostBatchNorm, self).forward(part) for part in input.tensor_split(parts)])
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, size={self.size}"
 
 
 class _PerImageNorm(nn.Module):
@@ -86,8 +179,8 @@ class _PerImageNorm(nn.Module):
     def __init__(self, channels: int, groups: int, eps: float) -> None:
         super().__init__()
         self.channels, self.groups, self.eps = channels, groups, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels))
+        self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.channels % self.groups:
@@ -116,6 +209,26 @@ class LayerNorm(_PerImageNorm):
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(channels, 1, eps)
+
+
+class RMSNorm(_PerImageNorm):
+    """Over C, or over C, H and W. gamma, and beta if there is one, are one per channel; 16 bits are computed in float32.
+
+    ShapeError: an input of one channel and one position.
+    """
+
+    choice = "rms"
+    remedy = "Use a wider model, larger images or norm=none."
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, 1, eps)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        y = wide * torch.rsqrt(wide.square().mean(tuple(range(1, x.ndim)), keepdim=True) + self.eps)
+        channel = (-1,) + (1,) * (x.ndim - 2)
+        y = y if self.weight is None else y * self.weight.view(channel)
+        return (y if self.bias is None else y + self.bias.view(channel)).to(x.dtype)
 
 
 class InstanceNorm(_PerImageNorm):
@@ -155,6 +268,14 @@ class GroupNorm(_PerImageNorm):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}, eps={self.eps}"
+
+
+def _with_affine(module: nn.Module, scale: bool, shift: bool) -> nn.Module:
+    """Return the norm without its gamma, its beta or both."""
+    for name, wanted in (("weight", scale), ("bias", shift)):
+        if not wanted:
+            module.register_parameter(name, None)
+    return module
 
 
 def _seen(x: Tensor) -> str:

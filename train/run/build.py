@@ -37,6 +37,12 @@ class TrackedNorm:
         self.types |= types if len(types) == 1 else types - {nn.Sequential, nn.Identity}
         return module
 
+    def finish(self, model: nn.Module) -> None:
+        """Change a model that was built with this norm, where the norm asks for it."""
+        finish = getattr(self.make, "finish", None)
+        if finish is not None:
+            finish(model)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -55,7 +61,10 @@ class Parts:
 
     def new_model(self) -> nn.Module:
         """Return a model on the default device with torch's default weights, drawn from the global generator."""
-        return call_target("model", self.model_settings, self.model_inputs())
+        model = call_target("model", self.model_settings, self.model_inputs())
+        if self.norm is not None:
+            self.norm.finish(model)
+        return model
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of the model's parameters, with weight decay where the regularization asks for it."""

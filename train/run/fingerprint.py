@@ -21,6 +21,7 @@ from train.data.preprocess import Preprocess
 from train.parts.init import fans
 from train.parts.kinds import Layer, is_activation, is_norm
 from train.parts.model.trace import Call, layers_before
+from train.parts.norm import StandardizedConv2d
 from train.parts.regularization import Regularization
 from train.run.build import Parts
 
@@ -62,6 +63,7 @@ def norms(model: nn.Module, calls: Sequence[Call], parts: Parts, chosen: str) ->
     """Count norm layers by type (`built`: of types that the chosen norm made, `others`: the rest) and biases in front of a norm.
 
     Such a bias is of a layer whose output a norm reads directly, so that the norm subtracts or absorbs the bias.
+    `scales`, `shifts`: how many of those built have a gamma and a beta.
     """
     chosen_types = set() if parts.norm is None else parts.norm.types
     modules = list(_outermost(model, lambda module: type(module) in chosen_types or is_norm(module)))
@@ -72,6 +74,9 @@ def norms(model: nn.Module, calls: Sequence[Call], parts: Parts, chosen: str) ->
         "asked": parts.norm is not None,
         "built": _by_type(built),
         "others": _by_type(module for module in modules if type(module) not in chosen_types),
+        "scales": sum(getattr(module, "weight", None) is not None for module in built),
+        "shifts": sum(getattr(module, "bias", None) is not None for module in built),
+        "standardized_convolutions": sum(isinstance(module, StandardizedConv2d) for module in model.modules()),
         "biases_before": sum(getattr(layer, "bias", None) is not None for layer in before),
     }
 

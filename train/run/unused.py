@@ -71,6 +71,8 @@ def notes(typed: Sequence[str], facts: RunFacts) -> dict[str, str]:
         for rule, reason in REASONS.items():
             if (key == rule or key.startswith(f"{rule}.")) and (text := reason(facts)):
                 found[override] = f"{override}: no effect, as {text}."
+    if "norm=ghost" in typed and (text := _one_part(facts)):
+        found["norm=ghost"] = f"norm=ghost: no effect, as {text}."
     return found | _shorter(typed, facts) | _observed(typed, facts)
 
 
@@ -111,6 +113,14 @@ def _framed(facts: RunFacts) -> str:
     return "the first augmentation cuts the images" if framed else ""
 
 
+def _one_part(facts: RunFacts) -> str:
+    """Return why ghost batch norm is batch norm here, at its default size or another."""
+    size, batch = facts.settings.parts["norm"].get("size"), facts.settings.trainer.batch_size
+    if chosen_name(facts.settings, "norm") != "ghost" or not isinstance(size, int) or batch >= 2 * size:
+        return ""
+    return f"a batch of {batch} images is one part of norm.size={size} or more, which is norm=batch"
+
+
 def _epochs_end(facts: RunFacts) -> str:
     trainer = facts.settings.trainer
     steps = trainer.epochs * facts.steps_per_epoch
@@ -124,6 +134,7 @@ REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "data.size": _framed,
     "data.short_side": _framed,
     "data.val_fraction": _own_split,
+    "norm.size": _one_part,
     "seeds.augment": _without_augmentation,
     "seeds.split": _without_split,
     "trainer.max_steps": _epochs_end,

@@ -34,7 +34,8 @@ BOOKKEEPING = ("sweep", "report", "checkpoint", "resume", "trust")
 class KeyRule:
     """A dotted key of the configuration, with its default.
 
-    `target`: the rule applies only if the `_target_` of the key's group starts with this; empty: always.
+    `target`: the rule applies only if the `_target_` of the key's group is this, or begins with it where it ends in a dot; empty:
+    always.
     """
 
     key: str
@@ -46,7 +47,13 @@ class KeyRule:
         group = config.get(self.key.partition(".")[0])
         if not isinstance(group, Mapping):
             return False
-        return str(group.get("_target_", "")).startswith(self.target)
+        target = str(group.get("_target_", ""))
+        return target.startswith(self.target) if self.target.endswith(".") else self.target in ("", target)
+
+
+def _of_choices(module: str, key: str, default: Any, functions: str) -> tuple[KeyRule, ...]:
+    """Return a rule for each of the functions of `module` that had no such key."""
+    return tuple(KeyRule(key, default, target=f"{module}.{function}") for function in functions.split())
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,13 @@ class Rules:
     moved: Mapping[str, str] = field(default_factory=dict)
 
 
-INTRODUCED: tuple[KeyRule, ...] = (KeyRule("trainer.cuda_graph", "auto"), KeyRule("data.verify", False))
+INTRODUCED: tuple[KeyRule, ...] = (
+    KeyRule("trainer.cuda_graph", "auto"),
+    KeyRule("data.verify", False),
+    *_of_choices("train.parts.norm", "norm.scale", True, "batch layer instance group"),
+    *_of_choices("train.parts.norm", "norm.shift", True, "batch layer instance group"),
+    *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),
+)
 
 EXECUTION = (
     KeyRule("data.workers", 2),

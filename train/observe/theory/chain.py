@@ -28,7 +28,7 @@ from train.parts.init import fans
 from train.parts.kinds import WeightedLayer, is_activation
 from train.parts.model.layers import GlobalAveragePool
 from train.parts.model.trace import Call, base
-from train.parts.norm import GroupNorm, InstanceNorm, LayerNorm
+from train.parts.norm import GroupNorm, InstanceNorm, LayerNorm, StandardizedConv2d
 
 
 def chain_of(calls: Sequence[Call]) -> Chain:
@@ -97,6 +97,8 @@ def _stage(call: Call) -> Stage:
 def _weighted(call: Call, module: WeightedLayer) -> Stage:
     if not isinstance(module, nn.Linear | nn.Conv2d) or len(call.input_shape) != (2 if isinstance(module, nn.Linear) else 4):
         return Uncovered(call.name, f"{call.name} gets {len(call.input_shape)} dimensions; theory covers [N, C] and [N, C, H, W]")
+    if isinstance(module, StandardizedConv2d):
+        return Uncovered(call.name, f"{call.name} standardises its weights")
     weight = module.weight.detach().cpu().double()
     second, mean = weight.square().mean().item(), weight.mean().item()
     # Five standard errors of the mean of this many independent weights.

@@ -146,7 +146,7 @@ class Cutout(TrainingOnly):
 def cutout(size: Annotated[int, Ge(1)] | None = None) -> Cutout:
     """Cutout (DeVries & Taylor 2017): fill a square of `size` pixels with zeros, centred on a pixel drawn uniformly.
 
-    What lies outside of the image is lost, so that some images keep more than others; the paper found that this matters, and it is
+    What lies outside of the image is lost, so that some images keep more than others; the paper found that this matters. That is
     why `erase`, whose rectangles fit, is another choice. None: half of the short side, the paper's 16 pixels for CIFAR-10. The
     zeros are raw zeros (black), where the paper fills with the mean colour. Keeps the type of the images.
     """
