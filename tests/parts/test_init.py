@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from train.errors import UsageError
 from train.parts import init, norm
 
 IMAGES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -29,7 +30,7 @@ VARIANCES = [
     ("kaiming", {"mode": "fan_out", "distribution": "uniform"}, lambda _in, fan_out: 2 / fan_out),
 ]
 NORMS = [norm.batch(), norm.layer(), norm.instance(), norm.group(groups=4), nn.BatchNorm2d, nn.InstanceNorm2d]
-FACTORIES = [init.gaussian, init.xavier, init.glorot, init.kaiming, init.orthogonal, init.lsuv]
+FACTORIES = [init.gaussian, init.xavier, init.glorot, init.kaiming, init.orthogonal, init.lsuv, init.dirac]
 
 
 def seeded(seed=0):
@@ -93,6 +94,77 @@ def test_orthogonal_is_per_group(make):
     for block in layer.weight.detach().flatten(1).chunk(layer.groups):
         short = block if block.shape[0] <= block.shape[1] else block.T
         torch.testing.assert_close(short @ short.T, torch.eye(len(short)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda: nn.Conv1d(6, 10, 3), lambda: nn.Conv2d(8, 4, 3), lambda: nn.Conv2d(5, 5, 1), lambda: nn.Conv3d(2, 3, 3)),
+        *(lambda: nn.Conv2d(8, 40, 3, groups=4), lambda: nn.Conv2d(6, 6, 3, groups=6)),
+    ],
+)
+def test_dirac_filters_pass_their_channel_on(make):
+    layer = make()
+    start = init.dirac()
+    start(layer, IMAGES, seeded())
+    kaiming = copy.deepcopy(layer)
+    init.kaiming()(kaiming, IMAGES, seeded())
+    for block, drawn in zip(layer.weight.detach().chunk(layer.groups), kaiming.weight.detach().chunk(layer.groups), strict=True):
+        inputs = block.shape[1]
+        twin = nn.init.dirac_(torch.empty_like(block[:inputs]))
+        assert torch.equal(block[:inputs], twin)
+        assert torch.equal(block[inputs:], drawn[inputs:])
+    assert isinstance(start, init.LayerByLayer)
+    expected = layer.weight.detach().square().mean().sqrt().item()
+    assert start.requested_std(layer) == pytest.approx(expected, rel=0.3)
+
+
+def test_dirac_convolution_keeps_its_input_and_linear_layers_are_as_kaimings():
+    layer, head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(40, 30)
+    init.dirac()(layer, IMAGES, seeded())
+    assert torch.equal(layer(IMAGES), IMAGES)
+    init.dirac()(head, IMAGES, seeded())
+    twin = nn.Linear(40, 30)
+    init.kaiming()(twin, IMAGES, seeded())
+    assert torch.equal(head.weight, twin.weight)
+
+
+class ResidualBlock(nn.Module):
+    """A block of a name that `last_norms` knows; its downsampling has a norm, too."""
+
+    def __init__(self, make_norm):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.norm1, self.norm2 = make_norm(8), make_norm(8)
+        self.downsample = nn.Sequential(nn.Conv2d(8, 8, 1), make_norm(8))
+
+    def forward(self, x):
+        return self.downsample(x) + self.norm2(self.conv(self.norm1(x)))
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("make_norm", [norm.batch(), norm.group(groups=4), nn.BatchNorm2d])
+def test_zero_gamma_is_of_the_last_norm_of_a_block_alone(factory, make_norm):
+    model, twin = (nn.Sequential(make_norm(8), ResidualBlock(make_norm), ResidualBlock(make_norm)) for _ in range(2))
+    images = torch.randn(4, 8, 5, 5, generator=seeded())
+    chosen = factory(zero_gamma=True)
+    chosen.check(model)
+    chosen(model, images, seeded())
+    factory()(twin, images, seeded())
+    zeros = {name for name, parameter in model.named_parameters() if name.endswith("weight") and not parameter.any()}
+    assert zeros == {"1.norm2.weight", "2.norm2.weight"}
+    if factory is not init.lsuv:
+        assert all(torch.equal(p, twin.get_parameter(n)) for n, p in model.named_parameters() if n not in zeros)
+
+
+@pytest.mark.parametrize(
+    "model", [Net(norm.batch()), ResidualBlock(norm.batch(scale=False)), ResidualBlock(lambda _: nn.Identity())]
+)
+@pytest.mark.parametrize("factory", [init.kaiming, init.lsuv])
+def test_zero_gamma_needs_a_block_that_ends_with_a_scaled_norm(factory, model):
+    factory().check(model)
+    with pytest.raises(UsageError, match=r"init\.zero_gamma=true: .*model=resnet"):
+        factory(zero_gamma=True).check(model)
 
 
 def deviations(model, images):

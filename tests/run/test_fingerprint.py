@@ -67,7 +67,7 @@ def fingerprint_of(
 
 NORMS = {"batch": "BatchNorm", "layer": "LayerNorm", "instance": "InstanceNorm", "group": "GroupNorm", "rms": "RMSNorm"}
 NORMS |= {"ghost": "GhostBatchNorm", "group_ws": "GroupNorm"}
-INITS = ["gaussian", "xavier", "glorot", "kaiming", "orthogonal", "lsuv", "pytorch"]
+INITS = ["gaussian", "xavier", "glorot", "kaiming", "orthogonal", "lsuv", "pytorch", "dirac"]
 
 
 @pytest.mark.parametrize("name", NORMS)
@@ -93,6 +93,14 @@ def test_weights_have_the_std_that_the_init_requests(name, model):
     assert contradictions(result) == []
     has_request = name not in ("lsuv", "pytorch")
     assert all((layer["requested_std"] is not None) == has_request for layer in result["init"]["layers"].values())
+
+
+@pytest.mark.parametrize(
+    ("model", "blocks"), [(["model=resnet", "model.depth=8", "model.width=4"], 3), (["model=torchvision"], 8)]
+)
+def test_zero_gammas_are_counted(model, blocks):
+    changes = ([*model, f"init.zero_gamma={on}"] for on in ("false", "true"))
+    assert [fingerprint_of(c, size=SMALL[:2])["init"]["zero_gammas"] for c in changes] == [0, blocks]
 
 
 def test_weights_of_one_layer():

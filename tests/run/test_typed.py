@@ -58,6 +58,13 @@ def test_overrides_with_an_effect_are_not_noted() -> None:
     assert notes_on([*of_data, *of_observing, "norm=batch", "trainer.precision=float32"]) == []
 
 
+def test_ghost_norm_whose_parts_are_whole_batches_is_noted() -> None:
+    one = "no effect, as a batch of 8 images is one part of norm.size={} or more, which is norm=batch."
+    assert notes_on(["norm=ghost"]) == [f"norm=ghost: {one.format(32)}"]
+    assert notes_on(["norm=ghost", "norm.size=5"]) == [f"{typed}: {one.format(5)}" for typed in ("norm.size=5", "norm=ghost")]
+    assert notes_on(["norm=ghost", "norm.size=4"]) == []
+
+
 def test_observing_although_it_is_off_is_noted() -> None:
     assert notes_on(["observe=off", "observe.every=10"]) == ["observe=off: layers are observed, by observe.every=10."]
     assert notes_on(["observe=off", "observe=basic"]) == ["observe=off: replaced by observe=basic."]

@@ -142,7 +142,13 @@ def test_introduced_key_of_a_choice_is_not_filled_in_elsewhere() -> None:
     assert upgraded(other)["norm"] == other["norm"]
 
 
-@pytest.mark.parametrize("choice", ["norm=batch", "norm=layer", "norm=instance", "norm=group"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *("norm=batch", "norm=layer", "norm=instance", "norm=group", "init=gaussian", "init=xavier"),
+        *("init=glorot", "init=kaiming", "init=orthogonal", "init=lsuv"),
+    ],
+)
 def test_configurations_from_before_a_key_was_introduced_keep_their_ids(choice: str) -> None:
     composed: dict[str, Any] = compose_config([*SMALL, choice])
     old = before_introductions(composed)

@@ -22,7 +22,9 @@ One with a method `finish(model)` gets the model before its init, to change it i
 ActivationFactory: TypeAlias = Callable[[], nn.Module]
 
 Initializer: TypeAlias = Callable[[nn.Module, Tensor, torch.Generator], None]
-"""init(model, images [N, C, H, W], generator): sets the parameters in place; `images` serve data-dependent inits."""
+"""init(model, images [N, C, H, W], generator): sets the parameters in place; `images` serve data-dependent inits.
+
+One with a method `check(model)` is asked before any data is loaded, on the meta device: UsageError where it does not fit."""
 
 Draws: TypeAlias = Mapping[str, Tensor]
 """What an augmentation drew for a batch: CPU tensors whose first dimension is N."""

@@ -20,6 +20,17 @@ def is_norm(module: nn.Module) -> bool:
     return re.search(r"Norm(\dd)?$", type(module).__name__) is not None
 
 
+RESIDUAL_BLOCKS = ("ResidualBlock", "BasicBlock", "Bottleneck")
+"""What the classes of blocks are called whose branch ends with a norm: ours, and those of torchvision's ResNets."""
+
+
+def last_norms(model: nn.Module) -> list[nn.Module]:
+    """Return the last norm of each of the `RESIDUAL_BLOCKS`, of those modules that the block holds itself."""
+    blocks = (module for module in model.modules() if type(module).__name__ in RESIDUAL_BLOCKS)
+    norms = ([child for child in block.children() if is_norm(child)] for block in blocks)
+    return [found[-1] for found in norms if found]
+
+
 def is_activation(module: nn.Module) -> bool:
     """Return whether the module is one of torch's activation functions (nn.ReLU, nn.Tanh, ...)."""
     return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)

@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from train.config import Settings
 from train.data.contracts import Batch
 from train.data.preprocess import Preprocess
-from train.parts.init import fans
+from train.parts.init import fans, scaled_last_norms
 from train.parts.kinds import Layer, is_activation, is_norm
 from train.parts.model.trace import Call, layers_before
 from train.parts.norm import StandardizedConv2d
@@ -48,7 +48,11 @@ def fingerprint(
         "activation": activations(model, parts, settings.parts["model"].get("activation")),
         "dropout": drop_rates(model, parts.regularization),
         "weight_decay": decay(model, parts.regularization, optimizer),
-        "init": {"chosen": chosen_name(settings, "init"), "layers": weights(model, getattr(parts.init, "requested_std", None))},
+        "init": {
+            "chosen": chosen_name(settings, "init"),
+            "zero_gammas": sum(not gamma.any() for gamma in scaled_last_norms(model)),
+            "layers": weights(model, getattr(parts.init, "requested_std", None)),
+        },
         "first_batch": first_batch(batch),
         "preprocess": preprocess.describe(),
     }

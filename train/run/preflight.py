@@ -32,12 +32,15 @@ class Cost:
 def check_model(parts: Parts, batch_size: int, placement: Placement, layers: str | Sequence[str] = "*") -> Cost:
     """Build the model on the meta device, run a forward pass in training mode and count parameters and FLOPs.
 
-    UsageError when a layer rejects its input, the number of logits is not the number of classes, or `layers`, the patterns of
-    `observe.layers`, match no layer.
+    UsageError when the init does not fit the model, a layer rejects its input, the number of logits is not the number of classes,
+    or `layers`, the patterns of `observe.layers`, match no layer.
     """
     with torch.device("meta"):
         model = parts.new_model()
         images = torch.empty(min(CHECK_BATCH, batch_size), *parts.input_shape)
+    check_init = getattr(parts.init, "check", None)
+    if check_init is not None:
+        check_init(model)
     model.train()
     with torch.no_grad(), named_errors(model, parts), FlopCounterMode(display=False) as counter:
         if placement.device.type == "cpu" and placement.dtype is torch.bfloat16:

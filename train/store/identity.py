@@ -68,6 +68,7 @@ class Rules:
 INTRODUCED: tuple[KeyRule, ...] = (
     KeyRule("trainer.cuda_graph", "auto"),
     KeyRule("data.verify", False),
+    *_of_choices("train.parts.init", "init.zero_gamma", False, "gaussian xavier glorot kaiming orthogonal lsuv"),
     *_of_choices("train.parts.norm", "norm.scale", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.shift", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),
