@@ -26,6 +26,7 @@ NEEDS = {
     "model=plain": ["model.depth=5"],
     "model=resnet": ["model.depth=8"],
     "model=torchvision": ["data.shape=[3,64,64]", "~model.width"],
+    "regularization=stochastic_depth": ["model=resnet", "model.depth=8"],
     "study=lecture": ["model.stages=2"],
     "study=norms": ["model.stages=2"],
 }

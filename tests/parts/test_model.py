@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision import ops
 
 from train.errors import ShapeError, UsageError
 from train.parts import norm as norms
 from train.parts.activation import activation
 from train.parts.model import convnet, mlp, plain, resnet
+from train.parts.model.layers import StochasticDepth
+from train.parts.model.resnet import ResidualBlock
 
 NORMS = {"none": None, "batch": norms.batch(), "layer": norms.layer(), "instance": norms.instance(), "group": norms.group(4)}
 MODELS = {
@@ -93,6 +96,37 @@ def test_model_activations_are_modules_called_once(model):
 def test_model_dropout_modules_only_above_zero(model):
     count = {p: [d.p for d in build(MODELS[model], dropout=p).modules() if isinstance(d, nn.Dropout)] for p in (0.0, 0.3)}
     assert count == {0.0: [], 0.3: [0.3] * (2 if model == "mlp" else 1)}
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("shape", [(6, 4, 3, 5), (5, 7)])
+def test_stochastic_depth_is_torchvisions(p, shape):
+    x = torch.randn(shape)
+    made, twin = StochasticDepth(p), ops.StochasticDepth(p, "row")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        dropped = made(x)
+        torch.manual_seed(3)
+        assert torch.equal(dropped, twin(x))
+    assert torch.equal(made.eval()(x), x)
+    assert set(dropped.flatten(1).any(1).tolist()) <= {True, False}
+
+
+def test_resnet_drops_later_branches_more_often():
+    net = build(resnet, depth=14, stochastic_depth=0.6)
+    depths = [module.p for module in net.modules() if isinstance(module, StochasticDepth)]
+    assert depths == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert not any(isinstance(module, StochasticDepth) for module in build(resnet, depth=14).modules())
+
+
+def test_dropped_branch_leaves_the_shortcut():
+    block = ResidualBlock(4, 4, norms.batch(), activation("identity"), drop=0.5)
+    x = torch.randn(64, 4, 5, 5)
+    y = block(x)
+    branch = block.norm2(block.conv2(block.norm1(block.conv1(x))))
+    skipped = (y == x).flatten(1).all(1)
+    assert 10 < skipped.sum() < 54
+    torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
 
 
 def test_model_layer_names():

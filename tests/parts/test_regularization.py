@@ -14,11 +14,12 @@ from train.parts import norm, optimizer
 from train.parts.regularization import Regularization, parameter_groups, regularization
 
 CONF = Path(__file__).parents[2] / "conf/regularization"
-SETTINGS = {  # weight_decay, dropout
-    "none": (0.0, 0.0),
-    "weight_decay": (5e-5, 0.0),
-    "dropout": (0.0, 0.5),
-    "weight_decay_dropout": (5e-5, 0.5),
+SETTINGS = {  # weight_decay, dropout, stochastic_depth
+    "none": (0.0, 0.0, 0.0),
+    "weight_decay": (5e-5, 0.0, 0.0),
+    "dropout": (0.0, 0.5, 0.0),
+    "weight_decay_dropout": (5e-5, 0.5, 0.0),
+    "stochastic_depth": (0.0, 0.0, 0.2),
 }
 
 
@@ -100,4 +101,4 @@ def test_dropout_expectation_is_the_lectures():
 def test_regularization_yaml_sets_what_its_name_says(name):
     made = instantiate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     assert isinstance(made, Regularization)
-    assert (made.weight_decay, made.dropout) == SETTINGS[name]
+    assert (made.weight_decay, made.dropout, made.stochastic_depth) == SETTINGS[name]

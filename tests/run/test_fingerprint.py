@@ -17,7 +17,9 @@ from torch import nn
 from tests import harness
 from train.data.contracts import Batch
 from train.data.preprocess import Preprocess
+from train.errors import UsageError
 from train.parts import init, norm
+from train.parts.model.resnet import ResidualBlock
 from train.parts.model.trace import trace
 from train.parts.regularization import parameter_groups
 from train.run.build import Parts, TrackedNorm, build
@@ -95,6 +97,30 @@ def test_weights_have_the_std_that_the_init_requests(name, model):
     assert all((layer["requested_std"] is not None) == has_request for layer in result["init"]["layers"].values())
 
 
+DEPTH = ["model=resnet", "model.depth=8", "regularization=stochastic_depth"]
+
+
+def test_fingerprint_shows_stochastic_depth_and_a_model_without_it():
+    result = fingerprint_of(DEPTH)
+    assert result["dropout"]["stochastic_depth"] == {f"{0.2 * n / 3:g}": 1 for n in (1, 2, 3)}
+    assert contradictions(result) == []
+
+    def without(model):
+        for block in model.modules():
+            if isinstance(block, ResidualBlock):
+                block.drop = None
+
+    (sentence,) = contradictions(fingerprint_of(DEPTH, without))
+    assert "regularization.stochastic_depth=0.2, but the model contains no StochasticDepth module." in sentence
+
+
+@pytest.mark.parametrize("model", ["convnet", "mlp", "plain", "torchvision"])
+def test_stochastic_depth_needs_residual_branches(model):
+    settings = settings_for(*SMALL[:2], f"model={model}", "regularization=stochastic_depth")
+    with pytest.raises(UsageError, match=rf"regularization\.stochastic_depth=0\.2: model={model} .* Use model=resnet"):
+        build(settings)
+
+
 @pytest.mark.parametrize(
     ("model", "blocks"), [(["model=resnet", "model.depth=8", "model.width=4"], 3), (["model=torchvision"], 8)]
 )
@@ -121,7 +147,7 @@ def test_requested_std_of_orthogonal_grouped_convolution():
 def test_fingerprint_of_decay_dropout_activation_batch_preprocess():
     result = fingerprint_of(["regularization=weight_decay_dropout", "model=mlp", "model.activation=tanh", "norm=layer"])
     assert result["activation"]["built"] == {"Tanh": 3}
-    assert result["dropout"] == {"chosen": 0.5, "modules": {"0.5": 3}, "stochastic_depth": {}}
+    assert result["dropout"] == {"chosen": 0.5, "modules": {"0.5": 3}, "chosen_depth": 0.0, "stochastic_depth": {}}
     assert result["weight_decay"]["decayed"]["names"] == ["fc1.weight", "fc2.weight", "fc3.weight", "head.weight"]
     assert result["weight_decay"]["not_decayed"]["tensors"] == 7
     images, labels = batch().images.numpy(), batch().labels.numpy()

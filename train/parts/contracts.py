@@ -31,7 +31,7 @@ Draws: TypeAlias = Mapping[str, Tensor]
 
 ModelFactory: TypeAlias = Callable[..., nn.Module]
 """model(*, input_shape: Shape, classes: int, norm: NormFactory | None, activation: ActivationFactory, dropout: float,
-**settings) -> nn.Module from images [N, C, H, W] to logits [N, K]."""
+**settings) -> nn.Module from images [N, C, H, W] to logits [N, K]. With a parameter `stochastic_depth`, it gets that too."""
 
 Schedule: TypeAlias = Callable[[int, int], float]
 """schedule(step, total_steps) -> the factor on the optimizer's learning rate; step counts from 0."""

@@ -1,4 +1,4 @@
-"""Regularisation as values: the model receives `dropout`, the loss `label_smoothing`, the optimizer the parameter groups."""
+"""Regularisation as values: for the model `dropout` and `stochastic_depth`, for the loss `label_smoothing`, and parameter groups."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Regularization:
     dropout: float
     label_smoothing: float
     decay_bias_and_norm: bool
+    stochastic_depth: float = 0.0
 
 
 def regularization(
@@ -24,8 +25,9 @@ def regularization(
     dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     decay_bias_and_norm: bool = False,
+    stochastic_depth: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
 ) -> Regularization:
-    """Return the four settings of the group.
+    """Return the settings of the group.
 
     weight_decay: the lambda of the lecture's penalty lambda/2 |W|^2 in the loss, exactly, with `optimizer=sgd`. With
         `optimizer=adamw` it is decoupled: each update also takes lr * weight_decay * W off the weight (Loshchilov & Hutter
@@ -34,8 +36,10 @@ def regularization(
         by 1 - p in training, where the lecture multiplies by 1 - p at test time: the expectations are the same.
     label_smoothing: this share of the target goes to all classes alike (Szegedy et al. 2016).
     decay_bias_and_norm: whether decay takes in biases and norm parameters, which are not in the lecture's W.
+    stochastic_depth: the probability that an image skips the last residual branch (Huang et al. 2016); it grows in equal steps
+        from the first branch on. Branches that are kept are divided by the probability of that.
     """
-    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm)
+    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm, stochastic_depth)
 
 
 def parameter_groups(model: nn.Module, regularization: Regularization) -> list[dict[str, Any]]:

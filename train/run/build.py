@@ -61,7 +61,7 @@ class Parts:
 
     def new_model(self) -> nn.Module:
         """Return a model on the default device with torch's default weights, drawn from the global generator."""
-        model = call_target("model", self.model_settings, self.model_inputs())
+        model = call_target("model", self.model_settings, self.model_inputs(), self.model_offers())
         if self.norm is not None:
             self.norm.finish(model)
         return model
@@ -79,6 +79,10 @@ class Parts:
             "dropout": self.regularization.dropout,
         }
 
+    def model_offers(self) -> dict[str, Any]:
+        """Return the arguments for models that have such a parameter."""
+        return {"stochastic_depth": self.regularization.stochastic_depth}
+
 
 def build(settings: Settings, dataset: Dataset | None = None) -> Parts:
     """Call the function of every choice. UsageError for the first invalid setting.
@@ -93,7 +97,7 @@ def build(settings: Settings, dataset: Dataset | None = None) -> Parts:
         raise UsageError(f"data._target_={parts['data']['_target_']}: training needs at least two classes, and it has {found}.")
     norm: NormFactory | None = call_target("norm", parts["norm"], {})
     pipeline = Pipeline([call_target(f"augment.{name}", node, {}) for name, node in parts["augment"].items()])
-    return Parts(
+    made = Parts(
         dataset=dataset,
         pipeline=pipeline,
         init=call_target("init", parts["init"], {}),
@@ -107,6 +111,19 @@ def build(settings: Settings, dataset: Dataset | None = None) -> Parts:
         model_settings=parts["model"],
         input_shape=input_shape(dataset, pipeline),
     )
+    refuse_depth(made)
+    return made
+
+
+def refuse_depth(parts: Parts) -> None:
+    """Raise UsageError for stochastic depth in a model whose function has no such parameter."""
+    target, depth = parts.model_settings.get("_target_"), parts.regularization.stochastic_depth
+    if depth > 0 and "stochastic_depth" not in inspect.signature(locate("model", target)).parameters:
+        name = str(target).rpartition(".")[2]
+        raise UsageError(
+            f"regularization.stochastic_depth={depth:g}: model={name} has no residual branches that could be dropped. "
+            "Use model=resnet, or regularization.stochastic_depth=0."
+        )
 
 
 def build_dataset(settings: Settings) -> Dataset:
@@ -129,13 +146,14 @@ def choose_activation(activation: ActivationName | None) -> ActivationFactory | 
 def call_target(group: str, node: Any, given: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Any:
     """Call the function that `node` names as `_target_` with the node's settings and the arguments `given`; return its result.
 
-    Arguments in `offered` are passed only if the function has such parameters. UsageError for invalid settings.
+    Arguments in `offered` are passed only if the function has such parameters and the node has no such settings. UsageError for
+    invalid settings.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise UsageError(f"{group}: this choice names no function. Its YAML needs a line '_target_: package.module.function'.")
     function = locate(group, node["_target_"])
     accepted = inspect.signature(function).parameters
-    passed = dict(given) | {name: value for name, value in (offered or {}).items() if name in accepted}
+    passed = dict(given) | {name: value for name, value in (offered or {}).items() if name in accepted and name not in node}
     settings = {name: value for name, value in node.items() if name != "_target_" and name not in given}
     return function(**check_call(function, group, settings, passed), **passed)
 

@@ -19,7 +19,7 @@ _NAMES = 6
 
 def contradictions(fingerprint: Fingerprint) -> list[str]:
     """Return one sentence for each choice that is not in the run: what was chosen and what was found. Empty if all are."""
-    checks = (_check_norm, _check_activation, _check_dropout, _check_decay, _check_weights)
+    checks = (_check_norm, _check_activation, _check_dropout, _check_depth, _check_decay, _check_weights)
     return [sentence for check in checks for sentence in check(fingerprint)]
 
 
@@ -55,6 +55,18 @@ def _check_dropout(fingerprint: Fingerprint) -> list[str]:
         return [f"regularization.dropout={chosen:g}, but the model contains {instead}. Does it use its argument `dropout`?"]
     if any(p not in (chosen, 0.0) for p in rates):
         return [f"regularization.dropout={chosen:g}, but the model also contains dropout modules {wrong}."]
+    return []
+
+
+def _check_depth(fingerprint: Fingerprint) -> list[str]:
+    """The largest probability is the chosen one. Architectures that bring their own are left alone."""
+    chosen, modules = fingerprint["dropout"]["chosen_depth"], fingerprint["dropout"]["stochastic_depth"]
+    largest = max(map(float, modules), default=0.0)
+    if chosen > 0 and not math.isclose(largest, chosen, rel_tol=1e-4):
+        found = (
+            f"the largest probability in the model is {largest:g}" if modules else "the model contains no StochasticDepth module"
+        )
+        return [f"regularization.stochastic_depth={chosen:g}, but {found}. Does the model use its argument `stochastic_depth`?"]
     return []
 
 

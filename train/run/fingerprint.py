@@ -96,7 +96,12 @@ def drop_rates(model: nn.Module, regularization: Regularization) -> Fingerprint:
     """Count dropout modules by probability. Stochastic depth, which drops whole branches, is counted separately."""
     depth = [module for module in model.modules() if type(module).__name__ == "StochasticDepth"]
     dropouts = [module for module in model.modules() if isinstance(module, _DropoutNd)]
-    return {"chosen": regularization.dropout, "modules": _by_p(dropouts), "stochastic_depth": _by_p(depth)}
+    return {
+        "chosen": regularization.dropout,
+        "modules": _by_p(dropouts),
+        "chosen_depth": regularization.stochastic_depth,
+        "stochastic_depth": _by_p(depth),
+    }
 
 
 def decay(model: nn.Module, regularization: Regularization, optimizer: torch.optim.Optimizer) -> Fingerprint:

@@ -72,6 +72,7 @@ INTRODUCED: tuple[KeyRule, ...] = (
     *_of_choices("train.parts.norm", "norm.scale", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.shift", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),
+    *_of_choices("train.parts.regularization", "regularization.stochastic_depth", 0.0, "regularization"),
 )
 
 EXECUTION = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from train.parts.contracts import ActivationFactory, NormFactory
@@ -14,6 +15,24 @@ class GlobalAveragePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))  # nn.AdaptiveAvgPool2d has no deterministic backward on CUDA
+
+
+class StochasticDepth(nn.Module):
+    """A residual branch that is dropped for each image with probability `p` in training, and else divided by 1 - p (Huang et al.
+    2016; scaled as torchvision's of the same name in its mode `row`)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.empty((len(x),) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device).bernoulli_(1 - self.p)
+        return x * kept.div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
 
 
 def chain(modules: dict[str, nn.Module]) -> nn.Sequential:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from train.errors import UsageError
 from train.parts.contracts import ActivationFactory, NormFactory, Shape
-from train.parts.model.layers import chain, conv3x3, conv_unit, pooled_head
+from train.parts.model.layers import StochasticDepth, chain, conv3x3, conv_unit, pooled_head
 
 Width = Annotated[int, Interval(ge=1)]
 STAGES = 3
@@ -28,22 +28,25 @@ def resnet(
     norm: NormFactory | None,
     activation: ActivationFactory,
     dropout: float,
+    stochastic_depth: float = 0.0,
     depth: int = 20,
     width: Width = 16,
 ) -> nn.Module:
     """Return three stages of n residual blocks of two convolutions: `depth` = 6n + 2 layers with the stem and the head.
 
+    Block number l of L is dropped with probability l / L * `stochastic_depth`.
     Names: `stem.conv`, `stage2.block1.conv1`, `stage2.block1.norm1`, ..., `head`. With `norm=none` nothing stands in for
     the norm: the variance then grows from block to block, which is for the ablation to show.
     UsageError: a `depth` that is not 6n + 2 with n >= 1.
     """
     body: dict[str, nn.Module] = {"stem": chain(conv_unit(input_shape[0], width, norm, activation))}
-    channels = width
+    channels, each = width, _blocks_per_stage(depth)
     for stage in range(1, STAGES + 1):
         blocks: dict[str, nn.Module] = {}
-        for number in range(1, _blocks_per_stage(depth) + 1):
+        for number in range(1, each + 1):
             outputs = width * 2 ** (stage - 1)
-            blocks[f"block{number}"] = ResidualBlock(channels, outputs, norm, activation, stride_of(stage, number))
+            drop = stochastic_depth * ((stage - 1) * each + number) / (STAGES * each)
+            blocks[f"block{number}"] = ResidualBlock(channels, outputs, norm, activation, stride_of(stage, number), drop)
             channels = outputs
         body[f"stage{stage}"] = chain(blocks)
     return chain(body | pooled_head(channels, classes, dropout))
@@ -52,11 +55,19 @@ def resnet(
 class ResidualBlock(nn.Module):
     """A residual block: y = act(x' + norm(conv(act(norm(conv(x)))))), with x' = x, brought to y's shape where it differs.
 
+    `drop`: the probability that an image skips the branch in training.
+
     x [N, inputs, H, W] -> y [N, outputs, H / stride, W / stride].
     """
 
     def __init__(
-        self, inputs: int, outputs: int, norm: NormFactory | None, activation: ActivationFactory, stride: int = 1
+        self,
+        inputs: int,
+        outputs: int,
+        norm: NormFactory | None,
+        activation: ActivationFactory,
+        stride: int = 1,
+        drop: float = 0.0,
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(inputs, outputs, norm, stride)
@@ -64,13 +75,14 @@ class ResidualBlock(nn.Module):
         self.act1 = activation()
         self.conv2 = conv3x3(outputs, outputs, norm)
         self.norm2 = nn.Identity() if norm is None else norm(outputs)
+        self.drop = StochasticDepth(drop) if drop > 0 else None
         self.act2 = activation()
         self.shortcut = nn.Identity() if stride == 1 else StridedShortcut(outputs - inputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
-        return self.act2(self.shortcut(x) + y)
+        return self.act2(self.shortcut(x) + (y if self.drop is None else self.drop(y)))
 
 
 class StridedShortcut(nn.Module):
