@@ -97,6 +97,24 @@ def test_weights_have_the_std_that_the_init_requests(name, model):
     assert all((layer["requested_std"] is not None) == has_request for layer in result["init"]["layers"].values())
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rates"),
+    [
+        (["optimizer.lr=0.1"], {"0.1": 14}),
+        (["optimizer.lr=0.1", "optimizer.norm_factor=2", "optimizer.head_factor=0.5"], {"0.1": 4, "0.05": 2, "0.2": 8}),
+        (["optimizer=muon", "optimizer.lr=0.03"], {"0.03": 4, "0.001": 10}),
+    ],
+)
+def test_fingerprint_shows_the_learning_rates(overrides, rates):
+    settings = settings_for(*SMALL, "model=convnet", "model.stages=2", *overrides)
+    parts = build(settings)
+    model = parts.new_model()
+    optimizer = parts.new_optimizer(model)
+    found = fingerprint(model, trace(model, parts.input_shape), settings, parts, optimizer, batch(), PREPROCESS)
+    assert {rate: entry["tensors"] for rate, entry in found["learning_rate"].items()} == rates
+    assert contradictions({**found, "init": {**found["init"], "layers": {}}}) == []
+
+
 DEPTH = ["model=resnet", "model.depth=8", "regularization=stochastic_depth"]
 
 

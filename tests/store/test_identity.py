@@ -146,7 +146,8 @@ def test_introduced_key_of_a_choice_is_not_filled_in_elsewhere() -> None:
     "choice",
     [
         *("norm=batch", "norm=layer", "norm=instance", "norm=group", "init=gaussian", "init=xavier"),
-        *("init=glorot", "init=kaiming", "init=orthogonal", "init=lsuv", "regularization=none"),
+        *("init=glorot", "init=kaiming", "init=orthogonal", "init=lsuv", "regularization=none", "optimizer=sgd"),
+        "optimizer=adamw",
     ],
 )
 def test_configurations_from_before_a_key_was_introduced_keep_their_ids(choice: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -18,6 +18,22 @@ WeightedLayer: TypeAlias = nn.Linear | _ConvNd
 def is_norm(module: nn.Module) -> bool:
     """Return whether the class name ends in Norm, Norm2d or the like, as torch's and this package's norms do."""
     return re.search(r"Norm(\dd)?$", type(module).__name__) is not None
+
+
+ParameterKind: TypeAlias = Literal["weight", "bias", "norm", "head"]
+
+
+def parameter_kinds(model: nn.Module) -> dict[int, ParameterKind]:
+    """Return the kind of each parameter by its `id`: `head`, of the last linear layer; `norm`, of a norm; `bias`, another of that
+    name; `weight`, all the rest."""
+    modules = list(model.modules())
+    head = next((module for module in reversed(modules) if isinstance(module, nn.Linear)), None)
+    kinds: dict[int, ParameterKind] = {}
+    for module in modules:
+        for name, parameter in module.named_parameters(recurse=False):
+            plain: ParameterKind = "bias" if name == "bias" else "weight"
+            kinds.setdefault(id(parameter), "head" if module is head else "norm" if is_norm(module) else plain)
+    return kinds
 
 
 RESIDUAL_BLOCKS = ("ResidualBlock", "BasicBlock", "Bottleneck")

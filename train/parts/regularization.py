@@ -1,4 +1,4 @@
-"""Regularisation as values: for the model `dropout` and `stochastic_depth`, for the loss `label_smoothing`, and parameter groups."""
+"""Regularisation as values: `dropout` and `stochastic_depth` for the model, `label_smoothing` for the loss, parameter groups."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from train.parts.activation import ActivationName
 from train.parts.activation import activation as activation_named
 from train.parts.augment import Pipeline
 from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
+from train.parts.kinds import parameter_kinds
 from train.parts.optimizer import OptimizerFactory
 from train.parts.regularization import Regularization, parameter_groups
 from train.run.trust import ALLOWED_PACKAGES, is_allowed, trusted
@@ -68,7 +69,9 @@ class Parts:
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of the model's parameters, with weight decay where the regularization asks for it."""
-        return self.optimizer(parameter_groups(model, self.regularization))
+        groups = parameter_groups(model, self.regularization)
+        split = getattr(self.optimizer, "split", None)
+        return self.optimizer(groups if split is None else split(groups, parameter_kinds(model)))
 
     def model_inputs(self) -> dict[str, Any]:
         return {

@@ -47,6 +47,7 @@ def fingerprint(
         "norm": norms(model, calls, parts, chosen_name(settings, "norm")),
         "activation": activations(model, parts, settings.parts["model"].get("activation")),
         "dropout": drop_rates(model, parts.regularization),
+        "learning_rate": rates(model, optimizer),
         "weight_decay": decay(model, parts.regularization, optimizer),
         "init": {
             "chosen": chosen_name(settings, "init"),
@@ -115,6 +116,13 @@ def decay(model: nn.Module, regularization: Regularization, optimizer: torch.opt
         "not_decayed": _parameters((name, p) for name, p in named if rates.get(id(p)) == 0.0),
         "not_in_optimizer": _parameters((name, p) for name, p in named if id(p) not in rates),
     }
+
+
+def rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Fingerprint]:
+    """List the parameters of each learning rate of the optimizer, before the schedule."""
+    found = {id(p): f"{float(group['lr']):g}" for group in optimizer.param_groups for p in group["params"]}
+    named = [(name, p) for name, p in model.named_parameters() if id(p) in found]
+    return {rate: _parameters((name, p) for name, p in named if found[id(p)] == rate) for rate in dict.fromkeys(found.values())}
 
 
 @torch.no_grad()
