@@ -17,8 +17,9 @@ from scripts.benchmarks.stored import Length, write_sweep
 from train.report.analysis import analyse
 from train.report.arms import build_study
 from train.report.collect import collect
-from train.report.content import MOST_COMMANDS, build_content
+from train.report.content import build_content
 from train.report.curve_data import MOST_LINES, band_of
+from train.report.frame import MOST_COMMANDS
 from train.report.history import CURVE_TAGS, read_histories, read_history, shared_curve
 from train.report.make import ReportOptions, analyse_folders, make_report
 from train.report.metric import Metric

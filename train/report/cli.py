@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from train.errors import RunError, UsageError
 from train.escape import terminal
-from train.report.make import ReportOptions, make_report
+from train.report.make import make_report
 from train.report.metric import DEFAULT
+from train.report.options import AnalysisName, ReportOptions
 from train.streams import protect_output, say, say_error
 
 DESCRIPTION = """\
@@ -76,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, or any folder above them")
     parser.add_argument("--out", type=_folder, metavar="DIR", help="folder for the report; default: the first FOLDER")
+    parser.add_argument(
+        "--analysis",
+        choices=get_args(AnalysisName),
+        help="what the page answers: which arm is better (arms); default: the sweep's, else arms",
+    )
     parser.add_argument(
         "--metric",
         default=DEFAULT,

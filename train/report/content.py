@@ -5,45 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from train.command import kept, train_command
-from train.escape import shell_command
 from train.figures.style import ReportFigure
 from train.report import sentence_text, table, table_text
 from train.report.analysis import Analysis
-from train.report.arms import Arm
 from train.report.class_rows import ClassSection, class_section
-from train.report.collect import FAILED, ExcludedRun
-from train.report.contracts import Claim, Threat
+from train.report.contracts import Claim
 from train.report.evidence import SignalRow
-from train.report.header import header_fields, versions
+from train.report.frame import MOST_ARMS, MOST_LISTED, Frame, history_problems, runs_of_page
+from train.report.header import header_fields
 from train.report.more_seeds import MoreSeeds, more_seeds
 from train.report.outcome import rule
 from train.report.selection import MOST_DOTS, Shown, first_of
 from train.report.tuning_text import LevelRow, level_rows, tuning_paragraphs
-from train.store.manifest import Dropped
 from train.text import plural
 
 NO_CLAIM = "No claim: there is no second arm with results to compare with the baseline."
-MOST_ARMS, MOST_LISTED, MOST_PAIRS, MOST_COMMANDS = 400, 100, 60, 20
-"""What a page lists of arms, of runs of a kind, of pairs, and of the commands of an arm; the files beside it have all."""
+MOST_PAIRS = 60
+"""What a page lists of pairs; `pairs.csv` has all."""
 
 
 @dataclass(frozen=True)
-class ArmCommands:
-    """The commands that reproduce the runs of one arm."""
+class Content(Frame):
+    """All content of a comparison of arms. `scale`: the ends of the strip of dots; `named_by`: what names of arms consist of;
+    `unknown`: why differences have no interval, where no claim says so."""
 
-    label: str
-    commands: Shown[str]
-
-
-@dataclass(frozen=True)
-class Content:
-    """All content of a report. `header`: (name, value) of the fields at the top; `scale`: the ends of the strip of dots;
-    `named_by`: what names of arms consist of; `unknown`: why differences have no interval, where no claim says so."""
-
-    title: str
-    header: tuple[tuple[str, str], ...]
+    listed_in: ClassVar[str] = "results.csv"
+    counted: ClassVar[str] = ": an outcome, counted in the table"
     metric: str
     order: str
     value_unit: str
@@ -67,19 +56,6 @@ class Content:
     pairs: Shown[table.EffectRow]
     pairs_excluding_zero: int
     classes: ClassSection | None
-    figures: tuple[ReportFigure, ...]
-    threats: tuple[Threat, ...]
-    running: Shown[table.RunRow]
-    failed: Shown[table.RunRow]
-    diverged: Shown[table.RunRow]
-    untrained: Shown[table.RunRow]
-    missing: Shown[str]
-    dropped: Shown[Dropped]
-    unreadable: Shown[ExcludedRun]
-    duplicates: Shown[ExcludedRun]
-    notes: Shown[str]
-    arm_commands: Shown[ArmCommands]
-    versions: tuple[tuple[str, str], ...]
 
     @property
     def fewer_dots(self) -> str:
@@ -88,19 +64,12 @@ class Content:
             return ""
         return f"Of an arm with more than {MOST_DOTS} runs, so many are drawn, evenly from the lowest to the highest."
 
-    def figures_named(self, *names: str) -> tuple[ReportFigure, ...]:
-        return tuple(figure for figure in self.figures if figure.name in names)
-
-    def figures_except(self, *names: str) -> tuple[ReportFigure, ...]:
-        return tuple(figure for figure in self.figures if figure.name not in names)
-
 
 def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Content:
     """Return the content of the report on `analysis`."""
     study, metric = analysis.study, analysis.metric
     values = [analysis.value(run) for arm in study.arms for run in analysis.runs_with_value(arm)]
     scale = (table_text.value(metric, min(values)), table_text.value(metric, max(values))) if values else ("", "")
-    plans = [plan.manifest for plan in study.collection.plans]
     return Content(
         title=title_of(analysis),
         header=tuple(header_fields(analysis)),
@@ -127,26 +96,11 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         classes=class_section(analysis),
         figures=tuple(figures),
         threats=analysis.threats,
-        running=first_of(table.listed_runs(analysis, "running", "queued"), MOST_LISTED),
-        failed=first_of(table.listed_runs(analysis, *FAILED, "incomplete", "interrupted"), MOST_LISTED),
-        diverged=first_of(table.listed_runs(analysis, "diverged"), MOST_LISTED),
         untrained=first_of(table.untrained_runs(analysis), MOST_LISTED),
         no_claim=analysis.nothing_trained or NO_CLAIM,
         rule=rule(metric, analysis.outcomes.values()),
-        missing=first_of((train_command(run.overrides) for run in study.collection.missing), MOST_LISTED),
-        dropped=first_of(
-            (Dropped((shell_command(kept(item.overrides)),), item.reason) for plan in plans for item in plan.dropped), MOST_LISTED
-        ),
-        unreadable=first_of(study.collection.unreadable, MOST_LISTED),
-        duplicates=first_of(study.collection.duplicates, MOST_LISTED),
-        notes=first_of(dict.fromkeys(_notes(analysis)), MOST_LISTED),
-        arm_commands=first_of((_arm_commands(analysis, arm) for arm in analysis.ranked), MOST_ARMS),
-        versions=tuple(versions(study.runs)),
+        **runs_of_page(study, analysis.ranked, analysis.histories, _notes(analysis)),
     )
-
-
-def _arm_commands(analysis: Analysis, arm: Arm) -> ArmCommands:
-    return ArmCommands(analysis.study.labels[arm.id], first_of(table.commands(arm), MOST_COMMANDS))
 
 
 def smallest_effect(analysis: Analysis) -> str:
@@ -171,13 +125,10 @@ def title_of(analysis: Analysis) -> str:
 
 def _notes(analysis: Analysis) -> Iterable[str]:
     """Yield what else affects the interpretation of the runs."""
-    for plan in analysis.study.collection.plans:
-        yield from plan.manifest.notes
     if len({plan.manifest.tune for plan in analysis.study.collection.plans}) > 1 and not analysis.study.tune:
         yield "the sweeps tuned different keys (sweep.tune), so every level is an arm here; name the tuned keys with --tune KEY"
     for arm in analysis.study.arms:
         for run in arm.runs:
-            if problem := analysis.history(run).problem:
-                yield f"{run.folder}: {problem}"
+            yield from history_problems([run], analysis.histories)
             if run.state == "done" and not math.isfinite(analysis.value(run)):
                 yield f"{run.folder}: the run completed without a numeric {analysis.metric.name}; it is counted as missing"

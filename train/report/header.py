@@ -9,6 +9,7 @@ from typing import Any
 from train.command import stored_command
 from train.report import table_text
 from train.report.analysis import Analysis
+from train.report.arms import Study
 from train.report.collect import text
 from train.report.facts import code_version
 from train.report.looks import looks_text
@@ -31,15 +32,7 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
         ("Verdicts", found.standing.sentence) for found in (analysis.final, analysis) if found and found.standing.sentence
     )
     study, metric, runs = analysis.study, analysis.metric, analysis.study.runs
-    commands = [stored_command(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
-    yield "Command", "; ".join(commands) or "runs collected from folders, without a sweep manifest"
-    if study.collection.left_out:
-        yield "Left out", study.collection.left_out
-    if study.manifest and study.manifest.study:
-        yield "Study", study.manifest.study
-    if study.design:
-        yield "Design", DESIGNS[study.design]
-    yield "Runs", _counts(analysis)
+    yield from plan_fields(study)
     if study.manifest and study.manifest.planned_looks:
         yield "Looks", looks_text(study.manifest.planned_looks)
     if study.tune:
@@ -49,6 +42,25 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Metric", f"{metric.name} ({metric.tag}) {origin}. {metric.direction}."
     examples = sorted({count for run in runs if (count := metric.examples(run)) is not None})
     evaluated = f"; the metric is evaluated on {' or '.join(f'{count:,}' for count in examples)} images" if examples else ""
+    yield from setup_fields(study, evaluated)
+
+
+def plan_fields(study: Study) -> Iterable[tuple[str, str]]:
+    """Yield what was planned and run."""
+    commands = [stored_command(plan.manifest.command) for plan in study.collection.plans if plan.manifest.command]
+    yield "Command", "; ".join(commands) or "runs collected from folders, without a sweep manifest"
+    if study.collection.left_out:
+        yield "Left out", study.collection.left_out
+    if study.manifest and study.manifest.study:
+        yield "Study", study.manifest.study
+    if study.design:
+        yield "Design", DESIGNS[study.design]
+    yield "Runs", _counts(study)
+
+
+def setup_fields(study: Study, evaluated: str = "") -> Iterable[tuple[str, str]]:
+    """Yield on what data and device the runs trained, how long, and where they are. `evaluated`: added to the data."""
+    runs = study.runs
     yield "Data", _varied(runs, lambda run: run.choices.get("data") or _value(run, "data", "_target_")) + evaluated
     yield (
         "Training",
@@ -63,8 +75,7 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Folders", ", ".join(map(str, study.collection.folders))
 
 
-def _counts(analysis: Analysis) -> str:
-    study = analysis.study
+def _counts(study: Study) -> str:
     states = Counter(run.state for run in study.runs)
     counts = [f"{states[state]} {state}" for state in _STATES if states[state]]
     missing = len(study.collection.missing)

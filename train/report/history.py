@@ -29,9 +29,6 @@ SIGNALS = {statistic.name: statistic.signal for statistic in STATISTICS if stati
 """Statistic -> what it is in words, for those that a report draws of every layer."""
 
 
-_SIGNALS = tuple(join(name, "") for name in SIGNALS)
-
-
 @dataclass(frozen=True)
 class Curve:
     """The values of one tag over one run; `times_s`: seconds since the run started. A report holds thousands, hence arrays."""
@@ -46,13 +43,15 @@ class Curve:
 class History:
     """What was read from one run's metrics.jsonl.
 
-    `curves`: requested tag -> curve. `first_signal` and `last_signal`: tag -> value, for `SIGNALS` in the first and the last
-    record that observes every layer. `problem`: why data are missing.
+    `curves`: requested tag -> curve. `first_signal` and `last_signal`: tag -> value, for the requested statistics in the first
+    and the last record that observes every layer, those of `first_step` and `last_observed`. `problem`: why data are missing.
     """
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
     first_signal: Mapping[str, float] = field(default_factory=dict)
     last_signal: Mapping[str, float] = field(default_factory=dict)
+    first_step: int = 0
+    last_observed: int = 0
     last_step: int = 0
     last_epoch: float = 0.0
     problem: str = ""
@@ -78,19 +77,19 @@ class SharedCurve:
             return self.values.mean(axis=0)
 
 
-def read_histories(runs: Sequence[Run], tags: Iterable[str]) -> dict[Path, History]:
+def read_histories(runs: Sequence[Run], tags: Iterable[str], statistics: Iterable[str] = tuple(SIGNALS)) -> dict[Path, History]:
     """Read the history of every run, keyed by its folder. One after the other: threads take two thirds more processor time."""
-    wanted = tuple(tags)
-    return {run.folder: read_history(run, wanted) for run in runs}
+    wanted, of_layers = tuple(tags), tuple(statistics)
+    return {run.folder: read_history(run, wanted, of_layers) for run in runs}
 
 
-def read_history(run: Run, tags: Iterable[str]) -> History:
-    """Read the curves of `tags` and the first and last layer signals of a run.
+def read_history(run: Run, tags: Iterable[str], statistics: Iterable[str] = tuple(SIGNALS)) -> History:
+    """Read the curves of `tags`, and of a run's layers the first and the last value of `statistics`.
 
     Only lines with one of `tags` are parsed, and the first and last line that observe every layer: lines with layer statistics
     are most of the file. No more than these is held. A torn last line is skipped; a running or killed run leaves one.
     """
-    reader = _Reader(tuple(dict.fromkeys(tags)))
+    reader = _Reader(tuple(dict.fromkeys(tags)), tuple(join(name, "") for name in statistics))
     try:
         for line in complete_lines(run.metrics_file):
             reader.add(line)
@@ -102,8 +101,9 @@ def read_history(run: Run, tags: Iterable[str]) -> History:
 class _Reader:
     """Collects what a history keeps from the lines of one file, in order."""
 
-    def __init__(self, tags: tuple[str, ...]) -> None:
+    def __init__(self, tags: tuple[str, ...], statistics: tuple[str, ...]) -> None:
         self._tags = tags
+        self._statistics = statistics
         self._marks = re.compile(b"|".join(re.escape(f'"{tag}"'.encode()) for tag in tags))
         self._lines: list[bytes] = []
         self._rows: list[Row] = []
@@ -125,8 +125,10 @@ class _Reader:
         newest = max([*self._rows[-1:], *last], key=lambda row: row[0], default=(0, 0.0))
         return History(
             curves={tag: curve for tag in self._tags if (curve := _curve(tag, self._rows, places))},
-            first_signal=_signals(first),
-            last_signal=_signals(last),
+            first_signal=_signals(first, self._statistics),
+            last_signal=_signals(last, self._statistics),
+            first_step=first[0][0] if first else 0,
+            last_observed=last[0][0] if last else 0,
             last_step=newest[0],
             last_epoch=newest[1],
             problem=self._problem,
@@ -173,8 +175,8 @@ def _curve(tag: str, rows: Sequence[Row], places: dict[tuple[int, ...], tuple[ar
     return Curve(*places[key], array("d", [row[3][tag] for row in ordered]))
 
 
-def _signals(rows: Sequence[Row]) -> dict[str, float]:
-    return {intern(tag): value for row in rows for tag, value in row[3].items() if tag.startswith(_SIGNALS)}
+def _signals(rows: Sequence[Row], statistics: tuple[str, ...]) -> dict[str, float]:
+    return {intern(tag): value for row in rows for tag, value in row[3].items() if tag.startswith(statistics)}
 
 
 def recorded_tags(run: Run) -> set[str]:

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from annotated_types import Gt
+from typing import TYPE_CHECKING
 
 from train.errors import UsageError
 from train.escape import line
 from train.report import metric as metrics
+from train.report.options import ReportOptions
 from train.store.files import FIGURES_FOLDER, STATUS_FILE
 from train.store.inside import Folder
 
 if TYPE_CHECKING:
+    from train.figures.style import ReportFigure
     from train.report.analysis import Analysis
+    from train.report.arms import Study
+    from train.report.findings import AnalysisKind
 
 log = logging.getLogger("train")
 
 PAGE, PAIRS = "report.html", "pairs.csv"
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Options of a report: the keys of `report`, documented in `conf/config.yaml`, and two of `train-report` alone.
-
-    `metric`: a tag, such as accuracy/test; `baseline`: an arm's id or overrides, empty for the plan's; `pairs`: compare all pairs
-    of arms; `smallest_effect`: the smallest effect of interest, in the metric's unit (a fraction for accuracies), None for the
-    default; `tensorboard`: also write charts of the arms into the folder of the runs; `tune`: tuned keys, of which a level is
-    chosen per arm, empty for those of the sweep.
-    """
-
-    metric: str = metrics.DEFAULT
-    baseline: str = ""
-    pairs: bool = False
-    smallest_effect: Annotated[float, Gt(0)] | None = None
-    tensorboard: bool = True
-    tune: tuple[str, ...] = ()
 
 
 def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> tuple[Path, str]:
@@ -48,7 +31,13 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> t
 
     UsageError when that fails.
     """
-    analysis = analyse_folders(folders, options)
+    from train.report.analyses import analysis_of, find_analysis
+
+    study = read_study(folders, options)
+    name = analysis_of(study, options)
+    if (kind := find_analysis(name)) is not None:
+        return write_findings(study, kind, name, out, options)
+    analysis = analyse_study(study, options)
     page = write_report(analysis, out, tensorboard=options.tensorboard)
     from train.report.page_record import record_looks
     from train.report.render import as_text
@@ -58,13 +47,23 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> t
     return page, as_text(analysis, page)
 
 
-def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis:
-    """Read the runs in `folders` and analyse them, without writing files. UsageError for bad folders or options."""
+def read_study(folders: Sequence[Path], options: ReportOptions) -> Study:
+    """Read the runs in `folders` and group them into arms. UsageError for bad folders or options."""
     from train.report.arms import build_study
     from train.report.collect import collect
+
+    return build_study(collect(folders), options.baseline, options.tune)
+
+
+def analyse_folders(folders: Sequence[Path], options: ReportOptions) -> Analysis:
+    """Read the runs in `folders` and compare the arms, without writing files. UsageError for bad folders or options."""
+    return analyse_study(read_study(folders, options), options)
+
+
+def analyse_study(study: Study, options: ReportOptions) -> Analysis:
+    """Compare the arms of a study. UsageError for a metric that no run has."""
     from train.report.history import CURVE_TAGS, read_histories
 
-    study = build_study(collect(folders), options.baseline, options.tune)
     metric = metrics.Metric(options.metric)
     histories = read_histories((*study.runs, *study.unchosen_runs), (*CURVE_TAGS, metric.tag))
     metrics.check_metric(metric, study.runs, histories)
@@ -81,9 +80,7 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     TensorBoard charts of the arms are written if there is one folder and it is not itself a run. UsageError when `out` cannot be
     written.
     """
-    with _writable(out):
-        out.mkdir(parents=True, exist_ok=True)
-        figures_folder = (Folder(out) / FIGURES_FOLDER).make()
+    _make_folders(out)
     from train.report.content import build_content
     from train.report.figure_data import FIGURES, draw_all
     from train.report.render import html, markdown
@@ -92,24 +89,59 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     figures = draw_all(analysis)
     content = build_content(analysis, figures)
     files = {
-        "results.csv": csv_text(analysis, out).encode(),
-        **({PAIRS: pairs_text(analysis).encode()} if analysis.pairs else {}),
-        "report.md": markdown(content, out).encode(),
-        PAGE: html(content, out).encode(),
+        "results.csv": csv_text(analysis, out),
+        **({PAIRS: pairs_text(analysis)} if analysis.pairs else {}),
+        "report.md": markdown(content, out),
+        PAGE: html(content, out),
     }
-    with _writable(out):
-        for stale in FIGURES - {figure.name for figure in figures}:
-            figures_folder.remove(f"{stale}.svg")
-        if PAIRS not in files:
-            Folder(out).remove(PAIRS)
-        for figure in figures:
-            figures_folder.write(f"{figure.name}.svg", figure.svg)
-        for name, data in files.items():
-            Folder(out).write(name, data)
+    _write_files(out, files, figures, FIGURES, {PAIRS})
     folders = analysis.study.collection.folders
     if tensorboard and len(folders) == 1 and not Folder(folders[0]).exists(STATUS_FILE):
         _write_charts(analysis, folders[0])
     return out / PAGE
+
+
+def write_findings(study: Study, kind: AnalysisKind, name: str, out: Path, options: ReportOptions) -> tuple[Path, str]:
+    """Analyse a study and write the page, the Markdown file, the numbers and the figures into `out`; return as `make_report`."""
+    from train.report.findings_page import findings_content, findings_text
+    from train.report.history import CURVE_TAGS, SIGNALS, read_histories
+    from train.report.render import html, markdown
+    from train.report.results_csv import table_text
+
+    _make_folders(out)
+    tags = tuple(dict.fromkeys((*CURVE_TAGS, *kind.tags)))
+    histories = read_histories((*study.runs, *study.unchosen_runs), tags, kind.statistics or tuple(SIGNALS))
+    findings = kind.analyse(study, histories, options)
+    content = findings_content(findings, study, histories)
+    files = {
+        f"{name}.csv": table_text(findings.numbers),
+        "report.md": markdown(content, out, "findings"),
+        PAGE: html(content, out, "findings"),
+    }
+    _write_files(out, files, findings.figures, kind.figures)
+    return out / PAGE, findings_text(findings, out / PAGE)
+
+
+def _make_folders(out: Path) -> None:
+    with _writable(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (Folder(out) / FIGURES_FOLDER).make()
+
+
+def _write_files(
+    out: Path, files: Mapping[str, str], figures: Sequence[ReportFigure], names: Iterable[str], others: Iterable[str] = ()
+) -> None:
+    """Write a page with its files and figures. `names`, `others`: figures and files of which those of an earlier page go."""
+    with _writable(out):
+        folder = Folder(out)
+        for stale in set(names) - {figure.name for figure in figures}:
+            (folder / FIGURES_FOLDER).remove(f"{stale}.svg")
+        for stale in set(others) - files.keys():
+            folder.remove(stale)
+        for figure in figures:
+            (folder / FIGURES_FOLDER).write(f"{figure.name}.svg", figure.svg)
+        for name, text in files.items():
+            folder.write(name, text.encode())
 
 
 @contextmanager

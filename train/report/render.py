@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from train import escape
 from train.report import table_text
 from train.report.analysis import Analysis
-from train.report.content import Content
+from train.report.frame import Frame
 from train.report.more_seeds import more_seeds
 from train.report.paths import relative_path
 from train.report.selection import MOST_OPEN_ROWS
@@ -23,6 +23,7 @@ from train.report.statistics.threats import CONTRADICTIONS
 from train.report.table import rows
 
 TEMPLATES = Path(__file__).with_name("templates")
+Template: TypeAlias = Literal["report", "findings"]
 MOST_ROWS = 20
 MOST_OPEN = 20
 """Rows of a page that are open, of lists of runs, or of claims. The others are in closed details."""
@@ -31,20 +32,20 @@ _MARKDOWN = {"code": escape.markdown_code, "line": escape.line}
 _STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
 
 
-def html(content: Content, out: Path) -> str:
+def html(content: Frame, out: Path, template: Template = "report") -> str:
     """Render `content` as a page without scripts or network requests. All text from run folders is escaped.
 
-    `out`: the folder of the page, to which paths are relative.
+    `out`: the folder of the page, to which paths are relative; `template`: the one that the content is for.
     """
-    return _rendered("report.html.j2", content, out, escape.terminal, base64=_base64, strip_x=_strip_x)
+    return _rendered(f"{template}.html.j2", content, out, escape.terminal, base64=_base64, strip_x=_strip_x)
 
 
-def markdown(content: Content, out: Path) -> str:
+def markdown(content: Frame, out: Path, template: Template = "report") -> str:
     """Render `content` for a README or a merge request; its figures are files beside it. `out`: as for the page.
 
     All text is escaped, but for what a filter of the template has made Markdown.
     """
-    text = _rendered("report.md.j2", content, out, partial(_made, escape.markdown))
+    text = _rendered(f"{template}.md.j2", content, out, partial(_made, escape.markdown))
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
@@ -94,7 +95,7 @@ def _claim_lines(analysis: Analysis) -> Iterator[str]:
         yield from (f"  {sentence}" for sentence in claim.interactions)
 
 
-def _rendered(template: str, content: Content, out: Path, escaped: Callable[[str], str], **functions: Any) -> str:
+def _rendered(template: str, content: Frame, out: Path, escaped: Callable[[str], str], **functions: Any) -> str:
     """Render a template. `escaped` is applied to every text that it shows; what is then no Markup is escaped for HTML."""
 
     def finalize(value: Any) -> Any:

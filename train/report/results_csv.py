@@ -70,10 +70,11 @@ def csv_text(analysis: Analysis, out: Path) -> str:
                 *_provenance(run),
             ]
         )
-    return _table(rows)
+    return table_text(rows)
 
 
-def _table(rows: Iterable[Iterable[Any]]) -> str:
+def table_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows as CSV; a text that a spreadsheet would take for a formula begins with an apostrophe."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
     return buffer.getvalue()
@@ -85,7 +86,7 @@ PAIRS = ("first", "second", "difference", "low", "high", "p_adjusted", "detectab
 def pairs_text(analysis: Analysis) -> str:
     """Return the text of pairs.csv: the difference of every two arms, first minus second. Unknown values are empty."""
     labels = analysis.study.labels
-    return _table([PAIRS, *(_pair(pair, labels) for pair in analysis.pairs or ())])
+    return table_text([PAIRS, *(_pair(pair, labels) for pair in analysis.pairs or ())])
 
 
 def _pair(pair: Pairwise, labels: Mapping[str, str]) -> list[Any]:

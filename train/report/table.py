@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from train.command import TO_RESUME, resume_command, train_command
 from train.naming import BASELINE
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Arm
-from train.report.collect import FAILED
 from train.report.contracts import Effect
 from train.report.evidence import SignalRow, lost_finding, run_finding, signal_row, unhealthy_signal
 from train.report.grid_contracts import named
 from train.report.metric import as_float
+from train.report.run_rows import RunRow
 from train.report.selection import MOST_DOTS, MOST_OPEN_ROWS, Shown, baseline_in_first, first_of, spread_out
 from train.report.tuning_text import level_note
 from train.store.run import Run
@@ -83,17 +82,6 @@ class EffectRow:
     detectable: str
     excludes_zero: bool
     note: str
-
-
-@dataclass(frozen=True)
-class RunRow:
-    """A run that is listed individually: it failed, diverged, was interrupted or is running."""
-
-    folder: str
-    arm: str
-    seed: int
-    state: str
-    reason: str
 
 
 def rows(analysis: Analysis, most: int) -> Shown[ArmRow]:
@@ -222,17 +210,6 @@ def _averaged(combinations: int, of_combinations: int) -> str:
     return f"over {combinations} of {of_combinations} combinations" if combinations < of_combinations else ""
 
 
-def listed_runs(analysis: Analysis, *states: str) -> Iterator[RunRow]:
-    """Yield the runs in any of `states`, including those at levels that were not chosen."""
-    return (
-        RunRow(str(run.folder), name, run.seed, run.state, _reason(analysis, run))
-        for arm in analysis.ranked
-        for name, runs in _runs_by_name(analysis.study.labels[arm.id], arm)
-        for run in runs
-        if run.state in states
-    )
-
-
 def untrained_runs(analysis: Analysis) -> tuple[RunRow, ...]:
     """Return the completed runs that learned nothing."""
     return tuple(
@@ -245,40 +222,6 @@ def untrained_runs(analysis: Analysis) -> tuple[RunRow, ...]:
 def _score(analysis: Analysis, run: Run) -> str:
     value = f"{analysis.metric.name} {table_text.value(analysis.metric, analysis.value(run))}"
     return "; ".join(filter(None, ("no step was made" if run.summary.get("steps") == 0 else value, run_finding(run))))
-
-
-def _runs_by_name(name: str, arm: Arm) -> Iterable[tuple[str, Sequence[Run]]]:
-    if arm.choice is None:
-        return [(name, arm.runs)]
-    return [(f"{name} {where}", runs) for where, runs in arm.choice.runs_by_level]
-
-
-def _reason(analysis: Analysis, run: Run) -> str:
-    if run.state in ("running", "queued"):
-        return _progress(analysis, run)
-    text, separator, _ = run.reason.partition(TO_RESUME)  # what a run printed may trust packages, which a stored text must not
-    resumes = f"to resume: {resume_command(run.folder)}" if separator else ""
-    reason = "; ".join(filter(None, (text, run_finding(run), resumes))) or ("no reason recorded" if run.state in FAILED else "")
-    step = analysis.history(run).last_step
-    return f"{reason} (last record: step {step:,})" if step and reason and run.state != "diverged" else reason
-
-
-def _progress(analysis: Analysis, run: Run) -> str:
-    """Describe the last record of an incomplete run."""
-    history = analysis.history(run)
-    trainer = run.config.get("trainer")
-    planned = trainer.get("epochs") if isinstance(trainer, dict) else None
-    total = f" of {planned}" if planned is not None else ""
-    last = [(tag, history.last(tag)) for tag in ("accuracy/val", "loss/train")]
-    values = [f"{tag} {value:.4g}" for tag, value in last if math.isfinite(value)]
-    if not history.last_step and not values:
-        return "no record yet"
-    return f"at step {history.last_step:,}, epoch {history.last_epoch:.2f}{total}" + "".join(f", {value}" for value in values)
-
-
-def commands(arm: Arm) -> Iterator[str]:
-    """Yield the commands that reproduce the runs of an arm; for an arm without runs, one command without seeds."""
-    return (train_command(item.overrides) for item in (arm.runs or [arm]))
 
 
 def _average(values: Iterable[float]) -> float:

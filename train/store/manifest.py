@@ -79,7 +79,7 @@ class Manifest:
     `planned_looks`: when arms are compared while the sweep grows, None if it does not; `decisions`: arm -> what was decided, by
     the names in `planned_looks`; `plans`: what was planned, one command after the other; `looks`: the pages with verdicts that
     were made of it; `tuning`: how levels are tried by runs of their own, None where a report chooses among the runs that it
-    compares; `choices`: `tuned` of an arm -> its choice.
+    compares; `choices`: `tuned` of an arm -> its choice; `analysis`: what its page answers (`report.analysis`).
     """
 
     command: tuple[str, ...]
@@ -103,6 +103,7 @@ class Manifest:
     looks: tuple[Look, ...] = ()
     tuning: Tuning | None = None
     choices: Mapping[str, Choice] = field(default_factory=dict)
+    analysis: str = "arms"
     identity_version: int = VERSION
     """The version of the identity that produced the ids."""
 
@@ -143,6 +144,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         looks=tuple(map(look_of, content.get("looks") or ())),
         tuning=tuning_of(content.get("tuning")),
         choices=choices_of(content.get("choices")),
+        analysis=content.get("analysis") or "arms",  # older sweeps compare arms
         identity_version=version,
     )
 

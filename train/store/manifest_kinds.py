@@ -79,7 +79,7 @@ _TUNING = {"seeds": list_of(WHOLE), "epochs": _PART, "extend": COUNT}
 
 MANIFEST: Mapping[str, Kind] = {
     "command": list_of(TEXT),
-    **dict.fromkeys(("design", "baseline", "study", "metric"), TEXT),
+    **dict.fromkeys(("design", "baseline", "study", "metric", "analysis"), TEXT),
     **dict.fromkeys(("axes", "seeds"), _LEVELS),
     "arms": _records(_ARM),
     "runs": _records(_RUN),

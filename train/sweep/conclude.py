@@ -10,7 +10,8 @@ from pathlib import Path
 from train.command import TO_RESUME, tensorboard_command
 from train.errors import Interrupted, UsageError, remedy
 from train.escape import line
-from train.report.make import ReportOptions, make_report
+from train.report.make import make_report
+from train.report.options import ReportOptions
 from train.store.files import CONSOLE_LOG, LOG_FILE
 from train.store.inside import is_there
 from train.store.manifest import PlannedRun

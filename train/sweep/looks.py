@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from train.errors import UsageError
-from train.report.make import ReportOptions
 from train.report.metric import Metric
+from train.report.options import ReportOptions
 from train.report.sentence_text import at_least, points
 from train.store.decisions import MOST_LOOKS, Decision, PlannedLooks
 from train.store.manifest import Manifest

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, open_dict
 
 from train.command import override
 from train.errors import UsageError, remedy
-from train.report.make import ReportOptions
+from train.report.analyses import check_plan
+from train.report.options import ReportOptions
 from train.store.files import MANIFEST_FILE
 from train.store.identity import VERSION
 from train.store.inside import Folder
@@ -114,8 +115,15 @@ def build_manifest(
         smallest_effect=report.smallest_effect,
         first_batches=plan.first_batches,
         tuning=plan.tuning,
+        analysis=report.analysis or "arms",
     )
     return replace(manifest, plans=(as_planned(manifest, now()),))
+
+
+def check_analysis(plan: SweepPlan, study: str, report: ReportOptions) -> None:
+    """Check that what the page is to answer can be answered by such runs. UsageError otherwise."""
+    planned = build_manifest(plan, plan.possible_runs, (), study, (), report)
+    check_plan(report, planned, {arm.id: arm.config for arm in (*plan.arms, *plan.reserve)})
 
 
 def _levels(axes: Iterable[Axis]) -> dict[str, tuple[str, ...]]:

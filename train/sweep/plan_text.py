@@ -8,8 +8,8 @@ from pathlib import Path
 
 from train.escape import line
 from train.naming import levels_text
-from train.report.make import ReportOptions
 from train.report.metric import Metric
+from train.report.options import ReportOptions
 from train.streams import say
 from train.sweep.calibrate import Timing
 from train.sweep.design import ComposedArm
@@ -112,7 +112,9 @@ def arm_lines(plan: SweepPlan) -> Iterator[str]:
 
 
 def power_lines(plan: SweepPlan, folder: Path, spread: float | None, report: ReportOptions) -> Iterator[str]:
-    """Yield which differences the planned seeds can detect. `spread`: between seeds; None: that of the runs in `folder`."""
+    """Return which differences of arms the planned seeds can detect. `spread`: between seeds; None: as the runs in `folder`."""
+    if report.analysis != "arms":
+        return iter(())
     from train.report import power_text  # imports scipy
 
     metric, seeds = Metric(report.metric), max(len(arm.runs) for arm in plan.arms)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from train.command import override, repeat_command
 from train.errors import RunError, UsageError, remedy
-from train.report.make import ReportOptions
+from train.report.options import ReportOptions
 from train.sinks.hparams import hparams_row
 from train.store.manifest import Manifest, PlannedRun, read_manifest
 from train.store.manifest_update import update_manifest

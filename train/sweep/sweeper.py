@@ -26,7 +26,7 @@ from train.sweep.check import ArmChecks, check_arms, compare_with_folder
 from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
 from train.sweep.fork_server import ForkServer
 from train.sweep.looks import LookPolicy
-from train.sweep.manifest import build_manifest, existing_manifest, newest_sweep
+from train.sweep.manifest import build_manifest, check_analysis, existing_manifest, newest_sweep
 from train.sweep.plan import SweepPlan, make_plan, seed_by_seed
 from train.sweep.reuse import RERUN_KINDS, RunStatus
 from train.sweep.settings import SweepSettings, parse_sweep, refuse_unused_tuning
@@ -103,6 +103,7 @@ class Sweep:
         composed = make_plan(request, self.settings, self.loader, self.master, read_manifest(folder))
         self.preload_report()
         configs = {arm.id: arm.config for arm in (*composed.arms, *composed.reserve)}
+        check_analysis(composed, self.study, self.report)
         environment = allocation.slots[0].environment
         checks = check_arms(configs, fork_server, environment, with_memory=allocation.gpus > 0, typed=typed)
         plan = composed.with_inputs(checks.inputs).without_arms(checks.impossible)
