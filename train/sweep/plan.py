@@ -24,6 +24,7 @@ from train.sweep.composer import Composer
 from train.sweep.design import ComposedArm, Levels
 from train.sweep.failures import Failure, impossible_baseline, unusable_combination
 from train.sweep.ranges import Ladder
+from train.sweep.roles import by_role
 from train.sweep.settings import SweepSettings
 
 
@@ -149,6 +150,7 @@ def make_plan(
 
     UsageError when the settings do not fit the axes; Hydra's own errors for keys and options that no arm can be composed with.
     """
+    request, settings = by_role(request, settings)
     chosen = {str(axis): level_text(level) for axis, level in (settings.baseline or {}).items()}
     tuning.validate(request, settings.tuned, chosen)
     seed_zips, tuned_zips, ingredient_zips = designing.partition_zips(

@@ -25,6 +25,7 @@ class SweepSettings(BaseModel):
     model_config = STRICT
     design: Design
     zip: list[list[str]]
+    roles: list[Literal["init", "order", "augment", "dropout", "split"]] | None
     tune: str | list[str] | dict[str, list[Any]] | None
     tune_seeds: Annotated[int, Ge(1)]
     tune_epochs: Annotated[float, Gt(0), Le(1)] | None
@@ -51,6 +52,10 @@ class SweepSettings(BaseModel):
     def tuned_levels(self) -> Mapping[str, list[Any]]:
         """Key, as typed -> the levels that `tune` itself names; empty where it names keys alone."""
         return self.tune if isinstance(self.tune, dict) else {}
+
+    def runs_with(self, seeds: int) -> int:
+        """Return how many runs an arm has at most with so many seeds."""
+        return seeds * (seeds + len(self.roles)) if self.roles else seeds
 
 
 def parse_sweep(config: Mapping[str, Any]) -> tuple[SweepSettings, ReportOptions]:

@@ -70,7 +70,7 @@ class Sweep:
         request = read_request(self.params, overrides, self.loader, self.settings.tuned_levels)
         looks.validate(request, self.settings, self.report)
         request, planned_looks = looks.in_blocks(request, self.settings)
-        seeds = math.prod(len(axis.levels) for axis in request.seeds)
+        seeds = self.settings.runs_with(math.prod(len(axis.levels) for axis in request.seeds))
         tune_seeds = self.settings.tune_seeds if self.settings.tuned else 1
         max_runs = math.prod(len(axis.levels) for axis in request.axes) * max(seeds, tune_seeds)
         allocation = self.allocate(max_runs)
