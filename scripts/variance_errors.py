@@ -20,7 +20,7 @@ from train.report.spread_text import LITTLE, MOST  # noqa: E402
 from train.report.statistics.components import Estimate, Spread, spread_of  # noqa: E402
 from train.sweep.roles import ROLES, design  # noqa: E402
 
-STUDIES = 2_000
+STUDIES = 1_000
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Array]
 DISTRIBUTIONS: Mapping[str, Draw] = {
@@ -33,7 +33,7 @@ DISTRIBUTIONS: Mapping[str, Draw] = {
 
 @dataclass(frozen=True)
 class Truth:
-    """Shares of the variance: of single roles, and of pairs of roles that interact; what is left comes from all roles together."""
+    """Shares of the variance: of single roles, and of pairs of roles that interact; what is left comes from all together."""
 
     name: str
     roles: Sequence[float]
@@ -119,7 +119,7 @@ def simulate(truth: Truth, seeds: int, studies: int) -> Tally:
     named = [dict(zip(ROLES[:roles], row, strict=True)) for row in rows]
     generator, tally = np.random.default_rng([seeds, roles, len(truth.name)]), Tally()
     for _ in range(studies):
-        tally.add(spread_of(draw(truth, rows, generator), named), truth)
+        tally.add(spread_of(draw(truth, rows, generator).tolist(), named), truth)
     return tally
 
 

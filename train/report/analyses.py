@@ -11,8 +11,12 @@ from train.report.options import AnalysisName, ReportOptions
 from train.store.manifest import Manifest
 
 
-def find_analysis(name: AnalysisName) -> AnalysisKind | None:  # noqa: ARG001
+def find_analysis(name: AnalysisName) -> AnalysisKind | None:
     """Return the analysis of that name; None for `arms`, whose page is made of `train.report.analysis`."""
+    if name == "variance":
+        from train.report.variance import VARIANCE
+
+        return VARIANCE
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from train.report.classes import TAG
 from train.report.metric import Metric, as_float
-from train.report.outcome import class_counts, scored_split
+from train.report.outcome import class_counts
 from train.store.run import Run
 
 FEWEST = 6
@@ -19,8 +19,11 @@ Z = 1.959964
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """`images` of the split; `mean`: half the width of the 95 % interval of an accuracy on as many other images; `difference`: the
-    smallest difference of two settings on the same images that can be told from chance. Fractions."""
+    """What the images of a split can show, in fractions.
+
+    `mean`: half the width of the 95 % interval of an accuracy on all such images; `difference`: the smallest difference of two
+    settings on the same images that can be told from chance.
+    """
 
     images: int
     mean: float

@@ -9,7 +9,7 @@ from annotated_types import Gt
 
 from train.report.metric import DEFAULT
 
-AnalysisName: TypeAlias = Literal["arms"]
+AnalysisName: TypeAlias = Literal["arms", "variance"]
 """What a page can answer: which arm is better, or what `train.report.analyses` has."""
 
 

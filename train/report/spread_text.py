@@ -14,8 +14,8 @@ from train.report.statistics.contrasts import runs_needed
 from train.text import listed, percent, plural
 
 MOST, LITTLE = 0.5, 1 / 3
-"""A part explains most of the variance if it is more than half of it. A role explains little if fixing it saves less than a third of
-the standard error."""
+"""A part explains most of the variance if it is more than half of it. A role explains little if fixing it saves less than a third
+of the standard error."""
 STANDARD_ERROR = 0.001
 """For which seeds are counted: a tenth of a percentage point."""
 TOO_WIDE = 4
@@ -81,8 +81,7 @@ def _source(spread: Spread) -> Iterator[Remark]:
         numbers = f"{percent(spread.rest.value, 0)} of the variance ({share_interval(spread.rest)})"
         yield Remark(
             "no single role",
-            f"No role explains it: {numbers} is what the seeds do together. A run takes another course with any one of them "
-            "changed.",
+            f"No role explains it: {numbers} is what the seeds do together. A run takes another course with any of them changed.",
             "even",
         )
     else:
@@ -101,14 +100,14 @@ def _fixing(spread: Spread) -> Iterator[Remark]:
     known = [role for role in spread.roles if role.saving is not None and not _draws_nothing(role)]
     little = [role for role in known if role.saving is not None and role.saving <= LITTLE]
     if little:
-        savings = listed([f"{role.role} at most {percent(role.saving or 0.0, 0)}" for role in little])
+        (first, least), *rest = [(role.role, percent(role.saving or 0.0, 0)) for role in little]
+        savings = listed([f"{first} saves at most {least} of the standard error", *(f"{name} {most}" for name, most in rest)])
         yield Remark(
             "fix nothing",
-            f"Of the standard error of a mean, fixing {savings} would save. The mean would then be that of one seed, an error that "
-            "no number of runs averages out.",
+            f"Fixing {savings}. A mean is then that of one seed, an error that no number of runs averages out.",
             "even",
         )
-    if others := [role.role for role in known if role not in little]:
+    if others := [role.role for role in known if role not in little and role.share and role.share.low <= MOST]:
         does = "does" if len(others) == 1 else "do"
         yield Remark("not known", f"How much the seed of {listed(others)} {does} by itself is too uncertain for advice.", "weak")
 
@@ -117,7 +116,7 @@ def _inert(spread: Spread) -> Iterator[Remark]:
     if names := [role.role for role in spread.roles if _draws_nothing(role)]:
         yield Remark(
             "no draw",
-            f"Runs that differ in the seed of {listed(names)} alone have the same value: this configuration draws nothing from it.",
+            f"Runs that differ in the seed of {listed(names)} alone have the same value: the configuration draws nothing of it.",
         )
 
 
@@ -143,9 +142,9 @@ def _seeds(total: Estimate, metric: Metric, smallest_effect: float | None) -> It
 def _floor(floor: NoiseFloor) -> Remark:
     return Remark(
         "noise floor",
-        f"The split has {floor.images:,} images. On as many others the accuracy would be within {_points(floor.mean)} points (95 %), "
-        f"however many seeds. Two settings that differ by less than {_points(floor.difference)} points on it, fewer than six images, "
-        "cannot be told apart, even if one is right wherever the other is.",
+        f"The split has {floor.images:,} images. An accuracy on all such images is known to {_points(floor.mean)} points either "
+        f"way (95 %), however many seeds. Two settings that differ by less than {_points(floor.difference)} points here, fewer "
+        "than six images, cannot be told apart, even if one is right wherever the other is.",
     )
 
 

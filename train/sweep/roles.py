@@ -1,10 +1,10 @@
 """Seeds that tell the roles of randomness apart: where the spread between runs comes from (`sweep.roles`).
 
-With q seeds there are q * q runs in which all roles vary together, such that two runs have the seed of one role in common at most.
-So all that runs with the same seed of a role have in common is due to that role, whatever the roles do together. They are the rows
-of an orthogonal array of strength 2 (Bose & Bush 1952, "Orthogonal arrays of strength two and three", Annals of Mathematical
-Statistics 23): row (x, y) has the seed x + c y modulo q in role c. For each role and seed comes one run that differs in that role
-alone from the run that has this seed everywhere.
+With q seeds there are q * q runs in which all roles vary together, such that two runs have the seed of one role in common at
+most. So all that runs with the same seed of a role have in common is due to that role, whatever the roles do together. They are
+the rows of an orthogonal array of strength 2 (Bose & Bush 1952, "Orthogonal arrays of strength two and three", Annals of
+Mathematical Statistics 23): row (x, y) has the seed x + c y modulo q in role c. For each role and seed comes one run that differs
+in that role alone from the run that has this seed everywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def by_role(request: SweepRequest, settings: SweepSettings) -> tuple[SweepReques
         return request, settings
     roles, option = tuple(dict.fromkeys(settings.roles)), f"sweep.roles=[{','.join(settings.roles)}]"
     if settings.max_seeds is not None:
-        raise UsageError(f"{option}: the runs are one design, which does not grow in blocks. Omit sweep.max_seeds and sweep.until.")
+        raise UsageError(
+            f"{option}: the runs are one design, which does not grow in blocks. Omit sweep.max_seeds and sweep.until."
+        )
     if len(roles) < 2:
         raise UsageError(f"{option}: name two roles at least, of {listed(ROLES)}.")
     seeds = _seeds(request, option)

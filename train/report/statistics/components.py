@@ -1,13 +1,15 @@
 """The components of the variance between runs: what the seed of each role of randomness explains, and what none explains alone.
 
 The model is that of random effects, y = mean + one effect for each role's seed + rest, all normal. The rest is what roles do
-together: their interactions. Where two runs have the seed of one role in common at most, it is independent from run to run, whatever
-interacts with what, so that nothing is assumed of interactions. Each role's sum of squares, adjusted for the other roles, and the
-residual one are then independent multiples of chi-squared with known expectations. The intervals of the shares are generalised
-ones (Weerahandi 1993, "Generalized confidence intervals", Journal of the American Statistical Association 88): quantiles of the
-shares that the observed sums of squares give with draws of the chi-squared values, at Bonferroni's level. The interval of the total,
-a sum of mean squares, is that of Graybill & Wang (1980, "Confidence intervals on nonnegative linear combinations of variances",
-Journal of the American Statistical Association 75). docs/statistics.md has the coverage.
+together: their interactions. Where two runs have the seed of one role in common at most, it is independent from run to run,
+whatever interacts with what, so that nothing is assumed of interactions. Each role's sum of squares, adjusted for the other
+roles, and the residual one are then independent multiples of chi-squared with known expectations.
+
+The intervals of the shares are generalised ones (Weerahandi 1993, "Generalized confidence intervals", Journal of the American
+Statistical Association 88): quantiles of the shares that the observed sums of squares give with draws of the chi-squared values,
+at Bonferroni's level. The interval of the total, a sum of mean squares, is that of Graybill & Wang (1980, "Confidence intervals
+on nonnegative linear combinations of variances", Journal of the American Statistical Association 75). docs/statistics.md has the
+coverage.
 
 A run that differs from another in one role alone shows the spread of this role with everything else the same. It includes the
 interactions of the role, so that these spreads do not add up.
@@ -61,8 +63,11 @@ class RoleSpread:
 
 @dataclass(frozen=True)
 class Spread:
-    """The spread between runs of one arm. `total`: the standard deviation if all `roles` vary, from `runs` runs; `rest`: the share
-    of the variance that no role explains alone; `note`: why there is no `total`, or no share."""
+    """The spread between runs of one arm.
+
+    `total`: the standard deviation if all `roles` vary, from `runs` runs; `rest`: the share of the variance that no role explains
+    alone; `note`: why there is no `total`, or no share.
+    """
 
     runs: int
     mean: float
@@ -94,7 +99,9 @@ def spread_of(values: Sequence[float], seeds: Sequence[Mapping[str, int]]) -> Sp
     groups = [_spread_alone(role, values, rows, alone, square) for role in range(len(roles))]
     drawn = [place for place, (squares, df) in enumerate(groups) if squares > 0 or df < FEW]
     kept = np.asarray([values[place] for place in square], dtype=np.float64)
-    total, shares, note = _square(kept, [tuple(rows[place][role] for role in drawn) for place in square], [roles[r] for r in drawn])
+    total, shares, note = _square(
+        kept, [tuple(rows[place][role] for role in drawn) for place in square], [roles[r] for r in drawn]
+    )
     share_of = dict(zip(drawn, shares, strict=False))
     if shares:
         share_of = dict.fromkeys(range(len(roles)), NONE) | share_of
@@ -104,9 +111,7 @@ def spread_of(values: Sequence[float], seeds: Sequence[Mapping[str, int]]) -> Sp
     return Spread(len(square), float(kept.mean()) if square else math.nan, total, parts, shares[-1] if shares else None, note)
 
 
-def _square(
-    values: Array, rows: Sequence[tuple[int, ...]], roles: Sequence[str]
-) -> tuple[Estimate | None, list[Estimate], str]:
+def _square(values: Array, rows: Sequence[tuple[int, ...]], roles: Sequence[str]) -> tuple[Estimate | None, list[Estimate], str]:
     """Return the standard deviation of runs in which all roles vary, the shares of roles and rest, and why there are none."""
     if note := _problem(roles, rows, values):
         return None, [], note
@@ -137,7 +142,7 @@ def _spread_alone(
         rest = rows[place][:role] + rows[place][role + 1 :]
         if varied == role and rest in groups:
             groups[rest].append(values[place])
-    squares = sum(float(np.var(group)) * len(group) for group in groups.values())
+    squares = sum(float(np.var(group)) * len(group) for group in groups.values() if min(group) < max(group))
     return squares, sum(len(group) - 1 for group in groups.values())
 
 
