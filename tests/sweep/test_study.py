@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
@@ -16,13 +17,18 @@ from omegaconf import OmegaConf
 from tests.harness import SMALL
 from train import cli
 from train.run.dry_run import ConfigCheck, check_configs
+from train.report.options import ReportOptions
+from train.report.variance import check
 from train.store.choices import Tuning
 from train.store.manifest import read_manifest
 from train.sweep.axes import read_request
+from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.settings import parse_sweep
 
-STUDIES = sorted(path.stem for path in (cli.config_dir() / "study").glob("*.yaml"))
+PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in (cli.config_dir() / "study").glob("*.yaml")}
+STUDIES = sorted(name for name, preset in PRESETS.items() if "report" not in preset)
+"""Those that compare arms; the others have an analysis of their own."""
 
 
 def plan_of(study: str, *overrides: str) -> SweepPlan:
@@ -63,6 +69,15 @@ def test_study_tunes_three_rates_around_the_one_that_it_has_without_tuning(study
         assert len(rates) == 3
         assert float(rates[1]) == single.baseline.config["optimizer"]["lr"]
         assert f"tuned for every arm over {rates[0]}, {rates[1]} and {rates[2]}" in " ".join(comment(study))
+
+
+def test_study_of_variance_has_runs_of_one_configuration_that_differ_in_seeds() -> None:
+    plan = plan_of("variance")
+    (arm,) = plan.arms
+    assert len(arm.runs) == 84
+    check(build_manifest(plan, plan.runs, (), "variance", (), ReportOptions(analysis="variance")), {arm.id: arm.config})
+    assert "84 runs" in " ".join(comment("variance"))
+    assert len(plan_of("variance", "seed=range(5)", "norm=none,batch").runs) == 100
 
 
 def comment(study: str) -> list[str]:
