@@ -22,7 +22,7 @@ def make_rows(count: int) -> list[JobRow]:
     for number in range(1, count + 1):
         row = JobRow(number, f"norm=group init=gaussian model.activation=leaky_relu seed={number}", started_at=float(number))
         if number < count // 2:
-            row.state, row.ended_at, row.accuracy, row.accuracy_split = "done", number + 10.0, 0.5, "test"
+            row.state, row.ended_at, row.accuracies = "done", number + 10.0, {"test": 0.5, "val": 0.625, "train": 0.75}
         elif number < count // 2 + 2:
             row.state, row.step, row.total_steps, row.remaining_s, row.device = "running", 1200, 10_000, 3723.0, "cuda:1"
         rows.append(row)
@@ -42,6 +42,30 @@ def test_render_table_fits_terminal(width: int) -> None:
     assert len([line for line in lines if "12 %" in line]) == 2, "running jobs are visible"
     assert "98 done, 1 failed, 2 running, 99 waiting"[: width - 1] in lines[-1]
     assert ("1,200/10,000" in "\n".join(lines)) == (width >= 100)
+
+
+def table_text(rows: list[JobRow]) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=120, force_terminal=True, color_system=None).print(render_table(rows, 2, 50.0, 120, 20))
+    return stream.getvalue()
+
+
+def test_column_of_accuracies_has_one_meaning() -> None:
+    """Validation while any run waits or runs, test once all have ended, never test for runs that only try levels."""
+    rows = make_rows(8)
+    rows[3].accuracies = {"train": 0.875, "val": 0.125}
+    going_on = table_text(rows)
+    assert ("val acc" in going_on, "62.5 %" in going_on, "12.5 %" in going_on) == (True, True, True)
+    assert not re.search("50.0 %|75.0 %|87.5 %|test", going_on)
+    for row in rows[3:]:
+        row.state, row.accuracies = "done", {"test": 0.5, "val": 0.625}
+    ended = table_text(rows)
+    assert ("test acc" in ended, "50.0 %" in ended, "62.5 %" in ended) == (True, True, False)
+    trials = table_text([replace(row, tries=True) for row in rows])
+    assert ("val acc" in trials, "62.5 %" in trials, "50.0 %" in trials) == (True, True, False)
+    without_validation = table_text([replace(row, state="running", accuracies={"train": 0.25}) for row in rows[:2]])
+    assert "25.0 %" not in without_validation, "it may still be validated"
+    assert "train acc" in table_text([replace(rows[4], accuracies={"train": 0.25}), replace(rows[6], state="waiting")])
 
 
 def test_live_display_prints_header_and_failures() -> None:
@@ -87,7 +111,8 @@ def test_line_display_writes_one_line_per_start_and_end() -> None:
     display.job_ended(all_rows[0], 20.0)
     display.job_ended(all_rows[2], 20.0)
     assert [line.split(" ")[:2] for line in lines] == [["[4/8]", "running"], ["[1/8]", "done"], ["[3/8]", "failed"]]
-    assert "test accuracy 50.0 %" in lines[1]
+    assert "validation accuracy 62.5 %" in lines[1]
+    assert "50.0 %" not in lines[1]
     assert lines[2].endswith("killed by SIGSEGV (signal 11)")
     assert isinstance(display_for(io.StringIO()), LineDisplay)
 
@@ -95,7 +120,7 @@ def test_line_display_writes_one_line_per_start_and_end() -> None:
 def test_job_progress_reads_files_while_they_are_written(tmp_path: Path) -> None:
     row, progress = JobRow(1, "a run", state="running"), JobProgress(tmp_path)
     progress.update(row)
-    assert (row.step, row.total_steps, row.accuracy) == (0, None, None), "no files yet"
+    assert (row.step, row.total_steps, row.accuracies) == (0, None, {}), "no files yet"
     (tmp_path / "status.json").write_text(json.dumps({"status": "running", "total_steps": 100}))
     line = '{{"step":{step},"epoch":0.1,"time_s":{time},"values":{{"{tag}":{value}}}}}\n'
     with (tmp_path / "metrics.jsonl").open("w") as file:
@@ -103,11 +128,11 @@ def test_job_progress_reads_files_while_they_are_written(tmp_path: Path) -> None
         file.write(line.format(step=40, time=3.0, tag="accuracy/val", value=0.5) + '{"step":60,"ti')
         file.flush()
         progress.update(row)
-        assert (row.step, row.total_steps, row.accuracy, row.accuracy_split) == (40, 100, 0.5, "val")
+        assert (row.step, row.total_steps, row.accuracies) == (40, 100, {"train": 0.25, "val": 0.5})
         assert row.remaining_s == pytest.approx(6.0)
         file.write('me_s":5.0,"epoch":1,"values":{"loss/train":"NaN","accuracy/val":"NaN"}}\nnonsense\n[1]\n')
     progress.update(row)
-    assert (row.step, row.accuracy) == (60, 0.5)
+    assert (row.step, row.accuracies["val"]) == (60, 0.5)
 
 
 def test_remaining_s_of_sweep() -> None:

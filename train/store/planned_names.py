@@ -42,6 +42,14 @@ def run_names(folder: Path) -> dict[tuple[str, ...], str]:
     return {}
 
 
+def trial_runs(folder: Path) -> set[tuple[str, ...]]:
+    """Return the overrides of those runs of the plan in `folder` that only try a level of tuned keys."""
+    with suppress(UsageError):
+        if manifest := read_manifest(folder):
+            return {run.overrides for run in manifest.runs if run.tries}
+    return set()
+
+
 def _run_name(arm: str, overrides: Sequence[str], manifest: Manifest) -> str:
     tuned = _of_keys(overrides, manifest.tune)
     return " ".join(filter(None, [arm, *(["at", *tuned] if tuned else []), *_of_keys(overrides, manifest.seeds)]))

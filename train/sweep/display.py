@@ -1,7 +1,8 @@
 """The display of a running sweep: a live table in a terminal, one line per start and end elsewhere.
 
 The table fits every terminal: running jobs, as many of the last ended ones as there is space for, and the counts of all jobs.
-Every job that did not end as `done` also gets a line of its own, which stays.
+Every job that did not end as `done` also gets a line of its own, which stays. Accuracies are those of the validation split while
+the sweep goes on: what single runs reach on the test split, seen before the others, invites to stop by it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.table import Table
 from train.command import TO_RESUME
 from train.sinks.console import shown
 from train.sinks.lines import line_writer
-from train.sweep.progress import JobRow, State, remaining_s, state_counts
+from train.sweep.progress import BEFORE_THE_END, JobRow, Split, State, remaining_s, shown_split, state_counts
 from train.text import duration, percent, plural
 
 Level = Literal["info", "warning", "error"]
@@ -32,6 +33,7 @@ STYLES: dict[State, str] = {
     "interrupted": "yellow",
     "not started": "dim",
 }
+WORDS: dict[Split, str] = {"test": "test", "val": "validation", "train": "training"}
 MAX_TABLE_LINES = 24
 """Largest height of the table: hundreds of rows are less readable than their counts."""
 WIDE_COLUMNS = 100
@@ -125,7 +127,8 @@ def header_line(rows: Sequence[JobRow], allocation: str) -> str:
 
 def job_line(row: JobRow, now: float) -> str:
     """Return one line on how a job ended: state, label, duration, accuracy, reason."""
-    accuracy = f", {row.accuracy_split} accuracy {percent(row.accuracy)}" if row.accuracy is not None else ""
+    split = next((split for split in BEFORE_THE_END if split in row.accuracies), None)
+    accuracy = f", {WORDS[split]} accuracy {percent(row.accuracies[split])}" if split else ""
     reason = f": {row.reason.partition(TO_RESUME)[0]}" if row.reason else ""  # the sweep prints its own command to resume
     after = f" after {row.seconds(now):.1f} s{accuracy}" if row.has_started else ""
     return f"{row.state} {row.label}{after}{reason}"
@@ -135,14 +138,15 @@ def render_table(rows: Sequence[JobRow], slots: int, now: float, width: int, hei
     """Return the table in at most `height` lines and, below it, the counts."""
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False, expand=False)
     wide = width >= WIDE_COLUMNS
-    headers = ["", "run", "state", *(["step", "device"] if wide else []), "accuracy", "time", "left"]
+    split = shown_split(rows)
+    headers = ["", "run", "state", *(["step", "device"] if wide else []), f"{split} acc", "time", "left"]
     for header in headers:
-        right = header in ("", "step", "accuracy", "time", "left")
-        max_width = max(8, width - (74 if wide else 44)) if header == "run" else None
+        right = header not in ("run", "state", "device")
+        max_width = max(8, width - (75 if wide else 45)) if header == "run" else None
         table.add_column(justify="right" if right else "left", no_wrap=True, overflow="ellipsis", max_width=max_width)
     table.add_row(*(shown(header, "dim") for header in headers))
     for row in visible_rows(rows, max(1, height - 1)):
-        table.add_row(*(shown(cell, STYLES[row.state]) for cell in row_cells(row, now, wide)))
+        table.add_row(*(shown(cell, STYLES[row.state]) for cell in row_cells(row, split, now, wide)))
     return Group(table, shown(footer_line(rows, slots, now), "bold", no_wrap=True, overflow="ellipsis"))
 
 
@@ -158,11 +162,11 @@ def visible_rows(rows: Sequence[JobRow], limit: int) -> list[JobRow]:
     return sorted(visible, key=lambda row: row.number)
 
 
-def row_cells(row: JobRow, now: float, wide: bool) -> list[str]:
+def row_cells(row: JobRow, split: Split, now: float, wide: bool) -> list[str]:
     fraction = row.fraction if row.state == "running" else None
     state = percent(fraction, 0) if fraction is not None else "starting" if row.state == "running" else row.state
     steps = f"{row.step:,}/{row.total_steps:,}" if row.total_steps is not None else ""
-    accuracy = percent(row.accuracy) if row.accuracy is not None else ""
+    accuracy = percent(row.accuracies[split]) if split in row.accuracies else ""
     time = duration(row.seconds(now)) if row.has_started else ""
     left = duration(row.remaining_s) if row.remaining_s is not None and row.state == "running" else ""
     return [str(row.number), row.label, state, *([steps, row.device] if wide else []), accuracy, time, left]

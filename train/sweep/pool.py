@@ -40,7 +40,7 @@ from train.sweep.jobs import (
     resolve_outcome,
 )
 from train.sweep.mps import service
-from train.sweep.progress import JobRow, job_labels
+from train.sweep.progress import rows_of
 from train.sweep.reuse import archive
 from train.sweep.stop import SignalCounter
 from train.text import plural
@@ -84,11 +84,8 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
         return []
     device = str(OmegaConf.select(request.master, "trainer.device", default="auto"))
     allocation = allocate(request.settings, len(job_overrides), device, needed_bytes=request.needed_bytes)
-    labels = job_labels(job_overrides, request.folder)
-    jobs = [
-        Job(initial_index + index, list(overrides), JobRow(index + 1, label))
-        for index, (overrides, label) in enumerate(zip(job_overrides, labels, strict=True))
-    ]
+    rows = rows_of(job_overrides, request.folder)
+    jobs = [Job(initial_index + row.number - 1, list(job), row) for job, row in zip(job_overrides, rows, strict=True)]
     with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:
         wanted = request.settings.mps if allocation.shared else False
         with service(wanted, allocation.slots[0].environment, fork_server) as mps:

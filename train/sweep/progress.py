@@ -12,19 +12,22 @@ from typing import Literal, TypeAlias
 
 from train.store.files import METRICS_FILE
 from train.store.metrics import INVALID, Record, parse_record, read_lines
-from train.store.planned_names import run_names
+from train.store.planned_names import run_names, trial_runs
 from train.store.run import read_status
-from train.tags import split
 
 State: TypeAlias = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "not started"]
 END_STATES: tuple[State, ...] = ("done", "diverged", "failed", "interrupted")
-ACCURACIES = ("accuracy/test", "accuracy/val", "accuracy/train")
-"""The display uses the first of these that was measured."""
+Split: TypeAlias = Literal["test", "val", "train"]
+BEFORE_THE_END: tuple[Split, ...] = ("val", "train")
+"""The splits whose accuracy is shown of a sweep that goes on, the first that was measured."""
 
 
 @dataclass
 class JobRow:
-    """The state of one job. Times are seconds on one monotonic clock; `accuracy` is a fraction, `accuracy_split` its split."""
+    """The state of one job. Times are seconds on one monotonic clock.
+
+    `accuracies`: split -> the newest accuracy on it, a fraction; `tries`: whether the run only tries a level of tuned keys.
+    """
 
     number: int
     label: str
@@ -37,8 +40,8 @@ class JobRow:
     ended_at: float = 0.0
     step: int = 0
     total_steps: int | None = None
-    accuracy: float | None = None
-    accuracy_split: str = ""
+    accuracies: dict[Split, float] = field(default_factory=dict)
+    tries: bool = False
     remaining_s: float | None = None
 
     @property
@@ -65,7 +68,6 @@ class JobProgress:
     folder: Path
     _offset: int = 0
     _first_record: Record | None = None
-    _accuracies: dict[str, float] = field(default_factory=dict)
 
     def update(self, row: JobRow) -> None:
         """Read new records and update the row."""
@@ -74,15 +76,11 @@ class JobProgress:
         for record in self._new_records():
             self._first_record = self._first_record or record
             row.step = record.step
-            for tag in ACCURACIES:
-                if isinstance(value := record.values.get(tag), float) and math.isfinite(value):
-                    self._accuracies[tag] = value
+            for split in ("test", *BEFORE_THE_END):
+                if isinstance(value := record.values.get(f"accuracy/{split}"), float) and math.isfinite(value):
+                    row.accuracies[split] = value
             if row.total_steps is not None and (steps := record.step - self._first_record.step) > 0:
                 row.remaining_s = (row.total_steps - record.step) * (record.time_s - self._first_record.time_s) / steps
-        for tag in ACCURACIES:
-            if tag in self._accuracies:
-                row.accuracy, row.accuracy_split = self._accuracies[tag], split(tag)[1]
-                break
 
     def _new_records(self) -> Iterable[Record]:
         try:
@@ -114,13 +112,38 @@ def state_counts(rows: Sequence[JobRow]) -> dict[State, int]:
     return {state: count for state in order if (count := sum(row.state == state for row in rows))}
 
 
+def shown_split(rows: Sequence[JobRow]) -> Split:
+    """Return the split whose accuracy the display shows of all jobs, so that a column has one meaning.
+
+    It is the test split once all have ended, but for runs that only try levels: a level is chosen without it. Before, it is the
+    validation split, or the training split of a sweep whose runs have no other.
+    """
+    if not any(row.tries or row.state in ("waiting", "running") for row in rows):
+        measured: tuple[Split, ...] = ("test", *BEFORE_THE_END)
+    else:
+        measured = BEFORE_THE_END
+        rows = [row for row in rows if row.state == "done"]
+    return next((split for split in measured if any(split in row.accuracies for row in rows)), "val")
+
+
+def rows_of(jobs: Sequence[Sequence[str]], folder: Path) -> list[JobRow]:
+    """Return a row per job of the sweep in `folder`."""
+    trials = trial_runs(folder)
+    labels = enumerate(zip(jobs, job_labels(jobs, folder), strict=True), 1)
+    return [JobRow(number, label, tries=_of_run(job) in trials) for number, (job, label) in labels]
+
+
 def job_labels(jobs: Sequence[Sequence[str]], folder: Path) -> list[str]:
     """Return a label per job: its name in the plan in `folder`, by its overrides without `hydra.*` and `resume`.
 
     For a job that no plan has, those overrides that not all jobs share, all if there is one job.
     """
     planned = run_names(folder)
-    of_runs = [tuple(o for o in job if not o.startswith(("hydra.", "resume="))) for job in jobs]
+    of_runs = [*map(_of_run, jobs)]
     common = set(of_runs[0]).intersection(*of_runs[1:]) if len(jobs) > 1 else set[str]()
     distinct = [" ".join(o for o in overrides if o not in common) or "the defaults" for overrides in of_runs]
     return [planned.get(overrides) or label for overrides, label in zip(of_runs, distinct, strict=True)]
+
+
+def _of_run(job: Sequence[str]) -> tuple[str, ...]:
+    return tuple(override for override in job if not override.startswith(("hydra.", "resume=")))
