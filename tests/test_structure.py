@@ -32,12 +32,13 @@ BELOW: dict[str, set[str]] = {
         "parts",
         "text",
         "config_errors",
+        "help",
         "command",
         "streams",
         "escape",
         "errors",
-    },  # from cli: where conf/ is; from report: the parser of its command
-    "cli": {"sweep", "run", "config_errors", "command", "naming", "streams", "errors"},
+    },  # from cli: where conf/ is
+    "cli": {"sweep", "run", "config_errors", "slips", "help", "command", "naming", "streams", "errors"},
     "sweep": {
         "report",
         "run",
@@ -53,8 +54,10 @@ BELOW: dict[str, set[str]] = {
         "escape",
         "errors",
     },  # from run: the check of a configuration, in a separate process
-    "report": {"figures", "sinks", "store", "tags", "text", "command", "naming", "streams", "escape", "errors"},
-    "config_errors": {"command", "errors"},
+    "report": {"figures", "sinks", "store", "tags", "text", "help", "command", "naming", "streams", "escape", "errors"},
+    "config_errors": {"slips", "help", "command", "errors"},
+    "slips": {"help", "command", "escape", "errors"},
+    "help": {"command", "escape", "errors"},
     "naming": set(),
     "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "command", "errors"},
     "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.command import arranged, as_typed
+from train.command import arranged, as_typed, config_folders
 from train.errors import Interrupted, RunError, UsageError
 from train.run.signals import stop_signals
 from train.streams import protect_output, say, say_error
@@ -140,8 +140,23 @@ def main() -> None:
     sys.exit(code)
 
 
+def answered() -> bool:
+    """Print the versions or the help that the arguments ask for; return whether they do."""
+    from train.help.pages import help_page, topics_of
+    from train.help.parser import version
+
+    topics = topics_of(sys.argv[1:])
+    if "--version" in sys.argv[1:]:
+        say(version("train"))
+    elif topics is not None:
+        say(help_page([config_dir(), *config_folders(sys.argv[1:])], topics))
+    return "--version" in sys.argv[1:] or topics is not None
+
+
 def run_command() -> int:
     """Run what the arguments ask for, and return the exit code."""
+    if answered():
+        return 0
     if any("resume=" in argument for argument in sys.argv[1:]) and not {*sys.argv[1:]} & HELP:
         from train.run.resumed_job import folder_to_resume
 
@@ -149,7 +164,10 @@ def run_command() -> int:
             return resume_folder(folder)
     import hydra
 
+    from train.slips import check_arguments
+
     sys.argv[1:] = arranged(sys.argv[1:])
+    check_arguments(sys.argv[1:], config_dir())
     register_resolvers()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors instead of printing them
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()

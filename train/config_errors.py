@@ -16,8 +16,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from train import slips
 from train.command import config_folders, quoted
 from train.errors import did_you_mean
+from train.help.catalogue import Catalogue
 
 COULD_NOT_OVERRIDE = re.compile(r"Could not override '(?P<key>[^']+)'")
 LOADER, DEFAULTS = "hydra._internal.config_loader_impl", "hydra._internal.defaults_list"
@@ -26,6 +28,12 @@ SOURCE, PLUGINS = "hydra._internal.core_plugins.file_config_source", "hydra.core
 what is wrong where; the variables of the calls do."""
 
 MISSING_PACKAGE = re.compile(r"In '(?P<group>hydra/[^']+)/(?P<choice>[^'/]+)': Could not load")
+SEVERAL_VALUES = re.compile(
+    r"(?:Ambiguous value for argument|Sweep parameters) '(?P<override>[^=]+=.*?)'(?: requires --multirun|\n|$)"
+)
+CHOSEN_TWICE = re.compile(r"^(?P<group>\S+) appears more than once|of config groups is not supported: '\+\+(?P<other>[^=]+)=")
+MISSING_IN_LIST = re.compile(r"In '(?P<place>[^']+)': Could not load '(?P<file>.+?)'\.")
+PRIMARY = "config"
 INSTALL_COMMAND = re.compile(r"^#.*(?P<command>pip install \S+)", re.MULTILINE)
 """Matches the first comment of a choice that depends on an optional package."""
 
@@ -40,13 +48,10 @@ def is_composition_error(error: Exception) -> bool:
 def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str:
     """Return the message for an error raised while composing the configuration of a command with `arguments`."""
     folders = [config_dir, *config_folders(arguments)]
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        return unknown_choice(error)
+    if slip := _slip(error, Catalogue(folders), arguments):
+        return slip
     if (choice := MISSING_PACKAGE.search(str(error))) and (command := _install_command(config_dir, **choice.groupdict())):
         return f"{choice['group']}={choice['choice']}: this needs a package that is not installed. Install it: {command}"
-    if isinstance(error, OverrideParseException):
-        remedy = "Quote values that contain commas, spaces, brackets or quotes, as in 'key=\"a b\"'."
-        return f"cannot read the override '{error.override}'. {remedy}"
     if match := COULD_NOT_OVERRIDE.search(str(error)):
         return unknown_key(match["key"], folders, arguments)
     if isinstance(error, yaml.YAMLError | UnicodeDecodeError | RecursionError):
@@ -54,6 +59,26 @@ def explain(error: Exception, config_dir: Path, arguments: Sequence[str]) -> str
     if isinstance(error, ValueError | TypeError) and (setting := _setting_of_group(error)):
         return no_choice(*setting, folders)
     return plain_message(error)
+
+
+def _slip(error: Exception, catalogue: Catalogue, arguments: Sequence[str]) -> str:
+    """Return the message for what is probably a slip; empty for other errors."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return slips.unreadable(error.override, catalogue)
+    if match := SEVERAL_VALUES.search(text):
+        key = match["override"].partition("=")[0]
+        several = slips.several_values(match["override"], arguments, catalogue)
+        return several or unknown_key(key, catalogue.folders, arguments)
+    if match := CHOSEN_TWICE.search(text):
+        group = match["group"] or match["other"]
+        added = next((argument for argument in arguments if argument.startswith((f"+{group}=", f"++{group}="))), "")
+        return f"{added}: every run has a choice of {group} already. Replace it: {added.lstrip('+')}" if added else ""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        return slips.unknown_choice(error.missing_cfg_file, error.options, catalogue)
+    if (match := MISSING_IN_LIST.search(text)) and match["place"] == PRIMARY and "/" in match["file"]:
+        return slips.unknown_choice(match["file"], (), catalogue)
+    return ""
 
 
 def unreadable_file(error: yaml.YAMLError | UnicodeDecodeError | RecursionError) -> str:
@@ -78,17 +103,6 @@ def no_choice(group: str, value: str, folders: Sequence[Path]) -> str:
     return f"{group}={value}: {reason}"
 
 
-def unknown_choice(error: MissingConfigException) -> str:
-    """Explain a choice that does not exist in an existing group, such as `init=xavir`."""
-    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    options = [option for option in error.options or () if not option.startswith("_")]
-    if not group:
-        return plain_message(error)
-    nearest = difflib.get_close_matches(choice, options, n=1, cutoff=0.6)
-    hint = f"Did you mean {group}={nearest[0]}? " if nearest else ""
-    return f"{group}={choice}: there is no such choice. {hint}Known: {', '.join(sorted(options))}."
-
-
 def unknown_key(key: str, folders: Sequence[Path], arguments: Sequence[str]) -> str:
     """Explain a key that does not exist, and name a remedy.
 
@@ -105,11 +119,27 @@ def unknown_key(key: str, folders: Sequence[Path], arguments: Sequence[str]) -> 
         return f"{key}: the chosen {parent} has no such key. It belongs to {', '.join(choices)}.{hint}"
     if not siblings and (choices := choices_with_key(f"{parent}._target_", folders)):
         return f"{key}: there is no such key. {choices[0]} has: {', '.join(keys_of_choice(choices[0], parent, folders))}."
-    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    if found := nearest or same_leaf:
-        return f"{key}: there is no such key. Did you mean '{found[0]}'?"
+    if found := _meant(key, keys, folders):
+        meant = " or ".join(f"'{name}'" for name in found[:2])
+        return f"{key}: there is no such key. Did you mean {meant}?"
     return f"{key}: there is no such key. {did_you_mean(key, _around(key, keys))}"
+
+
+def _meant(key: str, keys: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Return the keys that are probably meant: by the last part of their names, by all of it, or by their comments.
+
+    `keys`: those of the composed configuration. A key of a choice that is not chosen has it in front: `norm=group norm.groups`.
+    """
+    same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if same_leaf or key.startswith("hydra."):
+        return sorted(same_leaf, key=lambda name: name.startswith("seeds.")) or nearest
+    catalogue = Catalogue(folders)
+    group, _, choice = key.rpartition(".")
+    if found := catalogue.groups_named(key) or [f"{group}={choice}"] * (choice in catalogue.choices(group)):
+        return found
+    named = [catalogue.with_choice(setting).name for setting in catalogue.settings_named(key)]
+    return named or nearest or [catalogue.with_choice(setting).name for setting in catalogue.settings_about(key)]
 
 
 def _around(key: str, keys: Sequence[str]) -> list[str]:

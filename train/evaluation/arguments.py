@@ -11,17 +11,17 @@ from pathlib import Path
 
 from train.command import expanded
 from train.errors import UsageError
-from train.report.cli import Parser
+from train.help.parser import Parser
 from train.store.run import Run, find_runs, read_run
 
 DESCRIPTION = """\
 Evaluates the weights of runs: accuracy, loss, accuracy of each class, confusions, calibration, the worst mistakes.
 
-  train-eval RUN                                        its test split, as the run itself evaluated it
-  train-eval RUN --split val                            its validation split
-  train-eval RUN data.root=photos                       other images of the same classes
+  train-eval RUN                     # its test split, as the run itself evaluated it
+  train-eval RUN --split val         # its validation split
+  train-eval RUN data.root=photos    # other images of the same classes
   train-eval RUN data=image_folder data.root=photos data.size=32 data.short_side=32
-  train-eval SWEEP                                      every run below a folder, and the means of its arms
+  train-eval SWEEP                   # every run below a folder, and the means of its arms
 """
 
 EPILOG = """\
@@ -49,7 +49,7 @@ class Asked:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = Parser(prog="train-eval", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(prog="train-eval", description=DESCRIPTION, epilog=EPILOG)
     made.add_argument("words", nargs="+", metavar="FOLDER|KEY=VALUE", help="runs, or folders above them; then overrides")
     made.add_argument("--split", choices=("test", "val"), default="test", help="split to evaluate; default: %(default)s")
     made.add_argument("--output", type=_path, metavar="DIR", help="folder for the results; default: RUN/evaluation")

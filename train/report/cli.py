@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from train.errors import RunError, UsageError
-from train.escape import terminal
+from train.help.parser import Parser
 from train.report.make import make_report
 from train.report.metric import DEFAULT
 from train.report.options import AnalysisName, ReportOptions
@@ -19,10 +20,10 @@ from train.streams import protect_output, say, say_error
 DESCRIPTION = """\
 Makes one page from run folders: the effects of the ingredients, their uncertainty, and their cost.
 
-  train-report outputs/2026-01-31_sweep            a sweep, complete or still running
-  train-report outputs                             every run below a folder
-  train-report RUN RUN RUN --baseline norm=none    any set of runs
-  train-report diff RUN RUN                        compare two runs
+  train-report outputs/2026-01-31_sweep            # a sweep, complete or still running
+  train-report outputs                             # every run below a folder
+  train-report RUN RUN RUN --baseline norm=none    # any set of runs
+  train-report diff RUN RUN                        # compare two runs
 """
 
 EPILOG = """\
@@ -64,17 +65,8 @@ def run(arguments: Sequence[str]) -> int:
         return 130
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose messages show all characters: a folder that the shell named may have any name."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        super().exit(status, message and terminal(message))
-
-
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="train-report", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="train-report", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, or any folder above them")
     parser.add_argument("--out", type=_folder, metavar="DIR", help="folder for the report; default: the first FOLDER")
     parser.add_argument(
@@ -119,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def diff_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="train-report diff", description=DIFF, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="train-report diff", description=DIFF)
     parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
     parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
     return parser
@@ -134,10 +126,10 @@ def _keys(text: str) -> list[str]:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
 
 
 def _report(arguments: argparse.Namespace) -> int:

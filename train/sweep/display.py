@@ -20,7 +20,7 @@ from rich.table import Table
 from train.command import TO_RESUME
 from train.sinks.console import shown
 from train.sinks.lines import line_writer
-from train.sweep.progress import BEFORE_THE_END, JobRow, Split, State, remaining_s, shown_split, state_counts
+from train.sweep.progress import JobRow, Split, State, remaining_s, shown_split, state_counts
 from train.text import duration, percent, plural
 
 Level = Literal["info", "warning", "error"]
@@ -33,7 +33,7 @@ STYLES: dict[State, str] = {
     "interrupted": "yellow",
     "not started": "dim",
 }
-WORDS: dict[Split, str] = {"test": "test", "val": "validation", "train": "training"}
+WORDS: dict[Split, str] = {"val": "validation", "train": "training"}
 MAX_TABLE_LINES = 24
 """Largest height of the table: hundreds of rows are less readable than their counts."""
 WIDE_COLUMNS = 100
@@ -127,8 +127,8 @@ def header_line(rows: Sequence[JobRow], allocation: str) -> str:
 
 def job_line(row: JobRow, now: float) -> str:
     """Return one line on how a job ended: state, label, duration, accuracy, reason."""
-    split = next((split for split in BEFORE_THE_END if split in row.accuracies), None)
-    accuracy = f", {WORDS[split]} accuracy {percent(row.accuracies[split])}" if split else ""
+    split: Split = "val" if "val" in row.accuracies else "train"
+    accuracy = f", {WORDS[split]} accuracy {percent(row.accuracies[split])}" if split in row.accuracies else ""
     reason = f": {row.reason.partition(TO_RESUME)[0]}" if row.reason else ""  # the sweep prints its own command to resume
     after = f" after {row.seconds(now):.1f} s{accuracy}" if row.has_started else ""
     return f"{row.state} {row.label}{after}{reason}"

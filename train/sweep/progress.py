@@ -18,8 +18,7 @@ from train.store.run import read_status
 State: TypeAlias = Literal["waiting", "running", "done", "diverged", "failed", "interrupted", "not started"]
 END_STATES: tuple[State, ...] = ("done", "diverged", "failed", "interrupted")
 Split: TypeAlias = Literal["test", "val", "train"]
-BEFORE_THE_END: tuple[Split, ...] = ("val", "train")
-"""The splits whose accuracy is shown of a sweep that goes on, the first that was measured."""
+SPLITS: tuple[Split, ...] = ("test", "val", "train")
 
 
 @dataclass
@@ -76,7 +75,7 @@ class JobProgress:
         for record in self._new_records():
             self._first_record = self._first_record or record
             row.step = record.step
-            for split in ("test", *BEFORE_THE_END):
+            for split in SPLITS:
                 if isinstance(value := record.values.get(f"accuracy/{split}"), float) and math.isfinite(value):
                     row.accuracies[split] = value
             if row.total_steps is not None and (steps := record.step - self._first_record.step) > 0:
@@ -118,12 +117,11 @@ def shown_split(rows: Sequence[JobRow]) -> Split:
     It is the test split once all have ended, but for runs that only try levels: a level is chosen without it. Before, it is the
     validation split, or the training split of a sweep whose runs have no other.
     """
-    if not any(row.tries or row.state in ("waiting", "running") for row in rows):
-        measured: tuple[Split, ...] = ("test", *BEFORE_THE_END)
-    else:
-        measured = BEFORE_THE_END
-        rows = [row for row in rows if row.state == "done"]
-    return next((split for split in measured if any(split in row.accuracies for row in rows)), "val")
+    if any(row.tries or row.state in ("waiting", "running") for row in rows):
+        done = [row for row in rows if row.state == "done"]
+        return "train" if done and not any("val" in row.accuracies for row in done) else "val"
+    measured = {split for row in rows for split in row.accuracies}
+    return "test" if "test" in measured else "val" if "val" in measured else "train"
 
 
 def rows_of(jobs: Sequence[Sequence[str]], folder: Path) -> list[JobRow]:
