@@ -6,6 +6,7 @@ cursor, hide what follows, or be an element, a link, a formula or a second comma
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shlex
@@ -19,6 +20,8 @@ _LINKED = re.compile(r"@+|:(?=//)|(?<=\bwww)\.", re.IGNORECASE)
 """What makes a link or a mention of plain text in the Markdown of code hosts, where no backslash prevents it."""
 _BLOCK = re.compile(r"^([-+](?= |$)|\d{1,9}(?=[.)](?: |$))|[-=]+$)")
 """What makes a list, a heading or a rule of a line that begins with it."""
+_JOINT = re.compile(r"[=,/_:](?=\w)|\.(?=[^\W\d])")
+_LONG = re.compile(r"\S{21,}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _FORMULA = re.compile(r"(^|;)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 _ALONE = ("-", "+")
@@ -60,6 +63,11 @@ def markdown_code(text: str) -> str:
     fence = "`" * (longest + 1)
     padding = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{padding}{shown or ' '}{padding}{fence}"
+
+
+def html_name(text: str) -> str:
+    """Return HTML that reads as this name, and in which a line may end within what is long, after a sign as in `norm=batch`."""
+    return _LONG.sub(lambda word: _JOINT.sub(r"\g<0><wbr>", word[0]), html.escape(terminal(text)))
 
 
 def csv_cell(value: object) -> str:

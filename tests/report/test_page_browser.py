@@ -18,6 +18,16 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium or googl
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr", "--v=0"]
 MEASURE = """<script>
+function pieces(node) {  // the words of a cell, each as a range
+  if (node.nodeType !== Node.TEXT_NODE) return [...node.childNodes].flatMap(pieces);
+  return [...node.data.matchAll(/[^\\s=,./_:-]+/g)].map((word) => {
+    const range = document.createRange();
+    range.setStart(node, word.index);
+    range.setEnd(node, word.index + word[0].length);
+    return range;
+  });
+}
+const isCut = (range) => new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1;
 addEventListener("load", () => {
   const figures = [...document.images];
   document.body.dataset.measured = JSON.stringify({
@@ -25,6 +35,8 @@ addEventListener("load", () => {
     figures: figures.length,
     wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     requests: performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length,
+    narrow: figures.filter((image) => image.width < Math.min(innerWidth - 40, 500)).length,
+    cut: [...document.querySelectorAll("th")].flatMap((cell) => pieces(cell)).filter(isCut).length,
     font: getComputedStyle(document.querySelector("h1")).fontSize,
   }).replaceAll('"', "'");
 });
@@ -35,8 +47,9 @@ addEventListener("load", () => {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
-    means = {("norm=batch", "init=kaiming"): 0.80, ("norm=none", "init=kaiming"): 0.6, ("norm=batch", "init=xavier"): 0.79}
-    arms = {arm: (mean, mean + 0.02) for arm, mean in (means | {("norm=none", "init=xavier"): 0.5}).items()}
+    decay = "regularization=weight_decay"
+    means = {("norm=batch", decay): 0.80, ("norm=none", decay): 0.6, ("norm=batch", "regularization=dropout"): 0.79}
+    arms = {arm: (mean, mean + 0.02) for arm, mean in (means | {("norm=none", "regularization=dropout"): 0.5}).items()}
     return make_report([write_sweep(folder / "sweep", arms)], folder / "sweep", ReportOptions(tensorboard=False))[0]
 
 
@@ -47,19 +60,23 @@ def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.long
 @needs_browser
-@pytest.mark.parametrize("width", [480, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_page_fits_window_with_all_figures_and_no_request(page, tmp_path, width):
     copy = tmp_path / "copy.html"
     copy.write_text(re.sub(r"<meta http-equiv[^>]+>", "", page.read_text()).replace("</head>", f"{MEASURE}</head>"))
     result = browse(copy, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
     measured = re.search(
-        rb"data-measured=\"\{'broken':(\d+),'figures':(\d+),'wider':(-?\d+),'requests':(\d+),'font':'([\d.]+)px'\}", result.stdout
+        rb"data-measured=\"\{'broken':(\d+),'figures':(\d+),'wider':(-?\d+),'requests':(\d+),'narrow':(\d+),'cut':(\d+),"
+        rb"'font':'([\d.]+)px'\}",
+        result.stdout,
     )
     assert measured, result.stdout[-2000:]
-    broken, figures, wider, requests = map(int, measured.groups()[:4])
+    broken, figures, wider, requests, narrow, cut = map(int, measured.groups()[:6])
     assert (broken, figures, requests) == (0, 6, 0)
+    assert narrow == 0, "figures are as wide as the window"
+    assert cut == 0, "words are cut at the end of a line"
     assert wider <= 0, f"{wider} pixels wider than the window"
-    assert float(measured[5]) > 20, "the style sheet was not applied"
+    assert float(measured[7]) > 20, "the style sheet was not applied"
 
 
 @pytest.mark.long

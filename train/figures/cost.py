@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator, NullLocator
 
-from train.figures.style import WIDTH_IN, ArmStyle, in_percent, shortened, tidy, to_svg
+from train.figures.style import ArmStyle, in_percent, tidy, to_svg, width
 from train.text import duration
 
 MAX_TICKS = 8
@@ -29,16 +29,16 @@ class ArmCost:
 
 def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     """Draw every run as a small marker and the mean of each arm as a large one with its number; the legend gives the names."""
-    columns = 1 if len(arms) <= 24 else 2
-    height = max(3.6, 0.6 + 0.178 * math.ceil(len(arms) / columns))
-    figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
+    columns = max(1, round(width() / 2.5))
+    height = 0.7 * width() + 0.178 * math.ceil(len(arms) / columns)
+    figure = Figure(figsize=(width(), height), layout="constrained")
     axes = figure.add_subplot()
     handles = []
     for arm in arms:
         marks: dict[str, Any] = {"color": arm.style.color, "marker": arm.style.marker, "linestyle": "none"}
         axes.plot(*zip(*arm.points, strict=True), markersize=3, alpha=0.5, **marks)
         (mean,) = axes.plot(*arm.mean, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=3, **marks)
-        mean.set_label(f"{arm.style.number}  {shortened(arm.style.label, 34)}")
+        mean.set_label(arm.style.named(32))
         axes.annotate(str(arm.style.number), arm.mean, (6, 4), textcoords="offset points", fontsize=8, zorder=4)
         handles.append(mean)
     times = [time for arm in arms for time, _ in arm.points]
@@ -56,7 +56,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     axes.set_ylabel(metric)
     tidy(axes, "both")
     axes.margins(0.08)
-    figure.legend(handles=handles, loc="outside right upper", ncols=columns, handlelength=1, markerscale=0.75)
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=1, markerscale=0.75)
     return to_svg(figure)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,12 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from train.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, finite, in_percent, padded, shortened, tidy, to_svg, wrapped
+from train.figures.style import FAINT, GREY, ArmStyle, finite, in_percent, padded, tidy, to_svg, width
 
 TOGETHER = 6
 """Up to this many arms share one chart; with more, each arm has its own small panel."""
 MOST_PANELS = 24
-_COLUMNS = 4
+_PANEL_IN = 1.65
+
+
+_MOST_VECTOR, _ON_ANY_PAGE = 200, "#808080"
+"""Points of a line up to which it is not drawn as an image, whose colours are the same on a dark page."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ class Chart:
 
 
 def draw_together(charts: Sequence[Chart]) -> bytes:
-    """Draw the charts side by side, each with all arms."""
-    figure = Figure(figsize=(WIDTH_IN, 3.9), layout="constrained")
-    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+    """Draw the charts below each other, each with all arms."""
+    figure = Figure(figsize=(width(), 2.4 * len(charts) + 0.8), layout="constrained")
+    for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
         limits, log = scale_of(chart)
         for arm in sorted(chart.arms, key=lambda arm: arm.style.is_baseline):
             _draw(axes, arm, limits, linewidth=2.0)
@@ -60,7 +65,7 @@ def draw_together(charts: Sequence[Chart]) -> bytes:
         axes.set_xlabel("epoch")
     handles = {arm.style.number: arm.style for arm in charts[0].arms}
     drawn = [_handle(handles[number]) for number in sorted(handles)]
-    columns = 2 if any(len(style.label) > 26 for style in handles.values()) else 3
+    columns = max(1, round(width() / 2.5))
     figure.legend(handles=drawn, loc="outside lower left", ncols=columns, handlelength=3)
     return to_svg(figure)
 
@@ -68,11 +73,12 @@ def draw_together(charts: Sequence[Chart]) -> bytes:
 def draw_panels(chart: Chart) -> bytes:
     """Draw a small panel for each arm, with the baseline's mean in every panel."""
     arms = chart.arms[:MOST_PANELS]
-    rows = -(-len(arms) // _COLUMNS)
-    height = 0.75 + 1.75 * rows
-    figure = Figure(figsize=(WIDTH_IN, height))  # fixed layout: constrained layout takes seconds for so many axes
-    grid = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
-    figure.subplots_adjust(0.055, 0.42 / height, 0.99, 1 - 0.36 / height, wspace=0.1, hspace=0.42)
+    columns = max(1, round(width() / _PANEL_IN))
+    rows = -(-len(arms) // columns)
+    height = 0.75 + 1.5 * rows
+    figure = Figure(figsize=(width(), height))  # fixed layout: constrained layout takes seconds for so many axes
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(0.46 / width(), 0.42 / height, 0.99, 1 - 0.36 / height, wspace=0.1, hspace=0.5)
     limits, log = scale_of(chart)
     reference = next((arm.mean for arm in chart.arms if arm.style.is_baseline), ())
     for index, axes in enumerate(grid.flat):
@@ -81,13 +87,13 @@ def draw_panels(chart: Chart) -> bytes:
             continue
         arm = arms[index]
         if reference and not arm.style.is_baseline:
-            axes.plot(*zip(*reference, strict=True), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)))
+            axes.plot(*zip(*reference, strict=True), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)), **_dot(reference, "_"))
         _draw(axes, arm, limits, linewidth=1.8, plain=True)
         _finish(axes, chart, limits, log)
-        axes.set_title(wrapped(f"{arm.style.number}  {arm.style.label}", 30), loc="left", fontsize=7.5)
+        axes.set_title(arm.style.named(round(12.5 * width() / columns), 2), loc="left", fontsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        if index + _COLUMNS >= len(arms):
+        if index + columns >= len(arms):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch", fontsize=8)
     return to_svg(figure)
@@ -114,12 +120,15 @@ def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:
 def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], linewidth: float, plain: bool = False) -> None:
     if arm.band:
         epochs, low, high = zip(*arm.band, strict=True)
-        axes.fill_between(epochs, low, high, color=arm.style.color, alpha=0.18, linewidth=0)
+        edge = 0 if len(epochs) > 1 else 4  # of a single point the area has no width
+        axes.fill_between(epochs, low, high, color=arm.style.color, alpha=0.18, linewidth=edge)
     for line in arm.lines:
         pairs = [(x, y) for x, y in zip(line.epochs, line.values, strict=True) if math.isfinite(y)]
         if not pairs:
             continue
-        axes.plot(*zip(*pairs, strict=True), color=arm.style.color, linewidth=0.6, alpha=0.45, rasterized=len(pairs) > 200)
+        is_image = len(pairs) > _MOST_VECTOR
+        color = _ON_ANY_PAGE if is_image and arm.style.is_baseline else arm.style.color
+        axes.plot(*zip(*pairs, strict=True), color=color, linewidth=0.6, alpha=0.45, rasterized=is_image, **_dot(pairs, "."))
         if not line.ended:
             x, y = pairs[-1]  # clipped to the edge: a marker outside would enlarge the layout and shrink the axes
             inside = min(max(y, limits[0]), limits[1])
@@ -127,9 +136,14 @@ def _draw(axes: Axes, arm: ArmCurves, limits: tuple[float, float], linewidth: fl
     if arm.mean:
         every = max(1, len(arm.mean) // 6)
         dashes = "-" if plain else arm.style.dashes
-        marker = "" if plain else arm.style.marker
+        marker = "" if plain and len(arm.mean) > 1 else arm.style.marker
         axes.plot(*zip(*arm.mean, strict=True), color=arm.style.color, linewidth=linewidth, linestyle=dashes, marker=marker)
         axes.lines[-1].set(markersize=4.5, markevery=every)
+
+
+def _dot(points: Sequence[object], marker: str) -> dict[str, Any]:
+    """Return the marker of a line that has one point, which would be invisible."""
+    return {"marker": marker} if len(points) == 1 else {}
 
 
 def _finish(axes: Axes, chart: Chart, limits: tuple[float, float], log: bool) -> None:
@@ -158,7 +172,5 @@ def _one_two_five(value: float, _: int) -> str:
 
 
 def _handle(style: ArmStyle) -> Line2D:
-    label = f"{style.number}  {shortened(style.label, 52)}"
-    return Line2D(
-        [], [], color=style.color, linestyle=style.dashes, marker=style.marker, markersize=4.5, linewidth=2, label=label
-    )
+    look: dict[str, Any] = {"color": style.color, "linestyle": style.dashes, "marker": style.marker}
+    return Line2D([], [], markersize=4.5, linewidth=2, label=style.named(30), **look)

@@ -25,7 +25,7 @@ from train.text import short_number
 # Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
 # it by pattern and lightness.
 _COLORS = "viridis"
-BROKEN, BROKEN_TOO, ZERO, MISSING = (0.80, 0.05, 0.10), (1.0, 0.80, 0.80), (0.0, 0.0, 0.0), (0.88, 0.88, 0.88)
+BROKEN, BROKEN_TOO, ZERO, MISSING = (0.80, 0.05, 0.10), (1.0, 0.80, 0.80), (0.01, 0.01, 0.01), (0.88, 0.88, 0.88)
 _WIDTH_IN, _DPI = 9.5, 100
 _ROW_IN, _MIN_ROW_IN, _MAX_LABELS = 0.17, 0.06, 70
 _SPREAD = (0.02, 0.95)

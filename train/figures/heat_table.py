@@ -15,10 +15,10 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, numbers_between, scale
-from train.figures.style import WIDTH_IN, ArmStyle, shortened, to_svg
+from train.figures.style import ArmStyle, shortened, to_svg, width
 from train.text import short_number
 
-_MAX_LAYER_LABELS, _ARM_CHARACTERS = 40, 30
+_MAX_LAYER_LABELS, _ARM_CHARACTERS, _ARM_IN = 40, 30, 0.12
 
 
 def draw_heat(
@@ -32,8 +32,9 @@ def draw_heat(
     rows = len(layers)
     body = max(1.5, min(0.17 * rows, 6.0))
     foot = 0.3 + 0.052 * max(len(style.named(_ARM_CHARACTERS)) for style in arms)
-    figure = Figure(figsize=(WIDTH_IN, body + foot + 0.75), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    beside = 2 * _ARM_IN * len(arms) <= width() - 2.0
+    figure = Figure(figsize=(width(), (body if beside else 2 * body + 0.3) + foot + 0.75), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True) if beside else figure.subplots(2, 1, sharex=True)
     both = np.concatenate([first, last], axis=1)
     norm = scale(both, share=False)
     for axes, values, title in ((left, first, "at initialisation"), (right, last, "at the end")):
@@ -48,7 +49,7 @@ def draw_heat(
 
 def _label(axes: Axes, layers: Sequence[str], arms: Sequence[ArmStyle]) -> None:
     every = math.ceil(len(layers) / _MAX_LAYER_LABELS)
-    axes.set_yticks(range(0, len(layers), every), [shortened(layer, 24) for layer in layers[::every]], fontsize=7.5)
+    axes.set_yticks(range(0, len(layers), every), [shortened(layer, 20) for layer in layers[::every]], fontsize=7.5)
     axes.set_xticks(range(len(arms)), [style.named(_ARM_CHARACTERS) for style in arms], rotation=90, fontsize=7.5)
     axes.tick_params(length=2, pad=2)
     for side in ("left", "bottom"):

@@ -13,11 +13,11 @@ from train.figures.style import (
     COLORS,
     DASHES,
     MARKERS,
-    WIDTH_IN,
     in_percent,
     shortened,
     tidy,
     to_svg,
+    width,
     wrapped,
 )
 
@@ -41,19 +41,12 @@ class Crossing:
 def draw_interactions(crossings: Sequence[Crossing], metric: str, share: bool) -> bytes:
     """Draw a chart for each pair of factors, at most `MOST_PAIRS`."""
     drawn = crossings[:MOST_PAIRS]
-    columns = min(2, len(drawn))
-    rows = -(-len(drawn) // columns)
-    figure = Figure(figsize=(WIDTH_IN if columns > 1 else 6.2, 3.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for index, axes in enumerate(grid.flat):
-        if index >= len(drawn):
-            axes.set_visible(False)
-            continue
-        _draw(axes, drawn[index])
+    figure = Figure(figsize=(width(), 3.2 * len(drawn)), layout="constrained")
+    for axes, crossing in zip(figure.subplots(len(drawn), squeeze=False, sharey=True)[:, 0], drawn, strict=True):
+        _draw(axes, crossing)
         if share:
             in_percent(axes.yaxis)
-        if index % columns == 0:
-            axes.set_ylabel(metric)
+        axes.set_ylabel(metric)
     return to_svg(figure)
 
 
@@ -74,8 +67,8 @@ def _draw(axes: Axes, crossing: Crossing) -> None:
         for x, (_, (_, low, high)) in zip(xs, points, strict=True):
             if low is not None and high is not None:
                 axes.plot([x, x], [low, high], color=color, linewidth=1, alpha=0.8)
-    width = 14 if len(crossing.first_levels) <= 5 else 9
-    axes.set_xticks(range(len(crossing.first_levels)), [wrapped(level, width) for level in crossing.first_levels])
+    characters = max(7, round(13 * width() / (len(crossing.first_levels) + 1)))
+    axes.set_xticks(range(len(crossing.first_levels)), [wrapped(level, characters) for level in crossing.first_levels])
     axes.set_xlabel(shortened(crossing.first, 40))
     axes.set_xlim(-0.5, len(crossing.first_levels) - 0.5)
     axes.legend(title=shortened(crossing.second, 30), loc="best", title_fontsize=8, handlelength=3)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.figures.style import FAINT, GREY, WIDTH_IN, ArmStyle, tidy
+from train.figures.style import FAINT, GREY, ArmStyle, tidy, width
 
 
 class IntervalRow(Protocol):
@@ -29,7 +30,7 @@ class IntervalRow(Protocol):
 
 def figure_of_rows(rows: Sequence[IntervalRow]) -> tuple[Figure, Axes]:
     """Return an empty figure that is high enough for the rows."""
-    figure = Figure(figsize=(WIDTH_IN, 0.85 + 0.27 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(width(), 0.85 + 0.27 * len(rows)), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -43,12 +44,12 @@ def draw_interval(axes: Axes, index: int, row: IntervalRow) -> None:
 def label_rows(axes: Axes, rows: Sequence[IntervalRow], axis: str) -> None:
     """Label the rows at the left and at the right, and the axis below them. The limits of x are set before."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [row.style.named(46) for row in rows])
+    axes.set_yticks(range(len(rows)), [row.style.named(round(5 * width()), 2) for row in rows], fontsize=7.5)
     details = axes.secondary_yaxis("right")
     details.set_yticks(range(len(rows)), [row.detail for row in rows])
-    details.tick_params(length=0, labelsize=8, labelcolor=GREY)
+    details.tick_params(length=0, labelsize=7.5, labelcolor=GREY)
     details.spines["right"].set_visible(False)
-    axes.set_xlabel(axis)
+    axes.set_xlabel("\n".join(wrap(axis, round(9 * width()))))
     tidy(axes, "x")
     axes.spines["left"].set_color(FAINT)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, labelsize=7.5)

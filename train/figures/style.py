@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -20,7 +20,8 @@ from matplotlib.ticker import FuncFormatter
 
 from train.text import exact_percent
 
-WIDTH_IN = 9.0
+WIDTH_IN = 4.4
+"""Of a figure in inches: it is read on a telephone as it is, and two stand side by side on a screen."""
 FONT = "DejaVu Sans"
 """Ships with matplotlib, so that figures are the same on every machine."""
 
@@ -30,6 +31,18 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 GREY, FAINT = "0.35", "0.75"
+ON_LIGHT, ON_DARK = "#010101", "#fefefe"
+"""Text on the colours of data. It stays as it is where dark colours are preferred."""
+_DARK = {
+    "#000000": "#e4e8ec",
+    "#595959": "#a4aeb8",
+    "#bfbfbf": "#4a535c",
+    "#e6e6e6": "#2e353c",
+    "#ededed": "#272d34",
+    "#ffffff": "#16191d",
+    "#0072b2": "#3f9fdb",
+}
+"""Colours of ink, lines and paper, and the one of the palette that a dark page hides: colour -> that on a dark page."""
 
 _RC: Any = {
     "svg.hashsalt": "train-report",  # without it, ids inside the file are random
@@ -61,8 +74,8 @@ class ArmStyle:
     dashes: Any
     is_baseline: bool
 
-    def named(self, width: int = 34) -> str:
-        return f"{self.number}  {shortened(self.label, width)}"
+    def named(self, width: int = 34, lines: int = 1) -> str:
+        return f"{self.number}  {wrapped(self.label, width, lines)}"
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,15 @@ class ReportFigure:
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style(width_in: float = WIDTH_IN) -> Iterator[None]:
     """Apply the report's matplotlib settings inside the block, whatever the user's matplotlibrc says."""
-    with rc_context(_RC):
+    with rc_context(_RC | {"figure.figsize": (width_in, width_in)}):
         yield
+
+
+def width() -> float:
+    """Return the width of figures in inches, as `style` was told."""
+    return float(rcParams["figure.figsize"][0])
 
 
 def arm_styles(arms: Sequence[tuple[str, str, bool]]) -> dict[str, ArmStyle]:
@@ -97,10 +115,21 @@ def arm_styles(arms: Sequence[tuple[str, str, bool]]) -> dict[str, ArmStyle]:
 
 
 def to_svg(figure: Figure) -> bytes:
-    """Return the figure as SVG, the same bytes for the same figure. Call inside `style()`."""
+    """Return the figure as SVG, the same bytes for the same figure. Call inside `style()`.
+
+    It has dark colours where the reader prefers them, as the page has.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="white")
-    return buffer.getvalue()
+    return buffer.getvalue().replace(b"</style>", _dark_rules() + b"</style>", 1)
+
+
+@lru_cache(maxsize=1)
+def _dark_rules() -> bytes:
+    rules = [f"svg{{fill:{_DARK[BASELINE_COLOR]}}}"]  # glyphs in black have no colour of their own
+    for light, dark in _DARK.items():
+        rules += [f'[style*="{kind}: {light}"]{{{kind}:{dark}!important}}' for kind in ("fill", "stroke")]
+    return f"@media screen and (prefers-color-scheme:dark){{{''.join(rules)}}}".encode()
 
 
 def to_png(figure: Figure) -> bytes:
@@ -111,18 +140,45 @@ def to_png(figure: Figure) -> bytes:
 
 
 def shortened(label: str, width: int) -> str:
-    """Shorten `label` to `width` characters by cutting the middle, its least telling part; replace missing glyphs by `?`."""
-    drawn = "".join(character if ord(character) in _glyphs() else "?" for character in " ".join(label.split()))
+    """Shorten `label` to `width` characters by leaving out words in the middle, its least telling part; replace missing glyphs by `?`.
+
+    A word is cut where there is no other way.
+    """
+    drawn = _drawn(label)
     if len(drawn) <= width:
         return drawn
-    head = (width - 1) * 2 // 3
-    return f"{drawn[:head]}\u2026{drawn[-(width - 1 - head) :]}"
+    most = (width - 1) * 2 // 3
+    head = _last_end(drawn[:most]) or most
+    rest = drawn[-(width - head) :]  # with the character before, which may separate
+    return f"{drawn[:head]}\u2026{rest[_first_end(rest) or 1 :]}"
 
 
 def wrapped(label: str, width: int, lines: int = 2) -> str:
-    """Break `label` into at most `lines` lines, between settings where possible."""
-    parts = textwrap.wrap(shortened(label, width * lines), width, break_long_words=True, break_on_hyphens=False)
-    return "\n".join(parts)
+    """Break `label` into at most `lines` lines of `width` characters, between settings or else between words."""
+    rows, rest = [], _drawn(label)
+    while len(rest) > width and len(rows) < lines - 1:
+        end = rest.rfind(" ", 1, width + 1) if " " in rest[1 : width + 1] else _last_end(rest[:width]) or width
+        rows.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+    return "\n".join([*rows, shortened(rest, width)])
+
+
+def _drawn(label: str) -> str:
+    return "".join(character if ord(character) in _glyphs() else "?" for character in " ".join(label.split()))
+
+
+def _last_end(text: str) -> int:
+    """Return the place after the last separator of words, 0 without one."""
+    return max((found.end() for found in _SEPARATOR.finditer(text)), default=0)
+
+
+def _first_end(text: str) -> int:
+    """Return the place after the first separator of words, 0 without one."""
+    found = _SEPARATOR.search(text)
+    return found.end() if found else 0
+
+
+_SEPARATOR = re.compile("[ =,./_:-]")
 
 
 @lru_cache(maxsize=1)

@@ -27,8 +27,8 @@ Template: TypeAlias = Literal["report", "findings"]
 MOST_ROWS = 20
 MOST_OPEN = 20
 """Rows of a page that are open, of lists of runs, or of claims. The others are in closed details."""
-_MARKDOWN = {"code": escape.markdown_code, "line": escape.line}
-"""Filters whose result is Markdown already."""
+_FILTERS = {"code": escape.markdown_code, "line": escape.line, "breakable": escape.html_name}
+"""Filters whose result is Markdown or HTML already."""
 _STRIP_LEFT, _STRIP_WIDTH = 5.0, 110.0
 
 
@@ -108,7 +108,7 @@ def _rendered(template: str, content: Frame, out: Path, escaped: Callable[[str],
         keep_trailing_newline=True,
         finalize=finalize,
     )
-    environment.filters |= {name: partial(_made, function) for name, function in _MARKDOWN.items()}
+    environment.filters |= {name: partial(_made, function) for name, function in _FILTERS.items()}
     environment.globals |= {"most_open": MOST_OPEN, "most_rows": MOST_OPEN_ROWS, **functions}
     return environment.get_template(template).render(c=content, relative=lambda path: relative_path(path, out))
 
