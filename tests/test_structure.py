@@ -21,7 +21,6 @@ MAX_IMPORTS = 20
 
 BELOW: dict[str, set[str]] = {
     "evaluation": {
-        "cli",
         "report",
         "run",
         "config",
@@ -37,7 +36,7 @@ BELOW: dict[str, set[str]] = {
         "streams",
         "escape",
         "errors",
-    },  # from cli: where conf/ is
+    },
     "cli": {"sweep", "run", "config_errors", "slips", "help", "command", "naming", "streams", "errors"},
     "sweep": {
         "report",

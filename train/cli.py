@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.command import arranged, as_typed, config_folders
+from train.command import arranged, as_typed, config_dir, config_folders
 from train.errors import Interrupted, RunError, UsageError
 from train.run.signals import stop_signals
 from train.streams import protect_output, say, say_error
@@ -30,13 +30,6 @@ by default they spin, and another program on one of the cores then slows trainin
 HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc"}
 QUIET = {*HELP, "--cfg", "-c", "--info", "-i"}
 """Flags that start no run, so that restarting the interpreter would be wasted time."""
-
-
-def config_dir() -> Path:
-    """Return the folder `conf/`: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def prepare_process() -> None:

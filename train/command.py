@@ -18,6 +18,14 @@ from train.escape import shell_command
 if TYPE_CHECKING:
     from omegaconf import ListConfig
 
+
+def config_dir() -> Path:
+    """Return the folder `conf/`: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
 CONFIG_DIR = "--config-dir"
 FOLDER_FLAGS = (CONFIG_DIR, "-cd", "--config-path", "-cp")
 VALUE_FLAGS = (*FOLDER_FLAGS, "--config-name", "-cn", "--cfg", "-c", "--package", "-p")

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
 from train.sinks.contracts import Record
-from train.sinks.hparams import HParamsRow
+from train.sinks.hparams import HParamsRow, known_columns
 from train.sinks.tensorboard import ImageFile, TensorBoardSink
 from train.sinks.tensorboard_protos import charts
 from train.tags import STATISTICS
@@ -168,7 +168,9 @@ def test_tensorboard_sink_writes_the_arm_as_a_typed_row(info, clock, summary):
     }
     assert kinds == expected
     types = {column.name: (api.DataType.Name(column.type), column.differs) for column in table.hparam_infos}
-    assert types == {
+    assert known_columns().keys() <= types.keys()
+    assert {name for name, (_, differs) in types.items() if differs} == {"optimizer.lr"}
+    assert {name: types[name] for name in expected} == {
         "norm": ("DATA_TYPE_STRING", False),
         "trainer.compile": ("DATA_TYPE_BOOL", False),
         "optimizer.lr": ("DATA_TYPE_FLOAT64", True),

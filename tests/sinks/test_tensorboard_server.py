@@ -10,7 +10,7 @@ import pytest
 
 from tests.tensorboard_server import Query, serve_tensorboard
 from train.sinks.contracts import Record, RunInfo, Summary
-from train.sinks.hparams import hparams_row
+from train.sinks.hparams import hparams_row, known_columns
 from train.sinks.tensorboard import TensorBoardSink
 from train.sinks.tensorboard_protos import METRICS, charts
 
@@ -87,7 +87,12 @@ def test_server_shows_the_seeds_of_an_arm_as_one_row(query):
     table = query("hparams/session_groups", allowedStatuses=statuses, startIndex=0, sliceSize=100, colParams=columns)
     rows = {row["hparams"]["norm"]: row for row in table["sessionGroups"]}
     assert table["totalSize"] == 2
-    assert rows["batch"]["hparams"] == {"norm": "batch", "optimizer.lr": 0.1, "arm": "norm=batch optimizer.lr=0.1"}
+    assert rows["batch"]["hparams"] == {
+        "norm": "batch",
+        "optimizer.lr": 0.1,
+        "arm": "norm=batch optimizer.lr=0.1",
+        "norm.kind": "batch",
+    }
     means = {norm: {value["name"]["tag"]: value["value"] for value in row["metricValues"]} for norm, row in rows.items()}
     assert means["batch"] == pytest.approx(
         {"accuracy/test": 0.875, "loss/test": 2, "final/accuracy_val": 0.4375, "final/done": 1, "final/diverged": 0}
@@ -98,4 +103,4 @@ def test_server_shows_the_seeds_of_an_arm_as_one_row(query):
     assert [session["status"] for session in rows["none"]["sessions"]] == ["STATUS_SUCCESS", "STATUS_SUCCESS", "STATUS_FAILURE"]
     experiment = query("hparams/experiment", experimentName="")
     assert [metric["name"]["tag"] for metric in experiment["metricInfos"]] == list(METRICS)
-    assert {column["name"] for column in experiment["hparamInfos"]} == {"arm", "norm", "optimizer.lr"}
+    assert {column["name"] for column in experiment["hparamInfos"]} == known_columns().keys() | {"norm.kind"}

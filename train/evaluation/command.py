@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from train.cli import config_dir
+from train.command import config_dir
 from train.config_errors import explain, is_composition_error
 from train.errors import RunError, UsageError
 from train.evaluation.arguments import Asked

@@ -140,9 +140,9 @@ def to_png(figure: Figure) -> bytes:
 
 
 def shortened(label: str, width: int) -> str:
-    """Shorten `label` to `width` characters by leaving out words in the middle, its least telling part; replace missing glyphs by `?`.
+    """Shorten `label` to `width` characters by leaving out words in the middle, its least telling part.
 
-    A word is cut where there is no other way.
+    A word is cut where there is no other way; missing glyphs become `?`.
     """
     drawn = _drawn(label)
     if len(drawn) <= width:

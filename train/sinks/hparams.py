@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from train.command import config_dir
 from train.escape import terminal
-from train.store.identity import SEEDS, arm_id, run_id
+from train.store.identity import BOOKKEEPING, SEEDS, arm_id, run_id
+from train.store.inside import Folder
 from train.store.overrides import key_of
+from train.store.plain import parse_yaml
 from train.store.planned_names import planned_arm
+from train.store.stored import SMALL_FILE
 
 Value: TypeAlias = bool | float | str
 
 GROUPS_LAST = ("data", "trainer", "observe")
 """Groups whose settings are rarely the subject of a study; their columns come last."""
+_NO_GROUPS = ("hydra", "experiment", "study")
+_NO_SETTINGS = (*SEEDS, *BOOKKEEPING, *_NO_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,53 @@ def hparams_row(config: Mapping[str, Any], choices: Mapping[str, str | None], ov
     """Return the HParams row of a run.
 
     `config`: resolved; `choices`: config group -> chosen option, None without one; `overrides`: as typed, such as `norm=batch` or
-    `+trainer.max_steps=5`. The columns are the groups, every other overridden key with its type in `config`, and `arm`, all
-    overrides in one string: TensorBoard takes its columns from the first run of a folder and hides those that only a later run
-    has. Seeds are in no column.
+    `+trainer.max_steps=5`. The columns are the groups, every setting of `config` with its type there, but for those that are null
+    unless typed, and `arm`, all overrides in one string. Seeds are in no column.
     """
     typed = {key: value for key, value in map(_split, overrides) if key.partition(".")[0] not in SEEDS}
-    ranked = sorted(typed, key=lambda key: (key.partition(".")[0] in GROUPS_LAST, "." in key, key))
+    ranked = sorted(typed, key=_rank)
     values: dict[str, Value] = {"arm": " ".join(f"{key}={typed[key]}" for key in ranked) or "defaults"}
     values |= {group: option for group, option in choices.items() if option is not None}
     values |= {key: _column_value(_value_at(config, key, value)) for key, value in typed.items() if key not in values}
+    values |= {key: _column_value(value) for key, value in _settings(config) if key not in values and value is not None}
     shown = {terminal(name): terminal(value) if isinstance(value, str) else value for name, value in values.items()}
     return HParamsRow(run_id(arm_id(config), config, ""), shown, frozenset(["arm", *map(terminal, ranked[:4])]))
+
+
+@cache
+def known_columns() -> Mapping[str, Value | None]:
+    """Return column -> an example value, None without one, for all groups and settings of `conf/`.
+
+    TensorBoard takes its columns from the first table that it finds below a folder, and hides what that one lacks.
+    """
+    folder = Folder(config_dir())
+    groups = [group for group in folder.subfolders() if group not in _NO_GROUPS]
+    files = [_yaml(folder, "config.yaml")]
+    files += [{group: _yaml(folder / group, name)} for group in groups for name in (folder / group).names()]
+    settings = [pair for file in files for pair in _settings(file) if pair[1] is not None]
+    keys = sorted({key for file in files for key, _ in _settings(file)})
+    examples = {key: _column_value(value) for key, value in reversed(settings)}
+    return {"arm": "", **dict.fromkeys(sorted(groups, key=_rank), ""), **{key: examples.get(key) for key in keys}}
+
+
+def _yaml(folder: Folder, name: str) -> Any:
+    return parse_yaml(folder.read(name, SMALL_FILE), name)
+
+
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of the settings of a configuration that may matter to a result."""
+    for key, value in config.items():
+        if key.startswith("_") or (not prefix and key in _NO_SETTINGS):
+            continue
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+        elif key != "defaults":
+            yield f"{prefix}{key}", value
+
+
+def _rank(key: str) -> tuple[bool, bool, str]:
+    """Return the place of a column among the others."""
+    return key.partition(".")[0] in GROUPS_LAST, "." in key, key
 
 
 def named_in_sweep(row: HParamsRow, folder: Path) -> HParamsRow:

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import metadata as hparams_tags
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from train.sinks.contracts import Status, Summary
-from train.sinks.hparams import HParamsRow, Value
+from train.sinks.hparams import HParamsRow, Value, known_columns
 from train.tags import STATISTICS, join
 
 # Generated modules, whose contents a type checker cannot see.
@@ -126,9 +126,11 @@ def _page(page: Any) -> Any:
 def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
     """Return the HParams table. `columns`: name -> an example value; `first`: the columns shown before the others.
 
-    If there are several tables, TensorBoard takes an arbitrary one and hides the columns that it lacks.
+    If there are several tables, TensorBoard takes an arbitrary one and hides the columns that it lacks: every table has those of
+    all settings that there are.
     """
-    infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in columns.items()]
+    known = {**known_columns(), **columns}
+    infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in known.items()]
     metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=description) for tag, description in METRICS.items()]
     experiment = _api.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time_s)
     return _hparams(hparams_tags.EXPERIMENT_TAG, experiment=experiment)
@@ -160,7 +162,9 @@ def _hparams(tag: str, **content: Any) -> Any:
     return _summary.Summary.Value(tag=tag, metadata=metadata, tensor=hparams_tags.NULL_TENSOR)
 
 
-def _data_type(value: Value) -> Any:
+def _data_type(value: Value | None) -> Any:
+    if value is None:
+        return _api.DATA_TYPE_UNSET
     if isinstance(value, bool):
         return _api.DATA_TYPE_BOOL
     return _api.DATA_TYPE_STRING if isinstance(value, str) else _api.DATA_TYPE_FLOAT64
