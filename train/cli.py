@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train.command import arranged, as_typed, config_dir, config_folders

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ from tensorboard.plugins.custom_scalar import layout_pb2 as layouts
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
-from train.sinks.contracts import Record
+from train.sinks.contracts import TEXTS, Record
 from train.sinks.hparams import HParamsRow, known_columns
 from train.sinks.tensorboard import ImageFile, TensorBoardSink
-from train.sinks.tensorboard_protos import charts
+from train.sinks.tensorboard_protos import BY_LAYER, charts
 from train.tags import STATISTICS
 
 # Generated modules, whose contents a type checker cannot see.
@@ -120,10 +121,51 @@ def test_tensorboard_sink_writes_histogram_buckets(info, clock):
     assert make_ndarray(event.tensor_proto).tolist() == [[-1, 0, 4], [0, 0.5, 0], [0.5, 2, 2]]
 
 
+def stored_layout(folder: Path) -> Any:
+    (event,) = read(folder).Tensors("custom_scalars__config__")
+    return layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+
+
+def test_charts_of_layers_are_in_the_order_of_the_network(info, clock):
+    """Loss and accuracy come first, then each layer with a chart in which runs are compared, and the internals last."""
+    tags = [
+        f"{statistic}/{layer}" for statistic in ("gradient_std", "activation_std") for layer in ("stem", "act", "act#2", "head")
+    ]
+    write(info, clock, [Record(0, 0, 0, dict.fromkeys(tags, 1.0)), Record(1, 0, 0, {"activation_std/other": 1.0})]).close()
+    categories = list(stored_layout(info.folder).category)
+    titles = [category.title for category in categories]
+    assert titles == ["training", *(BY_LAYER[name] for name in ("activation_std", "gradient_std")), *list(charts())[1:]]
+    assert [chart.title for chart in categories[0].chart][:2] == ["loss", "accuracy"]
+    assert [chart.title for chart in categories[1].chart] == ["stem", "act", "act#2", "head"]
+    pattern = categories[1].chart[1].multiline.tag[0]
+    assert [tag for tag in tags if re.match(pattern, tag)] == ["activation_std/act"]
+    assert [category.title for category in categories if not category.closed] == titles[:2]
+
+
+@pytest.mark.parametrize("layers", [1, 40, 41, 500])
+def test_a_deep_network_has_few_charts_of_layers(layers):
+    found = charts([f"activation_std/conv{number}" for number in range(layers)])[BY_LAYER["activation_std"]]
+    assert min(layers, 20) <= len(found) <= 40
+    assert "conv0" in found
+
+
+def test_tensorboard_sink_writes_texts_of_the_run(info, clock, summary):
+    sink = TensorBoardSink(command="train norm=batch", clock=clock)
+    sink.start(info)
+    sink.text(TEXTS["verdict"], 0, "std falls\n# no heading")
+    sink.finish(summary)
+    sink.close()
+    events = read(info.folder)
+    texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.PluginTagToContent("text")}
+    assert sorted(texts) == [TEXTS["verdict"], TEXTS["command"], TEXTS["result"]]
+    assert texts[TEXTS["verdict"]] == "    std falls\n    # no heading"
+    assert texts[TEXTS["command"]] == "    train norm=batch"
+    assert "test accuracy: 90.00 ± 0.60 % (standard error, n = 2,500)\n" in texts[TEXTS["result"]]
+
+
 def test_layout_charts_match_existing_tags(info, clock):
-    write(info, clock, []).close()
-    (event,) = read(info.folder).Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    write(info, clock, [Record(0, 0, 0, {"loss/train": 1.0})]).close()
+    layout = stored_layout(info.folder)
     assert {category.title for category in layout.category} == {"training", "activations", "gradients", "weights", "probe"}
     patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
     for tag in [

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.tensorboard_server import Query, serve_tensorboard
-from train.sinks.contracts import Record, RunInfo, Summary
+from train.sinks.contracts import TEXTS, Record, RunInfo, Summary
 from train.sinks.hparams import hparams_row, known_columns
 from train.sinks.tensorboard import TensorBoardSink
-from train.sinks.tensorboard_protos import METRICS, charts
+from train.sinks.tensorboard_protos import BY_LAYER, METRICS, charts
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +64,12 @@ def test_server_lists_scalars_images_histograms_and_config(query):
     final = {"final/done", "final/diverged"}
     assert set(scalars["none2"]) == {"loss/train", "accuracy/val", "activation_std/head", *final}
     assert set(scalars["none1"]) == {*scalars["none2"], "accuracy/test", "loss/test", "final/accuracy_val"}
-    for plugin, tag in [("images", "heatmap/activation_std"), ("histograms", "activation_histogram/head"), ("text", "config")]:
-        assert {run: list(tags) for run, tags in query(f"{plugin}/tags").items()} == {run: [tag] for run in runs}, plugin
+    for plugin, *tags in [
+        ("images", "heatmap/activation_std"),
+        ("histograms", "activation_histogram/head"),
+        ("text", "config", TEXTS["result"]),
+    ]:
+        assert {run: sorted(found) for run, found in query(f"{plugin}/tags").items()} == dict.fromkeys(runs, tags), plugin
     ((_, step, buckets),) = query("histograms/histograms?run=none0&tag=activation_histogram/head")
     assert step == 0
     assert sum(count for _, _, count in buckets) == 7
@@ -73,7 +77,8 @@ def test_server_lists_scalars_images_histograms_and_config(query):
 
 def test_server_merges_layouts_and_finds_the_curves_of_a_chart(query):
     categories = {category["title"]: category["chart"] for category in query("custom_scalars/layout")["category"]}
-    assert list(categories) == list(charts())
+    assert list(categories) == list(charts(["activation_std/head"]))
+    assert [chart["title"] for chart in categories[BY_LAYER["activation_std"]]] == ["head"]
     assert [chart["title"] for chart in categories["activations"]] == list(charts()["activations"])
     (pattern,) = categories["activations"][0]["multiline"]["tag"]
     curves = query(f"custom_scalars/scalars?run=none0&tag={urllib.parse.quote(pattern)}")

@@ -20,7 +20,7 @@ from train.explain.layer_table import render_table
 from train.explain.verdict import MEANING, LayerRow, Verdict, describe, judge, layer_rows
 from train.observe.contracts import Expected, LayerInfo
 from train.sinks import figures
-from train.sinks.contracts import Sink, Summary
+from train.sinks.contracts import TEXTS, Sink, Summary
 from train.sinks.figures import Figure
 from train.store.metrics import Record
 from train.tags import layers_of
@@ -29,6 +29,8 @@ log = logging.getLogger("train")
 FIGURE = "signal_at_initialisation"
 PLAIN_WIDTH = 100
 """Width of the table, in columns, when the output is not a terminal."""
+STORED_WIDTH = 120
+"""Width of the table of all layers that TensorBoard shows."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class ExplanationSink(Sink):
         )
         if self.diagnosis is not None:
             self.out.message(self.diagnosis.text, "warning")
+            self.out.text(TEXTS["diagnosis"], summary.steps, self.diagnosis.text)
 
     def _explain_start(self, verdict: Verdict) -> None:
         # sys.__stdout__, as rich's live display replaces sys.stdout by a proxy that has no encoding
@@ -99,6 +102,9 @@ class ExplanationSink(Sink):
         if verdict.kind != "healthy":
             self.out.message(f"meaning: {MEANING[verdict.kind]}{self._remedy(verdict)}")
         self.out.message(f"({describe(self.thresholds)})")
+        self.out.text(TEXTS["verdict"], 0, f"{verdict.sentence}\n({describe(self.thresholds)})")
+        table = render_table(self._initial, STORED_WIDTH, self.thresholds, most=len(self._initial))
+        self.out.text(TEXTS["layers"], 0, "\n".join(line.text for line in table))
 
     def _remedy(self, verdict: Verdict) -> str:
         if verdict.kind == "broken":

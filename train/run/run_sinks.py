@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from train.command import train_command
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import RunInfo, Sink
 from train.sinks.heatmap import HeatMapSink
@@ -13,6 +14,7 @@ from train.sinks.jsonl import JsonlSink
 from train.sinks.lines import LineSink, stream_sink
 from train.store.files import CONFIG_FILE
 from train.store.inside import Folder
+from train.store.run import read_run
 from train.store.run_folder import RunFolder
 from train.store.stored import SMALL_FILE
 
@@ -46,6 +48,7 @@ def tensorboard(folder: RunFolder, arm: HParamsRow | None) -> Sink:
     try:
         from train.sinks.tensorboard import TensorBoardSink
 
-        return TensorBoardSink(Folder(folder.path).read(CONFIG_FILE, SMALL_FILE).decode(), arm)
+        config = Folder(folder.path).read(CONFIG_FILE, SMALL_FILE).decode()
+        return TensorBoardSink(config, arm, command=train_command(read_run(folder.path).overrides))
     except Exception as error:
         return FailedSink("TensorBoard", error)

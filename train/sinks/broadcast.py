@@ -37,6 +37,9 @@ class BroadcastSink(Sink):
     def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
         self._each(lambda sink: sink.histogram(tag, step, edges, counts))
 
+    def text(self, tag: str, step: int, content: str) -> None:
+        self._each(lambda sink: sink.text(tag, step, content))
+
     def message(self, text: str, level: Level = "info") -> None:
         self._each(lambda sink: sink.message(text, level))
 

@@ -60,6 +60,12 @@ class Summary:
     memory_of: Literal["host", "device"] = "host"
 
 
+TEXTS = {
+    name: f"about/{number}_{name}" for number, name in enumerate(("verdict", "layers", "diagnosis", "command", "result"), start=1)
+}
+"""Tags of the texts about a run, which TensorBoard sorts, before its `config`."""
+
+
 class Sink(Protocol):
     """Receives the calls of a run: `start`, then other methods in any order, then `finish` if the run gets there, then `close`.
 
@@ -88,6 +94,9 @@ class Sink(Protocol):
 
     def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
         """Store a histogram: `counts[i]` values lie between `edges[i]` and `edges[i + 1]`."""
+
+    def text(self, tag: str, step: int, content: str) -> None:
+        """Store a text that is found again: a verdict, a table."""
 
     def message(self, text: str, level: Level = "info") -> None:
         """Show a message to the user now."""

@@ -13,7 +13,7 @@ from train.command import config_dir
 from train.escape import terminal
 from train.store.identity import BOOKKEEPING, SEEDS, arm_id, run_id
 from train.store.inside import Folder
-from train.store.overrides import key_of
+from train.store.overrides import flatten, key_of
 from train.store.plain import parse_yaml
 from train.store.planned_names import planned_arm
 from train.store.stored import SMALL_FILE
@@ -76,15 +76,12 @@ def _yaml(folder: Folder, name: str) -> Any:
     return parse_yaml(folder.read(name, SMALL_FILE), name)
 
 
-def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield dotted key and value of the settings of a configuration that may matter to a result."""
-    for key, value in config.items():
-        if key.startswith("_") or (not prefix and key in _NO_SETTINGS):
-            continue
-        if isinstance(value, Mapping):
-            yield from _settings(value, f"{prefix}{key}.")
-        elif key != "defaults":
-            yield f"{prefix}{key}", value
+    for key, value in flatten(config).items():
+        parts = key.split(".")
+        if parts[0] not in _NO_SETTINGS and parts[-1] != "defaults" and not parts[-1].startswith("_") and value != {}:
+            yield key, value
 
 
 def _rank(key: str) -> tuple[bool, bool, str]:

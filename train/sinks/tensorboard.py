@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from train.sinks import tensorboard_protos as values
-from train.sinks.contracts import Record, RunInfo, Sink, Status, Summary
+from train.sinks.contracts import TEXTS, Record, RunInfo, Sink, Status, Summary
 from train.sinks.hparams import HParamsRow, named_in_sweep
+from train.sinks.run_text import outcome_lines, summary_rows
 from train.sinks.tensorboard_protos import is_whole, tfrecord
 from train.store.inside import Folder
 
@@ -40,7 +41,8 @@ _START = _event.SessionLog(status=_event.SessionLog.START)
 class TensorBoardSink(Sink):
     """Writes a run to a TensorBoard event file.
 
-    `config`: the run's resolved config as YAML, shown under Text; `arm`: the run's row in the HParams table, None for none;
+    `config`: the run's resolved config as YAML, and `command`, which makes it, shown under Text; `arm`: the run's row in the
+    HParams table, None for none;
     `flush_s`: maximum delay in seconds until a value is visible; `clock`: seconds since 1970.
 
     Closing without `finish` marks the run as failed. A resumed run writes a new file that starts with the old one's content up to
@@ -50,9 +52,16 @@ class TensorBoardSink(Sink):
     name = "TensorBoard"
 
     def __init__(
-        self, config: str = "", arm: HParamsRow | None = None, flush_s: float = 15.0, clock: Callable[[], float] = time.time
+        self,
+        config: str = "",
+        arm: HParamsRow | None = None,
+        flush_s: float = 15.0,
+        clock: Callable[[], float] = time.time,
+        command: str = "",
     ) -> None:
         self._config = config
+        self._command = command
+        self._total = 0
         self._arm = arm
         self._flush_s = flush_s
         self._clock = clock
@@ -60,15 +69,16 @@ class TensorBoardSink(Sink):
         self._step = 0
         self._ended = False
         self._file: BinaryIO | None = None
-        self._is_continued = False
+        self._is_continued = self._has_layout = False
 
     def start(self, info: RunInfo) -> None:
         now = self._clock()
+        self._total = info.total_steps
         folder = Folder(info.folder)
         previous = [] if info.offsets is None else _event_files(folder)
         content = _content_before_checkpoint(info, previous)
         self._file = folder.create(_new_name(int(now), previous))
-        self._is_continued = content is not None
+        self._is_continued = self._has_layout = content is not None
         if content is not None:
             self._file.write(content)
         else:
@@ -80,11 +90,12 @@ class TensorBoardSink(Sink):
     def _write_header(self, now: float, folder: Path) -> None:
         self._append(_event.Event(wall_time=now, file_version="brain.Event:2"))
         self._append(_event.Event(wall_time=now, session_log=_START))
-        self._write(0, [values.layout()])
         if self._arm is not None:
             is_shared = Folder(folder.parent).exists(values.SHARED_TABLE)
             table = [] if is_shared else [values.hparams_table(self._arm.values, self._arm.first, now)]
             self._write(0, [*table, *values.session_start(named_in_sweep(self._arm, folder), now)])
+        if self._command:
+            self._write(0, [values.text(TEXTS["command"], self._command)])
         if self._config:
             self._write(0, [values.text("config", self._config)])
 
@@ -102,7 +113,11 @@ class TensorBoardSink(Sink):
 
     def record(self, record: Record) -> None:
         self._step = record.step
-        self._write(record.step, [values.scalar(tag, value) for tag, value in record.values.items()])
+        content = [values.scalar(tag, value) for tag, value in record.values.items()]
+        if not self._has_layout:  # the first record, before any update, has all layers
+            self._has_layout = True
+            content.append(values.layout(record.values))
+        self._write(record.step, content)
 
     def image(self, tag: str, step: int, png: bytes) -> None:
         """Write an image. ValueError when `png` is not a PNG."""
@@ -112,8 +127,14 @@ class TensorBoardSink(Sink):
         """Write a histogram. ValueError unless there is one edge more than counts."""
         self._write(step, [values.histogram(tag, edges, counts)])
 
+    def text(self, tag: str, step: int, content: str) -> None:
+        self._write(step, [values.text(tag, content)])
+
     def finish(self, summary: Summary) -> None:
         self._step = summary.steps
+        rows = summary_rows(summary, self._total)
+        lines = [*outcome_lines(summary), *(f"{row.label}: {row.value}{row.detail and f' ({row.detail})'}" for row in rows)]
+        self._write(summary.steps, [values.text(TEXTS["result"], "\n".join(lines))])
         self._end(summary.status, summary)
         self._flush()
 

@@ -8,8 +8,10 @@ The functions for plugins return `Summary.Value` messages. They replace those wr
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Collection, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
@@ -23,7 +25,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
 from train.sinks.contracts import Status, Summary
 from train.sinks.hparams import HParamsRow, Value, known_columns
-from train.tags import STATISTICS, join
+from train.tags import STATISTICS, join, layers_of
 
 # Generated modules, whose contents a type checker cannot see.
 _summary: Any = summary_pb2
@@ -36,6 +38,7 @@ _plugin_data: Any = plugin_data_pb2
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _COLORSPACE_RGBA = 4
+_PAGE_CHARACTERS = 120
 
 TRAINING_CHARTS = {
     "loss": ["loss/train", "loss/val"],
@@ -44,11 +47,31 @@ TRAINING_CHARTS = {
 }
 
 
-def charts() -> dict[str, dict[str, list[str]]]:
-    """Return category -> chart -> the tags whose curves it draws, as regular expressions that match from the start."""
+BY_LAYER = {
+    "activation_std": "std of the activations, by layer",
+    "activation_mean": "mean of the activations, by layer",
+    "gradient_std": "std of the gradients, by layer",
+}
+"""Statistics with a chart for each layer, in which runs are compared -> the title of their category."""
+MOST_CHARTS = 40
+"""Of such a category; TensorBoard compares each with each when it merges the charts of the runs."""
+OPEN_CATEGORIES = ("training", BY_LAYER["activation_std"])
+
+
+def charts(tags: Iterable[str] = ()) -> dict[str, dict[str, list[str]]]:
+    """Return category -> chart -> the tags whose curves it draws, as regular expressions that match from the start.
+
+    `tags`: of the statistics of all layers, in the order of the network. What describes the inside of the training comes last.
+    """
     categories = {"training": TRAINING_CHARTS}
-    for statistic in STATISTICS:
-        categories.setdefault(statistic.group, {})[statistic.title] = [join(statistic.name, ".*")]
+    recorded = list(tags)
+    for statistic, title in BY_LAYER.items():
+        layers = layers_of(statistic, recorded)
+        shown = layers[:: -(-len(layers) // MOST_CHARTS)] if layers else []
+        if shown:
+            categories[title] = {layer: [re.escape(join(statistic, layer))] for layer in shown}
+    for item in STATISTICS:
+        categories.setdefault(item.group, {})[item.title] = [join(item.name, ".*")]
     return categories
 
 
@@ -74,8 +97,15 @@ def scalar(tag: str, value: float) -> Any:
 
 def text(tag: str, content: str) -> Any:
     # TensorBoard renders Markdown. Four spaces keep any text literal, while a fence would end at the first ``` in it.
-    code = "\n".join("    " + line for line in content.splitlines())
+    lines = [piece for line in content.splitlines() for piece in _pieces(line)]
+    code = "\n".join("    " + line for line in lines)
     return _string(tag, code.encode(), _plugin("text"))
+
+
+def _pieces(line: str) -> list[str]:
+    """Return a line, or that which is a long sentence as several, as nothing breaks the lines of literal text."""
+    is_prose = len(line) > _PAGE_CHARACTERS and not line.startswith(" ")
+    return textwrap.wrap(line, _PAGE_CHARACTERS, break_long_words=False, break_on_hyphens=False) if is_prose else [line]
 
 
 def image(tag: str, png: bytes) -> Any:
@@ -98,11 +128,11 @@ def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Any:
     return _summary.Summary.Value(tag=tag, tensor=tensor, metadata=histograms.create_summary_metadata("", ""))
 
 
-def layout() -> Any:
-    """Return the charts of the Custom Scalars page, the same in every run: TensorBoard merges the layouts of all runs."""
+def layout(tags: Iterable[str] = ()) -> Any:
+    """Return the charts of the Custom Scalars page for a run with these tags. TensorBoard merges those of all runs."""
     page = _layout.Layout()
-    for category, titles in charts().items():
-        section = page.category.add(title=category)
+    for category, titles in charts(tags).items():
+        section = page.category.add(title=category, closed=category not in OPEN_CATEGORIES)
         for title, tags in titles.items():
             lines = _layout.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
             section.chart.append(_layout.Chart(title=title, multiline=lines))
