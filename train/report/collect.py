@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from train.naming import ABSENT
 from train.store.files import MANIFEST_FILE
 from train.store.identity import PLACE, SEEDS, experiment_of
 from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
-from train.store.overrides import flatten
+from train.store.overrides import flatten, text
 from train.store.run import FINISHED, Run, State, find_runs, read_run, subfolders
 from train.store.unrecorded import with_known_data
 
@@ -196,11 +195,6 @@ def settings_of(runs: Iterable[Run]) -> list[Setting]:
         key = (*objects, *run.choices.items(), run.data)
         settings.append(known.get(key) or known.setdefault(key, setting_of(run)))
     return settings
-
-
-def text(value: Any) -> str:
-    """Format a configuration value as it would be typed on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)
 
 
 def factors_of(settings: Sequence[Setting]) -> tuple[str, ...]:

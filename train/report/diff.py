@@ -11,13 +11,13 @@ from typing import Any
 from train.command import TO_RESUME
 from train.escape import line
 from train.naming import ABSENT
-from train.report.collect import text
-from train.report.metric import IN_SUMMARY, as_float
+from train.report.metric import as_float
 from train.store.identity import arm_id, experiment_of, identity
 from train.store.inputs import code_differences, data_differences, read_data
-from train.store.overrides import flatten
+from train.store.overrides import flatten, text
 from train.store.run import Run, read_run
 from train.store.unrecorded import with_known_data
+from train.store.values import IN_SUMMARY
 from train.text import number, percent, plural
 
 _RESULTS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")

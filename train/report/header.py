@@ -10,11 +10,11 @@ from train.command import stored_command
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Study
-from train.report.collect import text
 from train.report.facts import code_version
 from train.report.looks import looks_text
 from train.report.plan_threats import metric_origin
 from train.report.tuning_text import cost
+from train.store.overrides import text
 from train.store.run import Run
 from train.text import plural
 

@@ -12,18 +12,10 @@ from train.errors import UsageError, did_you_mean
 from train.report.history import History, recorded_tags
 from train.store.metrics import decode_float
 from train.store.run import Run
+from train.store.values import IN_SUMMARY
 from train.tags import split
 
 DEFAULT = "accuracy/test"
-
-IN_SUMMARY = {
-    "accuracy/test": "test_accuracy",
-    "accuracy/val": "val_accuracy",
-    "loss/test": "test_loss",
-    "loss/val": "val_loss",
-    "loss/train": "train_loss",
-}
-"""Tag -> the key of summary.json that holds its final value. Any other tag takes its last record as the final value."""
 
 _EXAMPLES = {"test": "test_examples", "val": "val_examples"}
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}

@@ -16,9 +16,10 @@ from train.report.arms import Arm
 from train.report.collect import factors_of, settings_of
 from train.report.contracts import Pairwise
 from train.report.facts import code_version
-from train.report.metric import IN_SUMMARY, as_float
+from train.report.metric import as_float
 from train.report.paths import relative_path
 from train.store.run import Run
+from train.store.values import IN_SUMMARY
 
 FIRST = ("folder", "state", "reason", "arm", "arm_id", "identity", "is_baseline", "compared", "trained", "plan", "seed")
 _NUMBERS = ("steps", "time_s", "images_per_s", "parameters", "flops_per_image", "peak_memory_bytes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -29,6 +30,8 @@ MAX_LINE = 1 << 24
 """Limit of a line in bytes: twice what a record of ten thousand layers takes."""
 _BLOCK = 1 << 18
 _MAX_STEP = 1 << 53
+_TAIL = 1 << 16
+"""Bytes at the end of the file in which the last value of a tag is looked for first."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,32 @@ def complete_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
             yield from _with_ends(file)
     except FileNotFoundError:
         return
+
+
+def last_value(path: Path, tag: str) -> float | None:
+    """Return the last recorded value of a tag; None if there is none, or the file cannot be read.
+
+    Reads the end of the file, and the whole only where the tag is not there.
+    """
+    mark = json.dumps(tag).encode()
+    try:
+        *lines, _ = Folder(path.parent).tail(path.name, _TAIL).split(b"\n")
+        ends = (_value(line, mark, tag) for line in reversed(lines[1:]))
+        found = next((value for value in ends if value is not None), None)
+        if found is None:
+            values = (_value(line, mark, tag) for line in complete_lines(path))
+            last = deque((value for value in values if value is not None), maxlen=1)
+            return last[0] if last else None
+        return found
+    except OSError:
+        return None
+
+
+def _value(line: bytes, mark: bytes, tag: str) -> float | None:
+    try:
+        return parse_record(line).values.get(tag) if mark in line else None
+    except INVALID:
+        return None
 
 
 def read_lines(path: Path, offset: int = 0) -> list[bytes]:

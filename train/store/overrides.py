@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -31,3 +32,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def text(value: Any) -> str:
+    """Format a configuration value as it would be typed on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True)

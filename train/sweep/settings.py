@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from train.config import STRICT, check, check_call
 from train.errors import UsageError, did_you_mean
-from train.report.metric import IN_SUMMARY
 from train.report.options import ReportOptions
 from train.store.decisions import MOST_SEEDS
 from train.store.manifest import Design
 from train.store.overrides import key_of
+from train.store.values import IN_SUMMARY
 
 Rerun: TypeAlias = Literal["unfinished", "missing", "failed", "diverged", "all", "none"]
 
