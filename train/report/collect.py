@@ -14,6 +14,7 @@ from train.naming import ABSENT
 from train.store.files import MANIFEST_FILE
 from train.store.identity import PLACE, SEEDS, experiment_of
 from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_manifest
+from train.store.notes import is_archived
 from train.store.overrides import flatten, text
 from train.store.run import FINISHED, Run, State, find_runs, read_run, subfolders
 from train.store.unrecorded import with_known_data
@@ -82,13 +83,13 @@ def collect(folders: Sequence[Path]) -> Collection:
     plans = tuple(PlannedSweep(plan.folder, upgraded_manifest(plan.manifest, runs)) for plan in stored)
     if not runs and not any(plan.manifest.arms for plan in plans):
         raise UsageError(_nothing_found(folders, unreadable))
-    counted, duplicates = _deduplicate(runs)
+    counted, duplicates = deduplicated(runs)
     return Collection(tuple(folders), counted, plans, tuple(unreadable), duplicates)
 
 
 def of_sweep(manifest: Manifest, runs: Iterable[Run]) -> Collection:
     """Return the content of the folder of one sweep, whose manifest and runs are read already."""
-    counted, duplicates = _deduplicate([_kept(run) for run in runs])
+    counted, duplicates = deduplicated([_kept(run) for run in runs])
     return Collection((), counted, (PlannedSweep(Path(), manifest),), (), duplicates)
 
 
@@ -116,7 +117,7 @@ def _plans(folders: Iterable[Path], unreadable: list[ExcludedRun]) -> Iterator[P
     for top in folders:
         resolved = top.resolve()  # that is enough, as the subfolders are no links
         for folder, place in [(top, resolved), *((top / name, resolved / name) for name in subfolders(top))]:
-            if place in visited:
+            if place in visited or (folder is not top and is_archived(folder)):
                 continue
             visited.add(place)
             try:
@@ -128,7 +129,7 @@ def _plans(folders: Iterable[Path], unreadable: list[ExcludedRun]) -> Iterator[P
                 yield PlannedSweep(folder, manifest)
 
 
-def _deduplicate(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[ExcludedRun, ...]]:
+def deduplicated(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[ExcludedRun, ...]]:
     """Keep the best attempt at each experiment: two copies of a run are not two observations."""
     by_identity: dict[str, list[Run]] = {}
     for run in runs:

@@ -72,6 +72,14 @@ class Folder:
         with self._entered() as at, os.scandir(at.folder if at.descriptor is None else at.descriptor) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
+    def entries(self) -> dict[str, os.stat_result]:
+        """Return the name of every entry and what `stat` says of it; empty if there is no such folder."""
+        try:
+            with self._entered() as at, os.scandir(at.folder if at.descriptor is None else at.descriptor) as entries:
+                return {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        except FileNotFoundError:
+            return {}
+
     def stat(self, name: str) -> os.stat_result | None:
         """Return what is known about an entry, of a link about itself; None if there is none."""
         try:

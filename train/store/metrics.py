@@ -164,6 +164,15 @@ def last_value(path: Path, tag: str) -> float | None:
         return None
 
 
+def last_record(path: Path) -> Record | None:
+    """Return the last record, from the end of the file alone; None if there is none, or the file cannot be read."""
+    try:
+        *lines, _ = Folder(path.parent).tail(path.name, _TAIL).split(b"\n")
+        return parse_record(lines[-1]) if lines else None
+    except (OSError, *INVALID):
+        return None
+
+
 def _value(line: bytes, mark: bytes, tag: str) -> float | None:
     try:
         return parse_record(line).values.get(tag) if mark in line else None

@@ -12,17 +12,20 @@ from train.store.inside import Folder
 from train.store.metrics import INVALID, bounded_lines, parse_record
 
 _TRAIN, _TEST = b'"loss/train"', b'"loss/test"'
+_END = 1 << 14
+"""Bytes at the end of the file that hold its last records, unless these observe a very deep network."""
 _STEP = re.compile(rb'\{"step": ?(\d{1,18})[,}]')
 
 
-def missing_records(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def missing_records(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any], whole: bool = True) -> str:
     """Return what is missing in the records of a run that is done or has diverged; empty when nothing is.
 
     Its last record is that of its last step, for a run that is done the one of the test split, and each step that
-    `trainer.record_every` names has one of the training loss. `config`: the resolved experiment. Reads the file once.
+    `trainer.record_every` names has one of the training loss. `config`: the resolved experiment. Reads the file once; unless
+    `whole`, its end alone, which tells nothing of a step in between.
     """
     try:
-        last, reached, due = _scan(folder, config)
+        last, reached, due = _scan(folder, config) if whole else _end(folder, config)
     except FileNotFoundError:
         return f"{METRICS_FILE} is missing"
     except OSError as error:
@@ -64,6 +67,15 @@ def _scan(folder: Path, config: Mapping[str, Any]) -> tuple[bytes, int, int]:
                 has_gap = has_gap or step > due  # an earlier step than the last: older versions repeated steps as they resumed
                 due += 0 if has_gap or step != due else every
     return last, reached, due
+
+
+def _end(folder: Path, config: Mapping[str, Any]) -> tuple[bytes, int, int]:
+    """Return the last line and the last step, as `_scan` does, from the end of the file alone."""
+    content = Folder(folder).tail(METRICS_FILE, _END)
+    lines = content.splitlines(keepends=True)[int(len(content) == _END) :]
+    if not lines and content:
+        return _scan(folder, config)
+    return lines[-1] if lines else b"", max((_step(line) or 0 for line in lines), default=0), 0
 
 
 def _every(config: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ from train.store.files import METRICS_FILE, PREVIOUS, STATUS_FILE, SUMMARY_FILE
 from train.store.identity import SEEDS, VERSION, arm_id, identity, run_id, upgraded
 from train.store.inside import Folder
 from train.store.lock import LockHolder, is_held
+from train.store.notes import is_archived
 from train.store.overrides import drop_groups
 from train.store.records import missing_records
 from train.store.stored import read_config, read_overrides, read_stored
@@ -25,6 +26,9 @@ DataKnown: TypeAlias = Literal["recorded", "first batch", "unknown"]
 
 LONGEST_REASON = 4_000
 """Characters of a reason that are read: it stands on pages and in messages."""
+
+ARCHIVED = "archived, and so left out; named itself, it counts"
+"""The reason why `find_runs` leaves a folder out."""
 
 FINISHED = frozenset({"done", "diverged"})
 """The states that are results. Divergence is one: repeating the run would reproduce it."""
@@ -86,8 +90,11 @@ class Run:
         return self.folder / METRICS_FILE
 
 
-def read_run(folder: Path) -> Run:
-    """Read the run in `folder`. UsageError when there is no run, or its files are invalid."""
+def read_run(folder: Path, whole: bool = True) -> Run:
+    """Read the run in `folder`. UsageError when there is no run, or its files are invalid.
+
+    `whole`: whether all its records are looked at for what is missing, or their end alone, which takes no time.
+    """
     try:
         status = read_stored(folder, STATUS_FILE)
         config = upgraded(read_config(folder))
@@ -100,7 +107,7 @@ def read_run(folder: Path) -> Run:
             state, reason = _state(status)
             if state == "running":
                 state, reason = "lost", "its process ended without recording why (killed, or the machine stopped)"
-        if state in FINISHED and (missing := missing_records(folder, config, summary)):
+        if state in FINISHED and (missing := missing_records(folder, config, summary, whole)):
             state, reason, summary = "incomplete", missing, {}
     except FileNotFoundError as error:
         raise UsageError(
@@ -147,10 +154,13 @@ def _is_of_older_version(status: Mapping[str, Any]) -> bool:
     return bool(status.get("identity")) and status.get("identity_version", 1) != VERSION
 
 
-def find_runs(folders: Iterable[Path], on_error: Callable[[Path, str], None] | None = None) -> Iterator[Path]:
+def find_runs(
+    folders: Iterable[Path], on_error: Callable[[Path, str], None] | None = None, archived: bool = False
+) -> Iterator[Path]:
     """Yield every run folder at or below `folders` once, sorted by name within each of them. Links below them are not followed.
 
-    `on_error`: gets each folder that cannot be read, and the reason; None to leave them out.
+    `on_error`: gets each folder that cannot be read, and the reason; None to leave them out. `archived`: also yield what is
+    archived; else `on_error` gets it, unless it is itself one of `folders`.
     """
     visited: set[tuple[int, int]] = set()
     pending = [*folders][::-1]
@@ -162,6 +172,10 @@ def find_runs(folders: Iterable[Path], on_error: Callable[[Path, str], None] | N
             if (found.st_dev, found.st_ino) in visited:
                 continue
             visited.add((found.st_dev, found.st_ino))
+            if not archived and folder not in tops and is_archived(folder):
+                if on_error is not None:
+                    on_error(folder, ARCHIVED)
+                continue
             is_run = Folder(folder).exists(STATUS_FILE)
             inner = [] if is_run else [folder / name for name in Folder(folder).subfolders() if not _is_left_out(name)]
         except OSError as error:

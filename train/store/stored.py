@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from train.store.config_text import config_of, overrides_of
-from train.store.files import CONFIG_FILE, DATA_FILE, LOCK_FILE, MANIFEST_FILE, OVERRIDES_FILE, STATUS_FILE, SUMMARY_FILE
+from train.store.files import (
+    CONFIG_FILE,
+    DATA_FILE,
+    LOCK_FILE,
+    MANIFEST_FILE,
+    NOTES_FILE,
+    OVERRIDES_FILE,
+    STATUS_FILE,
+    SUMMARY_FILE,
+)
 from train.store.inside import Folder
 from train.store.kinds import (
     COUNT,
+    FLAG,
     MAPPING,
     PLAIN,
     POSITIVE,
@@ -96,6 +106,8 @@ def _is_split(value: Any) -> bool:
 
 DATA: Mapping[str, Kind] = {"classes": list_of(TEXT), "splits": mapping_of(Kind("what a split holds", _is_split))}
 
+NOTES: Mapping[str, Kind] = {"note": TEXT, "tags": list_of(TEXT), "archived": FLAG}
+
 HOLDER: Mapping[str, Kind] = {"pid": PROCESS, "host": TEXT, "since": TEXT, "ticks": WHOLE}
 
 
@@ -122,6 +134,7 @@ _FORMATS = {
         LARGE_FILE,
         ("format", "command", "design", "axes", "seeds", "baseline", "arms", "runs", "dropped", "zipped", "study", "notes"),
     ),
+    NOTES_FILE: _Format(NOTES, SMALL_FILE),
     LOCK_FILE: _Format(HOLDER, SMALL_FILE, ("pid", "host", "since")),
 }
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from train.store.files import MANIFEST_FILE
+from train.store.inside import Folder, is_there
 from train.store.kinds import NON_FINITE, is_number
 from train.store.metrics import decode_float, last_value
+from train.store.notes import notes_of
 from train.store.overrides import flatten
 from train.store.run import Run
 
@@ -25,14 +30,23 @@ IN_SUMMARY = {
 
 FIELDS: Mapping[str, Callable[[Run], Any]] = {
     "status": lambda run: run.state,
+    "state": lambda run: run.state,
     "reason": lambda run: run.reason,
     "run": lambda run: run.folder.name,
     "folder": lambda run: str(run.folder),
     "arm": lambda run: run.arm,
     "seed": lambda run: run.seed,
+    "sweep": lambda run: run.folder.parent.name if is_there(run.folder.parent / MANIFEST_FILE) else "",
     "started": lambda run: run.status.get("started", MISSING),
+    "time": lambda run: MISSING if (seconds := time_of(run)) is None else seconds,
+    "size": lambda run: size_of(run.folder),
+    "note": lambda run: notes_of(run.folder).note,
+    "tag": lambda run: notes_of(run.folder).tags,
 }
-"""Name -> what it says of a run; other names are those of option groups, of keys and of metrics."""
+"""Name -> what it says of a run (several tags: a tuple); other names are those of option groups, of keys and of metrics."""
+
+_DEEPEST = 8
+"""Folders in each other whose files are counted: those of a run lie two deep."""
 
 _RATE = "lr"
 """The one tag without a slash."""
@@ -86,3 +100,24 @@ def _at(content: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part, MISSING) if isinstance(value, Mapping) else MISSING
     return value
+
+
+def time_of(run: Run) -> float | None:
+    """Return how long a run took in seconds; None while that is not known."""
+    value = run.summary.get("time_s", run.status.get("wall_s"))
+    return float(value) if is_number(value) else None
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files in a folder; no link is followed, and what cannot be read does not count."""
+    total, pending = 0, [Folder(folder)]
+    while pending:
+        place = pending.pop()
+        try:
+            entries = place.entries()
+        except OSError:
+            continue
+        total += sum(found.st_size for found in entries.values() if stat.S_ISREG(found.st_mode))
+        if len(place.below) < _DEEPEST:
+            pending += [place / name for name, found in entries.items() if stat.S_ISDIR(found.st_mode)]
+    return total

@@ -61,7 +61,7 @@ class Condition:
     def _equals(self, found: Any, wanted: str) -> bool:
         if self.key == "arm" and len(wanted) >= _SHORTEST_ID:
             return found.startswith(wanted)
-        return _equal(found, wanted)
+        return any(_equal(tag, wanted) for tag in found) if isinstance(found, tuple) else _equal(found, wanted)
 
 
 def conditions_of(texts: Sequence[str], option: str = "--where") -> tuple[Condition, ...]:
@@ -72,7 +72,8 @@ def conditions_of(texts: Sequence[str], option: str = "--where") -> tuple[Condit
 def _condition(text: str, option: str) -> Condition:
     match = _CONDITION.fullmatch(expanded(text) if "=" in text else text)
     if match is None:
-        raise UsageError(f"{option} {text}: this is no condition. Write KEY=VALUE, KEY!=VALUE, KEY<NUMBER or KEY>=NUMBER.")
+        forms = "Write KEY=VALUE, KEY!=VALUE, 'KEY<NUMBER' or 'KEY>=NUMBER', with the quotes, and folders before the option"
+        raise UsageError(f"{option} {text}: this is no condition. {forms}.")
     key, sign, value = match[1].strip(), match[2].replace("==", "="), match[3].strip()
     if not value:
         raise UsageError(f"{option} {text}: there is no value after {sign}.")
@@ -84,7 +85,7 @@ def _condition(text: str, option: str) -> Condition:
         raise UsageError(f"{option} {text}: there is no value after {sign}.")
     parts = tuple(map(unquoted, map(str.strip, _COMMA.split(value))))
     values = (value,) if sign in _COMPARISONS else tuple(dict.fromkeys((unquoted(value), *parts)))
-    if key == "status" and (unknown := [part for part in parts if part not in get_args(State)]):
+    if key in ("status", "state") and (unknown := [part for part in parts if part not in get_args(State)]):
         raise UsageError(f"{option} {text}: no run has the status {unknown[0]!r}. {did_you_mean(unknown[0], get_args(State))}")
     return Condition(text, key, sign, values)
 
@@ -92,10 +93,14 @@ def _condition(text: str, option: str) -> Condition:
 def select(runs: Sequence[Run], conditions: Sequence[Condition], option: str = "--where") -> list[Run]:
     """Return the runs for which all conditions hold. UsageError for a key that none of `runs` has, with near names."""
     for condition in conditions:
-        known = condition.key in FIELDS or not runs
-        if not known and all(value_of(run, condition.key) is MISSING for run in runs):
-            raise UsageError(f"{option} {condition.text}: no run has the key {condition.key!r}. {_near(condition.key, runs)}")
+        refuse_unknown_key(condition.key, runs, f"{option} {condition.text}")
     return [run for run in runs if all(condition.holds(run) for condition in conditions)]
+
+
+def refuse_unknown_key(key: str, runs: Sequence[Run], argument: str) -> None:
+    """Raise UsageError for a key that none of `runs` has, with near names. `argument`: the option and its value."""
+    if key not in FIELDS and runs and all(value_of(run, key) is MISSING for run in runs):
+        raise UsageError(f"{argument}: no run has the key {key!r}. {_near(key, runs)}")
 
 
 def why_none(runs: Sequence[Run], conditions: Sequence[Condition]) -> str:
