@@ -21,6 +21,7 @@ FLOATS = (*SCORES, "time_s", "images_per_s")
 WHOLE = ("seed", "test_examples", "val_examples", "steps", "parameters", "flops_per_image", "peak_memory_bytes", "size_bytes")
 """The columns of text, of float64 and of int64, whatever the runs are. `tags` is a list of texts, `archived` true or false."""
 
+_MOST = 1 << 63
 _COUNTS = ("test_examples", "val_examples", "steps", "parameters", "flops_per_image", "peak_memory_bytes")
 
 Columns = dict[str, list[Any]]
@@ -30,14 +31,14 @@ def columns_of(found: Found, runs: Sequence[Run]) -> Columns:
     """Return the table of `runs`, which are of `found`: name -> values, all of the same length, None for what is unknown.
 
     Columns: which run it is and what became of it; `arm`, what it changes in words; the option groups, and the keys that differ
-    between the runs; results, accuracies as fractions; how it was made. They are named as in results.csv.
+    between the runs in `found`; results, accuracies as fractions; how it was made. They are named as in results.csv.
     """
-    arms, settings = arm_names_of(found), settings_of(runs)
+    arms, settings = arm_names_of(found), dict(zip(map(id, found.runs), settings_of(found.runs), strict=True))
     rows = [_identity(run, found, arms[run.folder]) for run in runs]
     first = {name: [row[name] for row in rows] for name in _FIRST}
-    varied = {name: values for name, values in _settings(settings).items() if name not in first}
+    varied = _settings([*settings.values()], [settings[id(run)] for run in runs])
     results = {name: [read(run) for run in runs] for name, read in _RESULTS.items()}
-    return first | varied | {name: values for name, values in results.items() if name not in varied}
+    return first | {name: values for name, values in varied.items() if name not in first | results} | results
 
 
 _FIRST = ("folder", "sweep", "status", "reason", "arm", "arm_id", "identity", "seed", "note", "tags", "archived")
@@ -46,15 +47,16 @@ _FIRST = ("folder", "sweep", "status", "reason", "arm", "arm_id", "identity", "s
 def _identity(run: Run, found: Found, arm: str) -> dict[str, Any]:
     notes, sweep = notes_of(run.folder), found.sweep_of(run)
     named = (str(run.folder), sweep.name if sweep else "", run.state, run.reason, arm, run.arm, run.identity)
-    return dict(zip(_FIRST, (*named, run.seed, notes.note, [*notes.tags], notes.archived), strict=True))
+    seed = run.seed if abs(run.seed) < _MOST else None
+    return dict(zip(_FIRST, (*named, seed, notes.note, [*notes.tags], notes.archived), strict=True))
 
 
-def _settings(settings: Sequence[Setting]) -> Columns:
-    """Return the columns of the option groups, and of the keys that differ."""
-    distinct = [*{id(setting): setting for setting in settings}.values()]
+def _settings(found: Sequence[Setting], wanted: Sequence[Setting]) -> Columns:
+    """Return the columns of the option groups, and of the keys that differ between `found`, for the runs of `wanted`."""
+    distinct = [*{id(setting): setting for setting in found}.values()]
     groups = dict.fromkeys(group for setting in distinct for group in setting.choices)
     names = [name for name in dict.fromkeys((*groups, *factors_of(distinct))) if name.isprintable()]
-    return {name: _column([_setting(setting, name) for setting in settings]) for name in names}
+    return {name: _column([_setting(setting, name) for setting in wanted]) for name in names}
 
 
 def _setting(setting: Setting, name: str) -> Any:
@@ -70,7 +72,7 @@ def _absent_is_none(level: str) -> str | None:
 def _column(values: list[Any]) -> list[Any]:
     """Return values of one kind: whole numbers, numbers, true and false, or else text."""
     there = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in there) or all(is_whole(value) and abs(value) < 1 << 63 for value in there):
+    if all(isinstance(value, bool) for value in there) or all(is_whole(value) and abs(value) < _MOST for value in there):
         return values
     if all(map(is_number, there)):
         return [value if value is None else float(value) for value in values]
