@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 
 from tests.harness import SMALL
 from train import cli
-from train.run.dry_run import ConfigCheck, check_configs
 from train.report.options import ReportOptions
 from train.report.variance import check
+from train.run.dry_run import ConfigCheck, check_configs
 from train.store.choices import Tuning
 from train.store.manifest import read_manifest
 from train.sweep.axes import read_request

@@ -1,4 +1,4 @@
-"""The arguments of `train-report`, `train-eval` and `train-runs`: help that fits the terminal, and one message for what is wrong."""
+"""The arguments of `train-report`, `train-eval` and `train-runs`: help that fits the terminal, one message for what is wrong."""
 
 from __future__ import annotations
 
