@@ -111,12 +111,3 @@ def test_first_lines_of_a_choice_say_what_it_is(choice: str) -> None:
     group, _, name = choice.partition("=")
     text = (CONF / group / f"{name}.yaml").read_text().removeprefix("# @package _global_\n")
     assert text.startswith("# "), "a YAML begins with comments: paper, meaning, what to expect"
-
-
-def test_help_names_every_choice() -> None:
-    text = (CONF / "hydra" / "help" / "train.yaml").read_text()
-    section = text[text.index("Ingredients") : text.index("Keys used most")]
-    for group in GROUPS:
-        (line,) = (line for line in section.splitlines() if line.split()[:1] == [group])
-        for path in (CONF / group).glob("*.yaml"):
-            assert path.stem in line.replace("*", "").replace(";", "").split(), f"{group}={path.stem} is missing from the help"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import COMMAND, SMALL, only_run
+from train import __version__
 from train.store.metrics import read_records
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -71,6 +72,11 @@ REFUSED = {
     "augment.multi_scale.size=96": "augment=multi_scale has: augment.multi_scale.short_side, augment.multi_scale.crop,",
     "data.root.size=3": "Known: data.preprocess, data.val_fraction, data.verify, data.workers.",
     "hydra.job.nam=x": "Did you mean 'hydra.job.name'?",
+    "norm=none,batch": "train: norm=none,batch: a single run takes one value. Add -m (--multirun) to train one run",
+    "augment=[flip,rotte]": "train: augment=rotte: there is no such choice. Did you mean augment=rotate? Known: color, crop,",
+    "norm = batch": "train: norm = batch: an override has no spaces. Did you mean norm=batch?",
+    "--hlep": "train: --hlep: there is no such flag. Did you mean --help?",
+    "--help norm=grup": "train: --help norm=grup: there is no such choice. Known: batch, group,",
     "data=image_folder data.root=~/no/such/photos": f"data.root={Path.home()}/no/such/photos: there is no such folder",
 }
 
@@ -138,6 +144,21 @@ def test_flags_that_start_no_run_do_not_import_torch(arguments: list[str], tmp_p
         [sys.executable, "-c", program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert result.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--version"], f"train {__version__} (torch "),
+        (["--help"], "norm            batch* group"),
+        (["--help", "norm"], "norm.groups=8    has to divide"),
+        (["-m", "norm=?", "seed=0,1"], "norm.groups=8    has to divide"),
+    ],
+)
+def test_what_is_asked_is_answered_and_starts_no_run(train: Train, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    result = train(*arguments)
+    assert (result.returncode, result.stderr, expected in result.stdout) == (0, "", True)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_completion_offers_choices(real_train: Train) -> None:

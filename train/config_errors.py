@@ -110,8 +110,8 @@ def unknown_key(key: str, folders: Sequence[Path], arguments: Sequence[str]) -> 
     norm.groups=4` it is the list of choices that have the key. `folders`: those with the choices, the program's own first.
     """
     parent = key.rpartition(".")[0]
-    keys = known_keys(folders, [a for a in arguments if not is_override_of(a, key)], with_hydra=key.startswith("hydra."))
-    keys = [name for name in keys if name not in (key, parent)]  # the parent is right as typed
+    known = known_keys(folders, [a for a in arguments if not is_override_of(a, key)], with_hydra=key.startswith("hydra."))
+    keys = [name for name in known if name not in (key, parent)]  # the parent is right as typed
     siblings = [name for name in keys if name.rpartition(".")[0] == parent]
     if choices := choices_with_key(key, folders):
         available = [name for name in siblings if not name.endswith("._target_")]
@@ -119,7 +119,7 @@ def unknown_key(key: str, folders: Sequence[Path], arguments: Sequence[str]) -> 
         return f"{key}: the chosen {parent} has no such key. It belongs to {', '.join(choices)}.{hint}"
     if not siblings and (choices := choices_with_key(f"{parent}._target_", folders)):
         return f"{key}: there is no such key. {choices[0]} has: {', '.join(keys_of_choice(choices[0], parent, folders))}."
-    if found := _meant(key, keys, folders):
+    if (siblings or parent not in known) and (found := _meant(key, keys, folders)):  # else the parent has a value
         meant = " or ".join(f"'{name}'" for name in found[:2])
         return f"{key}: there is no such key. Did you mean {meant}?"
     return f"{key}: there is no such key. {did_you_mean(key, _around(key, keys))}"
