@@ -42,6 +42,7 @@ def test_render_table_fits_terminal(width: int) -> None:
     assert len([line for line in lines if "12 %" in line]) == 2, "running jobs are visible"
     assert "98 done, 1 failed, 2 running, 99 waiting"[: width - 1] in lines[-1]
     assert ("1,200/10,000" in "\n".join(lines)) == (width >= 100)
+    assert ("seed=100" in "\n".join(lines)) == (width >= 80), "a long label keeps its end where there is room"
 
 
 def table_text(rows: list[JobRow]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, TextIO
 
@@ -139,15 +140,24 @@ def render_table(rows: Sequence[JobRow], slots: int, now: float, width: int, hei
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False, expand=False)
     wide = width >= WIDE_COLUMNS
     split = shown_split(rows)
+    label_width = max(8, width - (75 if wide else 45))
     headers = ["", "run", "state", *(["step", "device"] if wide else []), f"{split} acc", "time", "left"]
     for header in headers:
         right = header not in ("run", "state", "device")
-        max_width = max(8, width - (75 if wide else 45)) if header == "run" else None
+        max_width = label_width if header == "run" else None
         table.add_column(justify="right" if right else "left", no_wrap=True, overflow="ellipsis", max_width=max_width)
     table.add_row(*(shown(header, "dim") for header in headers))
     for row in visible_rows(rows, max(1, height - 1)):
-        table.add_row(*(shown(cell, STYLES[row.state]) for cell in row_cells(row, split, now, wide)))
+        cells = row_cells(replace(row, label=shortened(row.label, label_width)), split, now, wide)
+        table.add_row(*(shown(cell, STYLES[row.state]) for cell in cells))
     return Group(table, shown(footer_line(rows, slots, now), "bold", no_wrap=True, overflow="ellipsis"))
+
+
+def shortened(label: str, width: int) -> str:
+    """Return a label in at most `width` characters that keeps its last word, the seed, where there is room for both ends."""
+    last = label.rpartition(" ")[2]
+    room = width - len(last) - 2
+    return label if len(label) <= width or room < 4 else f"{label[:room].rstrip()}… {last}"
 
 
 def visible_rows(rows: Sequence[JobRow], limit: int) -> list[JobRow]:
