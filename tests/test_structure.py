@@ -21,7 +21,6 @@ MAX_IMPORTS = 20
 
 BELOW: dict[str, set[str]] = {
     "evaluation": {
-        "report",
         "run",
         "config",
         "sinks",

@@ -105,7 +105,7 @@ def test_own_choices_have_pages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     (tmp_path / "norm" / "mine.yaml").write_text("# A norm of my own.\n_target_: mine.norm\nsize: 3  # of a group\n")
     assert "norm=mine A norm of my own. norm.size=3 of a group" in plain(page(monkeypatch, "norm", own=(tmp_path,)))
     (tmp_path / "norm" / "mine.yaml").write_text("a: 1\n\tb: 2\n")
-    assert "batch* group instance layer mine none" in page(monkeypatch, own=(tmp_path,))
+    assert "layer mine none" in page(monkeypatch, own=(tmp_path,))
     with pytest.raises(UsageError, match=r"mine.yaml: this file cannot be read as YAML"):
         page(monkeypatch, "norm=mine", own=(tmp_path,))
 

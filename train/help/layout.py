@@ -21,9 +21,7 @@ WITHOUT_TERMINAL = 100
 LEAST = 28
 """Columns that a meaning needs beside its key; where there are fewer, it goes below. A comment goes above its command."""
 
-_COMMAND = re.compile(
-    r"(?P<head>(?:train|train-report|train-eval|tensorboard|eval)(?: .*?)?)(?P<gap> {2,}(?=# ))?(?P<body>(?<=  )# .*)?"
-)
+_COMMAND = re.compile(r"(?P<head>(?:train(?:-\w+)?|tensorboard|eval)(?: .*?)?)(?P<gap> {2,}(?=# ))?(?P<body>(?<=  )# .*)?")
 _COLUMNS = re.compile(r"(?P<head>\S.*?)(?P<gap> {2,})(?P<body>\S.*)")
 _QUOTED = re.compile(r"""(?<!\w)'[^'\s]*=[^']*'|"\$\([^"]*\)\"""")
 _JOINED = "\0"

@@ -12,12 +12,12 @@ from train.store.where import HELP
 DESCRIPTION = """\
 Lists runs and sweeps, and keeps what you say of them.
 
-  train-runs                                  everything below outputs: a row for each run and each sweep, newest first
-  train-runs outputs/2026-01-31_sweep         the runs of a sweep
+  train-runs                                  # everything below outputs: a row for each run and each sweep, newest first
+  train-runs outputs/2026-01-31_sweep         # the runs of a sweep
   train-runs --where norm=batch 'accuracy/test>0.9' --sort accuracy/test --reverse
-  train-runs --by norm,optimizer.lr           mean, sd and range of the accuracy for each norm and learning rate
-  train-runs --csv > runs.csv                 every run with settings and results; --json likewise
-  train-runs note RUN "learns too slowly"     also: tag, untag, archive, unarchive, prune; each has --help
+  train-runs --by norm,optimizer.lr           # mean, sd and range of the accuracy for each norm and learning rate
+  train-runs --csv > runs.csv                 # every run with settings and results; --json likewise
+  train-runs note RUN "learns too slowly"     # also: tag, untag, archive, unarchive, prune; each has --help
 """
 
 EPILOG = """\
