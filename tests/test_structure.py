@@ -67,7 +67,7 @@ BELOW: dict[str, set[str]] = {
     "slips": {"help", "command", "escape", "errors"},
     "help": {"command", "escape", "errors"},
     "naming": set(),
-    "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "command", "errors"},
+    "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "text", "command", "errors"},
     "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
     "config": {"errors"},
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
