@@ -22,6 +22,8 @@ OPS = {
     "multi_scale": augment.multi_scale(),
     "erase": augment.erase(),
     "cutout": augment.cutout(),
+    "trivial_augment": augment.trivial_augment(),
+    "rand_augment": augment.rand_augment(),
     "pipeline": augment.Pipeline([augment.multi_scale(), augment.flip(), augment.crop(), augment.color(), augment.erase()]),
 }
 
@@ -266,7 +268,7 @@ def test_augment_apply_is_pure_and_per_image(name):
     torch.testing.assert_close(result[-1:], last, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["flip", "crop", "color", "rotate", "erase", "cutout"])
+@pytest.mark.parametrize("name", ["flip", "crop", "color", "rotate", "erase", "cutout", "trivial_augment", "rand_augment"])
 def test_augment_evaluate_keeps_images(name):
     images = pictures((3, 32, 32))
     assert OPS[name].evaluate(images) is images

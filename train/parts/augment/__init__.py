@@ -1,7 +1,8 @@
 """Augmentations: `draw` draws the random numbers (CPU tensors, one draw per image), `apply` applies them (batched, on the
 images' device). Each factory function here is one choice of the group `augment`; they compose in the order of the config.
 
-`pixels`: color, erase, cutout. `geometry`: flip, crop, rotate. `framing`: multi_scale. `pipeline`: several ops as one.
+`pixels`: color, erase, cutout. `geometry`: flip, crop, rotate. `framing`: multi_scale. `policy`: trivial_augment,
+rand_augment. `pipeline`: several ops as one.
 """
 
 from train.parts.augment.framing import MultiScale, multi_scale
@@ -9,6 +10,7 @@ from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
 from train.parts.augment.op import TrainingOnly, as_float
 from train.parts.augment.pipeline import Pipeline, send
 from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, erase
+from train.parts.augment.policy import Policy, rand_augment, trivial_augment
 
 __all__ = [
     "Color",
@@ -18,6 +20,7 @@ __all__ = [
     "Flip",
     "MultiScale",
     "Pipeline",
+    "Policy",
     "Rotate",
     "TrainingOnly",
     "as_float",
@@ -27,6 +30,8 @@ __all__ = [
     "erase",
     "flip",
     "multi_scale",
+    "rand_augment",
     "rotate",
     "send",
+    "trivial_augment",
 ]
