@@ -13,9 +13,10 @@ from torchvision import ops
 from train.errors import ShapeError, UsageError
 from train.parts import norm as norms
 from train.parts.activation import activation
-from train.parts.model import convnet, mlp, plain, resnet
+from train.parts.model import convnet, mlp, plain, resnet, resnet9
 from train.parts.model.layers import StochasticDepth
 from train.parts.model.resnet import ResidualBlock
+from train.parts.model.resnet9 import HalvingMaxPool
 
 NORMS = {"none": None, "batch": norms.batch(), "layer": norms.layer(), "instance": norms.instance(), "group": norms.group(4)}
 MODELS = {
@@ -24,6 +25,7 @@ MODELS = {
     "convnet_deep": partial(convnet, stages=4, convs=1, width=4),
     "plain": partial(plain, depth=9, width=8),
     "resnet": partial(resnet, depth=8, width=8),
+    "resnet9": partial(resnet9, width=4),
 }
 CASES = [(m, n) for m in MODELS for n in NORMS if (m, n) != ("mlp", "instance")]
 
@@ -127,6 +129,27 @@ def test_dropped_branch_leaves_the_shortcut():
     skipped = (y == x).flatten(1).all(1)
     assert 10 < skipped.sum() < 54
     torch.testing.assert_close(y[~skipped], (x + 2 * branch)[~skipped])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (2, 3)])
+def test_halving_max_pool_is_torchs(size):
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    pooled, expected = HalvingMaxPool()(x), nn.functional.max_pool2d(x, 2)
+    assert torch.equal(pooled, expected)
+    weights = torch.randn_like(pooled)
+    ((made,), (twin,)) = (torch.autograd.grad(y, x, weights) for y in (pooled, expected))
+    assert torch.equal(made, twin)
+
+
+def test_resnet9_is_the_published_net_but_for_the_bias_of_its_head():
+    net = build(resnet9, norm=norms.batch())
+    assert parameters(net) == 6_573_130  # of the original 6,573,120
+    layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert [layer.weight.shape[0] for layer in layers] == [64, 128, 128, 128, 256, 512, 512, 512, 10]
+    assert build(resnet9, (1, 28, 28), width=2)(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert [m.p for m in build(resnet9, stochastic_depth=0.4, width=2).modules() if isinstance(m, StochasticDepth)] == [0.2, 0.4]
+    with pytest.raises(ShapeError, match=r"8x8 pixels at least, not 7x9\. Use model=resnet"):
+        build(resnet9, (1, 7, 9))
 
 
 def test_model_layer_names():

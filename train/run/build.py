@@ -125,7 +125,7 @@ def refuse_depth(parts: Parts) -> None:
         name = str(target).rpartition(".")[2]
         raise UsageError(
             f"regularization.stochastic_depth={depth:g}: model={name} has no residual branches that could be dropped. "
-            "Use model=resnet, or regularization.stochastic_depth=0."
+            "Use model=resnet or resnet9, or regularization.stochastic_depth=0."
         )
 
 
