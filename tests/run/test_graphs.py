@@ -131,13 +131,13 @@ def test_loop_of_static_steps_diverges_at_the_same_step(every: int) -> None:
 
 
 @pytest.mark.parametrize("end", [4, pytest.param(9, marks=pytest.mark.long)])
-@pytest.mark.parametrize("static", [False, True])
-def test_checkpoint_between_static_steps_resumes_both_ways(end: int, static: bool) -> None:
-    loop, whole = new_loop("observe.every=2", static=False)
+@pytest.mark.parametrize(("static", "more"), [(False, []), (True, []), (False, ["augment=cutmix", "optimizer=muon"])])
+def test_checkpoint_between_static_steps_resumes_both_ways(end: int, static: bool, more: list[str]) -> None:
+    loop, whole = new_loop("observe.every=2", *more, static=False)
     loop.run()
-    first, began = new_loop("observe.every=2", static=True, end=end)
+    first, began = new_loop("observe.every=2", *more, static=True, end=end)
     assert first.run().status == "interrupted"
-    second, ended = new_loop("observe.every=2", static=static)
+    second, ended = new_loop("observe.every=2", *more, static=static)
     content = io.BytesIO(encode_checkpoint({"loop": first.state()}))
     second.load_state(torch.load(content, weights_only=True)["loop"])
     second.run()

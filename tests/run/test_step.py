@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.steps import train_step
-from train.data.contracts import Batch
+from train.data.contracts import Batch, MixedLabels
 from train.parts.optimizer import sgd
 from train.parts.regularization import Regularization, parameter_groups
 from train.run.device import Placement
-from train.run.step import TrainState, eval_step
+from train.run.step import TrainState, eval_step, training_loss
 
 CLASSES = 5
 FACTORS = [0.25, 1.0, 0.5, 0.0, 2.0]
@@ -93,6 +93,20 @@ def reference_step(model: nn.Module, velocity: list[Tensor], batch: Batch, case:
             v.mul_(case.momentum).add_(g)
             parameter -= case.lr * factor * (g + case.momentum * v if case.nesterov else v)
     return loss.item(), int((logits.argmax(dim=1) == batch.labels).sum())
+
+
+def test_loss_of_mixed_labels_is_that_of_mixed_targets() -> None:
+    case = Case(label_smoothing=0.2)
+    plain, share = batch_of(8, 1), torch.rand(8, generator=torch.Generator().manual_seed(5))
+    others = plain.labels.roll(1)
+    train_state = train_state_for(small_model(), case)
+    batch = Batch(plain.images, plain.labels, MixedLabels(others, share))
+    loss, logits = training_loss(train_state, train_state.forward, batch)
+    own, other = (nn.functional.one_hot(labels, CLASSES) for labels in (plain.labels, others))
+    target = share[:, None] * own + (1 - share[:, None]) * other
+    expected = nn.functional.cross_entropy(logits, target, label_smoothing=0.2)
+    torch.testing.assert_close(loss, expected)
+    assert (loss - training_loss(train_state, train_state.forward, plain)[0]).abs() > 0.01
 
 
 @pytest.mark.parametrize("name", CASES)

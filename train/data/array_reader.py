@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from train.data.batches import Batching, whole_batches
+from train.data.batches import Batching, mixed_labels, whole_batches
 from train.data.contracts import Arrays, Batch
 from train.data.draws import drawn_ahead
 from train.data.preprocess import Preprocess
@@ -81,7 +81,9 @@ class ArrayReader:
         for step, draws in zip(steps, drawn_ahead(self.op, generators, size, self.shape, self.batching.device), strict=True):
             part = slice(step * size, (step + 1) * size)
             images = self.op.apply(self._gather(order[part]), draws)
-            yield Batch(self.preprocess.apply(images, self.batching.memory_format), self.labels.index_select(0, on_device[part]))
+            labels = self.labels.index_select(0, on_device[part])
+            prepared = self.preprocess.apply(images, self.batching.memory_format)
+            yield Batch(prepared, labels, mixed_labels(self.op, draws, labels))
 
     def _gather(self, indices: Tensor) -> Tensor:
         """Return the images at `indices`, uint8 or float [B, C, H, W], on the device."""

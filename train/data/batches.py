@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from train.data.contracts import MixedLabels
 from train.errors import UsageError
+from train.parts.augment import send
+from train.parts.contracts import Draws, Mixing, Op
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,14 @@ class Batching:
     order_seed: int
     augment_seed: int
     memory_format: torch.memory_format = torch.contiguous_format
+
+
+def mixed_labels(op: Op, draws: Draws, labels: Tensor) -> MixedLabels | None:
+    """Return the labels that the draws of an op mix into those of a batch; None if it mixes nothing."""
+    mixture = op.mixture(draws) if isinstance(op, Mixing) else None
+    if mixture is None:
+        return None
+    return MixedLabels(labels.index_select(0, send(mixture.partner, labels.device)), send(mixture.share, labels.device))
 
 
 def whole_batches(images: int, batch_size: int) -> int:

@@ -89,10 +89,20 @@ def noted(dataset: Dataset) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class MixedLabels:
+    """The other label of each image that is mixed of two, int64 [N], and the `share` of its own, float32 [N]; on the device."""
+
+    others: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images and labels as the model receives them.
 
-    `images`: float32 [N, C, H, W] on the device, augmented and pre-processed; `labels`: int64 [N] on the device."""
+    `images`: float32 [N, C, H, W] on the device, augmented and pre-processed; `labels`: int64 [N] on the device; `mixed`: of
+    an augmentation that mixes images."""
 
     images: Tensor
     labels: Tensor
+    mixed: MixedLabels | None = None

@@ -6,11 +6,12 @@ Shapes: N images of the split, B images of a batch, C channels, H height, W widt
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from train.data.batches import Batching, whole_batches
+from train.data.batches import Batching, mixed_labels, whole_batches
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
 from train.data.preprocess import Kind, Preprocess, channel_histogram, preprocess_from_histogram
@@ -96,7 +97,8 @@ class FolderReader:
         for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
             draw = generator(self.batching.augment_seed, "augment", epoch, step, BATCH_OPS)
             draws = self.op.draw(draw, size, self.shape)
-            yield self._batch(self.op.apply(send(images, self.batching.device), draws), part)
+            batch = self._batch(self.op.apply(send(images, self.batching.device), draws), part)
+            yield replace(batch, mixed=mixed_labels(self.op, draws, batch.labels))
 
     def _batch(self, images: Tensor, part: Tensor) -> Batch:
         labels = self.labels.index_select(0, send(part, self.batching.device))

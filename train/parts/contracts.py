@@ -6,6 +6,7 @@ Shapes: N images of a batch, C channels, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -28,6 +29,18 @@ One with a method `check(model)` is asked before any data is loaded, on the meta
 
 Draws: TypeAlias = Mapping[str, Tensor]
 """What an augmentation drew for a batch: CPU tensors whose first dimension is N."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is in the images of a batch: image n is `share[n]` of itself, and the rest of image `partner[n]` of the same batch.
+
+    `partner`: int64 [N]; `share`: float32 [N].
+    """
+
+    partner: Tensor
+    share: Tensor
+
 
 ModelFactory: TypeAlias = Callable[..., nn.Module]
 """model(*, input_shape: Shape, classes: int, norm: NormFactory | None, activation: ActivationFactory, dropout: float,
@@ -55,6 +68,15 @@ class Op(Protocol):
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape of one image after the op, the same in training and in evaluation."""
+        ...
+
+
+@runtime_checkable
+class Mixing(Protocol):
+    """An op that mixes the images of a batch. The loss and the number of right answers are then mixed as the images are."""
+
+    def mixture(self, draws: Draws) -> Mixture | None:
+        """Return what `apply` makes of a batch; None if it mixes nothing."""
         ...
 
 

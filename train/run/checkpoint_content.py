@@ -16,10 +16,10 @@ from train.run.tensor_file import decode_tensors
 from train.store.kinds import FLAG, MAPPING, TEXT, WHOLE, Kind, checked, list_of, mapping_of
 
 
-def _scalar(dtype: torch.dtype) -> Kind:
+def _scalar(*dtypes: torch.dtype) -> Kind:
     return Kind(
-        f"one number as a tensor of {dtype}",
-        lambda value: isinstance(value, Tensor) and value.ndim == 0 and value.dtype == dtype,
+        f"one number as a tensor of {' or '.join(map(str, dtypes))}",
+        lambda value: isinstance(value, Tensor) and value.ndim == 0 and value.dtype in dtypes,
     )
 
 
@@ -56,7 +56,7 @@ _LOOP = {
     "optimizer": _OPTIMIZER,
     "scaler": _SCALER,
     "losses": list_of(_scalar(torch.float32)),
-    "correct": list_of(_scalar(torch.int64)),
+    "correct": list_of(_scalar(torch.int64, torch.float32)),
     "moments": _MOMENTS,
     "train_loss": NUMBER,
     "val": _SCORE,

@@ -147,7 +147,8 @@ def weights(model: nn.Module, requested_std: Callable[[Layer], float] | None) ->
 def first_batch(batch: Batch) -> Fingerprint:
     """Return shape, mean, std and SHA-256 of the first batch as the model receives it.
 
-    The hash covers the bytes of the images, in the order [N, C, H, W], then those of the labels.
+    `own_share`: of mixed images, the mean share of their own label. The hash covers the bytes of the images, in the order
+    [N, C, H, W], then those of the labels.
     """
     images, labels = batch.images.detach().cpu().contiguous(), batch.labels.cpu().contiguous()
     digest = hashlib.sha256(images.numpy().tobytes())
@@ -158,6 +159,7 @@ def first_batch(batch: Batch) -> Fingerprint:
         "shape": list(images.shape),
         "mean": _rounded(mean.item()),
         "std": _rounded(std.item()),
+        "own_share": None if batch.mixed is None else _rounded(batch.mixed.share.mean().item()),
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from train.data.contracts import Batch
+from train.data.contracts import Batch, MixedLabels
 from train.observe.measurements import Table
 from train.observe.observer import Observer
 from train.run.step import Measurement, TrainState
@@ -19,8 +19,10 @@ class Places:
 
     def __init__(self, like: Batch, capacity: int) -> None:
         device = like.images.device
-        self.batch = Batch(torch.empty_like(like.images), torch.empty_like(like.labels))
-        self.results = Measurement(torch.zeros(capacity, device=device), torch.zeros(capacity, dtype=torch.int64, device=device))
+        mixed = None if like.mixed is None else MixedLabels(torch.empty_like(like.labels), torch.empty_like(like.mixed.share))
+        self.batch = Batch(torch.empty_like(like.images), torch.empty_like(like.labels), mixed)
+        hits = torch.zeros(capacity, dtype=torch.int64 if mixed is None else torch.float32, device=device)
+        self.results = Measurement(torch.zeros(capacity, device=device), hits)
         self._rows = torch.arange(capacity, device=device)
         self._next = torch.zeros((), dtype=torch.int64, device=device)
         self._done = 0
@@ -29,6 +31,9 @@ class Places:
         """Copy a batch into its place."""
         self.batch.images.copy_(batch.images)
         self.batch.labels.copy_(batch.labels)
+        if self.batch.mixed is not None and batch.mixed is not None:
+            self.batch.mixed.others.copy_(batch.mixed.others)
+            self.batch.mixed.share.copy_(batch.mixed.share)
 
     def note(self, measured: Measurement) -> None:
         """Write the results into the next row of the table, without a number from the host."""

@@ -95,7 +95,7 @@ def update(train_state: TrainState, batch: Batch) -> Measurement:
         train_state.scaler.step(train_state.optimizer)
     train_state.scaler.update()
     train_state.optimizer.zero_grad(set_to_none=True)
-    return Measurement(loss.detach(), correct(logits.detach(), batch.labels))
+    return Measurement(loss.detach(), answers(logits.detach(), batch))
 
 
 @contextmanager
@@ -117,7 +117,14 @@ def training_loss(train_state: TrainState, forward: Callable[[Tensor], Tensor], 
     with train_state.placement.autocast():
         logits = forward(batch.images)
     logits = logits.float()
-    return functional.cross_entropy(logits, batch.labels, label_smoothing=train_state.label_smoothing), logits
+    smoothing, mixed = train_state.label_smoothing, batch.mixed
+    if mixed is None:
+        return functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing), logits
+    own, other = (
+        functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        for labels in (batch.labels, mixed.others)
+    )
+    return (mixed.share * own + (1 - mixed.share) * other).mean(), logits
 
 
 @torch.no_grad()
@@ -134,6 +141,14 @@ def eval_step(
     if watch is not None:
         watch(logits, batch.labels)
     return Measurement(functional.cross_entropy(logits, batch.labels, reduction="sum"), correct(logits, batch.labels))
+
+
+def answers(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the number of correct answers, int64; of mixed images, of which either label counts by its share, float32."""
+    if batch.mixed is None:
+        return correct(logits, batch.labels)
+    found, share = logits.argmax(dim=1), batch.mixed.share
+    return (share * (found == batch.labels) + (1 - share) * (found == batch.mixed.others)).sum()
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 images' device). Each factory function here is one choice of the group `augment`; they compose in the order of the config.
 
 `pixels`: color, erase, cutout. `geometry`: flip, crop, rotate. `framing`: multi_scale. `policy`: trivial_augment,
-rand_augment. `pipeline`: several ops as one.
+rand_augment. `mixing`: mixup, cutmix. `pipeline`: several ops as one.
 """
 
 from train.parts.augment.framing import MultiScale, multi_scale
 from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
+from train.parts.augment.mixing import Cutmix, Mixup, cutmix, mixup
 from train.parts.augment.op import TrainingOnly, as_float
 from train.parts.augment.pipeline import Pipeline, send
 from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, erase
@@ -15,9 +16,11 @@ from train.parts.augment.policy import Policy, rand_augment, trivial_augment
 __all__ = [
     "Color",
     "Crop",
+    "Cutmix",
     "Cutout",
     "Erase",
     "Flip",
+    "Mixup",
     "MultiScale",
     "Pipeline",
     "Policy",
@@ -26,9 +29,11 @@ __all__ = [
     "as_float",
     "color",
     "crop",
+    "cutmix",
     "cutout",
     "erase",
     "flip",
+    "mixup",
     "multi_scale",
     "rand_augment",
     "rotate",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from train.errors import UsageError
-from train.parts.contracts import Draws, Framing, Op, Shape
+from train.parts.contracts import Draws, Framing, Mixing, Mixture, Op, Shape
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -23,7 +23,8 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 class Pipeline:
     """An op that applies several ops one after the other. The choice `name` of op number i is called "i.name".
 
-    UsageError when an op that frames the image (`Framing`) is not the first: it needs the whole image.
+    UsageError when an op that frames the image (`Framing`) is not the first: it needs the whole image. Also
+    when more than one op mixes images (`Mixing`).
     """
 
     ops: Sequence[Op]
@@ -36,6 +37,9 @@ class Pipeline:
                     f"augment: {name} cuts its crop out of the whole image, so it must be the first augmentation; "
                     "list it first, as in augment=[multi_scale,flip], and once."
                 )
+        mixing = [type(op).__name__ for op in self.ops if isinstance(op, Mixing)]
+        if len(mixing) > 1:
+            raise UsageError(f"augment: {' and '.join(mixing)} both mix the images and labels of a batch. Choose one of them.")
 
     @property
     def framing(self) -> Framing | None:
@@ -65,6 +69,14 @@ class Pipeline:
             start = f"{index}."
             images = op.apply(images, {name.removeprefix(start): moved[name] for name in moved if name.startswith(start)})
         return images
+
+    def mixture(self, draws: Draws) -> Mixture | None:
+        """Return what the mixing op, if there is one, makes of a batch."""
+        for index, op in enumerate(self.ops):
+            if isinstance(op, Mixing):
+                start = f"{index}."
+                return op.mixture({name.removeprefix(start): drawn for name, drawn in draws.items() if name.startswith(start)})
+        return None
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Return validation or test images as all ops change them."""

@@ -49,7 +49,7 @@ def resnet9(
             share = (BLOCKS_AFTER.index(stage) + 1) / len(BLOCKS_AFTER)
             units["block"] = ActivatedBlock(outputs, norm, activation, stochastic_depth * share)
         body[f"stage{stage}"] = chain(units)
-    head = {"pool": GlobalMaxPool(), **drop(dropout), "head": nn.Linear(outputs, classes), "scale": Scale(logit_scale)}
+    head = {"pool": GlobalMaxPool(), **drop(dropout), "head": nn.Linear(width * 2**STAGES, classes), "scale": Scale(logit_scale)}
     return chain(body | head)
 
 
