@@ -70,7 +70,7 @@ REFUSED = {
     "hydra=null": "hydra=null: set its keys one by one.",
     "optimizer.lr=${nothing}": "optimizer.lr: Interpolation key 'nothing' not found",
     "augment.multi_scale.size=96": "augment=multi_scale has: augment.multi_scale.short_side, augment.multi_scale.crop,",
-    "data.root.size=3": "Known: data.preprocess, data.val_fraction, data.verify, data.workers.",
+    "data.root.size=3": "Known: data.preprocess, data.train_fraction, data.val_fraction, data.verify, data.workers.",
     "hydra.job.nam=x": "Did you mean 'hydra.job.name'?",
     "norm=none,batch": "train: norm=none,batch: a single run takes one value. Add -m (--multirun) to train one run",
     "augment=[flip,rotte]": "train: augment=rotte: there is no such choice. Did you mean augment=rotate? Known: color, crop,",

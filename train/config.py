@@ -45,6 +45,7 @@ class DataSettings(BaseModel):
     root: str | None
     preprocess: Literal["none", "zero_center", "standardize"]
     val_fraction: Fraction
+    train_fraction: Annotated[float, Interval(gt=0, le=1)]
     workers: Annotated[int, Ge(0)]
     verify: bool
 

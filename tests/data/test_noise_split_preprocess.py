@@ -9,7 +9,7 @@ import torch
 from train.data.contracts import Arrays, Files, Source, Splits
 from train.data.noise import noise
 from train.data.preprocess import Preprocess, channel_histogram, fit_pixels, preprocess_from_histogram
-from train.data.split import refuse_single_label, split_validation
+from train.data.split import keep_fraction, refuse_single_label, split_validation
 from train.errors import UsageError
 
 
@@ -92,6 +92,39 @@ def test_split_validation_depends_on_seed():
     splits = Splits(train=numbered(LABELS), test=numbered(LABELS))
     drawn = [places(split_validation(splits, 0.3, seed).val) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_images_of_a_smaller_fraction_are_among_those_of_a_larger(seed):
+    whole = Splits(train=numbered(LABELS), test=numbered(LABELS))
+    divided = split_validation(whole, 0.2, seed)
+    larger = set(places(divided.train))
+    for fraction in (1, 0.9, 0.5, 0.25, 0.1, 1e-9):
+        kept = keep_fraction(divided, fraction, seed)
+        found = places(kept.train)
+        assert set(found) <= larger
+        assert found == sorted(found)
+        assert torch.equal(kept.train.labels, LABELS[found])
+        assert kept.val is divided.val
+        assert kept.test is divided.test
+        for label in range(4):
+            n = int((divided.train.labels == label).sum())
+            assert int((kept.train.labels == label).sum()) == max(1, int(np.floor(fraction * n + 0.5)))
+        larger = set(found)
+    assert keep_fraction(divided, 1.0, seed) is divided
+
+
+def test_fraction_depends_on_seed_and_not_on_the_validation_split():
+    whole = Splits(train=numbered(LABELS), test=numbered(LABELS))
+    drawn = [places(keep_fraction(whole, 0.3, seed).train) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert set(drawn[0]) != set(places(split_validation(whole, 0.3, 0).val)), "draws of their own"
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.1])
+def test_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(UsageError, match=r"data\.train_fraction="):
+        keep_fraction(Splits(train=numbered(LABELS), test=numbered(LABELS)), fraction, 0)
 
 
 def test_split_validation_treats_files_like_arrays():

@@ -26,6 +26,7 @@ VARIANTS = {
     "mlp, float16": ["model=mlp", "trainer.precision=float16", "data.preprocess=standardize"],
     "dropout, smoothing": ["regularization=dropout", "regularization.label_smoothing=0.1", "augment=color"],
     "own part": ["norm=none", "norm._target_=tests.evaluation.parts.scaling"],
+    "a share of the training images": ["data.train_fraction=0.5", "data.preprocess=standardize", "norm=none"],
     "many channels": ["data.shape=[20,4,4]", "data.preprocess=standardize", "model=mlp"],
 }
 

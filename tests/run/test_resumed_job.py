@@ -129,7 +129,9 @@ def test_stored_configuration_passes_the_schema(received: Path, kind: str) -> No
 def test_function_in_the_place_of_another_is_one_message(train: Train, received: Path, group: str, target: str) -> None:
     """It may be called, but returns something else, or cannot be called with settings."""
     kept = yaml.safe_load((received / "config.yaml").read_text())[group]
-    shared = {key: kept[key] for key in ("root", "preprocess", "val_fraction", "workers", "verify") if key in kept}
+    shared = {
+        key: kept[key] for key in ("root", "preprocess", "val_fraction", "train_fraction", "workers", "verify") if key in kept
+    }
     config = yaml.safe_load((received / "config.yaml").read_text()) | {group: {"_target_": target, **shared}}
     (received / "config.yaml").write_text(yaml.safe_dump(config))
     result = train(f"resume={received}", LONGER)
@@ -140,7 +142,8 @@ def test_function_in_the_place_of_another_is_one_message(train: Train, received:
 def test_nothing_is_downloaded_to_a_place_that_the_folder_names(received: Path, tmp_path: Path) -> None:
     (tmp_path / "chosen").mkdir()
     config = yaml.safe_load((received / "config.yaml").read_text())
-    shared = {key: config["data"][key] for key in ("preprocess", "val_fraction", "workers", "verify") if key in config["data"]}
+    keys = ("preprocess", "val_fraction", "train_fraction", "workers", "verify")
+    shared = {key: config["data"][key] for key in keys if key in config["data"]}
     target = {"_target_": "train.data.torchvision_sets.cifar10", "root": str(tmp_path / "chosen"), "download": True}
     (received / "config.yaml").write_text(yaml.safe_dump(config | {"data": {**shared, **target}}))
     with pytest.raises(UsageError, match=r"data\.download=false"):

@@ -56,6 +56,7 @@ def test_overrides_with_an_effect_are_not_noted() -> None:
     of_data = ["data.val_fraction=0.5", "seeds.split=3", "seeds.augment=3", "trainer.evaluate_every=2", "trainer.max_steps=2"]
     of_observing = ["observe=basic", "observe.layers=stage1.*", "observe.every_step=false", "observe.thresholds.fade=0.5"]
     assert notes_on([*of_data, *of_observing, "norm=batch", "trainer.precision=float32"]) == []
+    assert notes_on(["data.train_fraction=0.5", "seeds.split=3"], "data.val_fraction=0") == []
 
 
 def test_ghost_norm_whose_parts_are_whole_batches_is_noted() -> None:

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from tests.harness import SMALL
 from train import cli
+from train.report.budget import check as check_budgets
 from train.report.options import ReportOptions
 from train.report.variance import check
 from train.run.dry_run import ConfigCheck, check_configs
@@ -78,6 +79,17 @@ def test_study_of_variance_has_runs_of_one_configuration_that_differ_in_seeds() 
     check(build_manifest(plan, plan.runs, (), "variance", (), ReportOptions(analysis="variance")), {arm.id: arm.config})
     assert "84 runs" in " ".join(comment("variance"))
     assert len(plan_of("variance", "seed=range(5)", "norm=none,batch").runs) == 100
+
+
+def test_study_of_budgets_tunes_each_arm_at_each_budget() -> None:
+    plan = plan_of("budget")
+    assert plan.tuning == Tuning((100_000, 100_001), 0.5, 2)
+    assert len(plan.compared) == 6
+    manifest = build_manifest(plan, plan.runs, (), "budget", (), ReportOptions(analysis="budget"))
+    check_budgets(manifest, {arm.id: arm.config for arm in plan.arms})
+    shares = plan_of("budget", "trainer.epochs=6", "data.train_fraction=0.1,0.3,1.0", "sweep.tune=null")
+    assert len(shares.arms) == 6
+    assert len({arm.id for arm in shares.arms}) == 6, "the share is part of the identity"
 
 
 def comment(study: str) -> list[str]:

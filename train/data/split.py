@@ -1,4 +1,4 @@
-"""Take a validation split out of the training split, and check what is left."""
+"""Take a validation split out of the training split, keep a share of the rest to train on, and check what is left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import Tensor
 from train.data.contracts import Source, Splits
 from train.errors import UsageError
 from train.rng import generator
+
+TRAINING_SUBSET = 1
+"""The index of its draws, so that they are not those of the validation split."""
 
 
 def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
@@ -33,6 +36,25 @@ def split_validation(splits: Splits, fraction: float, seed: int) -> Splits:
         )
     train, val = (splits.train.take(torch.nonzero(chosen).flatten()) for chosen in (~taken, taken))
     return replace(splits, train=train, val=val)
+
+
+def keep_fraction(splits: Splits, fraction: float, seed: int) -> Splits:
+    """Return `splits` with a share of the images of `train`, class by class, drawn by `seed`; the other splits are as they were.
+
+    A class of n images keeps max(1, floor(`fraction` n + 1/2)), the first ones of one random order for all fractions: those of a
+    smaller fraction are among those of a larger one. They keep the order of `train`. UsageError outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"data.train_fraction={fraction} must be above 0 and at most 1.")
+    if fraction == 1:
+        return splits
+    labels, randomness = splits.train.labels, generator(seed, "split", TRAINING_SUBSET)
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = torch.nonzero(labels == label).flatten()
+        count = max(1, math.floor(fraction * len(members) + 0.5))
+        kept[members[torch.randperm(len(members), generator=randomness)[:count]]] = True
+    return replace(splits, train=splits.train.take(torch.nonzero(kept).flatten()))
 
 
 def refuse_single_label(train: Source, class_names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from train.data.batches import Batching
 from train.data.folder_reader import FolderReader
 from train.data.preprocess import Preprocess
 from train.data.readers import ReaderSettings, fit_preprocess, open_evaluation
-from train.data.split import split_validation
+from train.data.split import keep_fraction, split_validation
 from train.errors import UsageError
 from train.evaluation.ask import Asker
 from train.evaluation.equality import Equality, compare_with_run
@@ -177,7 +177,9 @@ def _fitted(rebuilt: Rebuilt, placement: Placement) -> Preprocess:
     """Return the pre-processing, fitted to the run's training images anew."""
     settings = rebuilt.settings
     dataset = build_dataset(settings)
-    splits = split_validation(dataset.load(), settings.data.val_fraction, settings.seeds.split)
+    seed = settings.seeds.split
+    splits = split_validation(dataset.load(), settings.data.val_fraction, seed)
+    splits = keep_fraction(splits, settings.data.train_fraction, seed)
     readers = _reader_settings(rebuilt, placement, settings.trainer.batch_size, settings.data.workers)
     return fit_preprocess(dataset, splits.train, rebuilt.parts.pipeline, readers)
 

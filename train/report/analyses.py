@@ -17,6 +17,10 @@ def find_analysis(name: AnalysisName) -> AnalysisKind | None:
         from train.report.variance import VARIANCE
 
         return VARIANCE
+    if name == "budget":
+        from train.report.budget import BUDGET
+
+        return BUDGET
     return None
 
 

@@ -16,7 +16,7 @@ from train.store.code import numbers_key
 from train.store.run import FINISHED, Run
 from train.text import listed
 
-BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data", "experiment"})
+BUDGET_KEYS = frozenset({"trainer.epochs", "trainer.max_steps", "data.train_fraction", "data", "experiment"})
 RATE_KEYS = frozenset({"optimizer", "optimizer.lr", "schedule", "experiment"})
 """Factors that set the budget or the learning rate: varying them is then the question, not a confounder."""
 LEARNING_RATE = "optimizer.lr"

@@ -9,7 +9,7 @@ from annotated_types import Gt
 
 from train.report.metric import DEFAULT
 
-AnalysisName: TypeAlias = Literal["arms", "variance"]
+AnalysisName: TypeAlias = Literal["arms", "variance", "budget"]
 """What a page can answer: which arm is better, or what `train.report.analyses` has."""
 
 

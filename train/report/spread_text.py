@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from train.report.contracts import SMALLEST_EFFECT
 from train.report.findings import Remark
@@ -126,17 +126,23 @@ def _draws_nothing(role: RoleSpread) -> bool:
 
 def _seeds(total: Estimate, metric: Metric, smallest_effect: float | None) -> Iterator[Remark]:
     """Yield how many seeds a standard error and a comparison take, where the spread is known well enough."""
+    sds = (total.low, total.value, total.high)
     if metric.is_share:
-        low, value, high = (math.ceil((sd / STANDARD_ERROR) ** 2 - 1e-9) for sd in (total.low, total.value, total.high))
         goal = f"For a standard error of {sized(STANDARD_ERROR, metric)} points"
-        if high > TOO_WIDE * max(1, low):
-            yield Remark("seeds", f"{goal}, between {low} and {high} seeds: the spread is too uncertain for a number.", "weak")
-        else:
-            yield Remark("seeds", f"{goal} vary everything, {plural(value, 'seed')} ({low} to {high}).", "even")
+        yield _number("seeds", goal, " vary everything,", [math.ceil((sd / STANDARD_ERROR) ** 2 - 1e-9) for sd in sds])
     effect = smallest_effect or (SMALLEST_EFFECT if metric.is_share else None)
-    if effect and (needed := runs_needed(effect, total.value, 1)):
-        size = f"{sized(effect, metric)}{unit(metric)}"
-        yield Remark("comparing", f"To find a difference of {size} between two settings in 80 % of studies, {needed} seeds each.")
+    if effect and runs_needed(effect, total.low, 1):
+        goal = f"To find a difference of {sized(effect, metric)}{unit(metric)} between two settings in 80 % of studies"
+        yield _number("comparing", goal, " give each", [runs_needed(effect, sd, 1) or math.inf for sd in sds])
+
+
+def _number(verdict: str, goal: str, advice: str, seeds: Sequence[float]) -> Remark:
+    """Return how many seeds it takes. `seeds`: at the lower limit of the spread, at its estimate, and at the upper limit."""
+    low, value, high = seeds
+    upper = f"{high:.0f}" if math.isfinite(high) else "thousands"
+    if high > TOO_WIDE * low:
+        return Remark(verdict, f"{goal}, between {low:.0f} and {upper} seeds: the spread is too uncertain for a number.", "weak")
+    return Remark(verdict, f"{goal}{advice} {plural(int(value), 'seed')} ({low:.0f} to {upper}).", "even")
 
 
 def _floor(floor: NoiseFloor) -> Remark:

@@ -212,10 +212,12 @@ def _undrawn(config: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     if not config.get("augment"):
         found["augment"] = "there is no augmentation (augment=none)"
-    if (config.get("data") or {}).get("val_fraction") == 0:
+    data = config.get("data") or {}
+    if data.get("val_fraction") == 0 and data.get("train_fraction", 1) == 1:
         found["split"] = "there is no validation split (data.val_fraction=0)"
-    model, rate = config.get("model") or {}, (config.get("regularization") or {}).get("dropout")
-    if rate == 0 and "torchvision" not in str(model.get("_target_", "")):
+    model, settings = config.get("model") or {}, config.get("regularization") or {}
+    rates = (settings.get("dropout"), settings.get("stochastic_depth", 0))
+    if rates == (0, 0) and "torchvision" not in str(model.get("_target_", "")):
         found["dropout"] = "there is no dropout (regularization.dropout=0)"
     return found
 

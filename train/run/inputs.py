@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from train.config import Settings
 from train.data.content import content_of
 from train.data.contracts import Dataset, Splits
-from train.data.split import refuse_single_label, split_validation
+from train.data.split import keep_fraction, refuse_single_label, split_validation
 from train.run.own_code import own_code
 from train.store.inputs import Inputs
 
@@ -34,6 +34,7 @@ class LoadedData:
 def load_data(settings: Settings, dataset: Dataset) -> LoadedData:
     """Load the data. UsageError for data that no run can train on."""
     whole = dataset.load()
-    splits = split_validation(whole, settings.data.val_fraction, settings.seeds.split)
+    seed = settings.seeds.split
+    splits = keep_fraction(split_validation(whole, settings.data.val_fraction, seed), settings.data.train_fraction, seed)
     refuse_single_label(splits.train, dataset.class_names)
     return LoadedData(dataset, whole, splits)

@@ -101,6 +101,8 @@ def _own_split(facts: RunFacts) -> str:
 
 
 def _without_split(facts: RunFacts) -> str:
+    if facts.settings.data.train_fraction < 1:
+        return ""
     return _own_split(facts) or ("" if facts.settings.data.val_fraction else "data.val_fraction=0")
 
 

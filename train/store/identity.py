@@ -76,6 +76,7 @@ INTRODUCED: tuple[KeyRule, ...] = (
     *_of_choices("train.parts.norm", "norm.shift", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),
     *_of_choices("train.parts.regularization", "regularization.stochastic_depth", 0.0, "regularization"),
+    KeyRule("data.train_fraction", 1.0),
 )
 
 EXECUTION = (

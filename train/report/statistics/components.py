@@ -7,9 +7,10 @@ roles, and the residual one are then independent multiples of chi-squared with k
 
 The intervals of the shares are generalised ones (Weerahandi 1993, "Generalized confidence intervals", Journal of the American
 Statistical Association 88): quantiles of the shares that the observed sums of squares give with draws of the chi-squared values,
-at Bonferroni's level. The interval of the total, a sum of mean squares, is that of Graybill & Wang (1980, "Confidence intervals
-on nonnegative linear combinations of variances", Journal of the American Statistical Association 75). docs/statistics.md has the
-coverage.
+at Bonferroni's level. The total is a sum of mean squares. Its lower limit is Satterthwaite's (1946, "An approximate distribution
+of estimates of variance components", Biometrics Bulletin 2), its upper one that of Graybill & Wang (1980, "Confidence intervals
+on nonnegative linear combinations of variances", Journal of the American Statistical Association 75): in simulations the other
+limit of either misses in up to 8 % of studies, these in 2 %. docs/statistics.md has the coverage.
 
 A run that differs from another in one role alone shows the spread of this role with everything else the same. It includes the
 interactions of the role, so that these spreads do not add up.
@@ -207,9 +208,10 @@ def _components(sums: _Sums) -> tuple[Estimate, list[Estimate]]:
         for value, draws in zip(variances, drawn, strict=True)
     ]
     parts = mean_squares * np.append(1 / weights, 1 - (1 / weights).sum())
-    below, above = (parts * (np.asarray(sums.df) / stats.chi2.ppf(tail, sums.df) - 1) for tail in (1 - ALPHA / 2, ALPHA / 2))
-    low, high = total - math.sqrt(float(below @ below)), total + math.sqrt(float(above @ above))
-    return Estimate(math.sqrt(total), math.sqrt(max(0.0, low)), math.sqrt(high)), shares
+    df = total**2 / float((parts**2 / sums.df).sum())
+    low = total * df / float(stats.chi2.ppf(1 - ALPHA / 2, df))
+    above = parts * (np.asarray(sums.df) / stats.chi2.ppf(ALPHA / 2, sums.df) - 1)
+    return Estimate(math.sqrt(total), math.sqrt(low), math.sqrt(total + math.sqrt(float(above @ above)))), shares
 
 
 def _variances(mean_squares: Array, weights: Array | Sequence[float]) -> Array:
