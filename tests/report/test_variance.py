@@ -85,7 +85,7 @@ def test_plain_seeds_give_the_spread_and_no_source(tmp_path: Path) -> None:
     assert "a standard deviation of 0.3" in shown
     assert "source unknown: Each run has seeds of its own" in shown
     assert "between" in shown
-    assert "fix nothing" not in shown
+    assert "fixing saves little" not in shown
 
 
 def test_too_few_seeds_give_no_advice(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from train.figures.style import GREY, WIDTH_IN, ArmStyle, tidy, to_svg
+from train.figures.style import GREY, ArmStyle, tidy, to_svg, width
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def draw_budgets(
     lines: Sequence[BudgetLine], budgets: Sequence[str], smallest_effect: float | None, axis: str, unit: str
 ) -> bytes:
     """Draw the lines side by side at each budget. `axis`: the name of the budget; `unit`: that of the differences."""
-    figure = Figure(figsize=(WIDTH_IN * 0.75, 3.6), layout="constrained")
+    figure = Figure(figsize=(width(), 3.2), layout="constrained")
     axes = figure.add_subplot()
     if smallest_effect:
         axes.axhspan(-smallest_effect, smallest_effect, color="0.93", zorder=0)

@@ -15,7 +15,7 @@ from train.naming import levels_text
 from train.report import metric as metrics
 from train.report import table_text
 from train.report.arms import Arm, Study
-from train.report.budget_text import BUDGETS, budget_text, remark
+from train.report.budget_text import BUDGETS, budget_text, remark, short_budget
 from train.report.contracts import SMALLEST_EFFECT, Sample, Threat
 from train.report.findings import AnalysisKind, Conclusion, Findings, Row, Table
 from train.report.history import History
@@ -78,7 +78,7 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
 
 
 def _missing(study: Study) -> Iterator[Threat]:
-    if missing := sum(max(arm.planned, len(arm.runs)) - len(arm.runs_in(*FINISHED)) for arm in study.arms):
+    if missing := sum(max(arm.planned, len(arm.runs)) - sum(run.state in FINISHED for run in arm.runs) for arm in study.arms):
         yield Threat(
             "missing_runs", f"{plural(missing, 'run')} of the plan did not end or failed, and may change this.", "caution"
         )
@@ -161,7 +161,9 @@ def _figures(curves: Sequence[BudgetCurve], plan: _Plan, metric: Metric, smalles
         + (" Shaded: smaller than the smallest effect of interest." if smallest else "")
     )
     with style():
-        svg = draw_budgets(lines, plan.names, smallest and scale * smallest, dotted_key(plan.factor), unit)
+        key = dotted_key(plan.factor)
+        ticks = [short_budget(key, budget) for budget in plan.budgets]
+        svg = draw_budgets(lines, ticks, smallest and scale * smallest, key, unit)
     yield ReportFigure(FIGURE, "Differences against the budget", caption, f"Differences to {baseline} at each budget", svg)
 
 

@@ -31,6 +31,11 @@ def budget_text(key: str, level: str) -> str:
     return plural(int(level), BUDGETS[key])
 
 
+def short_budget(key: str, level: str) -> str:
+    """Return a budget as a tick: `6`, `25 %`."""
+    return short_percent(float(level)) if key == "data.train_fraction" else f"{int(level):,}"
+
+
 def with_interval(effect: Effect, metric: Metric) -> str:
     """Return `+1.2 points (95 % CI +0.3 to +2.1)`."""
     decimals = sentence_text.decimals_for(effect, metric)
@@ -85,8 +90,9 @@ def _change(curve: BudgetCurve, budgets: Sequence[str], metric: Metric) -> str:
     if curve.change is None or curve.change.low is None:
         return ""
     size = with_interval(curve.change, metric)
-    verb = "changes by" if curve.change.excludes_zero else "may not change:"
-    return f" From {budgets[0]} to {budgets[-1]} the difference {verb} {size}."
+    if curve.change.excludes_zero:
+        return f" From {budgets[0]} to {budgets[-1]} the difference changes by {size}."
+    return f" Whether the difference changes from the first budget to the last is open: {size}."
 
 
 def _unit(metric: Metric) -> str:

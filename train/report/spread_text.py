@@ -18,7 +18,7 @@ MOST, LITTLE = 0.5, 1 / 3
 of the standard error."""
 STANDARD_ERROR = 0.001
 """For which seeds are counted: a tenth of a percentage point."""
-TOO_WIDE = 4
+TOO_WIDE = 5
 """Times the smaller number of seeds: where an interval is wider, no number is advised."""
 
 
@@ -103,7 +103,7 @@ def _fixing(spread: Spread) -> Iterator[Remark]:
         (first, least), *rest = [(role.role, percent(role.saving or 0.0, 0)) for role in little]
         savings = listed([f"{first} saves at most {least} of the standard error", *(f"{name} {most}" for name, most in rest)])
         yield Remark(
-            "fix nothing",
+            "fixing saves little",
             f"Fixing {savings}. A mean is then that of one seed, an error that no number of runs averages out.",
             "even",
         )

@@ -130,7 +130,7 @@ def _figures(spreads: Sequence[_ArmSpread], metric: Metric) -> Iterator[ReportFi
     if not rows:
         return
     caption = (
-        "Left: shares of the variance, with intervals that hold jointly; the dashed line is half of it. Right: the standard "
+        "Above: shares of the variance, with intervals that hold jointly; the dashed line is half of it. Below: the standard "
         "deviation if one role alone varies, and if all of them do, each with its 95 % interval."
     )
     with style():
