@@ -138,4 +138,4 @@ def test_plan_that_tells_nothing_is_refused(
     manifest = Manifest((), design, axes, {}, "", (), (), tune=tune)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match=reason) as refused:
         check(manifest, {})
-    assert "trainer.epochs=2,6,18" in str(refused.value)
+    assert "trainer.epochs=2,5,12" in str(refused.value)

@@ -109,14 +109,14 @@ def _budget_axis(varied: Sequence[str]) -> str:
     if len(found) != 1:
         what = f"{' and '.join(found)} both are budgets" if found else "no budget varies"
         raise UsageError(
-            f"report.analysis=budget: {what}. Give levels to one of {', '.join(BUDGETS)}, as in trainer.epochs=2,6,18."
+            f"report.analysis=budget: {what}. Give levels to one of {', '.join(BUDGETS)}, as in trainer.epochs=2,5,12."
         )
     return found[0]
 
 
 def _no_grid(name: str) -> str:
     problem = f"{name} lacks some of the budgets" if name else "there is one arm at each budget, so nothing is compared"
-    remedy = "Cross an axis with the budgets, as in norm=batch,none trainer.epochs=2,6,18, by sweep.design=grid."
+    remedy = "Cross an axis with the budgets, as in norm=batch,none trainer.epochs=2,5,12, by sweep.design=grid."
     return f"report.analysis=budget: {problem}. {remedy}"
 
 
