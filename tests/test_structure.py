@@ -217,7 +217,7 @@ def test_files_of_runs_are_reached_through_one_module(path: Path) -> None:
     ("module", "forbidden"),
     [
         ("train", {"torch", "numpy", "hydra", "omegaconf", "yaml", "train.errors", "train.evaluation"}),
-        ("train.cli", {"torch", "hydra", "pydantic"}),
+        ("train.cli", {"torch", "hydra", "pydantic", "pyarrow"}),
         ("train.evaluation.load", {"torch", "hydra", "matplotlib", "rich"}),
         ("train.evaluation.cli", {"torch", "hydra", "matplotlib", "scipy"}),
         ("train.listing.cli", {"torch", "hydra", "matplotlib", "scipy", "pyarrow"}),
@@ -229,14 +229,14 @@ def test_files_of_runs_are_reached_through_one_module(path: Path) -> None:
         ("train.store.run", {"torch", "hydra", "omegaconf", "pydantic", "filelock", "psutil"}),
         ("train.store.failure", {"torch", "hydra", "omegaconf", "pydantic"}),
         ("train.store.metrics", {"torch", "hydra", "yaml"}),
-        ("train.report.cli", {"torch", "hydra", "matplotlib", "scipy", "tensorboard"}),
+        ("train.report.cli", {"torch", "hydra", "matplotlib", "scipy", "tensorboard", "pyarrow"}),
         ("train.report.tensorboard", {"torch", "hydra", "matplotlib", "pydantic"}),
         ("train.explain.sink", {"torch", "matplotlib"}),
         ("train.run.job", {"torch"}),
-        ("train.sweep.sweeper", {"torch"}),
+        ("train.sweep.sweeper", {"torch", "pyarrow"}),
         ("train.sweep.fork_server", {"torch", "hydra"}),
         ("train.sweep.pool", {"torch"}),
-        ("train.run.session", {"torchvision", "rich", "tensorboard"}),
+        ("train.run.session", {"torchvision", "rich", "tensorboard", "pyarrow"}),
     ],
 )
 def test_import_of_module_loads_no_forbidden_library(module: str, forbidden: set[str]) -> None:

@@ -27,7 +27,7 @@ from train.report import cli
 from train.report.content import build_content
 from train.report.make import ReportOptions, analyse_folders
 from train.report.render import html, markdown
-from train.report.results_csv import csv_text
+from train.report.results_csv import csv_text, results
 from train.report.tensorboard import write_charts
 from train.run.checkpoint import checksum, list_checkpoints, prune_checkpoints, remove_after, write_checkpoint
 from train.sinks.broadcast import BroadcastSink
@@ -290,7 +290,7 @@ def page_of(folder: Path) -> str:
     """Return everything that a report says about a folder, without figures."""
     analysis = analyse_folders([folder], ReportOptions())
     content = build_content(analysis, [])
-    page = markdown(content, folder) + html(content, folder) + csv_text(analysis, folder)
+    page = markdown(content, folder) + html(content, folder) + csv_text(results(analysis, folder))
     page.encode()
     return page
 
@@ -523,11 +523,12 @@ def test_lock_of_any_content_is_no_holder(tmp_path: Path) -> None:
 def test_report_writes_nothing_outside_its_folder(tmp_path: Path) -> None:
     """Its own files replace links of their names; a linked subfolder is refused, or for TensorBoard left alone."""
     folder, outside = write_sweep(tmp_path / "sweep", {("norm=layer",): [0.5, 0.6]}), tmp_path / "outside"
+    names = ("report.md", "report.html", "results.csv", "results.parquet", "curves.parquet")
     with nothing_leaves(outside):
-        for name in ("report.md", "report.html", "results.csv", "events.out.tfevents.0000000000.train-report"):
+        for name in (*names, "events.out.tfevents.0000000000.train-report"):
             (folder / name).symlink_to(outside / "thesis.txt")
         assert cli.run([str(folder)]) == 0
-        assert not any((folder / name).is_symlink() for name in ("report.md", "report.html", "results.csv"))
+        assert not any((folder / name).is_symlink() for name in names)
         shutil.rmtree(folder / "summary")
         (folder / "summary").symlink_to(outside)
         with pytest.raises(OSError, match="summary is a link"):

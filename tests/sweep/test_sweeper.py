@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.harness import COMMAND, SMALL
@@ -216,6 +217,8 @@ def test_report_prints_commands_that_repeat_its_rows(
     runs = {run.identity: run for run in map(read_run, find_runs([workspace / OUT]))}
     with (workspace / OUT / "results.csv").open(newline="") as file:
         rows = {row["identity"]: row["command"] for row in csv.DictReader(file)}
+    table = pq.read_table(workspace / OUT / "results.parquet", columns=["identity", "command"]).to_pylist()
+    assert {row["identity"]: row["command"] for row in table} == rows
     page, markdown = ((workspace / OUT / name).read_text() for name in ("report.html", "report.md"))
     for name, command in rows.items():
         assert command in html.unescape(page)

@@ -164,11 +164,17 @@ def _standing(found: Analysis, standing: PageStanding, plan: FirstPlan | None, i
 
 
 def analyse(
-    study: Study, metric: Metric, histories: Mapping[Path, History], *, pairs: bool, smallest_effect: float | None
+    study: Study,
+    metric: Metric,
+    histories: Mapping[Path, History],
+    *,
+    pairs: bool,
+    smallest_effect: float | None,
+    found: Mapping[Path, Outcome] | None = None,
 ) -> Analysis:
     """Run all statistics on a study. `histories`: by run folder; `pairs`: also compare all pairs of arms; `smallest_effect`: in
-    units of the metric, None for the default."""
-    found = outcomes(study.runs, metric, histories)
+    units of the metric, None for the default; `found`: run folder -> outcome of every completed run, where it is known."""
+    found = outcomes(study.runs, metric, histories) if found is None else found
     samples = {arm.id: build_sample(arm, metric, histories, found) for arm in study.arms}
     baseline, treatments = samples[study.baseline.id], [samples[arm.id] for arm in study.arms[1:]]
     compared = compare(baseline, treatments, higher_is_better=metric.higher_is_better is not False)

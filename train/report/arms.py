@@ -160,11 +160,16 @@ def build_study(collection: Collection, baseline: str = "", tune: Sequence[str] 
     axes = tuple(manifest.axes) if manifest else factors_of([arm.setting for arm in arms])
     factors = tuple(factor for factor in axes if not _is_below(factor, keys))
     arms = [replace(arm, levels=arm.levels_of(factors)) for arm in arms]
-    baseline_id, reason = _choose_baseline(arms, baseline, collection)
-    arms.sort(key=lambda arm: arm.id != baseline_id)
-    compared = [replace(arm, is_baseline=arm.id == baseline_id) for arm in arms]
-    varied = {factor: _baseline_first(arms[0].levels[factor], [arm.levels[factor] for arm in arms]) for factor in factors}
-    return Study(collection, tuple(compared), varied, reason, manifest, keys, trials.tuning)
+    study = study_of(collection, arms, *_choose_baseline(arms, baseline, collection))
+    return replace(study, manifest=manifest, tune=keys, tuning=trials.tuning)
+
+
+def study_of(collection: Collection, arms: Sequence[Arm], baseline: str, reason: str) -> Study:
+    """Return the study of arms whose levels are known; `baseline`: the id of one, and the `reason` for it."""
+    ordered = [replace(arm, is_baseline=arm.id == baseline) for arm in sorted(arms, key=lambda arm: arm.id != baseline)]
+    reference = ordered[0].levels
+    varied = {factor: _baseline_first(reference[factor], [arm.levels[factor] for arm in ordered]) for factor in reference}
+    return Study(collection, tuple(ordered), varied, reason)
 
 
 def _only_manifest(collection: Collection, compared: Sequence[Run]) -> Manifest | None:
@@ -250,7 +255,7 @@ def _baseline_first(baseline_level: str, levels: Sequence[str]) -> tuple[str, ..
 def _choose_baseline(arms: Sequence[Arm], requested: str, collection: Collection) -> tuple[str, str]:
     """Return the baseline's id and why it is the baseline."""
     if requested:
-        return _find_baseline(arms, requested), "as requested."
+        return find_baseline(arms, requested), "as requested."
     arm_of = {name: arm.id for arm in arms for name in arm.ids}
     planned = [arm_of[plan.manifest.baseline] for plan in collection.plans if plan.manifest.baseline in arm_of]
     if len(set(planned)) == 1:
@@ -269,7 +274,7 @@ def _choose_baseline(arms: Sequence[Arm], requested: str, collection: Collection
     )
 
 
-def _find_baseline(arms: Sequence[Arm], requested: str) -> str:
+def find_baseline(arms: Sequence[Arm], requested: str) -> str:
     """Return the id of the arm that `requested` (an id, its first 4 characters or more, or overrides) matches. UsageError when
     there is none or several."""
     by_id = [

@@ -1,4 +1,4 @@
-"""The commands `train-report FOLDER...` and `train-report diff A B`. Neither imports torch."""
+"""The commands `train-report FOLDER...`, `train-report TABLE` and `train-report diff A B`. None imports torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, get_args
 
 from train.errors import RunError, UsageError
 from train.help.parser import Parser
-from train.report.make import make_report
+from train.report.make import make_report, make_table_report
 from train.report.metric import DEFAULT
 from train.report.options import AnalysisName, ReportOptions
+from train.report.read_table import TableColumns
 from train.streams import protect_output, say, say_error
 
 DESCRIPTION = """\
@@ -24,6 +25,7 @@ Makes one page from run folders: the effects of the ingredients, their uncertain
   train-report outputs                             # every run below a folder
   train-report RUN RUN RUN --baseline norm=none    # any set of runs
   train-report diff RUN RUN                        # compare two runs
+  train-report TABLE --arm norm,lr --seed seed     # runs that were not made here: a row each, CSV or Parquet
 """
 
 EPILOG = """\
@@ -32,7 +34,9 @@ Verdicts are final when every run of the sweep's plan has ended; before, and of 
 exploratory. The folder's sweep.json records each page.
 The metric is taken after the last step. Choose it before you see results: a metric picked for its results proves nothing.
 
-Writes report.html (one file, no network needed), report.md, results.csv (one row per run) and figures/.
+Writes report.html (one file, no network needed), report.md, results.csv and results.parquet (one row per run), curves.parquet
+(one row per run, tag and step) and figures/; of a TABLE report.html, report.md and figures/ alone, into TABLE_report.
+In a TABLE, a column named state may say that a run diverged or failed: it needs no metric then.
 The page shows part of what is very long: many runs of an arm as a band and some dots, the first runs and commands of a list.
 TensorBoard shows means and intervals of the arms as runs below FOLDER/summary.
 """
@@ -67,7 +71,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="train-report", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, or any folder above them")
+    parser.add_argument(
+        "folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, a folder above them, or a TABLE"
+    )
     parser.add_argument("--out", type=_folder, metavar="DIR", help="folder for the report; default: the first FOLDER")
     parser.add_argument(
         "--analysis",
@@ -107,6 +113,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-tensorboard", dest="tensorboard", action="store_false", help="do not write TensorBoard charts of the arms"
     )
+    table = parser.add_argument_group("columns of a TABLE")
+    table.add_argument(
+        "--arm",
+        action="extend",
+        type=_keys,
+        default=[],
+        metavar="COLUMN",
+        help="column in which arms differ (several with commas)",
+    )
+    table.add_argument("--seed", default="", metavar="COLUMN", help="column of the seeds; --metric names that of the results")
+    table.add_argument(
+        "--better", choices=("higher", "lower"), help="which values of the metric are better, where its name does not tell"
+    )
     return parser
 
 
@@ -135,8 +154,19 @@ def _positive(text: str) -> float:
 def _report(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = vars(arguments) | {"tune": tuple(arguments.tune)}
     folders, out = values.pop("folders"), values.pop("out")
+    arm, seed, better = tuple(values.pop("arm")), values.pop("seed"), values.pop("better")
     options = ReportOptions(**values)
-    say(make_report(folders, out or folders[0], options)[1])
+    tables = [path for path in folders if path.is_file()]
+    if not tables:
+        if arm or seed or better:
+            raise UsageError(f"--arm, --seed and --better name columns of a table of runs, and {folders[0]} is no file.")
+        say(make_report(folders, out or folders[0], options)[1])
+        return 0
+    if len(folders) > 1 or options.tune or options.analysis not in (None, "arms"):
+        raise UsageError(f"{tables[0]}: a table is reported alone, without folders, other tables, --tune and --analysis.")
+    (table,) = tables
+    columns = TableColumns(arm, seed, options.metric, better)
+    say(make_table_report(table, out or table.with_name(f"{table.stem}_report"), columns, options)[1])
     return 0
 
 

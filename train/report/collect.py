@@ -43,6 +43,7 @@ class Collection:
     """The content of `folders`.
 
     `runs`: each experiment once, in the order of their folders; `unreadable` and `duplicates`: folders that are excluded.
+    `table`: what was read of a table of runs that were not made here, the only one of `folders` then; empty for run folders.
     """
 
     folders: tuple[Path, ...]
@@ -50,6 +51,7 @@ class Collection:
     plans: tuple[PlannedSweep, ...]
     unreadable: tuple[ExcludedRun, ...]
     duplicates: tuple[ExcludedRun, ...]
+    table: str = ""
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:

@@ -31,8 +31,8 @@ class Content(Frame):
     """All content of a comparison of arms. `scale`: the ends of the strip of dots; `named_by`: what names of arms consist of;
     `unknown`: why differences have no interval, where no claim says so."""
 
-    listed_in: ClassVar[str] = "results.csv"
     counted: ClassVar[str] = ": an outcome, counted in the table"
+
     metric: str
     order: str
     value_unit: str
@@ -99,6 +99,7 @@ def build_content(analysis: Analysis, figures: Sequence[ReportFigure]) -> Conten
         untrained=first_of(table.untrained_runs(analysis), MOST_LISTED),
         no_claim=analysis.nothing_trained or NO_CLAIM,
         rule=rule(metric, analysis.outcomes.values()),
+        listed_in=study.collection.folders[0].name if study.collection.table else "results.csv",
         **runs_of_page(study, analysis.ranked, analysis.histories, _notes(analysis)),
     )
 

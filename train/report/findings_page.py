@@ -13,6 +13,7 @@ from train.report.frame import Frame, history_problems, runs_of_page
 from train.report.header import plan_fields, setup_fields
 from train.report.history import History
 from train.report.selection import Shown
+from train.store.files import MANIFEST_FILE
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def findings_content(findings: Findings, study: Study, histories: Mapping[Path, 
         untrained=Shown(()),  # whether a run learned anything is no question of it
         conclusions=findings.conclusions,
         tables=findings.tables,
+        listed_in=MANIFEST_FILE,
         **runs_of_page(study, study.arms, histories, notes),
     )
 

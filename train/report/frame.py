@@ -38,7 +38,6 @@ class Frame:
     `listed_in`: the file beside the page that has what its lists leave out; `counted`: what is said of runs that diverged.
     """
 
-    listed_in: ClassVar[str] = "sweep.json"
     counted: ClassVar[str] = ""
 
     title: str
@@ -56,6 +55,7 @@ class Frame:
     notes: Shown[str]
     arm_commands: Shown[ArmCommands]
     versions: tuple[tuple[str, str], ...]
+    listed_in: str
 
     def figures_named(self, *names: str) -> tuple[ReportFigure, ...]:
         return tuple(figure for figure in self.figures if figure.name in names)
@@ -83,9 +83,10 @@ def runs_of_page(study: Study, arms: Sequence[Arm], histories: Mapping[Path, His
         "duplicates": first_of(collection.duplicates, MOST_LISTED),
         "notes": first_of(dict.fromkeys((*(note for plan in plans for note in plan.notes), *notes)), MOST_LISTED),
         "arm_commands": first_of(
-            (ArmCommands(study.labels[arm.id], first_of(commands(arm), MOST_COMMANDS)) for arm in arms), MOST_ARMS
+            (ArmCommands(study.labels[arm.id], first_of(commands(arm), MOST_COMMANDS)) for arm in arms if not collection.table),
+            MOST_ARMS,
         ),
-        "versions": tuple(versions(study.runs)),
+        "versions": () if collection.table else tuple(versions(study.runs)),
     }
 
 

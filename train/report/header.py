@@ -32,6 +32,9 @@ def header_fields(analysis: Analysis) -> Iterable[tuple[str, str]]:
         ("Verdicts", found.standing.sentence) for found in (analysis.final, analysis) if found and found.standing.sentence
     )
     study, metric, runs = analysis.study, analysis.metric, analysis.study.runs
+    if study.collection.table:
+        yield from _of_table(analysis)
+        return
     yield from plan_fields(study)
     if study.manifest and study.manifest.planned_looks:
         yield "Looks", looks_text(study.manifest.planned_looks)
@@ -73,6 +76,15 @@ def setup_fields(study: Study, evaluated: str = "") -> Iterable[tuple[str, str]]
         ),
     )
     yield "Folders", ", ".join(map(str, study.collection.folders))
+
+
+def _of_table(analysis: Analysis) -> Iterable[tuple[str, str]]:
+    study, metric = analysis.study, analysis.metric
+    yield "Table", f"{study.collection.folders[0]}: {study.collection.table}"
+    yield "Not there", "curves, layers, costs, classes, configurations, versions and commands: the page has none of them"
+    yield "Runs", _counts(study)
+    yield "Baseline", f"{study.baseline.all_levels}: {study.baseline_reason}"
+    yield "Metric", f"{metric.name}. {metric.direction}."
 
 
 def _counts(study: Study) -> str:

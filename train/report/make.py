@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from train.report.analysis import Analysis
     from train.report.arms import Study
     from train.report.findings import AnalysisKind
+    from train.report.read_table import TableColumns
+    from train.report.results_csv import Results
 
 log = logging.getLogger("train")
 
-PAGE, PAIRS = "report.html", "pairs.csv"
+PAGE, MARKDOWN, PAIRS = "report.html", "report.md", "pairs.csv"
+RESULTS, CURVES = "results.parquet", "curves.parquet"
 
 
 def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> tuple[Path, str]:
@@ -44,6 +47,18 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> t
 
     record_looks(analysis)
 
+    return page, as_text(analysis, page)
+
+
+def make_table_report(path: Path, out: Path, columns: TableColumns, options: ReportOptions) -> tuple[Path, str]:
+    """Make the report of runs that were not made here, from a table of them; arguments and result otherwise as `make_report`."""
+    from train.report.elsewhere import analyse_table
+    from train.report.render import as_text
+
+    if {place for name in (PAIRS, MARKDOWN, PAGE) for place in (out / name, out.resolve() / name)} & {path, path.resolve()}:
+        raise UsageError(f"--out {out}: the report would overwrite the table {path.name}. Name another folder.")
+    analysis = analyse_table(path, columns, options.baseline, pairs=options.pairs, smallest_effect=options.smallest_effect)
+    page = write_report(analysis, out, tensorboard=False)
     return page, as_text(analysis, page)
 
 
@@ -84,17 +99,20 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     from train.report.content import build_content
     from train.report.figure_data import FIGURES, draw_all
     from train.report.render import html, markdown
-    from train.report.results_csv import csv_text, pairs_text
+    from train.report.results_csv import csv_text, pairs_text, results
 
     figures = draw_all(analysis)
     content = build_content(analysis, figures)
+    found = None if analysis.study.collection.table else results(analysis, out)
     files = {
-        "results.csv": csv_text(analysis, out),
+        **({"results.csv": csv_text(found)} if found else {}),
         **({PAIRS: pairs_text(analysis)} if analysis.pairs else {}),
-        "report.md": markdown(content, out),
+        MARKDOWN: markdown(content, out),
         PAGE: html(content, out),
     }
     _write_files(out, files, figures, FIGURES, {PAIRS})
+    if found:
+        _write_parquet(analysis, found, out)
     folders = analysis.study.collection.folders
     if tensorboard and len(folders) == 1 and not Folder(folders[0]).exists(STATUS_FILE):
         _write_charts(analysis, folders[0])
@@ -115,7 +133,7 @@ def write_findings(study: Study, kind: AnalysisKind, name: str, out: Path, optio
     content = findings_content(findings, study, histories)
     files = {
         f"{name}.csv": table_text(findings.numbers),
-        "report.md": markdown(content, out, "findings"),
+        MARKDOWN: markdown(content, out, "findings"),
         PAGE: html(content, out, "findings"),
     }
     _write_files(out, files, findings.figures, kind.figures)
@@ -151,6 +169,21 @@ def _writable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write the report ({error.strerror}). Name another folder.") from None
+
+
+def _write_parquet(analysis: Analysis, found: Results, out: Path) -> None:
+    """Write both files of Parquet, or neither. An error is only logged: the report is complete without them."""
+    try:
+        from train.report.results_parquet import curves_parquet, results_parquet  # imports pyarrow
+
+        files = {RESULTS: results_parquet(found), CURVES: curves_parquet(analysis, out)}
+        for name, data in files.items():
+            Folder(out).write(name, data)
+    except Exception as error:
+        for name in (RESULTS, CURVES):  # older ones would be of other runs than the page
+            with suppress(OSError):
+                Folder(out).remove(name)
+        log.warning("could not write %s and %s: %s: %s", RESULTS, CURVES, type(error).__name__, line(str(error)))
 
 
 def _write_charts(analysis: Analysis, folder: Path) -> None:

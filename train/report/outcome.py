@@ -21,7 +21,7 @@ from train.store.run import Run
 from train.tags import split
 from train.text import percent, plural
 
-Basis: TypeAlias = Literal["scores", "equal classes", "training loss", "diagnosis", "no step", "unknown"]
+Basis: TypeAlias = Literal["scores", "equal classes", "training loss", "diagnosis", "no step", "table", "unknown"]
 CANNOT_LEARN = "cannot_learn"
 SELECTION = (
     " Arms of which not equally many runs trained are compared by the means of those that did if the rates do not differ at 5 % "
@@ -71,9 +71,12 @@ def rule(metric: Metric, found: Iterable[Outcome]) -> str:
 
     Empty where of no run it is known.
     """
-    known = [outcome.trained for outcome in found if outcome.trained is not None]
-    if not known:
+    outcomes = [outcome for outcome in found if outcome.trained is not None]
+    if not outcomes:
         return ""
+    selection = "" if all(outcome.trained for outcome in outcomes) else SELECTION
+    if all(outcome.basis == "table" for outcome in outcomes):
+        return f"Whether a run trained is what the table says.{selection}"
     part, margin = split(metric.tag)[1], percent(MARGIN, 0)
     where = "the split of the metric" if part in ("test", "val") else "the test split, or else the validation split"
     fits = f", or if its last training loss is below {margin} of guessing's" if part == "train" else ""
@@ -83,7 +86,7 @@ def rule(metric: Metric, found: Iterable[Outcome]) -> str:
         f"the classes (guessing: the shares of the classes, the same for every image){fits}. A run whose training loss was never "
         f"below {margin} of ln(classes) must be better on that split by a margin: a loss below that share of guessing's, or "
         "twice its accuracy, but no more than halfway from there to 100 %. The rule is fixed before the runs."
-        + ("" if all(known) else SELECTION)
+        f"{selection}"
     )
 
 
