@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -362,3 +363,41 @@ def test_text_of_a_table_is_shown_and_never_obeyed(tmp_path: Path, capsys: pytes
     assert all(link.startswith("data:") for link in elements.links)
     assert elements.comments == []
     assert set(re.findall(r"^#+ (.*)$", text, re.MULTILINE)).isdisjoint({"heading"})
+
+
+def lying(path: Path, size: int) -> Path:
+    """Write a file of Parquet with a text of `size` characters, whose footer says that its columns unpack to 100 bytes."""
+    table = pa.table({"norm": ["y" * size, "b"], "seed": [1, 2], "acc": [0.1, 0.2]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, write_statistics=False)
+    content, group = path.read_bytes(), pq.read_metadata(path).row_group(0)
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:]
+    for said in {group.column(0).total_uncompressed_size, group.total_byte_size}:
+        number = varint(2 * said)
+        footer = footer.replace(number, varint(2 * 100, len(number)))
+    path.write_bytes(content[:start] + footer)
+    return path
+
+
+def varint(number: int, length: int = 1) -> bytes:
+    """Return a number as Thrift writes it, in at least so many bytes."""
+    digits = []
+    while number or len(digits) < length:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits[:-1], digits[-1] & 0x7F])
+
+
+@pytest.mark.long
+def test_file_that_lies_about_its_size_takes_bounded_memory(tmp_path: Path) -> None:
+    """30 kB that unpack to a gigabyte, of which a text takes several, are one message, with 2 GiB at most."""
+    path = lying(tmp_path / "t.parquet", 10**9)
+    assert pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 100
+    program = "import resource, sys; from train.report import cli; code = cli.run(sys.argv[1:]);"
+    program += "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    arguments = [str(path), "--arm", "norm", "--seed", "seed", "--metric", "acc"]
+    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300, check=True)
+    code, memory = map(int, result.stdout.split())
+    assert code == 2
+    assert memory < 2 << 30
+    assert "not a file of Parquet that can be read" in result.stderr
