@@ -18,7 +18,8 @@ from tests.report.folders import write_run, write_sweep
 from tests.report.hostile import write_hostile_sweep
 from tests.report.test_hostile import invisible
 from train.report.analysis import Analysis
-from train.report.make import CURVES, RESULTS, ReportOptions, analyse_folders, make_report
+from train.report.beside import CURVES, RESULTS
+from train.report.make import ReportOptions, analyse_folders, make_report
 from train.report.results_csv import Kind, Results, csv_text, results
 from train.report.results_parquet import curves_parquet, results_parquet
 

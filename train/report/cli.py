@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 from train.errors import RunError, UsageError
 from train.help.parser import Parser
-from train.report.make import make_report, make_table_report
+from train.report.make import make_report
+from train.report.make_table import make_table_report
 from train.report.metric import DEFAULT
 from train.report.options import AnalysisName, ReportOptions
 from train.report.read_table import TableColumns

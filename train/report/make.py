@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from train.errors import UsageError
-from train.escape import line
 from train.report import metric as metrics
+from train.report.beside import write_charts, write_parquet
 from train.report.options import ReportOptions
 from train.store.files import FIGURES_FOLDER, STATUS_FILE
 from train.store.inside import Folder
@@ -20,13 +19,8 @@ if TYPE_CHECKING:
     from train.report.analysis import Analysis
     from train.report.arms import Study
     from train.report.findings import AnalysisKind
-    from train.report.read_table import TableColumns
-    from train.report.results_csv import Results
-
-log = logging.getLogger("train")
 
 PAGE, MARKDOWN, PAIRS = "report.html", "report.md", "pairs.csv"
-RESULTS, CURVES = "results.parquet", "curves.parquet"
 
 
 def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> tuple[Path, str]:
@@ -47,18 +41,6 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> t
 
     record_looks(analysis)
 
-    return page, as_text(analysis, page)
-
-
-def make_table_report(path: Path, out: Path, columns: TableColumns, options: ReportOptions) -> tuple[Path, str]:
-    """Make the report of runs that were not made here, from a table of them; arguments and result otherwise as `make_report`."""
-    from train.report.elsewhere import analyse_table
-    from train.report.render import as_text
-
-    if {place for name in (PAIRS, MARKDOWN, PAGE) for place in (out / name, out.resolve() / name)} & {path, path.resolve()}:
-        raise UsageError(f"--out {out}: the report would overwrite the table {path.name}. Name another folder.")
-    analysis = analyse_table(path, columns, options.baseline, pairs=options.pairs, smallest_effect=options.smallest_effect)
-    page = write_report(analysis, out, tensorboard=False)
     return page, as_text(analysis, page)
 
 
@@ -112,10 +94,10 @@ def write_report(analysis: Analysis, out: Path, *, tensorboard: bool) -> Path:
     }
     _write_files(out, files, figures, FIGURES, {PAIRS})
     if found:
-        _write_parquet(analysis, found, out)
+        write_parquet(analysis, found, out)
     folders = analysis.study.collection.folders
     if tensorboard and len(folders) == 1 and not Folder(folders[0]).exists(STATUS_FILE):
-        _write_charts(analysis, folders[0])
+        write_charts(analysis, folders[0])
     return out / PAGE
 
 
@@ -169,28 +151,3 @@ def _writable(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write the report ({error.strerror}). Name another folder.") from None
-
-
-def _write_parquet(analysis: Analysis, found: Results, out: Path) -> None:
-    """Write both files of Parquet, or neither. An error is only logged: the report is complete without them."""
-    try:
-        from train.report.results_parquet import curves_parquet, results_parquet  # imports pyarrow
-
-        files = {RESULTS: results_parquet(found), CURVES: curves_parquet(analysis, out)}
-        for name, data in files.items():
-            Folder(out).write(name, data)
-    except Exception as error:
-        for name in (RESULTS, CURVES):  # older ones would be of other runs than the page
-            with suppress(OSError):
-                Folder(out).remove(name)
-        log.warning("could not write %s and %s: %s: %s", RESULTS, CURVES, type(error).__name__, line(str(error)))
-
-
-def _write_charts(analysis: Analysis, folder: Path) -> None:
-    """Write TensorBoard charts. An error is only logged: the report is complete without them."""
-    try:
-        from train.report.tensorboard import write_charts
-
-        write_charts(analysis, folder)
-    except Exception as error:
-        log.warning("could not write TensorBoard charts of the arms: %s: %s", type(error).__name__, line(str(error)))
