@@ -66,6 +66,7 @@ class TrainerSettings(BaseModel):
     deterministic: bool
     record_every: Annotated[int, Ge(1)]
     evaluate_every: Annotated[int, Ge(1)]
+    score_test: bool
 
 
 class ObserveSettings(BaseModel):

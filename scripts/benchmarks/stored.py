@@ -164,6 +164,7 @@ def configuration(width: int, length: Length) -> dict[str, Any]:
             "deterministic": True,
             "record_every": length.every,
             "evaluate_every": 1,
+            "score_test": True,
         },
         "init": {"_target_": "train.parts.init.kaiming", "mode": "fan_in", "distribution": "normal"},
         "norm": {"_target_": "train.parts.norm.batch", "eps": 1e-05, "momentum": 0.1},

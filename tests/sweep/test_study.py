@@ -30,6 +30,8 @@ from train.sweep.settings import parse_sweep
 PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in (cli.config_dir() / "study").glob("*.yaml")}
 STUDIES = sorted(name for name, preset in PRESETS.items() if "report" not in preset)
 """Those that compare arms; the others have an analysis of their own."""
+GROWTH = {"width": "model.width", "depth": "model.depth"}
+"""Studies of the signal as a network grows, and what grows; nothing is compared by accuracy."""
 
 
 def plan_of(study: str, *overrides: str) -> SweepPlan:
@@ -105,6 +107,17 @@ def test_study_comment_gives_question_rate_and_seeds(study: str) -> None:
     assert f"train study={study}" in text
     assert "learning rate is tuned for every arm over" in text
     assert "Five seeds an arm" in text
+
+
+@pytest.mark.parametrize("study", GROWTH)
+def test_study_of_growth_varies_the_size_alone_and_scores_nothing(study: str) -> None:
+    plan = plan_of(study)
+    assert [axis.name for axis in plan.request.axes] == [GROWTH[study]]
+    assert all(len(arm.runs) == 8 for arm in plan.arms)
+    assert not any(arm.config["trainer"]["score_test"] for arm in plan.arms)
+    checks = check_configs(([arm.config for arm in plan.arms], (), False, ()))
+    assert [replace(check, inputs=None) for check in checks] == [ConfigCheck()] * len(plan.arms)
+    assert f"train study={study}" in " ".join(comment(study))
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from train.observe.contracts import Expected, LayerInfo
 from train.sinks import figures
 from train.sinks.contracts import TEXTS, Sink, Summary
 from train.sinks.figures import Figure
-from train.store.metrics import Record
+from train.store.metrics import Record, encode_float
 from train.tags import layers_of
 
 log = logging.getLogger("train")
@@ -41,6 +41,14 @@ class NetworkInfo:
     expected: Sequence[Expected]
     classes: int
     switches: Switches
+
+    def expected_stds(self) -> dict[str, dict[str, float | str | None]]:
+        """Return layer -> the std of its output and of the gradient there in theory, for JSON; None where that says nothing."""
+        values = {layer.name: {"std": layer.std, "gradient_std": layer.gradient_std} for layer in self.expected}
+        return {
+            name: {key: None if value is None else encode_float(value) for key, value in stds.items()}
+            for name, stds in values.items()
+        }
 
 
 class ExplanationSink(Sink):

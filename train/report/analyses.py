@@ -21,6 +21,10 @@ def find_analysis(name: AnalysisName) -> AnalysisKind | None:
         from train.report.budget import BUDGET
 
         return BUDGET
+    if name in ("width", "depth"):
+        from train.report.scaling.analyse import DEPTH_ANALYSIS, WIDTH_ANALYSIS
+
+        return WIDTH_ANALYSIS if name == "width" else DEPTH_ANALYSIS
     return None
 
 

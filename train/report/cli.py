@@ -79,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--analysis",
         choices=get_args(AnalysisName),
-        help="what the page answers: which arm is better (arms); default: the sweep's, else arms",
+        help="what the page answers: which arm is better (arms), or whether the signal keeps its size as the width or the depth "
+        "grows; default: the sweep's, else arms",
     )
     parser.add_argument(
         "--metric",

@@ -96,14 +96,18 @@ def of_sweep(manifest: Manifest, runs: Iterable[Run]) -> Collection:
 
 
 def _kept(run: Run) -> Run:
-    """Return the run with the last layer alone of its fingerprint, which a report reads: the whole is most of a run's memory."""
+    """Return the run without most of what its summary says of layers, which is most of a run's memory.
+
+    A comparison of arms reads the last layer alone of its fingerprint; `train.report.scaling` reads what theory expects anew.
+    """
     if "fingerprint" not in run.summary:
         return run
     found: Any = run.summary
     for key in ("fingerprint", "init", "layers"):
         found = found.get(key) if isinstance(found, Mapping) else None
     last = dict(list(found.items())[-1:]) if isinstance(found, Mapping) else {}
-    return replace(run, summary={**run.summary, "fingerprint": {"init": {"layers": last}}})
+    kept = {key: value for key, value in run.summary.items() if key != "expected_signal"}
+    return replace(run, summary={**kept, "fingerprint": {"init": {"layers": last}}})
 
 
 def _nothing_found(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -> str:

@@ -9,7 +9,7 @@ from annotated_types import Gt
 
 from train.report.metric import DEFAULT
 
-AnalysisName: TypeAlias = Literal["arms", "variance", "budget"]
+AnalysisName: TypeAlias = Literal["arms", "variance", "budget", "width", "depth"]
 """What a page can answer: which arm is better, or what `train.report.analyses` has."""
 
 

@@ -150,7 +150,7 @@ def time_run(request: tuple[Mapping[str, Any], Trust]) -> dict[str, float]:
         observer = setup.observer(train_state.model, setup.trace(train_state.model), readers)
         runner = setup.runner(train_state, observer, plan)
         times = step_times(setup, readers, plan, runner)
-        evaluate_s = total_evaluation_s(readers, plan, runner)
+        evaluate_s = total_evaluation_s(readers, plan, runner, score_test=setup.settings.trainer.score_test)
     finally:
         readers.close()
     warm = min(WARM_STEPS, len(times) // 2)
@@ -169,9 +169,9 @@ def step_times(setup: Setup, readers: Readers, plan: TrainPlan, runner: StepRunn
     return timer.times
 
 
-def total_evaluation_s(readers: Readers, plan: TrainPlan, runner: StepRunner) -> float:
+def total_evaluation_s(readers: Readers, plan: TrainPlan, runner: StepRunner, *, score_test: bool) -> float:
     """Return the total evaluation time of the full run in seconds."""
-    test_s = seconds(lambda: evaluate(runner, readers.test.eval_batches(), StopSignal()))
+    test_s = seconds(lambda: evaluate(runner, readers.test.eval_batches(), StopSignal())) if score_test else 0.0
     val = readers.val
     if val is None:
         return test_s

@@ -136,7 +136,7 @@ class Session:
     def train(self, title: str, sink: Sink, views: Sink, stop: StopSignal, began: float) -> tuple[Summary, dict[str, Any]]:
         """Train from the data to the scores; return the summary and status.json's entries of the CUDA graph and of the diagnosis.
 
-        The test split is evaluated once, here, after the last step.
+        The test split is evaluated once, here, after the last step, unless `trainer.score_test` is false.
         """
         with stop.raising():
             reset_peak(self.setup.placement.device)
@@ -147,14 +147,15 @@ class Session:
             loop = training.loop
             result = self.run_loop(loop)
             classes = len(self.setup.parts.dataset.class_names)
-            test, right = loop.score_by_class(readers.test, classes) if result.status == "done" else (None, [])
+            is_scored = result.status == "done" and self.setup.settings.trainer.score_test
+            test, right = loop.score_by_class(readers.test, classes) if is_scored else (None, [])
         finally:
             readers.close()
         if test is not None:
             loop.recorder.record(result.steps, test.values("test"))
             if reason := loop.bad_score("test", test):
                 result, test = replace(result, status="diverged", reason=reason), None
-        elif result.status != "diverged":
+        elif is_scored or result.status == "interrupted":
             result = replace(result, status="interrupted", reason=self.interruption(stop, result.steps, training.saver.problem))
         summary = self.write_results(training, result, test, right)
         loop.sink.finish(summary)
@@ -215,10 +216,12 @@ class Session:
         if loop.plan.total:
             self.save_weights(loop.train_state.model)  # without a step they follow from the configuration
         summary = summarise(result, test, self.setup.cost, loop.plan.batch_size, placement.device, self.folder.path, loop.began)
-        verdict = {"initial_verdict": asdict(training.explanation.verdict)} if training.explanation.verdict else {}
+        explanation = training.explanation
+        verdict = {"initial_verdict": asdict(explanation.verdict)} if explanation.verdict else {}
+        theory = {"expected_signal": explanation.network.expected_stds()} if verdict else {}
         content = {name: json_value(value) for name, value in asdict(summary).items()}
         by_class = {"test_correct_by_class": right} if test is not None else {}
-        self.folder.write_summary(content | by_class | verdict | training.evidence)
+        self.folder.write_summary(content | by_class | verdict | theory | training.evidence)
         return summary
 
     def save_weights(self, model: nn.Module) -> None:

@@ -67,6 +67,7 @@ class Rules:
 
 INTRODUCED: tuple[KeyRule, ...] = (
     KeyRule("trainer.cuda_graph", "auto"),
+    KeyRule("trainer.score_test", True),
     KeyRule("data.verify", False),
     *_of_choices("train.parts.optimizer", "optimizer.bias_factor", 1.0, "sgd adamw"),
     *_of_choices("train.parts.optimizer", "optimizer.norm_factor", 1.0, "sgd adamw"),

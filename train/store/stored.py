@@ -92,7 +92,7 @@ SUMMARY: Mapping[str, Kind] = {
     **dict.fromkeys(_COUNTS, COUNT),
     **dict.fromkeys(("val_accuracy", "test_accuracy"), SHARE),
     **dict.fromkeys(_LOSSES, SCORE),
-    **dict.fromkeys(("fingerprint", "initial_verdict"), MAPPING),
+    **dict.fromkeys(("fingerprint", "initial_verdict", "expected_signal"), MAPPING),
     "contradictions": list_of(TEXT),
     "test_correct_by_class": list_of(COUNT),
 }

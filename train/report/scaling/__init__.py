@@ -1,0 +1,1 @@
+"""How the signal in a network depends on its width or depth, with seeds as replicates (`report.analysis=width`, `depth`)."""
