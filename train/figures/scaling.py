@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from train.figures.style import COLORS, GREY, MARKERS, WIDTH_IN, finite, padded, shortened, tidy, to_svg
+from train.figures.style import BASELINE_COLOR, COLORS, GREY, MARKERS, shortened, tidy, to_svg, width
 from train.text import short_number
 
 
@@ -53,21 +53,22 @@ class SizePanel:
 
 def draw_exponents(panels: Sequence[ExponentPanel], layers: Sequence[str], axis: str) -> bytes:
     """Draw a panel for each step: rows are `layers` from input (top) to output, with an interval for each statistic."""
-    figure = Figure(figsize=(WIDTH_IN, 1.3 + 0.3 * len(layers)), layout="constrained")
-    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(width(), 0.4 + (0.7 + 0.26 * len(layers)) * len(panels)), layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_exponent_panel(axes, panel, layers)
-        axes.set_xlabel(axis)
-    all_axes[0].set_ylim(len(layers) - 0.4, -0.6)
-    all_axes[0].set_yticks(range(len(layers)), [shortened(layer, 34) for layer in layers])
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        axes.set_ylim(len(layers) - 0.4, -0.6)
+        axes.set_yticks(range(len(layers)), [shortened(layer, 26) for layer in layers])
+    all_axes[-1].set_xlabel(axis)
+    handles = dict(zip(*reversed(all_axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), columnspacing=1, handletextpad=0.2
+    )
     return to_svg(figure)
 
 
 def _draw_exponent_panel(axes: Axes, panel: ExponentPanel, layers: Sequence[str]) -> None:
     axes.axvline(0, color=GREY, linewidth=1)
-    ends = [0.0]
     for index, (name, points) in enumerate(panel.points.items()):
         shift, color = 0.22 * (index - (len(panel.points) - 1) / 2), COLORS[index]
         rows = [layers.index(point.layer) + shift for point in points]
@@ -79,10 +80,7 @@ def _draw_exponent_panel(axes: Axes, panel: ExponentPanel, layers: Sequence[str]
         theory = [(point.expected, row) for row, point in zip(rows, points, strict=True) if math.isfinite(point.expected)]
         if theory:
             x, y = zip(*theory, strict=True)
-            label = f"theory, {name}"
-            axes.plot(x, y, "|", color="black", markersize=11, markeredgewidth=1.6, linestyle="none", label=label)
-        ends += finite([end for point in points for end in (point.low, point.high, point.value, point.expected)])
-    axes.set_xlim(*padded(min(ends), max(ends)))
+            axes.plot(x, y, "|", color=BASELINE_COLOR, markersize=9, markeredgewidth=1.6, linestyle="none", label="theory")
     axes.set_title(panel.title)
     tidy(axes, "x")
     axes.tick_params(axis="y", length=0)
@@ -91,7 +89,7 @@ def _draw_exponent_panel(axes: Axes, panel: ExponentPanel, layers: Sequence[str]
 def draw_sizes(rows: Sequence[Sequence[SizePanel]], axis: str) -> bytes:
     """Draw a row of panels for each statistic, a panel for each step; both axes are logarithmic. Lines: layers."""
     columns = max(map(len, rows))
-    figure = Figure(figsize=(WIDTH_IN, 0.9 + 2.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(width(), 1.0 + 1.7 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False, sharey="row")
     layers = list(dict.fromkeys(line.layer for row in rows for panel in row for line in panel.lines))
     colors = {layer: colormaps["viridis"](0.95 * place / max(len(layers) - 1, 1)) for place, layer in enumerate(layers)}
@@ -103,7 +101,8 @@ def draw_sizes(rows: Sequence[Sequence[SizePanel]], axis: str) -> bytes:
             axes.set_xlabel(axis)
     handles = {label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     shown = [layer for layer in layers if layer in handles]
-    figure.legend([handles[layer] for layer in shown], [shortened(layer, 28) for layer in shown], loc="outside right upper")
+    labels = [shortened(layer, 24) for layer in shown]
+    figure.legend([handles[layer] for layer in shown], labels, loc="outside lower center", ncols=3, columnspacing=1)
     return to_svg(figure)
 
 
@@ -118,7 +117,7 @@ def _draw_size_panel(axes: Axes, panel: SizePanel, colors: Mapping[str, tuple[fl
         axes.plot(*zip(*dots, strict=True), ".", color=color, markersize=2, alpha=0.4)
         if line.expected:
             theory = sorted(line.expected.items())
-            axes.plot(*zip(*theory, strict=True), color="black", linewidth=0.7, linestyle=(0, (2, 2)))
+            axes.plot(*zip(*theory, strict=True), color=BASELINE_COLOR, linewidth=0.7, linestyle=(0, (2, 2)))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sizes))

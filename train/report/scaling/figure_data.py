@@ -12,6 +12,9 @@ from train.report.scaling.sentences import NAMES, when
 from train.report.scaling.slopes import Slope
 from train.report.scaling.verdict import Judged, JudgedGroup
 
+SHORT: dict[Quantity, str] = {"activation": "output", "gradient": "gradient", "update": "update"}
+"""The statistics in figures, where there is little room."""
+
 
 def draw_groups(groups: Sequence[JudgedGroup], axis: Axis) -> tuple[ReportFigure, ...]:
     """Return two figures for each group."""
@@ -37,7 +40,7 @@ def _draw_group(found: JudgedGroup, place: int, axis: Axis) -> Iterator[ReportFi
         f"to output (light); dots: runs.{dashed}"
     )
     rows = [
-        [_sizes(found.at(quantity, step), f"{NAMES[quantity]}, {when(step)}") for step in steps]
+        [_sizes(found.at(quantity, step), f"{SHORT[quantity]}, {when(step)}") for step in steps]
         for quantity, steps in _steps(found).items()
     ]
     alt = f"{', '.join(NAMES.values())} against {axis.word}, one line for each of {len(layers)} layers"
@@ -53,7 +56,7 @@ def _steps(found: JudgedGroup) -> Mapping[Quantity, list[int]]:
 
 def _exponents(found: JudgedGroup, step: int) -> ExponentPanel:
     points = {
-        NAMES[quantity]: [_point(item.slope) for item in found.at(quantity, step) if item.slope.exponent is not None]
+        SHORT[quantity]: [_point(item.slope) for item in found.at(quantity, step) if item.slope.exponent is not None]
         for quantity, at in found.aspects
         if at == step
     }
