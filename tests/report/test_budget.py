@@ -100,7 +100,8 @@ def test_page_says_that_the_order_flips(tmp_path: Path) -> None:
     assert "but better at 10 epochs, +2.0" in shown
     assert f"holds: Worse at every budget, from {MINUS}1.0" in shown
     assert (tmp_path / "out" / "figures" / "budget.svg").exists()
-    assert "10 epochs" in page
+    assert "| difference, points | 95 % CI, jointly | adjusted p |\n|---|---|--:|" in page
+    assert "|\n| augment=none | 6 epochs | 5 of 5 | 82.00 |" in page
     assert len((tmp_path / "out" / "budget.csv").read_text().splitlines()) == 10
 
 
