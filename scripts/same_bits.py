@@ -5,8 +5,7 @@
 
 A case is one choice in a tiny run, a study, a sweep, a resumed or a diverged run; scripts/catalogue.py lists them. Each revision
 is exported into a folder and runs its own `train`, on the CPU with one thread. Weights are compared byte by byte, and so is every
-record, summary, status and table, except for the fields in `LEFT_OUT`. Exit codes: 0 for the same bits, 1 for different ones, 2
-for a command that cannot be done.
+record, summary, status and table, except for the fields in `LEFT_OUT`. Exit codes: 0 same bits, 1 others, 2 not done.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from same_bits_driver import Revision, Task
     from torch import Tensor
 
+NEW = ("norm.s*", "init.zero_gammas", "first_batch.own_share", "dropout.chosen_depth", "learning_rate.*")
 LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
     "memory and judgements": ("* peak_memory_bytes", *(f"results.csv: row * {column}" for column in ("trained", "plan", "arm"))),
@@ -41,6 +41,7 @@ LEFT_OUT = {
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
         *("status.json: cuda_graph*", "status.json: data", "status.json: own_*", "status.json: input_shape*"),
     ),
+    "facts not recorded before": ("* expected_signal*", *(f"summary.json: fingerprint.{name}" for name in NEW)),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
         *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),
@@ -48,8 +49,7 @@ LEFT_OUT = {
 }
 """What is not compared, as patterns of `FILE: ITEM`: what differs from run to run or names the revision, and free wording."""
 
-SHOWN = 5
-"""Differences of a case that are printed."""
+SHOWN = 5  # differences of a case that are printed
 
 Items = Mapping[str, Any]
 """Everything in a file of results by its name; tensors stay tensors, and all else is text."""
