@@ -177,6 +177,22 @@ def test_growth_before_anybody_looked_enlarges_the_plan(sweep: Path):
     assert "all 8 runs of the plan" in analysis.standing.sentence
 
 
+@pytest.mark.parametrize(("seeds", "standing"), [(3, "final"), (4, "exploratory")])
+def test_growth_after_a_page_that_could_tell_rates(tmp_path: Path, seeds: int, standing: str):
+    """Every run of the baseline diverged, so that no difference has an interval; with 4 against 4 runs p may be .029."""
+    accuracies = (0.79, 0.8, 0.801, 0.805, 0.81)
+
+    def arms(count: int) -> dict[tuple[str, ...], tuple[float, ...]]:
+        return dict.fromkeys([("norm=none",), ("norm=batch",)], accuracies[:count])
+
+    sweep = write_sweep(tmp_path / "sweep", arms(seeds))
+    for path in sweep.glob("norm=none*/status.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "diverged"}))
+    assert all(level.effect.low is None for claim in look_at(sweep).claims for level in claim.levels)
+    grow(sweep, arms(5))
+    assert analysed(sweep).standing.kind == standing
+
+
 def test_growth_after_a_page_of_an_unfinished_plan_enlarges_it(tmp_path: Path):
     """A sweep that was killed, reported, and repeated with more seeds."""
     sweep = write_sweep(tmp_path / "sweep", ARMS, without=1)
