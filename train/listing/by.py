@@ -5,27 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from train.errors import UsageError
 from train.listing.table import shown
 from train.store.kinds import is_number
-from train.store.overrides import text
 from train.store.run import Run
-from train.store.values import MISSING, value_of
+from train.store.values import value_of
 from train.store.where import refuse_unknown_key
 
 HEADS = ("runs", "done", "n", "mean", "sd", "min", "max")
-
-
-def groups_of(runs: Sequence[Run], keys: Sequence[str], option: str = "--by") -> dict[tuple[str, ...], list[Run]]:
-    """Return the values of `keys`, as text -> the runs that have them. UsageError for a key that no run has."""
-    for key in keys:
-        refuse_unknown_key(key, runs, f"{option} {key}")
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault(tuple(_text(value_of(run, key)) for key in keys), []).append(run)
-    return groups
 
 
 def group_cells(runs: Sequence[Run], metric: str) -> list[str]:
@@ -49,7 +37,3 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
     except UsageError:
         if any(run.state == "done" for run in runs):
             raise
-
-
-def _text(value: Any) -> str:
-    return "-" if value is MISSING else text(list(value) if isinstance(value, tuple) else value)

@@ -14,7 +14,7 @@ from typing import Any
 from train.errors import RunError, UsageError
 from train.escape import csv_cell
 from train.listing.arguments import COMMANDS, change_parser, list_parser
-from train.listing.by import HEADS, check_metric, group_cells, groups_of
+from train.listing.by import HEADS, check_metric, group_cells
 from train.listing.found import Found, find
 from train.listing.layout import table_text
 from train.listing.rows import Columns, columns_of
@@ -22,7 +22,7 @@ from train.listing.table import as_text, in_order, rows_of_runs, rows_of_sweeps
 from train.report.collect import deduplicated
 from train.store.metrics import encode_float
 from train.store.run import Run
-from train.store.where import conditions_of, refuse_unknown_key, select, why_none
+from train.store.where import conditions_of, groups_of, refuse_unknown_key, select, why_none
 from train.streams import protect_output, say, say_error
 from train.text import plural
 

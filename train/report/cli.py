@@ -12,11 +12,12 @@ from typing import Any, get_args
 
 from train.errors import RunError, UsageError
 from train.help.parser import Parser
-from train.report.make import make_report
 from train.report.make_table import make_table_report
 from train.report.metric import DEFAULT
 from train.report.options import AnalysisName, ReportOptions
+from train.report.pages import make_pages
 from train.report.read_table import TableColumns
+from train.store.where import HELP
 from train.streams import protect_output, say, say_error
 
 DESCRIPTION = """\
@@ -25,6 +26,7 @@ Makes one page from run folders: the effects of the ingredients, their uncertain
   train-report outputs/2026-01-31_sweep            # a sweep, complete or still running
   train-report outputs                             # every run below a folder
   train-report RUN RUN RUN --baseline norm=none    # any set of runs
+  train-report outputs --where norm=batch,layer    # some of them; --by KEY: a page for each value of a key
   train-report diff RUN RUN                        # compare two runs
   train-report TABLE --arm norm,lr --seed seed     # runs that were not made here: a row each, CSV or Parquet
 """
@@ -33,6 +35,8 @@ EPILOG = """\
 Diverged, failed and running runs are counted and listed but excluded from means.
 Verdicts are final when every run of the sweep's plan has ended; before, and of runs that were planned after such a page, they are
 exploratory. The folder's sweep.json records each page.
+Of a folder with runs of several data sets or lengths, the page has the largest group that can be compared, and lists the others.
+Runs chosen by --where or --by are reported in FOLDER/where_... and FOLDER/by_..., without a plan, and with a caution.
 The metric is taken after the last step. Choose it before you see results: a metric picked for its results proves nothing.
 
 Writes report.html (one file, no network needed), report.md, results.csv and results.parquet (one row per run), curves.parquet
@@ -75,7 +79,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "folders", nargs="+", type=_folder, metavar="FOLDER", help="a sweep, a run, a folder above them, or a TABLE"
     )
-    parser.add_argument("--out", type=_folder, metavar="DIR", help="folder for the report; default: the first FOLDER")
+    parser.add_argument(
+        "--out",
+        type=_folder,
+        metavar="DIR",
+        help="folder for the report; default: the first FOLDER, or one in it for --where and --by",
+    )
     parser.add_argument(
         "--analysis",
         choices=get_args(AnalysisName),
@@ -103,6 +112,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="tuned key, such as optimizer.lr (several with commas); it is no factor: every arm is compared at the level with "
         "its best validation accuracy; default: sweep.tune of the sweep",
+    )
+    parser.add_argument("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=HELP)
+    parser.add_argument(
+        "--by", action="extend", type=_keys, default=[], metavar="KEY", help="a page for each value of this key, such as data"
     )
     parser.add_argument("--pairs", action="store_true", help="also compare all pairs of arms, and write them to pairs.csv")
     parser.add_argument(
@@ -155,17 +168,18 @@ def _positive(text: str) -> float:
 
 def _report(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = vars(arguments) | {"tune": tuple(arguments.tune)}
-    folders, out = values.pop("folders"), values.pop("out")
+    folders, out, where, by = (values.pop(name) for name in ("folders", "out", "where", "by"))
     arm, seed, better = tuple(values.pop("arm")), values.pop("seed"), values.pop("better")
     options = ReportOptions(**values)
     tables = [path for path in folders if path.is_file()]
     if not tables:
         if arm or seed or better:
             raise UsageError(f"--arm, --seed and --better name columns of a table of runs, and {folders[0]} is no file.")
-        say(make_report(folders, out or folders[0], options)[1])
+        say(make_pages(folders, out, options, where, by))
         return 0
-    if len(folders) > 1 or options.tune or options.analysis not in (None, "arms"):
-        raise UsageError(f"{tables[0]}: a table is reported alone, without folders, other tables, --tune and --analysis.")
+    if len(folders) > 1 or where or by or options.tune or options.analysis not in (None, "arms"):
+        others = "without folders, other tables, --where, --by, --tune and --analysis"
+        raise UsageError(f"{tables[0]}: a table is reported alone, {others}.")
     (table,) = tables
     columns = TableColumns(arm, seed, options.metric, better)
     say(make_table_report(table, out or table.with_name(f"{table.stem}_report"), columns, options)[1])

@@ -18,6 +18,7 @@ from train.store.notes import is_archived
 from train.store.overrides import flatten, text
 from train.store.run import FINISHED, Run, State, find_runs, read_run, subfolders
 from train.store.unrecorded import with_known_data
+from train.text import plural
 
 FAILED: tuple[State, ...] = ("failed", "lost")
 
@@ -39,11 +40,35 @@ class PlannedSweep:
 
 
 @dataclass(frozen=True)
+class Subset:
+    """Which of the runs in folders a page is on.
+
+    `conditions`: that hold for them, as typed; `total`: the number of all runs; `is_chosen`: somebody chose the conditions, else
+    it is the largest group of runs that can be compared; `by_result`: they speak of what came out of the runs; `rest`: of each of
+    the other groups its conditions and the number of its runs.
+    """
+
+    conditions: tuple[str, ...]
+    runs: int
+    total: int
+    is_chosen: bool = True
+    by_result: bool = False
+    rest: tuple[tuple[tuple[str, ...], int], ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What the page is on, in one sentence."""
+        why = "chosen by" if self.is_chosen else "the most that have the same data and budget:"
+        return f"The report is on {self.runs} of {plural(self.total, 'run')}, {why} {' '.join(self.conditions)}."
+
+
+@dataclass(frozen=True)
 class Collection:
     """The content of `folders`.
 
-    `runs`: each experiment once, in the order of their folders; `unreadable` and `duplicates`: folders that are excluded.
-    `table`: what was read of a table of runs that were not made here, the only one of `folders` then; empty for run folders.
+    `runs`: each experiment once, in the order of their folders; `unreadable` and `duplicates`: folders that are excluded;
+    `table`: what was read of a table of runs that were not made here, the only one of `folders` then, empty for run folders;
+    `subset`: None where it has all runs in `folders`.
     """
 
     folders: tuple[Path, ...]
@@ -52,6 +77,7 @@ class Collection:
     unreadable: tuple[ExcludedRun, ...]
     duplicates: tuple[ExcludedRun, ...]
     table: str = ""
+    subset: Subset | None = None
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:

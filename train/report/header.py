@@ -13,6 +13,7 @@ from train.report.arms import Study
 from train.report.facts import code_version
 from train.report.looks import looks_text
 from train.report.plan_threats import metric_origin
+from train.report.subset import others_text
 from train.report.tuning_text import cost
 from train.store.overrides import text
 from train.store.run import Run
@@ -59,6 +60,10 @@ def plan_fields(study: Study) -> Iterable[tuple[str, str]]:
     if study.design:
         yield "Design", DESIGNS[study.design]
     yield "Runs", _counts(study)
+    if study.collection.subset:
+        yield "Subset", study.collection.subset.sentence
+        if others := others_text(study.collection):
+            yield "Not on this page", "; ".join(others)
 
 
 def setup_fields(study: Study, evaluated: str = "") -> Iterable[tuple[str, str]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from train.figures.style import ReportFigure
     from train.report.analysis import Analysis
     from train.report.arms import Study
+    from train.report.collect import Collection
     from train.report.findings import AnalysisKind
 
 PAGE, MARKDOWN, PAIRS = "report.html", "report.md", "pairs.csv"
@@ -28,9 +29,17 @@ def make_report(folders: Sequence[Path], out: Path, options: ReportOptions) -> t
 
     UsageError when that fails.
     """
-    from train.report.analyses import analysis_of, find_analysis
+    from train.report.collect import collect
 
-    study = read_study(folders, options)
+    return make_page(collect(folders), out, options)
+
+
+def make_page(collection: Collection, out: Path, options: ReportOptions) -> tuple[Path, str]:
+    """Write the report on a collection of runs into `out`; otherwise as `make_report`."""
+    from train.report.analyses import analysis_of, find_analysis
+    from train.report.arms import build_study
+
+    study = build_study(collection, options.baseline, options.tune)
     name = analysis_of(study, options)
     if (kind := find_analysis(name)) is not None:
         return write_findings(study, kind, name, out, options)

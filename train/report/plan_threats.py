@@ -13,6 +13,7 @@ from train.store.manifest import Manifest, read_manifest
 from train.store.overrides import dotted_key
 from train.text import listed, plural
 
+BY_RESULT = "They were chosen by what came out, so that their means are not those of their settings: claim nothing from them."
 EXPLORATORY = "What is chosen after results are seen proves nothing by itself: read the claims as exploratory."
 
 
@@ -27,10 +28,14 @@ def metric_origin(study: Study, metric: Metric) -> str:
 
 
 def plan_threats(study: Study, metric: Metric, smallest_effect: float) -> Iterator[Threat]:
-    """Yield a caution for everything that is not the plan's; for runs without a plan, a note.
+    """Yield a caution for everything that is not the plan's, and for runs that were chosen; for runs without a plan, a note.
 
     `smallest_effect`: the one that the report uses.
     """
+    if (subset := study.collection.subset) is not None and subset.is_chosen:
+        advice, severity = (BY_RESULT, "serious") if subset.by_result else (EXPLORATORY, "caution")
+        yield Threat("chosen_runs", f"{subset.sentence} {advice}", severity)
+        return
     if not study.collection.plans:
         yield from _without_plan(study)
         return

@@ -36,6 +36,7 @@ FIELDS: Mapping[str, Callable[[Run], Any]] = {
     "folder": lambda run: str(run.folder),
     "arm": lambda run: run.arm,
     "seed": lambda run: run.seed,
+    "data_id": lambda run: run.data or "unknown",
     "sweep": lambda run: run.folder.parent.name if is_there(run.folder.parent / MANIFEST_FILE) else "",
     "started": lambda run: run.status.get("started", MISSING),
     "time": lambda run: MISSING if (seconds := time_of(run)) is None else seconds,
@@ -69,6 +70,12 @@ def value_of(run: Run, key: str) -> Any:
         if found is not MISSING:
             return decode_float(found) if isinstance(found, str) and found in NON_FINITE else found
     return _metric(run, key)
+
+
+def has_setting(run: Run, key: str) -> bool:
+    """Return whether a name stands for an option group or a key of config.yaml."""
+    key = re.sub(r"^[+~]+|@.*$", "", key)
+    return key in run.choices or _at(run.config, key.replace("/", ".")) is not MISSING
 
 
 def _metric(run: Run, tag: str) -> Any:

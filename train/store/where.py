@@ -52,6 +52,8 @@ class Condition:
         """Return whether the condition holds for a run."""
         found = value_of(run, self.key)
         if self.operator in _COMPARISONS:
+            if found is MISSING:
+                return False
             found = str(found)[: len(self.values[0])] if self.key in _TIMES else _as_number(found)
             wanted = self.values[0] if self.key in _TIMES else _number(self.values[0])
             return found is not None and _COMPARISONS[self.operator](found, wanted)
@@ -101,6 +103,20 @@ def refuse_unknown_key(key: str, runs: Sequence[Run], argument: str) -> None:
     """Raise UsageError for a key that none of `runs` has, with near names. `argument`: the option and its value."""
     if key not in FIELDS and runs and all(value_of(run, key) is MISSING for run in runs):
         raise UsageError(f"{argument}: no run has the key {key!r}. {_near(key, runs)}")
+
+
+def groups_of(runs: Sequence[Run], keys: Sequence[str], option: str = "--by") -> dict[tuple[str, ...], list[Run]]:
+    """Return the values of `keys`, as text -> the runs that have them. UsageError for a key that no run has."""
+    for key in keys:
+        refuse_unknown_key(key, runs, f"{option} {key}")
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_value_text(value_of(run, key)) for key in keys), []).append(run)
+    return groups
+
+
+def _value_text(value: Any) -> str:
+    return "-" if value is MISSING else typed(list(value) if isinstance(value, tuple) else value)
 
 
 def why_none(runs: Sequence[Run], conditions: Sequence[Condition]) -> str:
