@@ -24,7 +24,7 @@ REFUSED = {
     "init=xavir": "train: init=xavir: there is no such choice. Did you mean init=xavier?",
     "optimizer.lrr=1": "Did you mean 'optimizer.lr'?",
     "norm=batch norm.groups=4": (
-        "norm.groups: the chosen norm has no such key. It belongs to norm=group. The chosen norm has: norm"
+        "norm.groups: the chosen norm has no such key. It belongs to norm=group, norm=group_ws. The chosen norm has: norm"
     ),
     "trainer.foo=3": "trainer.foo: there is no such key. Did you mean 'trainer.",
     "trainer.epoch=3": "Did you mean 'trainer.epochs'?",
@@ -63,8 +63,8 @@ REFUSED = {
     "-m augment=[flip_crop,flip],none": "augment=[flip_crop,flip]: flip changes nothing",
     "-m data.root=/nowhere norm=batch,none": "data.root=/nowhere: data=fashion_mini reads no folder.",
     "study=norms resume=auto": "resume=auto: every start has a new folder",
-    "norm=null": "norm=null: there is no such choice. Known: batch, group, instance, layer, none.",
-    "norm=1": "norm=1: there is no such choice. Known: batch, group",
+    "norm=null": "norm=null: there is no such choice. Known: batch, ghost, group, group_ws, instance, layer, none, rms.",
+    "norm=1": "norm=1: there is no such choice. Known: batch, ghost, group",
     "augment=[flip,null]": "augment=null: there is no such choice. Known: color, crop",
     "=3": "=3: a key is missing in front of '='.",
     "hydra=null": "hydra=null: set its keys one by one.",

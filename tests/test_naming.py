@@ -158,13 +158,23 @@ def check_report(folder: Path, arms: Sequence[str]) -> None:
     assert set(re.findall(r'data-label="arm">(.*?)<', page)) == expected
     assert set(re.findall(r"<summary>(.*?)</summary><pre>", page)) == expected
     for figure in (path for path in (folder / "figures").glob("*.svg") if path.stem != "interactions"):
-        drawn = {re.escape(name).replace("…", ".*") for name in re.findall(r"<!-- \d  (.*?) -->", figure.read_text())}
         compared = {name for name in arms if "baseline" not in name or figure.stem != "differences"}
-        assert {name for name in arms for pattern in drawn if re.fullmatch(pattern, name)} == compared
-        assert len(drawn) == len(compared)
+        assert set(labels_of(figure, arms)) == compared
     with (folder / "results.csv").open() as file:
         assert {row["arm"] for row in csv.DictReader(file)} == expected
     assert {path.name for path in (folder / "summary").iterdir() if path.is_dir()} == set(map(arm_folder, arms))
+
+
+def labels_of(figure: Path, arms: Sequence[str]) -> list[str]:
+    """Return the arm that each numbered label of a figure names: it may be shortened, or go on in the next line."""
+    texts = re.findall(r"<!-- (.*?) -->", figure.read_text())
+    named = []
+    for text, following in zip(texts, [*texts[1:], ""], strict=True):
+        if label := re.fullmatch(r"\d  (.*)", text):
+            patterns = [re.escape(shown).replace("…", ".*") for shown in (label[1], f"{label[1]} {following}")]
+            (arm,) = (name for name in arms if any(re.fullmatch(pattern, name) for pattern in patterns))
+            named.append(arm)
+    return named
 
 
 def arm_in_hparams(folder: Path) -> str:

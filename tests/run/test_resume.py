@@ -17,6 +17,7 @@ from train.errors import UsageError
 from train.parts import schedule
 from train.run.checkpoint import list_checkpoints
 from train.run.resume import refuse_new_length
+from train.sinks.contracts import TEXTS
 from train.store.metrics import read_records
 from train.store.run import read_run
 
@@ -76,7 +77,7 @@ def run_content(folder: Path) -> RunContent:
         {
             tag: [(e.step, e.tensor_proto.SerializeToString()) for e in events.Tensors(tag)]
             for tag in tags["tensors"]
-            if tag != "config" and not tag.startswith("_")
+            if tag not in ("config", TEXTS["result"]) and not tag.startswith("_")  # with times; the summary has the results
         },
         {tag: [e.step for e in events.Images(tag)] for tag in tags["images"]},
         "\n".join(sorted(path.name for path in (folder / "figures").iterdir())),

@@ -82,7 +82,7 @@ def test_make_plan_drops_duplicates(loader: Any) -> None:
 
 def test_make_plan_reads_values_like_hydra(loader: Any) -> None:
     plan = plan_of(loader, ["norm=glob(*,exclude=none)", "optimizer.lr=choice(0.1,1e-2)", "+model.note='a,b','c d'"])
-    assert plan.request.axes[0].levels == ("batch", "group", "instance", "layer")
+    assert plan.request.axes[0].levels == ("batch", "ghost", "group", "group_ws", "instance", "layer", "rms")
     assert plan.request.axes[1].levels == ("0.1", "0.01")
     notes = {arm.config["model"]["note"] for arm in plan.arms}
     assert notes == {"a,b", "c d"}

@@ -254,7 +254,7 @@ REFUSED = {
     "sweep.tune_seeds=3": "sweep.tune_seeds=3: no key is tuned. Name one, as in sweep.tune=optimizer.lr, or leave this out.",
     "sweep.desing=grid": "Did you mean 'sweep.design'?",
     "report.metric=accuracy/tst": "Did you mean 'accuracy/test'?",
-    "norm=batch,null": "norm=null: there is no such choice. Known: batch, group, instance, layer, none.",
+    "norm=batch,null": "norm=null: there is no such choice. Known: batch, ghost, group, group_ws, instance, layer, none, rms.",
     "augment=[flip],[flip,1]": "augment=1: there is no such choice.",
     "norm=batch,none optimizer.lr=0.1,${nothing}": "optimizer.lr: Interpolation key 'nothing' not found",
     "sweep=null": "sweep=null: this is a group of keys, but it was set to a value.",
