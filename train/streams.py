@@ -90,3 +90,10 @@ def _is_open(number: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def replace_unprintable() -> None:
+    """Print question marks for what a terminal without Unicode cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]

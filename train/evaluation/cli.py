@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from train.errors import RunError, UsageError
 from train.evaluation.arguments import read_arguments, runs_of
 from train.run.signals import held_signals
-from train.streams import protect_output, say_error
+from train.streams import protect_output, replace_unprintable, say_error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,9 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without Unicode prints question marks
+    replace_unprintable()
     try:
         asked = read_arguments(arguments)
         runs = runs_of(asked.folders)

@@ -23,7 +23,7 @@ from train.report.collect import deduplicated
 from train.store.metrics import encode_float
 from train.store.run import Run
 from train.store.where import conditions_of, groups_of, refuse_unknown_key, select, why_none
-from train.streams import protect_output, say, say_error
+from train.streams import protect_output, replace_unprintable, say, say_error
 from train.text import plural
 
 DEFAULT = Path("outputs")
@@ -37,9 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without Unicode prints question marks
+    replace_unprintable()
     try:
         if arguments[:1] and arguments[0] in COMMANDS:
             return _change(arguments[0], change_parser(arguments[0]).parse_args(arguments[1:]))

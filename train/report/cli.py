@@ -18,7 +18,7 @@ from train.report.options import AnalysisName, ReportOptions
 from train.report.pages import make_pages
 from train.report.read_table import TableColumns
 from train.store.where import HELP
-from train.streams import protect_output, say, say_error
+from train.streams import protect_output, replace_unprintable, say, say_error
 
 DESCRIPTION = """\
 Makes one page from run folders: the effects of the ingredients, their uncertainty, and their cost.
@@ -60,9 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without Unicode prints question marks
+    replace_unprintable()
     try:
         if arguments[:1] == ["diff"]:
             return _diff(diff_parser().parse_args(arguments[1:]))
