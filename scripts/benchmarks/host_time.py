@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from train.data.contracts import Batch
+from train.observe.batch_moments import BatchMoments
 from train.run.loop import Reader
 from train.run.runner import StepRunner
 from train.run.step import Measurement
@@ -77,6 +78,12 @@ class TimedRunner(StepRunner):
 
     def evaluate(self, batch: Batch) -> Measurement:
         return self.runner.evaluate(batch)
+
+    def observe_probe(self) -> None:
+        self.runner.observe_probe()
+
+    def moments_for(self, batch_size: int, total: int, capacity: int) -> BatchMoments:
+        return self.runner.moments_for(batch_size, total, capacity)
 
 
 @dataclass(frozen=True)

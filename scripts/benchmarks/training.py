@@ -20,8 +20,9 @@ from train.config import parse
 from train.data.readers import Readers
 from train.errors import RunError
 from train.run.device import configure_determinism
-from train.run.graphs import GraphedRunner
+from train.run.graphs import WARM_STEPS, GraphedRunner
 from train.run.loop import Loop
+from train.run.run_sinks import delayed
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal
 from train.sinks.broadcast import BroadcastSink
@@ -92,6 +93,9 @@ class TrainLoop:
         self.loop, self.runner = new_loop(setup, self.readers)
         self.null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115, closed in `close`
         self.folders = count()
+        if setup.placement.device.type == "cuda":  # until every kind of step is a graph
+            for _ in range(2):
+                self.window(2 * WARM_STEPS)()
 
     @property
     def detail(self) -> str:
@@ -106,7 +110,8 @@ class TrainLoop:
         stop, clock = StopSignal(), HostClock()
         sink = self.open_sinks(steps, stop)
         reader, runner = TimedReader(self.readers.train, clock), TimedRunner(self.runner, clock)
-        loop = replace(self.loop, train=reader, sink=TimedSink(sink, clock), stop=stop, runner=runner)
+        sink = delayed(TimedSink(sink, clock), self.setup.placement.device)
+        loop = replace(self.loop, train=reader, sink=sink, stop=stop, runner=runner)
         return partial(self.run, loop, clock, steps)
 
     def run(self, loop: Loop, clock: HostClock, steps: int) -> Seconds:
@@ -114,6 +119,7 @@ class TrainLoop:
         began = time.perf_counter()
         try:
             ending = loop.run()
+            loop.sink.flush()
         finally:
             loop.sink.close()
         parts = clock.parts(time.perf_counter() - began)

@@ -78,12 +78,18 @@ def test_static_steps_equal_eager_ones(name: str) -> None:
 
 
 TRAIN_AND_EVALUATION = [Kind.TRAIN, Kind.EVALUATION]
+WITHOUT_HISTOGRAMS = [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]
+ALL = [Kind.TRAIN, *OBSERVED_KINDS, Kind.EVALUATION]
 LOOPS = {
-    **{name: (overrides, TRAIN_AND_EVALUATION) for name, overrides in VARIANTS.items()},
-    "observed": (["observe=basic", "observe.every=2"], [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]),
+    **{name: (overrides, WITHOUT_HISTOGRAMS) for name, overrides in VARIANTS.items()},
+    "observed": (["observe=basic", "observe.every=2"], WITHOUT_HISTOGRAMS),
     "observed always": (["observe=full", "observe.every=1", "observe.histogram_every=2"], [*OBSERVED_KINDS, Kind.EVALUATION]),
-    "observed layer": (["observe=full", "observe.every=2", "observe.layers=head"], [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]),
-    "no norm": (["norm=none", "observe=full", "observe.every=2"], [Kind.TRAIN, Kind.OBSERVED, Kind.EVALUATION]),
+    "observed layer": (
+        ["observe=full", "observe.every=2", "observe.layers=head"],
+        [Kind.TRAIN, *OBSERVED_KINDS, Kind.EVALUATION],
+    ),
+    "no norm": (["norm=none", "observe=full", "observe.every=2"], ALL),
+    "no probe": (["observe=basic", "observe.probe_size=0"], WITHOUT_HISTOGRAMS),
     "nothing observed": (["observe=off"], TRAIN_AND_EVALUATION),
 }
 """Overrides, and the kinds of steps that are static at the end."""
@@ -99,6 +105,7 @@ def test_loop_of_static_steps_makes_the_same_records(name: str) -> None:
     ended = eager.run(), loop.run()
     assert isinstance(loop.runner, GraphedRunner)
     assert loop.runner.captured == kinds, loop.runner.facts()
+    assert (loop.runner._probe is None) == (name in ("no probe", "nothing observed"))
     assert rows.rows == expected.rows
     assert rows.rows[-1][0] == 14
     assert same(loop.train_state.state(), eager.train_state.state())
@@ -260,6 +267,26 @@ def test_first_difference_compares_bytes(first: dict[str, list[float]], second: 
     assert first_difference(*({key: torch.tensor(values) for key, values in of.items()} for of in (first, second))) == name
 
 
+@pytest.mark.parametrize("call", [2, 3])
+def test_probe_that_differs_between_the_two_ways_stays_eager(call: int) -> None:
+    """A norm counts the passes on the probe: at the start, the one that is recorded, then the two that are compared."""
+    begun = [begin(*ON_CPU) for _ in range(2)]
+    norm = next(module for module in begun[1][2].model.modules() if isinstance(module, _BatchNorm))
+    count = itertools.count()
+
+    def double(_: nn.Module, __: Any, output: Tensor) -> Tensor | None:
+        on_probe = norm.training and not torch.is_grad_enabled()
+        return output * 2 if on_probe and next(count) == call else None
+
+    norm.register_forward_hook(double)
+    (eager, expected), (loop, rows) = (loop_of(of, static) for of, static in zip(begun, (False, True), strict=True))
+    eager.run()
+    loop.run()
+    assert isinstance(loop.runner, GraphedRunner)
+    assert loop.runner.facts()["cuda_graph_eager"] == {"observation of the probe": "a replay differs from the eager pass"}
+    assert rows.rows == expected.rows
+
+
 class Failing(Capture):
     """Fails at some of its captures, counted from 0, or has no memory left for them."""
 
@@ -279,20 +306,24 @@ class Failing(Capture):
 @pytest.mark.parametrize(
     ("every", "failures", "shortages", "captured", "tried"),
     [
-        (3, [0], [], [], 1),
-        (3, [], [0], [], 1),
-        (2, [1], [], [], 2),  # the train step, after an observed one
-        pytest.param(2, [], [1], [], 2, marks=pytest.mark.long),
-        (3, [1], [], [Kind.TRAIN, Kind.EVALUATION], 4),  # and the train step once more
-        (3, [2], [], [Kind.TRAIN, Kind.OBSERVED], 5),  # and both others once more
-        pytest.param(3, [], [1], [Kind.TRAIN, Kind.EVALUATION], 3, marks=pytest.mark.long),
-        (3, [], [1, 2], [Kind.TRAIN], 3),
+        (50, [0], [], [], 1),
+        (50, [], [0], [], 1),
+        (3, [1], [], [], 2),  # the train step, after an observed one
+        pytest.param(3, [], [1], [], 2, marks=pytest.mark.long),
+        (2, [1], [], [Kind.TRAIN, Kind.EVALUATION], 4),  # and the train step once more
+        (2, [2], [], [Kind.TRAIN, Kind.OBSERVED], 5),  # and both others once more
+        pytest.param(2, [], [1], [Kind.TRAIN, Kind.EVALUATION], 3, marks=pytest.mark.long),
+        (2, [], [1, 2], [Kind.TRAIN], 3),
+        (None, [1], [], WITHOUT_HISTOGRAMS, 5),  # the probe, and the train step once more
+        pytest.param(None, [], [1], WITHOUT_HISTOGRAMS, 4, marks=pytest.mark.long),
     ],
 )
 def test_step_that_cannot_be_captured_stays_eager(
-    every: int, failures: list[int], shortages: list[int], captured: list[Kind], tried: int
+    every: int | None, failures: list[int], shortages: list[int], captured: list[Kind], tried: int
 ) -> None:
-    overrides, capture = [f"observe.every={every}", "trainer.epochs=5", "trainer.max_steps=18"], Failing(failures, shortages)
+    """`every`: None for the first and last step and a probe."""
+    observed = [f"observe.every={every}", "observe.probe_size=0"] if every else []
+    overrides, capture = [*observed, "trainer.epochs=5", "trainer.max_steps=19"], Failing(failures, shortages)
     begun = [begin(*ON_CPU, *overrides) for _ in range(2)]
     (eager, expected), (loop, rows) = loop_of(begun[0], static=False), loop_of(begun[1], static=True, capture=capture)
     eager.run()

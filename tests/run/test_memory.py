@@ -135,6 +135,10 @@ def test_check_of_a_sweep_gives_the_memory_where_it_is_asked_for() -> None:
     assert [replace(check, inputs=None) for check in check_configs(([config], (), False, ()))] == [ConfigCheck()]
 
 
+CUBLAS_WORKSPACE = 8 * 4096 * 2**10
+"""Bytes that torch allocates for each stream, by CUBLAS_WORKSPACE_CONFIG=:4096:8."""
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", ["model=resnet norm=batch", "model=resnet norm=group", "model=convnet", "model=mlp"])
@@ -147,7 +151,8 @@ def test_memory_covers_the_peak_of_the_allocator(tmp_path: Path, case: str, prec
     size = data_bytes(split_validation(made.dataset.load(), settings.data.val_fraction, settings.seeds.split))
     torch.cuda.empty_cache()
     folder = train_in_process(tmp_path / "run", run)
-    peak = json.loads(folder.summary_file.read_text())["peak_memory_bytes"]
+    workspaces = 2 * CUBLAS_WORKSPACE  # on the streams of eager steps and of captures; a part of CONTEXT_BYTES
+    peak = json.loads(folder.summary_file.read_text())["peak_memory_bytes"] - workspaces
     needed = needed_bytes(made, 512, size) - CONTEXT_BYTES
     assert peak <= needed, f"{peak / 2**20:.0f} MiB of {needed / 2**20:.0f} MiB"
     assert needed <= 8 * peak, f"{peak / 2**20:.0f} MiB of {needed / 2**20:.0f} MiB"

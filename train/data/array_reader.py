@@ -5,18 +5,21 @@ Shapes: N images of the split, B images of a batch, C channels, H height, W widt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from train.data.batches import Batching, mixed_labels, whole_batches
-from train.data.contracts import Arrays, Batch
+from train.data.contracts import Arrays, Batch, PendingBatch
 from train.data.draws import drawn_ahead
 from train.data.preprocess import Preprocess
-from train.parts.augment import send
+from train.parts.augment import is_own, send
 from train.parts.contracts import Op, Shape
 from train.rng import generator
+
+INDICES = "indices"
+"""Among the inputs of a pending batch, the places of its images in the split. The draws of a pipeline have other names."""
 
 SHARE_OF_FREE_MEMORY = 0.5
 """Images that take less than this of a GPU's free memory live there; the rest is for the model."""
@@ -73,22 +76,39 @@ class ArrayReader:
             yield Batch(self.preprocess.apply(self.op.evaluate(images), self.batching.memory_format), self.labels[part])
 
     def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
-        """Yield the batches of `steps`. The order is copied to the device once, the draws ahead; a step takes views of both."""
+        """Yield the batches of `steps`. The order is copied to the device once, the draws ahead; a step takes views of both.
+
+        Where images and numbers are there, and no op is of somebody else, making the batch is left to the step.
+        """
         on_device = send(order, self.batching.device)
-        order = on_device if self.resident else order
         size, seed = self.batching.batch_size, self.batching.augment_seed
         generators = (generator(seed, "augment", epoch, step) for step in steps)
+        pending = self.resident and is_own(self.op)
         for step, draws in zip(steps, drawn_ahead(self.op, generators, size, self.shape, self.batching.device), strict=True):
             part = slice(step * size, (step + 1) * size)
-            images = self.op.apply(self._gather(order[part]), draws)
-            labels = self.labels.index_select(0, on_device[part])
-            prepared = self.preprocess.apply(images, self.batching.memory_format)
-            yield Batch(prepared, labels, mixed_labels(self.op, draws, labels))
+            inputs = {INDICES: on_device[part], **draws}
+            if pending:
+                yield PendingBatch(self._of_resident, inputs)
+            else:
+                images = self._of_resident_images(inputs) if self.resident else self._gather(order[part])
+                yield self._batch(images, inputs)
+
+    def _of_resident(self, inputs: Mapping[str, Tensor]) -> Batch:
+        return self._batch(self._of_resident_images(inputs), inputs)
+
+    def _of_resident_images(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.images.index_select(0, inputs[INDICES])
+
+    def _batch(self, images: Tensor, inputs: Mapping[str, Tensor]) -> Batch:
+        """Augment and prepare the gathered images."""
+        draws = {name: drawn for name, drawn in inputs.items() if name != INDICES}
+        augmented = self.op.apply(images, draws)
+        labels = self.labels.index_select(0, inputs[INDICES])
+        prepared = self.preprocess.apply(augmented, self.batching.memory_format)
+        return Batch(prepared, labels, mixed_labels(self.op, draws, labels))
 
     def _gather(self, indices: Tensor) -> Tensor:
-        """Return the images at `indices`, uint8 or float [B, C, H, W], on the device."""
-        if self.resident:
-            return self.images.index_select(0, indices)
+        """Return the images at `indices`, uint8 or float [B, C, H, W], copied from the host to the device."""
         batch = torch.empty((len(indices), *self.shape), dtype=self.images.dtype, pin_memory=True)
         return torch.index_select(self.images, 0, indices, out=batch).to(self.batching.device, non_blocking=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -106,3 +108,32 @@ class Batch:
     images: Tensor
     labels: Tensor
     mixed: MixedLabels | None = None
+
+
+class PendingBatch(Batch):
+    """A batch that is made of a few numbers: when somebody looks at it, or by kernels of a captured step.
+
+    `inputs`: those numbers on the device, such as the indices of the images and what the augmentation drew. `make`: returns the
+    batch, by kernels alone. It is the same function for all batches of a reader."""
+
+    def __init__(self, make: Callable[[Mapping[str, Tensor]], Batch], inputs: Mapping[str, Tensor]) -> None:
+        vars(self).update(make=make, inputs=inputs)  # the attributes of a frozen dataclass cannot be set
+
+    make: Callable[[Mapping[str, Tensor]], Batch]
+    inputs: Mapping[str, Tensor]
+
+    @cached_property
+    def made(self) -> Batch:
+        return self.make(self.inputs)
+
+    @property
+    def images(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.made.images
+
+    @property
+    def labels(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.made.labels
+
+    @property
+    def mixed(self) -> MixedLabels | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.made.mixed

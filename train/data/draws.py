@@ -11,7 +11,10 @@ from train.parts.augment import send
 from train.parts.contracts import Draws, Op, Shape
 
 AHEAD = 32
-"""Steps whose draws move to a GPU together: a copy takes the host longer than the few bytes of one step are worth."""
+"""At most, steps whose draws move to a GPU together: a copy takes the host longer than the few bytes of one step are worth."""
+FIRST = 2
+"""Steps in the first of these blocks. Each is drawn while the one before is used, a few draws a step, since a GPU would have to
+wait for many at once; so it may be twice as long."""
 
 
 def drawn_ahead(op: Op, generators: Iterable[torch.Generator], count: int, shape: Shape, device: torch.device) -> Iterator[Draws]:
@@ -19,9 +22,15 @@ def drawn_ahead(op: Op, generators: Iterable[torch.Generator], count: int, shape
 
     A step's draws depend on its generator alone, whatever the steps before it and after it.
     """
-    waiting = iter(generators)
-    while block := [op.draw(generator, count, shape) for generator in islice(waiting, AHEAD)]:
-        yield from moved(block, device)
+    drawn = (op.draw(generator, count, shape) for generator in generators)
+    block = list(islice(drawn, FIRST))
+    while block:
+        size, following = min(2 * len(block), AHEAD), list[Draws]()
+        each = -(-size // len(block))
+        for draws in moved(block, device):
+            yield draws
+            following += islice(drawn, min(each, size - len(following)))
+        block = following
 
 
 def moved(block: Sequence[Draws], device: torch.device) -> Sequence[Draws]:

@@ -10,10 +10,10 @@ Letters: R rows (steps), L layers, C channels of all these layers together, c ch
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ ROUNDING = 2.0**-23
 MAX_ROUNDING_SHARE = 0.01
 """Values whose rounding error exceeds this share of the layer's std are dropped. For signals much smaller than the initial
 running variance (1), this drops the early steps: float32 averages cannot resolve them."""
+
+Columns: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class BatchMoments:
         self.next_step = 0
         """The rows of all steps below this number have been popped."""
         self._steps: list[int] = []
+        self._row: int | None = None
+        self._compute = self._moments
         self._capacity = capacity
         if not layers:
             return
@@ -107,6 +111,7 @@ class BatchMoments:
         device = layers[0].means.device
         self._averages = torch.zeros(capacity, 2, 2 * channels, device=device)  # before and after; means, then variances
         self._counts = torch.zeros(capacity, 2, len(layers), dtype=torch.int64, device=device)
+        self._latest_averages, self._latest_counts = (torch.zeros_like(table[0]) for table in (self._averages, self._counts))
         values_per_channel = [batch_size * layer.positions for layer in layers]
 
         def by_channel(numbers: Sequence[float]) -> Tensor:
@@ -116,26 +121,60 @@ class BatchMoments:
         # Running variances average n / (n - 1) times the variance of a batch of n values.
         self._biased = by_channel([(n - 1) / n for n in values_per_channel])
 
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._steps, self.next_step = [], 0
+
     def due(self, step: int) -> bool:
         return bool(self.layers) and step % self.every == 0
 
     @contextmanager
     def recording(self, step: int) -> Iterator[None]:
-        """Store the averages before and after train step number `step`. Steps must not decrease."""
+        """Provide a row, if one is due, to train step number `step`, which stores the averages by `storing`. Steps must not
+        decrease."""
         if not self.due(step):
             yield
             return
         assert len(self._steps) < self._capacity, "the buffer is full: call pop_rows first"
-        row = len(self._steps)
-        self._store_averages(row, 0)
-        yield
-        self._store_averages(row, 1)
+        self._row = len(self._steps)
+        try:
+            yield
+        finally:
+            self._row = None
         self._steps.append(step)
 
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Store the averages before and after the block in the row that is provided, if one is."""
+        row = self._row
+        if row is None:
+            yield
+            return
+        self._write(self._averages[row, 0], self._counts[row, 0])
+        yield
+        self._write(self._averages[row, 1], self._counts[row, 1])
+
+    @contextmanager
+    def storing_in_place(self) -> Iterator[None]:
+        """Store the averages before and after the block where `keep` finds them: what a CUDA graph captures."""
+        if not self.layers:
+            yield
+            return
+        self._write(self._latest_averages[0], self._latest_counts[0])
+        yield
+        self._write(self._latest_averages[1], self._latest_counts[1])
+
     @torch.no_grad()
-    def _store_averages(self, row: int, side: int) -> None:
-        torch.cat(self._sources, out=self._averages[row, side])
-        torch.cat(self._counters, out=self._counts[row, side])
+    def keep(self) -> None:
+        """Copy what was stored last by `storing_in_place` into the row that is provided, if one is."""
+        if self._row is not None:
+            self._averages[self._row].copy_(self._latest_averages)
+            self._counts[self._row].copy_(self._latest_counts)
+
+    @torch.no_grad()
+    def _write(self, averages: Tensor, counts: Tensor) -> None:
+        torch.cat(self._sources, out=averages)
+        torch.cat(self._counters, out=counts)
 
     def pop_rows(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
         """Return (step, tag -> value) for the stored steps below `before` (None: all) and remove them; the only copy to the host.
@@ -147,7 +186,7 @@ class BatchMoments:
         if not count:
             return []
         # Compute all rows, used or not: how a device sums a row may depend on the number of rows, and a resumed run has fewer.
-        means, stds, usable = (column[:count].tolist() for column in self._moments())
+        means, stds, usable = (column[:count].tolist() for column in self._compute())
         rows: list[tuple[int, dict[str, float]]] = []
         for i, step in enumerate(self._steps[:count]):
             indices = [j for j in range(len(self.layers)) if usable[i][j]]
@@ -159,8 +198,21 @@ class BatchMoments:
         self._keep(self._steps[count:], self._averages[count:], self._counts[count:])
         return rows
 
+    def capture(self, capture: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+        """Compute rows by what `capture` makes of the computation: the replay of a CUDA graph, which has many small kernels."""
+        launch = capture(self._fill_columns)
+
+        def replayed() -> Columns:
+            launch()
+            return self._columns
+
+        self._compute = replayed
+
+    def _fill_columns(self) -> None:
+        self._columns = self._moments()
+
     @torch.no_grad()
-    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _moments(self) -> Columns:
         """Return mean, std (dividing by the number of values) and whether they are usable, each [R, L].
 
         std^2 = mean over the channels of their variances + variance over the channels of their means. It is infinite from 1e19

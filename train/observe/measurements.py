@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ class MeasurementBuffer:
     def __init__(self) -> None:
         self._scalars: dict[tuple[str, str], Tensor] = {}
         self._rows: dict[str, Tensor] = {}
-        self._table: Table | None = None
+        self._tables: list[Table] = []
 
     def add(self, prefix: str, layer: str, values: Mapping[str, Tensor]) -> None:
         for statistic, value in values.items():
@@ -90,41 +91,42 @@ class MeasurementBuffer:
     def clear(self) -> None:
         self._scalars.clear()
         self._rows.clear()
-        self._table = None
+        self._tables.clear()
 
     def take(self) -> Table | None:
-        """Return everything added since the last call, None for nothing, and clear the buffer. Does not wait for the device."""
-        table = self._table
-        if self._scalars:
-            assert table is None, "nothing may be added to a table"
-            numbers = torch.cat([torch.stack(list(self._scalars.values())), *self._rows.values()])
-            table = Table(tuple(self._scalars), {tag: len(row) for tag, row in self._rows.items()}, numbers)
-        self.clear()
+        """Return and remove everything added by `add` and `add_row`; None for nothing. Does not wait for the device."""
+        if not self._scalars:
+            return None
+        numbers = torch.cat([torch.stack(list(self._scalars.values())), *self._rows.values()])
+        table = Table(tuple(self._scalars), {tag: len(row) for tag, row in self._rows.items()}, numbers)
+        self._scalars.clear()
+        self._rows.clear()
         return table
 
     def put(self, table: Table) -> None:
-        """Add what was taken; the buffer has to be empty."""
-        assert self._table is None
-        assert not self._scalars
-        self._table = table
+        """Add what was taken. It comes before what is added by other calls until `read`."""
+        self._tables.append(table)
 
     def read(self, layers: Iterable[str]) -> Observation:
         """Return everything added since the last call, in one copy from the device, and clear the buffer.
 
         The layers of a statistic come in the order of `layers`.
         """
-        table = self.take()
-        if table is None:
+        added = self.take()
+        tables = self._tables if added is None else [*self._tables, added]
+        self._tables = []
+        if not tables:
             return Observation()
-        numbers = table.numbers.tolist()
-        values = ordered_tags(dict(zip(table.scalars, numbers, strict=False)), layers)
-        start = len(table.scalars)
+        numbers = iter(torch.cat([table.numbers for table in tables]).tolist())
+        scalars: dict[tuple[str, str], float] = {}
         histograms: list[Histogram] = []
-        for tag, length in table.rows.items():
-            counts, start = numbers[start : start + length], start + length
-            if math.isfinite(counts[0]) and math.isfinite(counts[1]):
-                histograms.append(histogram_from_counts(tag, counts))
-        return Observation(values, tuple(histograms))
+        for table in tables:
+            scalars |= zip(table.scalars, islice(numbers, len(table.scalars)), strict=True)
+            for tag, length in table.rows.items():
+                counts = list(islice(numbers, length))
+                if math.isfinite(counts[0]) and math.isfinite(counts[1]):
+                    histograms.append(histogram_from_counts(tag, counts))
+        return Observation(ordered_tags(scalars, layers), tuple(histograms))
 
 
 def ordered_tags(scalars: Mapping[tuple[str, str], float], layers: Iterable[str]) -> dict[str, float]:

@@ -74,11 +74,11 @@ class Observer:
         return self._buffer.read(self._names)
 
     def take(self) -> Table | None:
-        """Return everything measured since the last call as one tensor on the device; `put` brings it back for `collect`."""
+        """Return what was measured by hooks since the last call as one tensor on the device; `put` adds it for `collect`."""
         return self._buffer.take()
 
     def put(self, table: Table) -> None:
-        """Add what was taken, where nothing has been measured since."""
+        """Add what was taken."""
         self._buffer.put(table)
 
     @contextmanager
@@ -122,11 +122,11 @@ class Observer:
         self._weights.measure(self._buffer)
 
     @torch.no_grad()
-    def observe_probe(self, autocast: AbstractContextManager[Any]) -> None:
+    def observe_probe(self, autocast: AbstractContextManager[Any], restore_random: bool = True) -> None:
         """Measure a forward pass on the probe in evaluation mode (no dropout), with norms that use the probe's own statistics.
 
         Layers then compute what they compute in training, without its randomness, and the result does not depend on how far
-        running averages have converged.
+        running averages have converged. `restore_random`: as for `isolated`.
         """
         if self.probe is None:
             return
@@ -136,7 +136,7 @@ class Observer:
             self._buffer.add("probe_activation_", call.info.name, statistics)
             self._buffer.add("probe_", call.info.name, {"similarity": similarity(output)})
 
-        with isolated(self.model, training=has_averages), self._hooked(on_output), autocast:
+        with isolated(self.model, has_averages, restore_random), self._hooked(on_output), autocast:
             self.model(self.probe)
 
     @contextmanager

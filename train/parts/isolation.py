@@ -10,14 +10,17 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def isolated(model: nn.Module, training: Callable[[nn.Module], bool] = lambda _: False) -> Iterator[None]:
+def isolated(
+    model: nn.Module, training: Callable[[nn.Module], bool] = lambda _: False, restore_random: bool = True
+) -> Iterator[None]:
     """Put in training mode the modules for which `training` returns True, all others in evaluation mode.
 
-    Restores buffers, the modes of all modules and the random state on exit.
+    Restores buffers, the modes of all modules and the random state on exit; the last not where `restore_random` is false, as
+    inside a captured step, which cannot read it.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with restored(model):
+        with restored(model, restore_random):
             for module, _ in modes:
                 module.training = training(module)  # not `module.train()`, which would enable dropout in submodules
             yield
@@ -35,11 +38,12 @@ def has_averages(module: nn.Module) -> bool:
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Restore buffers and the random state on exit. The generator of an Apple GPU is not restored: each step seeds it anew."""
+def restored(model: nn.Module, random: bool = True) -> Iterator[None]:
+    """Restore buffers and, if `random`, the random state on exit. The generator of an Apple GPU is not restored: each step seeds
+    it anew."""
     saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices, enabled=random):
         try:
             yield
         finally:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,7 +43,7 @@ class CudaCapture(Capture):
     def __init__(self, train_state: TrainState) -> None:
         self._train_state = train_state
         self._device = train_state.placement.device
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = stream_of(self._device)
         self._graphs: list[torch.cuda.CUDAGraph] = []  # kept: torch's allocator remembers a graph whose capture failed
         self._pool: Any = None
 
@@ -66,6 +69,7 @@ class CudaCapture(Capture):
         self._pool = None  # after an error, the memory of the graphs made before is not for others
         with (
             torch.cuda.stream(torch.cuda.current_stream(self._device)),  # torch does not leave its own if the capture fails
+            uncollected(),
             undone_on_error(self._train_state),
             capturable(self._train_state.optimizer),
             # Threads of the reader may call CUDA meanwhile.
@@ -74,6 +78,12 @@ class CudaCapture(Capture):
             step()
         self._pool = graph.pool()
         return graph.replay
+
+
+@lru_cache
+def stream_of(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all captures of a process: cuBLAS keeps a workspace of 32 MiB for each stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 def shortage_of(step: int, copies: int, free: int) -> str:
@@ -85,6 +95,18 @@ def shortage_of(step: int, copies: int, free: int) -> str:
     if needed <= free:
         return ""
     return f"it needs {needed / 2**30:.1f} GiB, part of them for eager steps beside it, and {free / 2**30:.1f} GiB are free"
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector off inside the context: an old graph or tensor that it frees would end a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -117,6 +139,18 @@ def undone_on_error(train_state: TrainState) -> Iterator[None]:
         scaler.update(before)
         generator.graphsafe_set_state(state)
         raise
+
+
+def release_locals(error: BaseException | None) -> None:
+    """Release what the functions held in which `error` and its causes were raised.
+
+    The autograd graph of half a step keeps nodes that belong to the stream of the capture, and the next backward pass would use
+    them on another one.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+    gc.collect()
 
 
 @contextmanager

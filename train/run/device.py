@@ -5,6 +5,7 @@ Chosen by rules on the hardware, never by a measurement: a busy machine must not
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import sys
@@ -123,6 +124,7 @@ def reset_peak(device: torch.device) -> None:
     """Reset the peak, for a process with several runs. Possible only for a GPU: the peak of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.init()  # the statistics exist only after initialisation
+        gc.collect()  # models and graphs of runs before, in cycles of references, hold memory
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,8 +20,8 @@ SNAPSHOT_EVERY = 50
 """Steps between two snapshots: the maximum number of steps to replay when the loss is not finite."""
 
 
-COPY_EVERY = 10
-"""Losses that travel from a GPU to the host together."""
+COPY_EVERY = SNAPSHOT_EVERY
+"""Losses that travel from a GPU to the host together. Each copy makes the host wait for the steps that are on their way."""
 
 
 class NanWatch:
@@ -31,6 +31,8 @@ class NanWatch:
         self._device = device
         self._losses: list[tuple[int, Tensor]] = []
         self._sent: deque[tuple[tuple[int, ...], Tensor, torch.cuda.Event]] = deque()
+        self._free: list[Tensor] = []
+        """Pinned memory of losses that have arrived. Allocating it makes the host wait."""
 
     def add(self, step: int, loss: Tensor) -> None:
         self._losses.append((step, loss))
@@ -40,8 +42,8 @@ class NanWatch:
     def _send(self) -> None:
         steps, losses = zip(*self._losses, strict=True)
         self._losses.clear()
-        host = torch.empty(len(losses), dtype=losses[0].dtype, pin_memory=True)
-        host.copy_(torch.stack(losses), non_blocking=True)
+        host = self._free.pop() if self._free else torch.empty(COPY_EVERY, dtype=losses[0].dtype, pin_memory=True)
+        host[: len(losses)].copy_(torch.stack(losses), non_blocking=True)
         event = torch.cuda.Event()
         # The default is the current device's stream. On another device the event would not wait for the copy.
         event.record(torch.cuda.current_stream(self._device))
@@ -61,7 +63,8 @@ class NanWatch:
             elif not event.query():
                 return None
             self._sent.popleft()
-            for step, loss in zip(steps, losses.tolist(), strict=True):
+            self._free.append(losses)
+            for step, loss in zip(steps, losses.tolist(), strict=False):
                 if not math.isfinite(loss):
                     return step
         return None
@@ -79,6 +82,26 @@ class Snapshot:
         self._model: list[tuple[Tensor, Tensor]] = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._optimizer: dict[str, Any] = copy.deepcopy(train_state.optimizer.state_dict())
         self._scaler: dict[str, Any] = train_state.scaler.state_dict()
+
+    @torch.no_grad()
+    def renew(self, step: int) -> bool:
+        """Copy the present train state into the same tensors, all at once. Return False, and do nothing, where the optimizer
+        has other entries by now: before the first step it has none."""
+        present = self._train_state.optimizer.state_dict()
+        entries, copies = present["state"], self._optimizer["state"]
+        if {key: entry.keys() for key, entry in entries.items()} != {key: entry.keys() for key, entry in copies.items()}:
+            return False
+        pairs = [*self._model]
+        for key, entry in entries.items():
+            for name, value in entry.items():
+                if isinstance(value, Tensor) and isinstance(copies[key][name], Tensor):
+                    pairs.append((value, copies[key][name]))
+                else:
+                    copies[key][name] = copy.deepcopy(value)
+        copy_all(pairs)
+        self.step, self._scaler = step, self._train_state.scaler.state_dict()
+        self._optimizer["param_groups"] = copy.deepcopy(present["param_groups"])
+        return True
 
     def state(self) -> dict[str, Any]:
         """Return the snapshot as the content of a checkpoint."""
@@ -107,6 +130,16 @@ class Snapshot:
             self._train_state.scaler.load_state_dict(self._scaler)
 
 
+def copy_all(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy the first tensor of each pair into the second. A GPU gets few kernels for all instead of one for each."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for source, target in pairs:
+        kinds[source.device, source.dtype].append((source.detach(), target))
+    for same_kind in kinds.values():
+        sources, targets = zip(*same_kind, strict=True)
+        torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def first_nonfinite_weight(model: nn.Module) -> str:
     """Return the name of the first parameter with values that are not finite; empty if there is none."""
     finite = {name: weight.detach().isfinite().all() for name, weight in model.named_parameters()}
@@ -131,7 +164,9 @@ class DivergenceWatch:
 
     def before_step(self, step: int) -> None:
         """Take a snapshot, if one is due before train step number `step`."""
-        if self._keep_snapshots and (self.snapshot is None or step % SNAPSHOT_EVERY == 0):
+        if not self._keep_snapshots or (self.snapshot is not None and step % SNAPSHOT_EVERY):
+            return
+        if self.snapshot is None or not self.snapshot.renew(step):
             self.snapshot = Snapshot(self._train_state, step)
 
     def after_step(self, step: int, loss: Tensor) -> None:

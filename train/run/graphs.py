@@ -24,22 +24,26 @@ from torch import nn
 from train.data.contracts import Batch
 from train.errors import UsageError
 from train.observe.observer import Observer
-from train.run.capture import Capture, CudaCapture
+from train.run.capture import Capture, CudaCapture, release_locals
 from train.run.runner import Kind, StepRunner
-from train.run.static_step import Places, StaticStep, changing_tensors, run_both_ways
-from train.run.step import Measurement, TrainState
+from train.run.static_probe import StaticProbe
+from train.run.static_step import Form, Places, StaticStep, changing_tensors, form_of, run_both_ways
+from train.run.step import Measurement, TrainState, update
 
 log = logging.getLogger("train")
 
 Choice: TypeAlias = Literal["auto"] | bool
 
 WARM_STEPS = 3
-"""Eager steps of a kind before its capture. The last is watched: a graph cannot hold what waits for the device."""
+"""Eager steps before a capture. Train steps warm up for each other, observed or not; each kind has to be run once itself. The
+last is watched: a graph cannot hold what waits for the device."""
 
+PROBE = "observation of the probe"
 OPTION = "trainer.cuda_graph=true"
 REMEDY = "Use trainer.cuda_graph=auto, which then trains without one, with the same bits."
 CAPTURED_PACKAGES = ("torch", "torchvision", "train")
 """`auto` trusts their parts to do the same at every step."""
+TRAINING = (Kind.TRAIN, Kind.OBSERVED, Kind.HISTOGRAMS)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -80,10 +84,10 @@ def foreign_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
 
 @dataclass
 class _Way:
-    """One kind of step on its way to a graph. `size`: of its batches; those of another size are eager."""
+    """One kind of step on its way to a graph. `form`: of its batches; those of another form are eager."""
 
     warm: int = 0
-    size: int | None = None
+    form: Form | None = None
     static: StaticStep | None = None
     reason: str = ""
 
@@ -104,6 +108,9 @@ class GraphedRunner(StepRunner):
         self._capacity = max(capacity, 1)
         self._choice = choice
         self._places: Places | None = None
+        self._probe: StaticProbe | None = None
+        self._probe_reason = ""
+        self._moments_reason = ""
         if capture is None and (reason := reason_for_eager(train_state, choice)):
             self._stay_eager(Kind.TRAIN, reason)
         else:
@@ -117,12 +124,17 @@ class GraphedRunner(StepRunner):
         """The kinds of steps that are graphs by now."""
         return [kind for kind, way in self._ways.items() if way.static is not None]
 
+    @property
+    def _trains_by_graph(self) -> bool:
+        return any(self._ways[kind].static for kind in TRAINING)
+
     def facts(self) -> dict[str, Any]:
         """Return what became of the captures, for status.json: for each kind that was tried in vain the reason."""
-        if not set(self.captured) - {Kind.EVALUATION}:
-            waiting = f"no kind of train step was run more than {WARM_STEPS} times"
+        if not self._trains_by_graph:
+            waiting = f"a train step is captured after {WARM_STEPS} eager ones, and no kind was run again then"
             return {"cuda_graph": False, "cuda_graph_reason": self.reason or waiting}
         eager = {str(kind): way.reason for kind, way in self._ways.items() if way.reason}
+        eager |= {PROBE: self._probe_reason} if self._probe_reason else {}
         return {"cuda_graph": True, "cuda_graph_reason": "", "cuda_graph_eager": eager}
 
     def evaluate(self, batch: Batch) -> Measurement:
@@ -130,19 +142,60 @@ class GraphedRunner(StepRunner):
         measured = super().evaluate(batch)
         return Measurement(measured.loss.clone(), measured.correct.clone())
 
+    def observe_probe(self) -> None:
+        """Observe the probe as a replay, once train steps are replays."""
+        if self.observer.probe is None or self._probe_reason or not self._trains_by_graph:
+            super().observe_probe()
+            return
+        if self._probe is None:
+            super().observe_probe()  # warms up, and is what counts
+            self._probe = self._captured_probe(StaticProbe(self.observer, self.train_state.placement))
+        else:
+            self._probe.run()
+
+    def _captured_probe(self, probe: StaticProbe) -> StaticProbe | None:
+        """Return the probe with a graph; None if it stays eager."""
+        measured = self.observer.take()
+        self._probe_reason = self._capture.shortage(0) if self._choice == "auto" else ""
+        if not self._probe_reason:
+            try:
+                probe.launch = self._capture.capture(probe.step)
+            except Exception as error:
+                self._probe_reason = self._failure(error)
+        if not self._probe_reason and torch.are_deterministic_algorithms_enabled() and probe.differs():
+            self._probe_reason = "a replay differs from the eager pass"
+        if measured is not None:
+            self.observer.put(measured)
+        log.info(
+            "the %s is %s", PROBE, f"eager, not a CUDA graph: {self._probe_reason}" if self._probe_reason else "a CUDA graph"
+        )
+        return None if self._probe_reason else probe
+
     def _run(self, kind: Kind, batch: Batch) -> Measurement:
-        way = self._ways[kind]
-        if self.reason or way.reason or way.size not in (None, len(batch.labels)):
+        way, form = self._ways[kind], form_of(batch)
+        if self.reason or way.reason or way.form not in (None, form):
             return super()._run(kind, batch)
         if way.static is not None:
-            return way.static.run(batch)
-        way.size = len(batch.labels)
-        return self._warm_up(kind, batch) if way.warm < WARM_STEPS else self._begin(kind, batch)
+            return self._replay(kind, way.static, batch)
+        way.form = form
+        return self._begin(kind, batch) if self._is_warm(kind) else self._warm_up(kind, batch)
+
+    def _replay(self, kind: Kind, static: StaticStep, batch: Batch) -> Measurement:
+        measured = static.run(batch)
+        if kind is Kind.TRAIN:
+            self.moments.keep()
+        return measured
+
+    def _is_warm(self, kind: Kind) -> bool:
+        return self._ways[kind].warm > 0 and self._steps_before(kind) >= WARM_STEPS
+
+    def _steps_before(self, kind: Kind) -> int:
+        return sum(self._ways[other].warm for other in (TRAINING if kind in TRAINING else (kind,)))
 
     def _warm_up(self, kind: Kind, batch: Batch) -> Measurement:
         way, waits = self._ways[kind], list[str]()
         way.warm += 1
-        with self._capture.warming(waits if way.warm == WARM_STEPS else None):
+        with self._capture.warming(waits if self._steps_before(kind) >= WARM_STEPS else None):
             measured = super()._run(kind, batch)
         if waits:
             self._stay_eager(kind, f"it waits for the device at {waits[0]}")
@@ -158,11 +211,24 @@ class GraphedRunner(StepRunner):
             if difference:
                 self._stay_eager(kind, f"a replay differs from the eager step in {difference}")
                 return super()._run(kind, batch)
+            if kind is Kind.TRAIN:
+                self.moments.keep()
         else:
-            measured = static.run(batch)
+            measured = self._replay(kind, static, batch)
         self._ways[kind].static = static
         log.info("the %s is a CUDA graph", kind)
+        if kind is Kind.TRAIN:
+            self._capture_moments()
         return measured
+
+    def _capture_moments(self) -> None:
+        if not self.moments.layers or self._moments_reason:
+            return
+        try:
+            self.moments.capture(self._capture.capture)
+        except Exception as error:
+            self._moments_reason = self._failure(error)
+            log.info("the moments of batch norms are computed eagerly: %s", self._moments_reason)
 
     def _captured_step(self, kind: Kind, batch: Batch) -> StaticStep | None:
         """Return the step as a graph; None if it has to stay eager."""
@@ -171,15 +237,25 @@ class GraphedRunner(StepRunner):
             self._stay_eager(kind, shortage)
             return None
         observer = self.observer if kind in (Kind.OBSERVED, Kind.HISTOGRAMS) else None
-        static = StaticStep(self._compute[kind], self._places_of(kind, batch), observer)
+        compute = self._update_in_place if kind is Kind.TRAIN else self._compute[kind]
+        static = StaticStep(compute, self._places_of(kind, batch), observer)
         try:
             static.launch = self._capture.capture(static.step)
         except Exception as error:
-            cause = error.__context__ or error  # ending a failed capture fails again
-            self._drop_graphs()  # to be captured again, as `CudaCapture` says
-            self._stay_eager(kind, f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}")
+            self._stay_eager(kind, self._failure(error))
             return None
         return static
+
+    def _failure(self, error: Exception) -> str:
+        """Clean up after a capture that failed with `error`; return what happened."""
+        cause = error.__context__ or error  # ending a failed capture fails again
+        release_locals(error)
+        self._drop_graphs()  # to be captured again, as `CudaCapture` says
+        return f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
+
+    def _update_in_place(self, batch: Batch) -> Measurement:
+        with self.moments.storing_in_place():
+            return update(self.train_state, batch)
 
     def _places_of(self, kind: Kind, batch: Batch) -> Places:
         if kind is Kind.EVALUATION:
@@ -189,6 +265,7 @@ class GraphedRunner(StepRunner):
         return self._places
 
     def _drop_graphs(self) -> None:
+        self._probe = None
         for way in self._ways.values():
             way.static = None
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from train.data.contracts import Batch
-from train.observe.batch_moments import BatchMoments
 from train.observe.observer import Observer, due
 from train.parts.contracts import Schedule
 from train.run.divergence import SNAPSHOT_EVERY, DivergenceWatch
@@ -85,9 +84,9 @@ class Loop:
     runner: StepRunner | None = None
 
     def __post_init__(self) -> None:
-        moments = BatchMoments(self.observer.normalized_layers, self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY)
-        self.recorder = Recorder(self.sink, self.plan, moments, self.began)
         self.runner = self.runner or StepRunner(self.train_state, self.observer)
+        moments = self.runner.moments_for(self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY)
+        self.recorder = Recorder(self.sink, self.plan, moments, self.began)
         self.stepper = Stepper(self.runner, self.schedule, self.plan, self.recorder)
         self.divergence = DivergenceWatch(self.train_state, keep_snapshots=bool(self.observer.layers))
         self.steps = 0
@@ -151,7 +150,7 @@ class Loop:
         # Recording and observing wait anyway, and are to record nothing after a failed step. The wait also keeps training out of
         # evaluation time.
         observed_next = self.observer.due(done, self.plan.total - 1)
-        if self.diverged(wait=snapshot_due or record_due or observed_next or self.validation_due()):
+        if self.diverged(wait=snapshot_due or record_due or observed_next or self.validation_due() or self.probe_due()):
             return False
         if snapshot_due:
             self.recorder.record_moments()
@@ -196,12 +195,15 @@ class Loop:
     def evaluate_when_due(self) -> None:
         """Evaluate the validation split and the probe where due. A signal defers it until the run resumes."""
         self.evaluated = not self.validation_due() or self.validate()
-        if self.evaluated and due(self.steps, self.plan.steps_per_epoch, self.plan.total):
+        if self.evaluated and self.probe_due():
             self.stepper.observe_probe()
             self.stepper.record_observation(self.steps)
 
     def validation_due(self) -> bool:
         return self.val is not None and due(self.steps, self.plan.evaluate_every * self.plan.steps_per_epoch, self.plan.total)
+
+    def probe_due(self) -> bool:
+        return due(self.steps, self.plan.steps_per_epoch, self.plan.total)
 
     def validate(self) -> bool:
         """Evaluate and record the validation split. Return False, and record nothing, when a signal interrupts it."""

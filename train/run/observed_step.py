@@ -68,7 +68,7 @@ class Stepper:
 
     def observe_probe(self) -> None:
         with self.recorder.clock.paused():
-            self.observer.observe_probe(self.train_state.placement.autocast())
+            self.runner.observe_probe()
 
     def record_observation(self, step: int) -> None:
         self.recorder.record_observation(step, self.observer.collect())

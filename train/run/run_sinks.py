@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 
+import torch
+
 from train.command import train_command
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import RunInfo, Sink
+from train.sinks.delayed import DelayedSink
 from train.sinks.heatmap import HeatMapSink
 from train.sinks.hparams import HParamsRow
 from train.sinks.jsonl import JsonlSink
@@ -36,6 +39,11 @@ def run_sinks(folder: RunFolder, arm: HParamsRow | None) -> tuple[Sink, Sink]:
     """Return a sink for all records of a run, and its views alone, to which what is made of the records goes."""
     views = BroadcastSink(default_views(folder, arm))
     return BroadcastSink([JsonlSink(), views, HeatMapSink(views)]), views
+
+
+def delayed(sink: Sink, device: torch.device) -> Sink:
+    """Return a sink that writes later where the device computes meanwhile: on a GPU."""
+    return DelayedSink(sink) if device.type == "cuda" else sink
 
 
 def default_views(folder: RunFolder, arm: HParamsRow | None) -> list[Sink]:

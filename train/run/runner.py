@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from train.data.contracts import Batch
+from train.observe.batch_moments import BatchMoments
 from train.observe.observer import Observer
 from train.run.device import Placement
 from train.run.signals import StopSignal
@@ -29,14 +30,15 @@ class Kind(StrEnum):
 class StepRunner:
     """Runs steps eagerly, kernel after kernel. None of them waits for the device.
 
-    `observer`: keeps what an observed step measures until it is collected.
+    `observer`: keeps what an observed step measures until it is collected; `moments`: store what train steps do to batch norms.
     """
 
     def __init__(self, train_state: TrainState, observer: Observer) -> None:
         self.train_state = train_state
         self.observer = observer
+        self.moments = BatchMoments((), 0, 0, 0)
         self._compute = {
-            Kind.TRAIN: partial(update, train_state),
+            Kind.TRAIN: self._update,
             Kind.OBSERVED: partial(observed_update, train_state, observer, False),
             Kind.HISTOGRAMS: partial(observed_update, train_state, observer, True),
             Kind.EVALUATION: partial(eval_step, train_state.model, train_state.placement),
@@ -56,8 +58,24 @@ class StepRunner:
         """Run an evaluation step. Expects evaluation mode."""
         return self._run(Kind.EVALUATION, batch)
 
+    def observe_probe(self) -> None:
+        """Observe the probe, where there is one."""
+        self.observer.observe_probe(self.train_state.placement.autocast())
+
     def _run(self, kind: Kind, batch: Batch) -> Measurement:
         return self._compute[kind](batch)
+
+    def moments_for(self, batch_size: int, total: int, capacity: int) -> BatchMoments:
+        """Return what stores the averages around train steps, empty. It stays the same, since a CUDA graph writes into it."""
+        if self.moments.layers:
+            self.moments.clear()
+        else:
+            self.moments = BatchMoments(self.observer.normalized_layers, batch_size, total, capacity)
+        return self.moments
+
+    def _update(self, batch: Batch) -> Measurement:
+        with self.moments.storing():
+            return update(self.train_state, batch)
 
 
 def observed_update(train_state: TrainState, observer: Observer, histograms: bool, batch: Batch) -> Measurement:

@@ -23,7 +23,7 @@ from train.run.explanation import explanation_sink
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
 from train.run.resume import refuse_other_inputs, restore_run, resume_identities, resume_identity, unusable, validate_length
-from train.run.run_sinks import run_sinks
+from train.run.run_sinks import delayed, run_sinks
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal, handle_signals, signal_name
 from train.run.step import Score
@@ -165,7 +165,10 @@ class Session:
     def run_loop(self, loop: Loop) -> TrainResult:
         """Train. RunError when the first step after a checkpoint fails: it may hold a state that the optimizer cannot use."""
         try:
-            return loop.run()
+            try:
+                return loop.run()
+            finally:
+                loop.sink.flush()
         except Exception as error:
             is_first = 0 < self.checkpoint.step == loop.steps
             if not is_first or isinstance(error, UsageError) or self.explain(error) is not None:
@@ -195,7 +198,7 @@ class Session:
         images = readers.first_batch.images
         explanation = explanation_sink(setup, calls, observer, images, views, self.folder.path, title)
         del calls  # their tensors may be on the device
-        sink = BroadcastSink([sink, explanation])
+        sink = delayed(BroadcastSink([sink, explanation]), setup.placement.device)
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
         saver = CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
         schedule = setup.parts.schedule

@@ -4,36 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from train.data.contracts import Batch, MixedLabels
+from train.data.contracts import Batch, MixedLabels, PendingBatch
 from train.observe.measurements import Table
 from train.observe.observer import Observer
 from train.run.step import Measurement, TrainState
 
+Form: TypeAlias = tuple[tuple[str, torch.Size, torch.dtype], ...]
+
+
+def inputs_of(batch: Batch) -> dict[str, Tensor]:
+    """Return the tensors of which the batch consists, or is made, by name."""
+    if isinstance(batch, PendingBatch):
+        return dict(batch.inputs)
+    mixed = {} if batch.mixed is None else {"others": batch.mixed.others, "share": batch.mixed.share}
+    return {"images": batch.images, "labels": batch.labels, **mixed}
+
+
+def form_of(batch: Batch) -> Form:
+    """Return the shapes and types of the inputs: batches of one form fit into the same places."""
+    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in inputs_of(batch).items())
+
 
 class Places:
-    """Tensors that stay: a batch, and a table with the results of the last `capacity` steps. `like`: a batch of the run."""
+    """Tensors that stay: the inputs of a batch, and a table with the results of the last `capacity` steps.
+
+    `like`: a batch of the run.
+    """
 
     def __init__(self, like: Batch, capacity: int) -> None:
+        self.inputs = {name: torch.empty_like(tensor) for name, tensor in inputs_of(like).items()}
+        self._make = like.make if isinstance(like, PendingBatch) else _batch_of
         device = like.images.device
-        mixed = None if like.mixed is None else MixedLabels(torch.empty_like(like.labels), torch.empty_like(like.mixed.share))
-        self.batch = Batch(torch.empty_like(like.images), torch.empty_like(like.labels), mixed)
-        hits = torch.zeros(capacity, dtype=torch.int64 if mixed is None else torch.float32, device=device)
+        hits = torch.zeros(capacity, dtype=torch.int64 if like.mixed is None else torch.float32, device=device)
         self.results = Measurement(torch.zeros(capacity, device=device), hits)
         self._rows = torch.arange(capacity, device=device)
         self._next = torch.zeros((), dtype=torch.int64, device=device)
         self._done = 0
 
     def load(self, batch: Batch) -> None:
-        """Copy a batch into its place."""
-        self.batch.images.copy_(batch.images)
-        self.batch.labels.copy_(batch.labels)
-        if self.batch.mixed is not None and batch.mixed is not None:
-            self.batch.mixed.others.copy_(batch.mixed.others)
-            self.batch.mixed.share.copy_(batch.mixed.share)
+        """Copy the inputs of a batch into their places."""
+        for name, tensor in inputs_of(batch).items():
+            self.inputs[name].copy_(tensor)
+
+    def batch(self) -> Batch:
+        """Return the batch of the inputs in their places; a pending one is made by a step that is captured."""
+        return self._make(self.inputs)
 
     def note(self, measured: Measurement) -> None:
         """Write the results into the next row of the table, without a number from the host."""
@@ -47,6 +67,11 @@ class Places:
         row = self._done % len(self._rows)
         self._done += 1
         return Measurement(self.results.loss[row], self.results.correct[row])
+
+
+def _batch_of(inputs: Mapping[str, Tensor]) -> Batch:
+    mixed = MixedLabels(inputs["others"], inputs["share"]) if "others" in inputs else None
+    return Batch(inputs["images"], inputs["labels"], mixed)
 
 
 class StaticStep:
@@ -64,7 +89,7 @@ class StaticStep:
 
     def step(self) -> None:
         """Run the step on the batch in its place: what a CUDA graph captures."""
-        self.places.note(self.compute(self.places.batch))
+        self.places.note(self.compute(self.places.batch()))
         self._table = self.measured()
 
     def measured(self) -> Table | None:
@@ -73,11 +98,18 @@ class StaticStep:
 
     def run(self, batch: Batch) -> Measurement:
         """Run the step on `batch`; return views of the table of results, and leave to the observer what was measured."""
+        measured, table = self.launched(batch)
+        if self.observer and table:
+            self.observer.put(table)
+        return measured
+
+    def launched(self, batch: Batch) -> tuple[Measurement, Table | None]:
+        """Run the step on `batch`; return views of the table of results, and what was measured in the network."""
         self.places.load(batch)
         self.launch()
-        if self.observer and self._table:  # copied, since other graphs may use the same memory
-            self.observer.put(replace(self._table, numbers=self._table.numbers.clone()))
-        return self.places.take()
+        # copied, since other graphs may use the same memory
+        table = None if self._table is None else replace(self._table, numbers=self._table.numbers.clone())
+        return self.places.take(), table
 
 
 class StateCopy:
@@ -115,8 +147,7 @@ def run_both_ways(static: StaticStep, batch: Batch, train_state: TrainState) -> 
     before = StateCopy(train_state)
     eager = results_of(static.compute(batch), static.measured()) | StateCopy(train_state).tensors
     before.restore()
-    measured = static.run(batch)
-    table = static.measured()
+    measured, table = static.launched(batch)
     name = first_difference(eager, results_of(measured, table) | changing_tensors(train_state))
     if name:
         before.restore()

@@ -46,6 +46,9 @@ class BroadcastSink(Sink):
     def restore(self, record: Record) -> None:
         self._each(lambda sink: sink.restore(record))
 
+    def flush(self) -> None:
+        self._each(lambda sink: sink.flush())
+
     def sync(self) -> Mapping[str, int]:
         offsets: dict[str, int] = {}
         self._each(lambda sink: offsets.update(sink.sync()))

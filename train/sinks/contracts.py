@@ -104,6 +104,9 @@ class Sink(Protocol):
     def restore(self, record: Record) -> None:
         """Restore state from a row written before the run was resumed, without displaying it. Called after `start`."""
 
+    def flush(self) -> None:
+        """Give on what was kept back."""
+
     def sync(self) -> Mapping[str, int]:
         """Flush the sink's files in the run folder to disk and return their sizes, file name -> bytes.
 

@@ -9,7 +9,7 @@ from train.parts.augment.framing import MultiScale, multi_scale
 from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
 from train.parts.augment.mixing import Cutmix, Mixup, cutmix, mixup
 from train.parts.augment.op import TrainingOnly, as_float
-from train.parts.augment.pipeline import Pipeline, send
+from train.parts.augment.pipeline import Pipeline, is_own, send
 from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, erase
 from train.parts.augment.policy import Policy, rand_augment, trivial_augment
 
@@ -33,6 +33,7 @@ __all__ = [
     "cutout",
     "erase",
     "flip",
+    "is_own",
     "mixup",
     "multi_scale",
     "rand_augment",

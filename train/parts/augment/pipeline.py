@@ -19,6 +19,13 @@ def send(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
+def is_own(op: Op) -> bool:
+    """Return whether `op`, or every op of a pipeline, is of this program. Others may do something else at each call."""
+    if isinstance(op, Pipeline):
+        return all(is_own(part) for part in op.ops)
+    return type(op).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """An op that applies several ops one after the other. The choice `name` of op number i is called "i.name".
