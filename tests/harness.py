@@ -67,6 +67,8 @@ def hidden_gpus() -> Iterator[None]:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.cuda, "device_count", lambda: 0)
+        # Once CUDA is in use, torch keeps the count of a call inside for all others.
+        patch.setattr(torch.cuda, "_cached_device_count", 0)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,9 +11,12 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 """Of mappings and lists in each other. Everything that walks through stored values may call itself for each level."""
+SAFE_DEPTH = 200
+"""As many levels of a YAML are read without counting them first."""
 MAX_BITS = 128
 """Of a whole number. It still becomes a float and a text."""
 
+_LONG_MARGIN = re.compile(rf"^[ \t\-?:]{{{SAFE_DEPTH}}}", re.MULTILINE)
 _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map"))
 _KEYS = (str, int, float, bool, type(None))
 
@@ -40,10 +44,12 @@ def parse_yaml(content: bytes, name: str) -> Any:
     """Return the value of a YAML text. MalformedError if it is none, has an alias or a tag, or has no plain value."""
     import yaml  # here, as metrics need only JSON
 
-    # libyaml's loader, if available, is ten times faster. It gives up at 1000 levels, the other one at Python's limit.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, if available, is ten times faster
     try:
-        loaded = loader(content.decode("utf-8"))
+        text = content.decode("utf-8")
+        if _may_be_deep(text):
+            _check_depth(yaml.parse(text, Loader=loader), name)
+        loaded = loader(text)
         try:
             node = loaded.get_single_node()
             _check_nodes(node, name)
@@ -56,6 +62,25 @@ def parse_yaml(content: bytes, name: str) -> Any:
         raise MalformedError(f"{name} is not valid YAML ({_short(error)})") from None
     check_plain(value, name)
     return value
+
+
+def _may_be_deep(text: str) -> bool:
+    """Return whether a YAML text may have so many levels that libyaml's loader, which calls itself for each, ends the process.
+
+    A level takes a bracket, or a place in front of the first word of a line.
+    """
+    return text.count("[") + text.count("{") > SAFE_DEPTH or _LONG_MARGIN.search(text) is not None
+
+
+def _check_depth(events: Iterable[Any], name: str) -> None:
+    """Refuse a YAML that is nested too deeply by what its parser reports, which calls itself for no level."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind in ("SequenceStartEvent", "MappingStartEvent")
+        depth -= kind in ("SequenceEndEvent", "MappingEndEvent")
+        if depth > MAX_DEPTH:
+            raise MalformedError(f"{name} is nested deeper than {MAX_DEPTH} levels")
 
 
 def _check_nodes(node: Any, name: str) -> None:
