@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_budget_may_be_a_share_of_the_data(tmp_path: Path) -> None:
     _, shown = make_report([folder], tmp_path / "out", OPTIONS)
     assert "from 10 % of the training images to 100 % of the training images" in shown
     assert "depends on the budget: From 10 % of the training images" in shown
+
+
+def test_page_names_what_runs_differ_in_besides_their_settings(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "s", {"none": (0.70, 0.80), "flip": (0.75, 0.80)}, "trainer.epochs", ("2", "6"))
+    for run in folder.glob("augment=flip,*"):
+        status = json.loads((run / "status.json").read_text())
+        (run / "status.json").write_text(json.dumps(status | {"git": {"commit": "fedcba9876543210"}}))
+    make_report([folder], tmp_path / "out", ReportOptions(analysis="budget", metric="loss/test"))
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "**serious:** Runs differ in versions of the code" in page
+    assert "The report does not follow the plan: the metric is loss/test, not accuracy/test" in page
 
 
 def test_runs_without_budgets_are_one_message(tmp_path: Path) -> None:

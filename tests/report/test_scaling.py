@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,6 +90,15 @@ def write_study(folder: Path, net: Net, *, change: Callable[[int, int, dict[str,
     return folder
 
 
+def lose(run: Path, at: int) -> None:
+    """Let a run diverge before step `at`."""
+    status = run / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"status": "diverged", "reason": "the loss was not finite"}))
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] < at))
+    (run / "summary.json").unlink()
+
+
 def text_of(folder: Path) -> str:
     """Return the conclusion, the heading first. Drawing the page would take longer than all else."""
     study = read_study([folder], ReportOptions())
@@ -155,13 +165,40 @@ def test_signal_that_is_lost_is_caught(value: float, tmp_path: Path) -> None:
     assert "does not transfer: the output of stage1.act2 is 0 or not finite after 7 steps in 5 of 15 runs" in heading
 
 
+@pytest.mark.parametrize("net", [Net(), Net(gradient=lambda layer: LAYERS - layer)], ids=["keeps", "grows"])
+def test_verdict_on_gradients_says_what_they_are_relative_to(net: Net, tmp_path: Path) -> None:
+    """The exponents of a sentence are not those of the table, nor those that theory speaks of."""
+    (line,) = (line for line in text_of(write_study(tmp_path / "s", net)).splitlines() if "gradient" in line and "theory" in line)
+    assert line.startswith("std of the gradient relative to the last hidden layer at step 0: ")
+    assert re.search(r"theory expects \S+ to \S+ of the gradients themselves for", line)
+
+
+def test_layers_that_may_change_little_are_not_said_to_show_no_change(tmp_path: Path) -> None:
+    generator = random.Random(1)
+
+    def change(width: int, step: int, values: dict[str, float]) -> None:  # noqa: ARG001
+        values["activation_std/stage1.act2"] *= math.exp(generator.gauss(0, 0.5))
+
+    text = text_of(write_study(tmp_path / "s", Net(output=lambda _: 0.15), change=change))
+    assert "the intervals of 1 of 7 layers" in text
+    assert "are too wide for a verdict, and the others keep it" in text
+
+
 def test_page_has_theory_tables_figures_and_numbers(tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", Net(output=lambda layer: layer / 2))
+    lose(folder / "256-0", at=7)
+    other = folder / "256-1" / "status.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"git": {"commit": "fedcba9876543210"}}))
     text = make_report([folder], folder, ReportOptions(analysis="width"))[1]
     assert "theory expects 0.00 to 1.50 for 7 layers, and is off by at most 0.0" in text
     page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert "Does the signal keep its size as the width grows?" in page
     assert page.count("<figure") == 2
+    assert (
+        "1 of 5 runs at width 256 diverged: what is said of the signal after 7 steps is that of runs that got there" in markdown
+    )
+    assert "Runs differ in versions of the code" in markdown
+    assert "Compared is the size of signals at step 0 and after 7 steps, and no accuracy" in markdown
     assert "| stage1.act3 | 1.0" in markdown
     rows = (folder / "width.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * (2 * len(OUTPUTS) + len(WEIGHTS))

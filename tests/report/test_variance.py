@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,9 @@ def test_page_says_that_roles_act_together_and_how_many_seeds_it_takes(tmp_path:
     other, _ = reported(write_study(tmp_path / "more", dict.fromkeys(ROLES[:2], 1e-3), 0.5, 11), tmp_path / "out2")
     assert "no single role: No role explains it" in other
     assert "For a standard error of 0.10 points vary everything, " in other
-    assert "smaller difference of single runs says nothing" in other
+    assert re.search(r"differ by more than 1\.\d points \(1\.\d to 1\.\d\) in one of twenty pairs", other)
     assert "The split has 2,000 images. An accuracy on all such images is known to 1.8 points either way (95 %)" in other
-    assert "less than 0.3 points here, fewer than six images" in other
+    assert "Two trained networks that differ by less than 0.3 points here, fewer than six images" in other
     assert "to the last bit" in other
     assert "Bold: the share is above 0" in page
 
@@ -104,8 +105,18 @@ def test_lost_runs_and_other_machines_are_threats(tmp_path: Path) -> None:
     write_run(folder / "x", ["seed=99"], None, "diverged", records=2, layers=1)
     shown, page = reported(folder, tmp_path / "out")
     assert "Runs used several devices" in page
+    assert "no other source of spread" not in page
     assert "1 run has no value or learned nothing" in page
     assert shown
+
+
+def test_several_versions_of_the_code_are_a_source_of_spread(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "runs", dict.fromkeys(ROLES[:2], 0.3), 0.3, count=3)
+    status = folder / "002" / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"git": {"commit": "fedcba9876543210"}}))
+    _, page = reported(folder, tmp_path / "out")
+    assert "Runs used several versions of the code (train 0.1.0, torch 2.14.1, commit 0123456789;" in page
+    assert "no other source of spread" not in page
 
 
 def test_loss_has_no_noise_floor_and_no_points(tmp_path: Path) -> None:

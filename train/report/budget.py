@@ -16,19 +16,19 @@ from train.report import metric as metrics
 from train.report import table_text
 from train.report.arms import Arm, Study
 from train.report.budget_text import BUDGETS, budget_text, remark, short_budget
-from train.report.contracts import SMALLEST_EFFECT, Sample, Threat
+from train.report.contracts import SMALLEST_EFFECT, Sample
 from train.report.findings import AnalysisKind, Conclusion, Findings, Row, Table
 from train.report.history import History
 from train.report.metric import Metric
 from train.report.options import ReportOptions
 from train.report.outcome import outcomes
+from train.report.plan_threats import plan_threats
+from train.report.run_threats import missing_runs, ranked, run_threats
 from train.report.samples import build_sample
 from train.report.statistics.budgets import BudgetCurve, budget_curves
 from train.report.tuning_text import tuning_threats
 from train.store.manifest import Manifest
 from train.store.overrides import dotted_key
-from train.store.run import FINISHED
-from train.text import plural
 
 FIGURE = "budget"
 
@@ -71,17 +71,17 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
         ),
         tables=(_table(curves, plan, cells, metric, tuned=bool(study.tune)),),
         figures=tuple(_figures(curves, plan, metric, smallest)),
-        threats=(*_missing(study), *tuning_threats(study.tune, chosen, metric)),
+        threats=ranked(
+            [
+                *run_threats(study, metric),
+                *plan_threats(study, metric, smallest or SMALLEST_EFFECT),
+                *missing_runs(study),
+                *tuning_threats(study.tune, chosen, metric),
+            ]
+        ),
         header=(("Metric", f"{metric.name} ({metric.tag}) after the last step"), ("Budgets", ", ".join(plan.names))),
         numbers=tuple(_numbers(curves, plan, cells)),
     )
-
-
-def _missing(study: Study) -> Iterator[Threat]:
-    if missing := sum(max(arm.planned, len(arm.runs)) - sum(run.state in FINISHED for run in arm.runs) for arm in study.arms):
-        yield Threat(
-            "missing_runs", f"{plural(missing, 'run')} of the plan did not end or failed, and may change this.", "caution"
-        )
 
 
 def _named(sample: Sample, name: str, budget: str) -> Sample:

@@ -13,7 +13,7 @@ from train.report.outcome import class_counts
 from train.store.run import Run
 
 FEWEST = 6
-"""Images on which two settings must differ, all in favour of one, for p < .05 in the sign test: 2 / 2 ** 6 = .03."""
+"""Images on which two networks must differ, all in favour of one, for p < .05 in the sign test: 2 / 2 ** 6 = .03."""
 Z = 1.959964
 
 
@@ -22,7 +22,7 @@ class NoiseFloor:
     """What the images of a split can show, in fractions.
 
     `mean`: half the width of the 95 % interval of an accuracy on all such images; `difference`: the smallest difference of two
-    settings on the same images that can be told from chance.
+    trained networks on the same images that can be told from chance.
     """
 
     images: int

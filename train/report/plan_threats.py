@@ -32,15 +32,22 @@ def plan_threats(study: Study, metric: Metric, smallest_effect: float) -> Iterat
 
     `smallest_effect`: the one that the report uses.
     """
-    if (subset := study.collection.subset) is not None and subset.is_chosen:
-        advice, severity = (BY_RESULT, "serious") if subset.by_result else (EXPLORATORY, "caution")
-        yield Threat("chosen_runs", f"{subset.sentence} {advice}", severity)
+    if chosen := chosen_threats(study):
+        yield from chosen
         return
     if not study.collection.plans:
         yield from _without_plan(study)
         return
     if changes := changes_of_plan(study, metric, smallest_effect):
         yield Threat("not_as_planned", f"The report does not follow the plan: {'; '.join(changes)}. {EXPLORATORY}", "caution")
+
+
+def chosen_threats(study: Study) -> tuple[Threat, ...]:
+    """Return a threat if runs of the study were chosen by a condition."""
+    if (subset := study.collection.subset) is None or not subset.is_chosen:
+        return ()
+    advice, severity = (BY_RESULT, "serious") if subset.by_result else (EXPLORATORY, "caution")
+    return (Threat("chosen_runs", f"{subset.sentence} {advice}", severity),)
 
 
 def changes_of_plan(study: Study, metric: Metric, smallest_effect: float) -> list[str]:

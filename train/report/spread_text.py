@@ -57,14 +57,20 @@ def remarks(spread: Spread, metric: Metric, floor: NoiseFloor | None, smallest_e
     yield from _inert(spread)
     if spread.total is not None:
         yield from _seeds(spread.total, metric, smallest_effect)
-        difference = sized(1.96 * math.sqrt(2) * spread.total.value, metric)
-        yield Remark(
-            "single runs",
-            f"Two runs of one configuration differ by more than {difference}{unit(metric)} in one of twenty pairs: a smaller "
-            "difference of single runs says nothing.",
-        )
+        yield _single_runs(spread.total, metric)
     if floor is not None:
         yield _floor(floor)
+
+
+def _single_runs(total: Estimate, metric: Metric) -> Remark:
+    """Return the difference of two runs that chance makes: that of two normal values exceeds it in 5 % of pairs."""
+    value, low, high = (1.96 * math.sqrt(2) * sd for sd in (total.value, total.low, total.high))
+    return Remark(
+        "single runs",
+        f"Two runs of one configuration differ by more than {sized(value, metric)}{unit(metric)} "
+        f"({sized(low, metric)} to {sized(high, metric)}) in one of twenty pairs: a smaller difference of two single runs may be "
+        "that of their seeds.",
+    )
 
 
 def _source(spread: Spread) -> Iterator[Remark]:
@@ -149,8 +155,8 @@ def _floor(floor: NoiseFloor) -> Remark:
     return Remark(
         "noise floor",
         f"The split has {floor.images:,} images. An accuracy on all such images is known to {_points(floor.mean)} points either "
-        f"way (95 %), however many seeds. Two settings that differ by less than {_points(floor.difference)} points here, fewer "
-        "than six images, cannot be told apart, even if one is right wherever the other is.",
+        f"way (95 %), however many seeds. Two trained networks that differ by less than {_points(floor.difference)} points here, "
+        "fewer than six images, cannot be told apart, even if one is right wherever the other is.",
     )
 
 

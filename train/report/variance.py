@@ -14,6 +14,7 @@ from train.figures.style import ReportFigure, style
 from train.report import metric as metrics
 from train.report.arms import Arm, Study
 from train.report.contracts import Threat
+from train.report.facts import code_versions
 from train.report.findings import AnalysisKind, Conclusion, Findings, Remark, Row, Table
 from train.report.history import History
 from train.report.inputs import data_contents
@@ -21,6 +22,8 @@ from train.report.metric import Metric
 from train.report.noise_floor import noise_floor
 from train.report.options import ReportOptions
 from train.report.outcome import outcomes
+from train.report.plan_threats import chosen_threats
+from train.report.run_threats import ranked, run_threats
 from train.report.spread_text import heading, remarks, share_interval, size_interval, sized, unit
 from train.report.statistics.components import Estimate, RoleSpread, Spread, spread_of
 from train.report.table_text import UNKNOWN
@@ -30,6 +33,7 @@ from train.text import percent, plural
 
 FIGURE = "spread"
 REST, ALL = "what they do together", "all of them"
+_CONDITIONS = {"device": "devices", "threads": "numbers of threads", "precision": "precisions"}
 UNTOLD = (math.nan, math.nan, math.nan)
 
 
@@ -57,7 +61,7 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
         conclusions=tuple(_conclusion(item, metric, contents, options.smallest_effect) for item in spreads),
         tables=tuple(_table(item, metric, single=len(spreads) == 1) for item in spreads),
         figures=tuple(_figures(spreads, metric)),
-        threats=tuple(_threats(spreads)),
+        threats=ranked([*chosen_threats(study), *run_threats(study, metric, conditions=False), *_threats(spreads)]),
         header=(("Metric", f"{metric.name} ({metric.tag}) after the last step"), ("Seeds", _seeds_text(spreads))),
         numbers=tuple(_numbers(spreads)),
     )
@@ -77,16 +81,25 @@ def _conclusion(item: _ArmSpread, metric: Metric, contents: Mapping[str, Any], s
     return Conclusion(
         item.label,
         heading(item.spread, metric),
-        (*remarks(item.spread, metric, floor, smallest_effect), _repeats()),
+        (*remarks(item.spread, metric, floor, smallest_effect), *_repeats(item.runs)),
     )
 
 
-def _repeats() -> Remark:
-    return Remark(
-        "repeats",
-        "A run with the same seeds has the same value to the last bit, on the same machine with as many threads: there is no "
-        "other source of spread, by construction.",
-    )
+def _repeats(runs: Sequence[Run]) -> Iterator[Remark]:
+    if not any(_machines(runs)):
+        yield Remark(
+            "repeats",
+            "A run with the same seeds has the same value to the last bit, on the same machine with as many threads: there is no "
+            "other source of spread, by construction.",
+        )
+
+
+def _machines(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield what besides seeds runs differ in, that may change their values."""
+    conditions = {what: [str(run.status.get(key, "")) for run in runs] for key, what in _CONDITIONS.items()}
+    for what, values in (conditions | {"versions of the code": list(code_versions(runs).values())}).items():
+        if len(found := sorted(set(values))) > 1:
+            yield f"several {what} ({'; '.join(found)})"
 
 
 def _table(item: _ArmSpread, metric: Metric, *, single: bool) -> Table:
@@ -158,13 +171,10 @@ def _threats(spreads: Sequence[_ArmSpread]) -> Iterator[Threat]:
     if lost := sum(item.lost for item in spreads):
         runs = f"{plural(lost, 'run')} {'has' if lost == 1 else 'have'} no value or learned nothing"
         yield Threat("missing_runs", f"{runs}: the intervals are approximate then, and those runs are in no spread.", "caution")
-    for key, what in (("device", "devices"), ("threads", "numbers of threads"), ("precision", "precisions")):
-        found = sorted({str(run.status.get(key, "")) for item in spreads for run in item.runs})
-        if len(found) > 1:
-            where = f"Runs used several {what} ({', '.join(found)})"
-            yield Threat(
-                "machines", f"{where}: how these round is a further source, counted with what roles do together.", "caution"
-            )
+    for found in _machines([run for item in spreads for run in item.runs]):
+        yield Threat(
+            "machines", f"Runs used {found}: a further source of spread, counted with what the seeds do together.", "caution"
+        )
 
 
 def _seeds_text(spreads: Sequence[_ArmSpread]) -> str:

@@ -12,9 +12,12 @@ from train.errors import UsageError
 from train.report.arms import Study
 from train.report.findings import AnalysisKind, Findings
 from train.report.history import History
+from train.report.metric import Metric
 from train.report.options import ReportOptions
+from train.report.plan_threats import chosen_threats
+from train.report.run_threats import missing_runs, ranked, run_threats
 from train.report.scaling.measure import DEPTH, STATISTICS, WIDTH, Axis, groups_of, size_of
-from train.report.scaling.sentences import conclusion, tables
+from train.report.scaling.sentences import conclusion, tables, threats
 from train.report.scaling.verdict import JudgedGroup, judge_group
 from train.store.manifest import Manifest
 from train.store.overrides import dotted_key
@@ -36,7 +39,7 @@ COLUMNS = (
 )
 
 
-def analyse(study: Study, histories: Mapping[Path, History], options: ReportOptions, *, axis: Axis) -> Findings:  # noqa: ARG001
+def analyse(study: Study, histories: Mapping[Path, History], options: ReportOptions, *, axis: Axis) -> Findings:
     """Return the findings on how the signal depends on the size of the network."""
     from train.report.scaling.figure_data import draw_groups  # imports matplotlib
     from train.report.scaling.slopes import slopes_of  # imports scipy
@@ -48,6 +51,14 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
         conclusions=tuple(conclusion(found, axis) for found in judged),
         tables=tuple(table for found in judged for table in tables(found, axis)),
         figures=draw_groups(judged[:MOST_GROUPS], axis),
+        threats=ranked(
+            [
+                *chosen_threats(study),
+                *run_threats(study, Metric(options.metric)),
+                *missing_runs(study),
+                *threats(judged, axis),
+            ]
+        ),
         notes=tuple(_notes(axis, groups=len(groups))),
         numbers=(COLUMNS, *(row for found in judged for row in _numbers(found))),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from train.report.contracts import Threat
 from train.report.findings import Conclusion, Remark, Row, Table, Tone
 from train.report.scaling.measure import Axis, Quantity
 from train.report.scaling.slopes import Exponent, Slope
@@ -12,6 +13,7 @@ from train.text import MINUS, factor, listed, plural, setting
 
 NAMES: dict[Quantity, str] = {"activation": "std of the output", "gradient": "std of the gradient", "update": "relative update"}
 WHOSE: dict[Quantity, str] = {"activation": "the output", "gradient": "the gradient", "update": "the update"}
+RELATIVE = " relative to the last hidden layer"
 _TONES: dict[Verdict, Tone] = {"keeps": "good", "grows": "bad", "fades": "bad", "lost": "bad", "undecided": "weak"}
 _WORST: tuple[Verdict, ...] = ("lost", "grows", "fades", "undecided", "keeps", "not judged")
 
@@ -48,8 +50,7 @@ def _deviation(item: Judged, axis: Axis) -> str:
     which = f"{WHOSE[series.quantity]} of {series.place.label}"
     if item.verdict == "lost" or item.slope.judged is None:
         return f"{which} is 0 or not finite {when(series.step)} in {series.lost} of {plural(series.runs, 'run')}"
-    relative = " relative to the last hidden layer" if series.relative else ""
-    return f"{which}{relative} {item.verdict} as {power(axis, item.slope.judged)} {when(series.step)}"
+    return f"{which}{RELATIVE if series.relative else ''} {item.verdict} as {power(axis, item.slope.judged)} {when(series.step)}"
 
 
 def power(axis: Axis, exponent: Exponent) -> str:
@@ -66,6 +67,22 @@ def two(value: float) -> str:
 def _diverged(found: JudgedGroup, axis: Axis) -> Iterator[Remark]:
     if found.group.diverged:
         yield Remark("diverged", f"{_lost_runs(found, axis)} within the steps of the study.", "bad")
+
+
+def threats(groups: Sequence[JudgedGroup], axis: Axis) -> Iterator[Threat]:
+    """Yield what runs of a few steps do not show, and what is known of fewer runs than were trained."""
+    for found in groups:
+        if found.group.diverged and (last := found.group.steps[-1]):
+            label = f"{found.group.label}: " if found.group.label else ""
+            text = f"{label}{_lost_runs(found, axis)}: what is said of the signal {when(last)} is that of runs that got there"
+            yield Threat("diverged_runs", f"{text}, which are a selection.", "serious")
+    if groups:
+        yield Threat(
+            "early_signal",
+            f"Compared is the size of signals {listed([when(step) for step in groups[0].group.steps])}, and no accuracy. That "
+            f"settings found at one {axis.word} suit another if the signal keeps its size is what theory says, not these runs.",
+            "note",
+        )
 
 
 def _lost_runs(found: JudgedGroup, axis: Axis) -> str:
@@ -88,7 +105,8 @@ def _remark(found: JudgedGroup, quantity: Quantity, step: int, axis: Axis) -> Re
     affected = [item for item in items if item.verdict == verdict]
     judged = [item for item in items if item.verdict != "not judged"]
     worst = max(affected, key=lambda item: item.excess)
-    parts = [f"{NAMES[quantity]} {when(step)}", _of_layers(affected, judged, worst, verdict, axis), _theory(items)]
+    relative = RELATIVE if any(item.slope.series.relative for item in judged) else ""
+    parts = [f"{NAMES[quantity]}{relative} {when(step)}", _of_layers(affected, judged, worst, verdict, axis), _theory(items)]
     text = f"{parts[0]}: {'; '.join(filter(None, parts[1:]))}."
     return Remark(verdict, text, _TONES.get(verdict, "plain"))
 
@@ -102,7 +120,7 @@ def _of_layers(affected: Sequence[Judged], judged: Sequence[Judged], worst: Judg
     if verdict == "keeps":
         return f"all {plural(len(judged), 'layer')} keep it, with exponents of {span}"
     if verdict == "undecided":
-        others = ", and the others show no change" if len(affected) < len(judged) else ""
+        others = ", and the others keep it" if len(affected) < len(judged) else ""
         return f"the intervals of {count}, with exponents of {span}, are too wide for a verdict{others}"
     change = f", {factor(worst.slope.change)} from the smallest to the largest" if not worst.slope.series.relative else ""
     return f"it {verdict} in {count}, with exponents of {span}; most: {_deviation(worst, axis)}{change}"
@@ -127,9 +145,9 @@ def _theory(items: Sequence[Judged]) -> str:
     most, slope = max(errors, key=lambda pair: pair[0])
     expected = sorted(slope.expected for _, slope in errors if slope.expected is not None)
     span = two(expected[0]) if two(expected[0]) == two(expected[-1]) else f"{two(expected[0])} to {two(expected[-1])}"
-    return (
-        f"theory expects {span} for {plural(len(errors), 'layer')}, and is off by at most {most:.2f} ({slope.series.place.label})"
-    )
+    whose = " of the gradients themselves" if slope.series.quantity == "gradient" else ""
+    layers = plural(len(errors), "layer")
+    return f"theory expects {span}{whose} for {layers}, and is off by at most {most:.2f} ({slope.series.place.label})"
 
 
 def tables(found: JudgedGroup, axis: Axis) -> Iterator[Table]:
@@ -158,8 +176,9 @@ def _note(axis: Axis, quantities: Sequence[Quantity]) -> str:
         else ""
     )
     return (
-        f"An exponent a means that the statistic changes as {axis.word}^a. Within {MARGIN:g} of 0 it is said to keep its size; a "
-        f"relative update may fall down to {two(axis.least_update)}.{gradient}"
+        f"An exponent a means that the statistic changes as {axis.word}^a: the slope from the smallest to the largest "
+        f"{axis.word}, which tells nothing of others. Within {MARGIN:g} of 0 it is said to keep its size; a relative update may "
+        f"fall as {axis.word}^{two(axis.least_update)}, and keeps within {MARGIN:g} of the exponents from there to 0.{gradient}"
     )
 
 

@@ -63,29 +63,31 @@ def find_threats(
     `comparisons`: number of differences with an interval in the report; `tables`: the families of such intervals.
     """
     data = _Evidence(samples, facts, metric, comparisons, tables)
-    threats = [Threat(kind, sentence, severity) for check in _CHECKS for kind, sentence, severity in check(data)]
-    return tuple(sorted(threats, key=lambda threat: RANK[threat.severity]))
+    threats = [Threat(*found) for check in _CHECKS for found in check(data)]
+    return tuple(sorted((*input_threats(facts), *condition_threats(facts), *threats), key=lambda threat: RANK[threat.severity]))
 
 
 _Findings = Iterator[tuple[str, str, Severity]]
 
 
-def _contradictions(data: _Evidence) -> _Findings:
+def input_threats(facts: Facts) -> tuple[Threat, ...]:
+    """Return where runs are not what their arms say, or were made from other data, other code or another YAML."""
+    return tuple(Threat(*found) for found in (*_contradictions(facts), *_inputs(facts)))
+
+
+def _contradictions(facts: Facts) -> _Findings:
     """A chosen ingredient that is not in the network: then the arm is not what its name says."""
     arms: dict[str, list[tuple[int, str]]] = {}
-    for item in data.facts.conditions:
+    for item in facts.conditions:
         for sentence, count in item.contradictions.items():
-            arms.setdefault(sentence, []).append(
-                (count, f"{count} of {plural(item.ended, 'run')} of {data.facts.label(item.arm)}")
-            )
+            arms.setdefault(sentence, []).append((count, f"{count} of {plural(item.ended, 'run')} of {facts.label(item.arm)}"))
     for sentence, found in arms.items():
         verb = "contradicts its" if sum(count for count, _ in found) == 1 else "contradict their"
         yield CONTRADICTIONS, f"{listed([text for _, text in found])} {verb} configuration: {sentence}", "serious"
 
 
-def _inputs(data: _Evidence) -> _Findings:
-    """Runs that should differ in their configuration alone, but were made from other data, other code or another YAML."""
-    inputs = data.facts.inputs
+def _inputs(facts: Facts) -> _Findings:
+    inputs = facts.inputs
     for kind, what, differences in (
         ("data", "different data, though their settings of data are the same", inputs.data),
         ("own_code", "different code of parts of your own", inputs.code),
@@ -140,14 +142,19 @@ def _constant(data: _Evidence) -> _Findings:
         yield "constant_arm", f"{text}: {why}.", "caution"
 
 
-def _conditions(data: _Evidence) -> _Findings:
+def condition_threats(facts: Facts) -> tuple[Threat, ...]:
+    """Return in which versions of the code, devices and precisions runs differ."""
+    return tuple(Threat(*found) for found in _conditions(facts))
+
+
+def _conditions(facts: Facts) -> _Findings:
     fields: tuple[tuple[str, str, Severity], ...] = (
         ("versions", "versions of the code", "serious"),
         ("devices", "devices", "caution"),
         ("precisions", "precisions", "caution"),
     )
     for name, what, severity in fields:
-        values = [tuple(getattr(conditions, name)) for conditions in data.facts.conditions]
+        values = [tuple(getattr(conditions, name)) for conditions in facts.conditions]
         every = sorted({value for arm_values in values for value in arm_values})
         if len(every) > 1:
             is_unequal = len({tuple(sorted(set(arm_values))) for arm_values in values if arm_values}) > 1
@@ -274,11 +281,8 @@ def _many_comparisons(data: _Evidence) -> _Findings:
 
 
 _CHECKS: tuple[Callable[[_Evidence], _Findings], ...] = (
-    _contradictions,
-    _inputs,
     _lost_runs,
     _few_runs,
-    _conditions,
     _budgets,
     _learning_rate,
     _outliers,
