@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,19 @@ def test_page_names_what_runs_differ_in_besides_their_settings(tmp_path: Path) -
     page = (tmp_path / "out" / "report.md").read_text()
     assert "**serious:** Runs differ in versions of the code" in page
     assert "The report does not follow the plan: the metric is loss/test, not accuracy/test" in page
+
+
+def test_page_says_how_levels_were_chosen(tmp_path: Path) -> None:
+    arms = {
+        (f"augment={name}", f"trainer.epochs={epochs}", f"optimizer.lr={rate}"): around(0.8, runs=2)
+        for name in ("none", "flip")
+        for epochs in (2, 6)
+        for rate in (0.1, 0.3)
+    }
+    make_report([write_sweep(tmp_path / "s", arms)], tmp_path / "out", replace(OPTIONS, tune=("optimizer.lr",)))
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "all intervals hold jointly. Tuned for every arm, and not compared as a factor: optimizer.lr." in page
+    assert "Tuning took 16 runs" in page
 
 
 def test_runs_without_budgets_are_one_message(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from torch import Generator, Tensor, nn
 
 from tests.harness import SMALL, train_in_process
 from tests.report.folders import write_run
+from train.figures.scaling import ExponentPanel, ExponentPoint, draw_exponents
 from train.parts.contracts import Initializer
 from train.report.history import read_histories
 from train.report.make import make_report, read_study
 from train.report.options import ReportOptions
 from train.report.scaling.layers import Layers, places_by_depth
-from train.report.scaling.measure import STATISTICS, WIDTH, groups_of
+from train.report.scaling.measure import DEPTH, STATISTICS, TAGS, WIDTH, Group, Series, groups_of
 from train.report.scaling.sentences import conclusion
 from train.report.scaling.slopes import slopes_of
 from train.report.scaling.verdict import judge_group
@@ -152,6 +153,13 @@ def test_spread_that_hides_a_change_is_undecided(tmp_path: Path) -> None:
     assert "undecided: the interval of" in text.splitlines()[0]
 
 
+@pytest.mark.parametrize("exponent", [0.2, -0.2, 0.3, -0.3])
+def test_change_that_may_not_matter_is_undecided(exponent: float, tmp_path: Path) -> None:
+    """The interval excludes 0, and does not tell on which side of the margin the exponent is."""
+    text = text_of(write_study(tmp_path / "s", Net(output=lambda layer: exponent * (layer == 1), noise=0.15)))
+    assert text.startswith("width 16 to 256: undecided: "), text
+
+
 @pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
 def test_signal_that_is_lost_is_caught(value: float, tmp_path: Path) -> None:
     def change(width: int, step: int, values: dict[str, float]) -> None:
@@ -161,8 +169,10 @@ def test_signal_that_is_lost_is_caught(value: float, tmp_path: Path) -> None:
     folder = write_study(tmp_path / "s", Net(), change=change)
     for file in folder.glob("*/metrics.jsonl"):
         file.write_text(file.read_text().replace("Infinity", '"Infinity"'))
-    heading = text_of(folder).splitlines()[0]
-    assert "does not transfer: the output of stage1.act2 is 0 or not finite after 7 steps in 5 of 15 runs" in heading
+    text = text_of(folder)
+    lost = "the output of stage1.act2 is 0 or not finite after 7 steps in 5 of 15 runs"
+    assert f"does not transfer: {lost}" in text.splitlines()[0]
+    assert f"std of the output after 7 steps: it is lost in 1 of 7 layers; most: {lost}" in text
 
 
 @pytest.mark.parametrize("net", [Net(), Net(gradient=lambda layer: LAYERS - layer)], ids=["keeps", "grows"])
@@ -222,6 +232,29 @@ def test_depths_are_compared_at_the_same_relative_depth() -> None:
     assert outputs[2] == ("s.block2.act2", "s.block4.act2", "s.block8.act2")
     assert outputs[4] == ("s.block4.act2", "s.block8.act2", "s.block16.act2")
     assert outputs[5] == ("head",) * 3
+
+
+def test_places_of_depths_are_named_in_plain_words() -> None:
+    def net(depth: int) -> Layers:
+        layers = [f"{kind}{n}" for n in range(depth) for kind in ("conv", "act")]
+        return Layers((*layers, "head"), (*(name for name in layers if "conv" in name), "head"))
+
+    logs = {8.0: (0.0, 0.01, 0.02), 26.0: (2.0, 2.01, 2.02)}
+    headings = []
+    for place in places_by_depth({8.0: net(7), 26.0: net(25)}):
+        for quantity in (quantity for quantity, tag in TAGS.items() if tag in place.statistics):
+            relative = logs if quantity == "gradient" and place.is_hidden else {}
+            group = Group("", (8.0, 26.0), (Series(quantity, 0, place, logs, relative, {}, 0),), (0,), {})
+            headings.append(conclusion(judge_group(group, slopes_of([group])[0], DEPTH), DEPTH).heading)
+    text = "\n".join(headings)
+    assert "does not hold with depth: the output at the start grows as depth^1.70 (" in text
+    assert "the gradient of the output at 50 % of the depth relative to the last hidden layer grows" in text
+    assert "the update of the weights at 75 % of the depth grows" in text
+    assert "the std of the logits grows" in text
+    assert "the update of the weights of the logits grows" in text
+    labels = [place.label for place in places_by_depth({8.0: net(7), 26.0: net(25)})]
+    svg = draw_exponents([ExponentPanel("", {"output": [ExponentPoint(labels[0], 0, 0, 0, 0)]})], labels, "exponent")
+    assert b"<!-- weights at 75 % of the depth -->" in svg
 
 
 REFUSED = {

@@ -471,7 +471,7 @@ def test_command_tunes_then_compares_and_keeps_its_choice(train_in: Train, tmp_p
 
     dry = run("seed=0,1", *UNTIL, "sweep.tune_epochs=0.5", "sweep.dry_run=true")
     assert "sweep  2 arms x 2 levels of model.skill x 1 seed = 4 runs (grid) in out" in dry
-    assert "tuning model.skill: each level with the seed 100000 for 50 % of the epochs;" in dry
+    assert "tuning model.skill: each level with the seed 100000 for 50 % of the epochs, rounded up;" in dry
     assert "comparison at the best levels: 4 runs, about" in dry
     assert "all seeds, to 4 per arm: 8 runs, about" in dry
     tuned = run("seed=0,1", *UNTIL, "sweep.stages=one")

@@ -58,7 +58,7 @@ def draw_exponents(panels: Sequence[ExponentPanel], layers: Sequence[str], axis:
     for axes, panel in zip(all_axes, panels, strict=True):
         _draw_exponent_panel(axes, panel, layers)
         axes.set_ylim(len(layers) - 0.4, -0.6)
-        axes.set_yticks(range(len(layers)), [shortened(layer, 26) for layer in layers])
+        axes.set_yticks(range(len(layers)), [shortened(layer, 28) for layer in layers])
     all_axes[-1].set_xlabel(axis)
     handles = dict(zip(*reversed(all_axes[0].get_legend_handles_labels()), strict=True))
     figure.legend(

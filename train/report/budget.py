@@ -22,11 +22,10 @@ from train.report.history import History
 from train.report.metric import Metric
 from train.report.options import ReportOptions
 from train.report.outcome import outcomes
-from train.report.plan_threats import plan_threats
-from train.report.run_threats import missing_runs, ranked, run_threats
+from train.report.run_threats import missing_runs, with_run_threats
 from train.report.samples import build_sample
 from train.report.statistics.budgets import BudgetCurve, budget_curves
-from train.report.tuning_text import tuning_threats
+from train.report.tuning_text import Chosen, tuning_paragraphs, tuning_threats
 from train.store.manifest import Manifest
 from train.store.overrides import dotted_key
 
@@ -69,19 +68,22 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
             for curve in curves
             if (verdict := remark(curve, plan.names, metric, smallest))
         ),
-        tables=(_table(curves, plan, cells, metric, tuned=bool(study.tune)),),
+        tables=(_table(curves, plan, cells, metric, _tuning(study, chosen, metric)),),
         figures=tuple(_figures(curves, plan, metric, smallest)),
-        threats=ranked(
-            [
-                *run_threats(study, metric),
-                *plan_threats(study, metric, smallest or SMALLEST_EFFECT),
-                *missing_runs(study),
-                *tuning_threats(study.tune, chosen, metric),
-            ]
+        threats=with_run_threats(
+            [*missing_runs(study), *tuning_threats(study.tune, chosen, metric)],
+            study,
+            metric,
+            smallest_effect=smallest or SMALLEST_EFFECT,
         ),
         header=(("Metric", f"{metric.name} ({metric.tag}) after the last step"), ("Budgets", ", ".join(plan.names))),
         numbers=tuple(_numbers(curves, plan, cells)),
     )
+
+
+def _tuning(study: Study, chosen: Sequence[Chosen], metric: Metric) -> str:
+    """Return how levels were chosen; empty without tuned keys."""
+    return " ".join(tuning_paragraphs(study.tune, chosen, metric, study.tuning)) if study.tune else ""
 
 
 def _named(sample: Sample, name: str, budget: str) -> Sample:
@@ -121,7 +123,7 @@ def _no_grid(name: str) -> str:
 
 
 def _table(
-    curves: Sequence[BudgetCurve], plan: _Plan, cells: Mapping[str, Sequence[Sample]], metric: Metric, *, tuned: bool
+    curves: Sequence[BudgetCurve], plan: _Plan, cells: Mapping[str, Sequence[Sample]], metric: Metric, tuning: str
 ) -> Table:
     unit = "points" if metric.is_share else ""
     columns = [("arm", ""), ("budget", ""), ("runs", "that trained"), ("mean", "%" if metric.is_share else "")]
@@ -142,12 +144,13 @@ def _table(
                 if point
                 else (table_text.UNKNOWN, "", "")
             )
-            level = (arm.choice.chosen.name if arm.choice else "",) if tuned else ()
+            level = (arm.choice.chosen.name if arm.choice else "",) if tuning else ()
             runs = f"{len(values)} of {len(values) + sample.diverged + sample.untrained + sample.failed}"
             rows.append(Row((name, plan.names[place], runs, mean, *effect, *level), point is not None and point.excludes_zero))
     note = "Differences are to the baseline at the same budget; with their changes, all intervals hold jointly."
-    texts = frozenset({0, 1, 7}) if tuned else frozenset({0, 1})
-    return Table("Differences by budget", (*columns, *([("tuned", "")] if tuned else [])), tuple(rows), note, texts)
+    texts = frozenset({0, 1, 7}) if tuning else frozenset({0, 1})
+    columns += [("tuned", "")] if tuning else []
+    return Table("Differences by budget", tuple(columns), tuple(rows), f"{note} {tuning}".strip(), texts)
 
 
 def _figures(curves: Sequence[BudgetCurve], plan: _Plan, metric: Metric, smallest: float | None) -> Iterator[ReportFigure]:

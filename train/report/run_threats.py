@@ -8,19 +8,24 @@ from train.report.arms import Study
 from train.report.contracts import Threat
 from train.report.facts import collect_facts
 from train.report.metric import Metric
+from train.report.plan_threats import chosen_threats, plan_threats
 from train.report.statistics.threats import RANK, condition_threats, input_threats
 from train.store.run import FINISHED
 from train.text import plural
 
 
-def run_threats(study: Study, metric: Metric, *, conditions: bool = True) -> Iterator[Threat]:
-    """Yield that runs are not what their arms say, or differ in what went into them.
+def with_run_threats(
+    own: Iterable[Threat], study: Study, metric: Metric, *, smallest_effect: float | None = None, conditions: bool = True
+) -> tuple[Threat, ...]:
+    """Return the threats of a page, the most serious first: `own`, and that runs were chosen or differ in what went into them.
 
-    `conditions`: also in which versions of the code, devices and precisions they differ.
+    `smallest_effect`: of a page with verdicts on differences, which also says where it does not follow the plan; `conditions`:
+    say in which versions of the code, devices and precisions runs differ.
     """
     facts = collect_facts(study, metric)
-    yield from input_threats(facts)
-    yield from condition_threats(facts) if conditions else ()
+    planned = chosen_threats(study) if smallest_effect is None else plan_threats(study, metric, smallest_effect)
+    found = [*own, *planned, *input_threats(facts), *(condition_threats(facts) if conditions else ())]
+    return tuple(sorted(found, key=lambda threat: RANK[threat.severity]))
 
 
 def missing_runs(study: Study) -> Iterator[Threat]:
@@ -29,8 +34,3 @@ def missing_runs(study: Study) -> Iterator[Threat]:
         yield Threat(
             "missing_runs", f"{plural(missing, 'run')} of the plan did not end or failed, and may change this.", "caution"
         )
-
-
-def ranked(threats: Iterable[Threat]) -> tuple[Threat, ...]:
-    """Return threats, the most serious first."""
-    return tuple(sorted(threats, key=lambda threat: RANK[threat.severity]))

@@ -92,7 +92,7 @@ def tuning_paragraphs(
 
 def _staged_paragraphs(names: str, chosen: Sequence[Chosen], metric: Metric, tuning: Tuning) -> tuple[str, ...]:
     seeds = f"{'seed' if len(tuning.seeds) == 1 else 'seeds'} {listed([str(seed) for seed in tuning.seeds])}"
-    share = "" if tuning.epochs == 1 else f", for {100 * tuning.epochs:g} % of the epochs"
+    share = "" if tuning.epochs == 1 else f", for {100 * tuning.epochs:g} % of the epochs, rounded up"
     beyond = f"up to {plural(tuning.extend, 'level')} beyond either end of a range of numbers"
     further = f", and {beyond} while the best lay at its edge" if tuning.extend else ""
     rule = (

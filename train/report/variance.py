@@ -22,8 +22,7 @@ from train.report.metric import Metric
 from train.report.noise_floor import noise_floor
 from train.report.options import ReportOptions
 from train.report.outcome import outcomes
-from train.report.plan_threats import chosen_threats
-from train.report.run_threats import ranked, run_threats
+from train.report.run_threats import with_run_threats
 from train.report.spread_text import heading, remarks, share_interval, size_interval, sized, unit
 from train.report.statistics.components import Estimate, RoleSpread, Spread, spread_of
 from train.report.table_text import UNKNOWN
@@ -61,7 +60,7 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
         conclusions=tuple(_conclusion(item, metric, contents, options.smallest_effect) for item in spreads),
         tables=tuple(_table(item, metric, single=len(spreads) == 1) for item in spreads),
         figures=tuple(_figures(spreads, metric)),
-        threats=ranked([*chosen_threats(study), *run_threats(study, metric, conditions=False), *_threats(spreads)]),
+        threats=with_run_threats(_threats(spreads), study, metric, conditions=False),
         header=(("Metric", f"{metric.name} ({metric.tag}) after the last step"), ("Seeds", _seeds_text(spreads))),
         numbers=tuple(_numbers(spreads)),
     )

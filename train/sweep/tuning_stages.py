@@ -73,7 +73,7 @@ class TuneFirst:
         lines = [f"tuned  {self._name(tuned)}: {_text_of_kept(choice)}, as sweep.json has it" for tuned, choice in kept.items()]
         if self._open(self.kept):
             seeds = f"{'seed' if len(tuning.seeds) == 1 else 'seeds'} {listed([str(seed) for seed in tuning.seeds])}"
-            share = "" if tuning.epochs == 1 else f" for {100 * tuning.epochs:g} % of the epochs"
+            share = "" if tuning.epochs == 1 else f" for {100 * tuning.epochs:g} % of the epochs, rounded up"
             lines.append(f"tuning {keys}: each level with the {seeds}{share};")
             lines.append("       then the seeds of the comparison at the level with the best validation accuracy alone")
         return [*lines, *self.compare(self._first_levels).lines]

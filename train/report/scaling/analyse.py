@@ -14,8 +14,7 @@ from train.report.findings import AnalysisKind, Findings
 from train.report.history import History
 from train.report.metric import Metric
 from train.report.options import ReportOptions
-from train.report.plan_threats import chosen_threats
-from train.report.run_threats import missing_runs, ranked, run_threats
+from train.report.run_threats import missing_runs, with_run_threats
 from train.report.scaling.measure import DEPTH, STATISTICS, WIDTH, Axis, groups_of, size_of
 from train.report.scaling.sentences import conclusion, tables, threats
 from train.report.scaling.verdict import JudgedGroup, judge_group
@@ -51,14 +50,7 @@ def analyse(study: Study, histories: Mapping[Path, History], options: ReportOpti
         conclusions=tuple(conclusion(found, axis) for found in judged),
         tables=tuple(table for found in judged for table in tables(found, axis)),
         figures=draw_groups(judged[:MOST_GROUPS], axis),
-        threats=ranked(
-            [
-                *chosen_threats(study),
-                *run_threats(study, Metric(options.metric)),
-                *missing_runs(study),
-                *threats(judged, axis),
-            ]
-        ),
+        threats=with_run_threats([*missing_runs(study), *threats(judged, axis)], study, Metric(options.metric)),
         notes=tuple(_notes(axis, groups=len(groups))),
         numbers=(COLUMNS, *(row for found in judged for row in _numbers(found))),
     )

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from train.tags import layers_of, module_of
 
 MOST_PLACES = 5
+PLACES, LOGITS = ("output ", "weights "), "logits"
+"""How the labels of places begin that are no names of layers, and the label of the last."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,11 @@ def places_by_depth(networks: Mapping[float, Layers]) -> tuple[Place, ...]:
     hidden = {size: layers.hidden for size, layers in networks.items()}
     weighted = {size: tuple(dict.fromkeys(map(module_of, layers.weighted[:-1]))) for size, layers in networks.items()}
     logits = {size: layers.weighted[-1] for size, layers in networks.items() if layers.weighted}
-    places = [Place(f"output {where}", names, True, OUTPUT) for where, names in _at_shares(hidden)]
-    places += [Place(f"weights {where}", names, True, (UPDATE,)) for where, names in _at_shares(weighted)]
+    output, weights = PLACES
+    places = [Place(f"{output}{where}", names, True, OUTPUT) for where, names in _at_shares(hidden)]
+    places += [Place(f"{weights}{where}", names, True, (UPDATE,)) for where, names in _at_shares(weighted)]
     if len(logits) == len(networks):
-        places.append(Place("logits", logits, False, (*OUTPUT, UPDATE)))
+        places.append(Place(LOGITS, logits, False, (*OUTPUT, UPDATE)))
     return tuple(places)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from train.report.contracts import Threat
 from train.report.findings import Conclusion, Remark, Row, Table, Tone
-from train.report.scaling.measure import Axis, Quantity
+from train.report.scaling.layers import LOGITS, PLACES
+from train.report.scaling.measure import Axis, Quantity, Series
 from train.report.scaling.slopes import Exponent, Slope
 from train.report.scaling.verdict import MARGIN, Judged, JudgedGroup, Verdict
 from train.text import MINUS, factor, listed, plural, setting
@@ -40,17 +41,29 @@ def _whole(found: JudgedGroup, axis: Axis) -> str:
     if undecided := found.undecided:
         one = undecided[0].slope.series
         more = f" and {len(undecided) - 1} more" if len(undecided) > 1 else ""
-        which = f"{WHOSE[one.quantity]} of {one.place.label} {when(one.step)}{more}"
+        which = f"{_which(one)} {when(one.step)}{more}"
         return f"undecided: the interval of {which} is too wide for a verdict; more seeds narrow it"
     return f"{good}: no output, gradient or update grows or fades by more than {axis.word}^{MARGIN:g}"
 
 
 def _deviation(item: Judged, axis: Axis) -> str:
     series = item.slope.series
-    which = f"{WHOSE[series.quantity]} of {series.place.label}"
+    which = _which(series)
     if item.verdict == "lost" or item.slope.judged is None:
         return f"{which} is 0 or not finite {when(series.step)} in {series.lost} of {plural(series.runs, 'run')}"
-    return f"{which}{RELATIVE if series.relative else ''} {item.verdict} as {power(axis, item.slope.judged)} {when(series.step)}"
+    relative = RELATIVE if series.relative else ""
+    return f"{which}{relative} {item.verdict} as {power(axis, item.slope.judged)} {when(series.step)}"
+
+
+def _which(series: Series) -> str:
+    """Return a statistic of a layer: `the output of stage1.act1`, `the gradient of the output at the end`."""
+    label = series.place.label
+    if not label.startswith((*PLACES, LOGITS)):
+        return f"{WHOSE[series.quantity]} of {label}"
+    if series.quantity == "activation":
+        return f"the {'std of the ' if label == LOGITS else ''}{label}"
+    weights = "weights of the " if series.quantity == "update" and label == LOGITS else ""
+    return f"{WHOSE[series.quantity]} of the {weights}{label}"
 
 
 def power(axis: Axis, exponent: Exponent) -> str:
@@ -114,6 +127,9 @@ def _remark(found: JudgedGroup, quantity: Quantity, step: int, axis: Axis) -> Re
 def _of_layers(affected: Sequence[Judged], judged: Sequence[Judged], worst: Judged, verdict: Verdict, axis: Axis) -> str:
     count = f"{len(affected)} of {plural(len(judged), 'layer')}"
     exponents = [item.slope.judged.estimate for item in affected if item.slope.judged is not None]
+    if verdict == "lost":
+        most = max(affected, key=lambda item: item.slope.series.lost)
+        return f"it is lost in {count}; most: {_deviation(most, axis)}"
     if verdict == "not judged" or not exponents:
         return _described(affected)
     span = f"{two(min(exponents))} to {two(max(exponents))}" if len(exponents) > 1 else two(exponents[0])

@@ -1,6 +1,7 @@
 """Verdicts on exponents: does the statistic of a layer keep its size as the network grows?
 
-An exponent within `MARGIN` of the allowed ones does not matter. Allowed is 0 for the std of outputs, and for that of gradients
+An exponent within `MARGIN` of the allowed ones does not matter. A statistic keeps its size if the whole interval is within it,
+grows or fades if the whole is beyond, and is undecided else. Allowed is 0 for the std of outputs, and for that of gradients
 relative to the last hidden layer: what the head divides all of them by is no loss on the way back. The relative update of a
 weight may fall with the width down to exponent -1/2: an update is of low rank, so that this keeps the change of the outputs
 constant (Yang, Simon & Bernstein 2023, "A spectral condition for feature learning", section 2); with the depth down to -1, where
@@ -86,6 +87,6 @@ def _compared(exponent: Exponent, least: float, most: float) -> tuple[Verdict, f
         return "undecided", excess
     if exponent.low >= least - MARGIN and exponent.high <= most + MARGIN:
         return "keeps", excess
-    if exponent.low > most:
+    if exponent.low > most + MARGIN:
         return "grows", excess
-    return ("fades", excess) if exponent.high < least else ("undecided", excess)
+    return ("fades", excess) if exponent.high < least - MARGIN else ("undecided", excess)
