@@ -114,8 +114,8 @@ def _fixing(spread: Spread) -> Iterator[Remark]:
             "even",
         )
     if others := [role.role for role in known if role not in little and role.share and role.share.low <= MOST]:
-        does = "does" if len(others) == 1 else "do"
-        yield Remark("not known", f"How much the seed of {listed(others)} {does} by itself is too uncertain for advice.", "weak")
+        whose = "the seed of" if len(others) == 1 else "each of the seeds of"
+        yield Remark("not known", f"How much {whose} {listed(others)} does by itself is too uncertain for advice.", "weak")
 
 
 def _inert(spread: Spread) -> Iterator[Remark]:
