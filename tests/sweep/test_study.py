@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from tests.harness import SMALL
 from train import cli
+from train.errors import UsageError
 from train.report.budget import check as check_budgets
 from train.report.options import ReportOptions
 from train.report.variance import check
@@ -26,6 +27,7 @@ from train.sweep.axes import read_request
 from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan, make_plan
 from train.sweep.settings import parse_sweep
+from train.text import listed
 
 PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in (cli.config_dir() / "study").glob("*.yaml")}
 STUDIES = sorted(name for name, preset in PRESETS.items() if "report" not in preset)
@@ -86,10 +88,16 @@ def test_study_of_variance_has_runs_of_one_configuration_that_differ_in_seeds() 
 def test_study_of_budgets_tunes_each_arm_at_each_budget() -> None:
     plan = plan_of("budget")
     assert plan.tuning == Tuning((100_000, 100_001), 0.5, 2)
-    assert len(plan.compared) == 6
+    assert len(plan.compared) == 4
+    levels = listed([*plan.request.axes[1].levels])
+    assert f"{levels} epochs" in " ".join(comment("budget"))
     manifest = build_manifest(plan, plan.runs, (), "budget", (), ReportOptions(analysis="budget"))
     check_budgets(manifest, {arm.id: arm.config for arm in plan.arms})
     shares = plan_of("budget", "trainer.epochs=6", "data.train_fraction=0.1,0.3,1.0", "sweep.tune=null")
+    with pytest.raises(UsageError, match=r"makes trainer\.epochs=1 and 2 one run, which would try levels for both") as refused:
+        plan_of("budget", "trainer.epochs=1,2,4")
+    assert "sweep.tune_epochs=null" in str(refused.value)
+    assert len(plan_of("budget", "trainer.epochs=1,2,4", "sweep.tune_epochs=null").compared) == 6
     assert len(shares.arms) == 6
     assert len({arm.id for arm in shares.arms}) == 6, "the share is part of the identity"
 

@@ -1,4 +1,4 @@
-"""The noise floor of a test split: differences that its number of images cannot show, whatever the number of seeds."""
+"""The noise floor of a test split: how well its images let an accuracy be known, and two networks be told apart."""
 
 from __future__ import annotations
 

@@ -177,6 +177,7 @@ def make_plan(
     further, _ = without_duplicates([*arms, *reserve], settings.design, list(ingredients))
     zipped = tuple(tuple(group) for group in settings.zip)
     tuning.validate_split(arms, settings.tuned)
+    tuning.validate_trials(arms, tried.tuning)
     return SweepPlan(
         request,
         settings.design,

@@ -85,6 +85,20 @@ def tried_levels(
     return TriedLevels(named, further, ladders, tuning)
 
 
+def validate_trials(arms: Sequence[ComposedArm], tuning: Tuning | None) -> None:
+    """Raise UsageError where the share of the epochs, rounded up, lets one run try the levels of two arms: it can serve one."""
+    seen: dict[str, ComposedArm] = {}
+    for arm in arms:
+        other = seen.setdefault(arm.trial.id, arm) if arm.trial else arm
+        if tuning is not None and other.tuned != arm.tuned:
+            pairs = ((axis, level, arm.levels.get(axis)) for axis, level in other.levels.items())
+            same = " and ".join(f"{axis}={first} and {second}" for axis, first, second in pairs if first != second)
+            raise UsageError(
+                f"sweep.tune_epochs={tuning.epochs:g}: this share, rounded up, makes {same} one run, which would try levels for "
+                "both. Choose values whose shares differ, as 2,4,8, or sweep.tune_epochs=null."
+            )
+
+
 def group_tuned(levels: Sequence[Sequence[ComposedArm]], tuned: Sequence[str]) -> list[list[ComposedArm]]:
     """Set `tuned` of arms that differ in tuned keys alone to a common id.
 
