@@ -234,6 +234,16 @@ def test_depths_are_compared_at_the_same_relative_depth() -> None:
     assert outputs[5] == ("head",) * 3
 
 
+@pytest.mark.parametrize(("net", "heading"), [(WRONG["std 1 / fan_in"][0], "the output of head fades"), (Net(), "is 0 or not")])
+def test_lost_update_is_named_before_all_else_only_if_it_is_all(net: Net, heading: str, tmp_path: Path) -> None:
+    def change(width: int, step: int, values: dict[str, float]) -> None:
+        if width == WIDTHS[-1] and step == 0:
+            values["update_ratio/stage1.conv1"] = 0.0
+
+    text = text_of(write_study(tmp_path / "s", net, change=change)).splitlines()[0]
+    assert heading in text
+
+
 def test_places_of_depths_are_named_in_plain_words() -> None:
     def net(depth: int) -> Layers:
         layers = [f"{kind}{n}" for n in range(depth) for kind in ("conv", "act")]

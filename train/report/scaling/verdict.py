@@ -54,9 +54,11 @@ class JudgedGroup:
 
     @property
     def worst(self) -> Judged | None:
-        """Return the layer that is most against; None where none is."""
+        """Return the layer that is most against; None where none is. Lost updates come last: they follow from lost gradients."""
         against = [item for item in self.judged if item.is_against]
-        return max(against, key=lambda item: (item.verdict == "lost", item.excess), default=None)
+        lost_updates = [item for item in against if item.verdict == "lost" and item.slope.series.quantity == "update"]
+        rest = [item for item in against if item not in lost_updates]
+        return max(rest or lost_updates, key=lambda item: (item.verdict == "lost", item.excess), default=None)
 
     @property
     def undecided(self) -> list[Judged]:
