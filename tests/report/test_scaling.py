@@ -209,7 +209,7 @@ def test_page_has_theory_tables_figures_and_numbers(tmp_path: Path) -> None:
     )
     assert "Runs differ in versions of the code" in markdown
     assert "Compared is the size of signals at step 0 and after 7 steps, and no accuracy" in markdown
-    assert "| stage1.act3 | 1.0" in markdown
+    assert "| **stage1.act3** | **1.0" in markdown
     rows = (folder / "width.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * (2 * len(OUTPUTS) + len(WEIGHTS))
     assert {path.name for path in (folder / "figures").iterdir()} == {"exponents.svg", "sizes.svg"}
