@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gc
 import io
+import math
 import re
 import time
 import tracemalloc
@@ -28,6 +29,7 @@ from train.report.results_csv import csv_text, pairs_text, results
 from train.report.selection import MOST_DOTS, MOST_OPEN_ROWS
 from train.store.config_text import config_of, load, overrides_of
 from train.store.run import Run, find_runs, read_run
+from train.store.sharing import Shared
 
 SHORT = Length(epochs=3, every=70, signals=1, layers=3)
 RUNS = 110
@@ -39,6 +41,35 @@ def large(tmp_path_factory) -> Path:
     sweep = write_sweep(tmp_path_factory.mktemp("large") / "sweep", 2 * RUNS, 2, length=SHORT, diverged=4)
     make_report([sweep], sweep, ReportOptions(tensorboard=False, pairs=True))
     return sweep
+
+
+def test_runs_share_what_they_have_in_common(large):
+    """Most of the memory of a report is that of its runs: of each kind of part there is one object per distinct value."""
+    runs = collect([large]).runs
+    assert len(runs) == 2 * RUNS
+
+    def objects(parts):
+        return len(set(map(id, parts)))
+
+    assert objects(run.config["model"] for run in runs) == 2
+    assert objects(run.config["trainer"] for run in runs) == 1
+    assert objects(run.status[key] for run in runs for key in ("choices", "versions", "git")) == 3
+    assert objects(run.choices for run in runs) == objects(run.arm for run in runs) - 1 == 1
+    assert objects(key for run in runs for key in run.status) == len(runs[0].status)
+    curves = [curve for history in read_histories(runs, CURVE_TAGS).values() for curve in history.curves.values()]
+    assert objects(curve.steps for curve in curves) == len({tuple(curve.steps) for curve in curves})
+
+
+def test_shared_values_are_the_same_and_not_only_equal():
+    shared = Shared()
+    values = [{"a": value} for value in (1, 1.0, True, 0.0, -0.0, "1", None, [1], ["1"], {"b": 1}, {"b": 1.0}, math.nan)]
+    assert [repr(shared.of(value)) for value in values] == list(map(repr, values))
+    assert [repr(shared.of(dict(value))) for value in values] == list(map(repr, values))
+    assert all(shared.of(dict(value)) is shared.of(dict(value)) for value in values)
+    orders = [{"a": 1, "b": 2}, {"b": 2, "a": 1}]
+    assert [list(shared.of(order)) for order in orders] == [["a", "b"], ["b", "a"]]
+    keys = [{1: "x"}, {True: "x"}, {1.0: "x"}]
+    assert [repr(shared.of(key)) for key in keys] == list(map(repr, keys))
 
 
 def section(page: str, name: str) -> str:

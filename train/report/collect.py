@@ -17,6 +17,7 @@ from train.store.manifest import Manifest, PlannedRun, read_manifest, upgraded_m
 from train.store.notes import is_archived
 from train.store.overrides import flatten, text
 from train.store.run import FINISHED, Run, State, find_runs, read_run, subfolders
+from train.store.sharing import Shared
 from train.store.unrecorded import with_known_data
 from train.text import plural
 
@@ -101,13 +102,14 @@ def collect(folders: Sequence[Path]) -> Collection:
             raise UsageError(f"{folder}: no such folder. Name folders of runs or of sweeps, such as outputs/2026-01-31_sweep.")
     unreadable: list[ExcludedRun] = []
     runs: list[Run] = []
+    shared = Shared()
     for path in find_runs(folders, lambda folder, reason: unreadable.append(ExcludedRun(folder, reason))):
         try:
-            runs.append(read_run(path))
+            runs.append(_kept(read_run(path), shared))
         except UsageError as error:
             unreadable.append(ExcludedRun(path, str(error).removeprefix(f"{path}: ")))
     stored = list(_plans(folders, unreadable))
-    runs = [_kept(run) for run in with_known_data(runs, [plan.manifest for plan in stored])]
+    runs = with_known_data(runs, [plan.manifest for plan in stored])
     plans = tuple(PlannedSweep(plan.folder, upgraded_manifest(plan.manifest, runs)) for plan in stored)
     if not runs and not any(plan.manifest.arms for plan in plans):
         raise UsageError(_nothing_found(folders, unreadable))
@@ -117,23 +119,44 @@ def collect(folders: Sequence[Path]) -> Collection:
 
 def of_sweep(manifest: Manifest, runs: Iterable[Run]) -> Collection:
     """Return the content of the folder of one sweep, whose manifest and runs are read already."""
-    counted, duplicates = deduplicated([_kept(run) for run in runs])
+    shared = Shared()
+    counted, duplicates = deduplicated([_kept(run, shared) for run in runs])
     return Collection((), counted, (PlannedSweep(Path(), manifest),), (), duplicates)
 
 
-def _kept(run: Run) -> Run:
-    """Return the run without most of what its summary says of layers, which is most of a run's memory.
+def _kept(run: Run, shared: Shared) -> Run:
+    """Return the run with what it has in common with others shared, and without most of what its summary says of layers.
 
-    A comparison of arms reads the last layer alone of its fingerprint; `train.report.scaling` reads what theory expects anew.
+    Both are most of a run's memory. A comparison of arms reads the last layer alone of its fingerprint, besides the hash of the
+    first batch; `train.report.scaling` reads what theory expects anew.
     """
-    if "fingerprint" not in run.summary:
-        return run
-    found: Any = run.summary
-    for key in ("fingerprint", "init", "layers"):
+    summary = {key: value for key, value in run.summary.items() if key not in ("expected_signal", "fingerprint")}
+    summary = shared.fields(summary)
+    if "fingerprint" in run.summary:
+        summary["fingerprint"] = _kept_fingerprint(run.summary["fingerprint"])
+    return replace(
+        run,
+        config=shared.fields(run.config),
+        choices=shared.of(run.choices),
+        overrides=shared.of(run.overrides),
+        status=shared.fields(run.status),
+        summary=summary,
+        arm=shared.of(run.arm),
+        data=shared.of(run.data),
+        code=shared.of(run.code),
+    )
+
+
+def _kept_fingerprint(fingerprint: Any) -> dict[str, Any]:
+    """Return the hash of the first batch and the last layer, each as it was stored."""
+    found: Any = fingerprint
+    for key in ("init", "layers"):
         found = found.get(key) if isinstance(found, Mapping) else None
     last = dict(list(found.items())[-1:]) if isinstance(found, Mapping) else {}
-    kept = {key: value for key, value in run.summary.items() if key != "expected_signal"}
-    return replace(run, summary={**kept, "fingerprint": {"init": {"layers": last}}})
+    batch = (
+        {"first_batch": fingerprint["first_batch"]} if isinstance(fingerprint, Mapping) and "first_batch" in fingerprint else {}
+    )
+    return {**batch, "init": {"layers": last}}
 
 
 def _nothing_found(folders: Sequence[Path], unreadable: Sequence[ExcludedRun]) -> str:

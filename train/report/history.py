@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
+from operator import lt
 from pathlib import Path
 from sys import intern
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,12 @@ class Curve:
     epochs: array[float]
     times_s: array[float]
     values: array[float]
+
+
+Place: TypeAlias = tuple["array[int]", "array[float]"]
+"""The steps and epochs of a curve."""
+Places: TypeAlias = dict[tuple[bytes, bytes], Place]
+Columns: TypeAlias = tuple["array[int]", "array[float]", "array[float]"]
 
 
 @dataclass(frozen=True)
@@ -80,16 +88,21 @@ class SharedCurve:
 def read_histories(runs: Sequence[Run], tags: Iterable[str], statistics: Iterable[str] = tuple(SIGNALS)) -> dict[Path, History]:
     """Read the history of every run, keyed by its folder. One after the other: threads take two thirds more processor time."""
     wanted, of_layers = tuple(tags), tuple(statistics)
-    return {run.folder: read_history(run, wanted, of_layers) for run in runs}
+    places: Places = {}
+    return {run.folder: read_history(run, wanted, of_layers, places) for run in runs}
 
 
-def read_history(run: Run, tags: Iterable[str], statistics: Iterable[str] = tuple(SIGNALS)) -> History:
+def read_history(
+    run: Run, tags: Iterable[str], statistics: Iterable[str] = tuple(SIGNALS), places: Places | None = None
+) -> History:
     """Read the curves of `tags`, and of a run's layers the first and the last value of `statistics`.
 
     Only lines with one of `tags` are parsed, and the first and last line that observe every layer: lines with layer statistics
-    are most of the file. No more than these is held. A torn last line is skipped; a running or killed run leaves one.
+    are most of the file. No more than these is held. A torn last line is skipped; a running or killed run leaves one. `places`:
+    the steps and epochs of other runs, which most runs have in common; they are shared.
     """
-    reader = _Reader(tuple(dict.fromkeys(tags)), tuple(join(name, "") for name in statistics))
+    known: Places = {} if places is None else places
+    reader = _Reader(tuple(dict.fromkeys(tags)), tuple(join(name, "") for name in statistics), known)
     try:
         for line in complete_lines(run.metrics_file):
             reader.add(line)
@@ -101,8 +114,9 @@ def read_history(run: Run, tags: Iterable[str], statistics: Iterable[str] = tupl
 class _Reader:
     """Collects what a history keeps from the lines of one file, in order."""
 
-    def __init__(self, tags: tuple[str, ...], statistics: tuple[str, ...]) -> None:
+    def __init__(self, tags: tuple[str, ...], statistics: tuple[str, ...], places: Places) -> None:
         self._tags = tags
+        self._places = places
         self._statistics = statistics
         self._marks = re.compile(b"|".join(re.escape(f'"{tag}"'.encode()) for tag in tags))
         self._lines: list[bytes] = []
@@ -120,11 +134,11 @@ class _Reader:
 
     def history(self) -> History:
         self._parse_lines()
-        places: dict[tuple[int, ...], tuple[array[int], array[float], array[float]]] = {}
+        columns: dict[tuple[int, ...], Columns] = {}
         first, last = self._parsed([self._first_signal]), self._parsed([self._last_signal])
         newest = max([*self._rows[-1:], *last], key=lambda row: row[0], default=(0, 0.0))
         return History(
-            curves={tag: curve for tag in self._tags if (curve := _curve(tag, self._rows, places))},
+            curves={tag: curve for tag in self._tags if (curve := _curve(tag, self._rows, columns, self._places))},
             first_signal=_signals(first, self._statistics),
             last_signal=_signals(last, self._statistics),
             first_step=first[0][0] if first else 0,
@@ -159,20 +173,27 @@ _FEW = 16
 """Values of a record that are not worth a selection."""
 
 
-def _curve(tag: str, rows: Sequence[Row], places: dict[tuple[int, ...], tuple[array, array, array]]) -> Curve | None:
+def _curve(tag: str, rows: Sequence[Row], columns: dict[tuple[int, ...], Columns], places: Places) -> Curve | None:
     """Return a curve in the order of its steps, None without points.
 
-    `places`: those of earlier curves, by their records; equal ones are shared.
+    `columns`: steps, epochs and times of earlier curves of the run, by their records; equal ones are shared.
     """
-    points = {row[0]: row for row in rows if tag in row[3]}  # a resumed run repeats steps: the later record counts
-    if not points:
+    ordered = [row for row in rows if tag in row[3]]
+    if not ordered:
         return None
-    ordered = [points[step] for step in sorted(points)]
+    steps = [row[0] for row in ordered]
+    if not all(map(lt, steps, steps[1:])):  # a resumed run repeats steps: the later record counts
+        points = dict(zip(steps, ordered, strict=True))
+        ordered = [points[step] for step in sorted(points)]
     key = tuple(map(id, ordered))
-    if key not in places:
-        steps, epochs, times_s, _ = zip(*ordered, strict=True)
-        places[key] = array("q", steps), array("d", epochs), array("d", times_s)
-    return Curve(*places[key], array("d", [row[3][tag] for row in ordered]))
+    if key not in columns:
+        all_steps, epochs, times_s, _ = zip(*ordered, strict=True)
+        columns[key] = *_shared(array("q", all_steps), array("d", epochs), places), array("d", times_s)
+    return Curve(*columns[key], array("d", [row[3][tag] for row in ordered]))
+
+
+def _shared(steps: array[int], epochs: array[float], places: Places) -> Place:
+    return places.setdefault((steps.tobytes(), epochs.tobytes()), (steps, epochs))
 
 
 def _signals(rows: Sequence[Row], statistics: tuple[str, ...]) -> dict[str, float]:

@@ -56,14 +56,21 @@ def data_contents(runs: Iterable[Run]) -> dict[str, Mapping[str, Any]]:
 def _data(runs: Sequence[Run], is_varied: bool, contents: Mapping[str, Any], named: Named) -> Iterator[str]:
     """Yield how the data of runs differ that have the same settings of `data`. `is_varied`: their place is one of them."""
     groups: dict[str, dict[str, list[Run]]] = {}
+    keys: dict[int, str] = {}  # most runs share one object
     for run in (run for run in runs if run.data_known != "unknown"):
-        settings = [canonical(run.config).get("data"), place_of_data(run.config) if is_varied else ""]
-        groups.setdefault(json.dumps(settings, sort_keys=True, default=str), {}).setdefault(run.data, []).append(run)
+        shared = id(run.config.get("data"))
+        key = keys[shared] if shared in keys else keys.setdefault(shared, _settings_of_data(run.config, is_varied))
+        groups.setdefault(key, {}).setdefault(run.data, []).append(run)
     for by_data in groups.values():
         (first, members), *others = by_data.items()
         for data, different in others:
             change = data_differences(contents.get(first, {}), contents.get(data, {}))
             yield f"from {named(members)} to {named(different)}: {change}"
+
+
+def _settings_of_data(config: Mapping[str, Any], is_varied: bool) -> str:
+    settings = [canonical({"data": config.get("data")})["data"], place_of_data(config) if is_varied else ""]
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def _code(runs: Sequence[Run], named: Named) -> Iterator[str]:

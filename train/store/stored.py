@@ -43,7 +43,6 @@ from train.store.kinds import (
     wrong_field,
 )
 from train.store.manifest_kinds import MANIFEST
-from train.store.overrides import flatten
 from train.store.plain import MalformedError, parse_json
 
 SMALL_FILE = 1 << 20
@@ -157,9 +156,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     A seed is a text with `${` if the run failed before that was resolved.
     """
     content = checked(config_of(_text(folder, CONFIG_FILE)) or {}, _CONFIG, CONFIG_FILE)
-    if len(flatten(content)) > MOST_SETTINGS:
+    if _settings(content) > MOST_SETTINGS:
         raise MalformedError(f"{CONFIG_FILE} holds more than {MOST_SETTINGS:,} settings")
     return content
+
+
+def _settings(content: dict[Any, Any]) -> int:
+    """Return how many values a configuration holds. Lists and empty mappings are values, as in `flatten`."""
+    return sum(_settings(value) if isinstance(value, dict) and value else 1 for value in content.values())
 
 
 def _text(folder: Path, name: str) -> str:
