@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import subprocess
 import sys
 from dataclasses import replace
 from datetime import datetime
@@ -42,7 +43,7 @@ def analysis(sweep: Path) -> Analysis:
     return analyse_folders([sweep], ReportOptions(metric="activation_std/stage0.conv0"))
 
 
-def table_of(content: bytes) -> pa.Table:
+def table_of(content: memoryview) -> pa.Table:
     return pq.read_table(pa.BufferReader(content))
 
 
@@ -125,6 +126,20 @@ def test_values_of_a_kind(kind: Kind, values: list[object], expected: list[objec
     table = table_of(results_parquet(Results((("x", kind),), tuple((value,) for value in values))))
     found = table["x"].to_pylist()
     assert ([value and str(value) for value in found] if kind == "time" else found) == expected
+
+
+def test_pandas_is_not_imported() -> None:
+    """It takes 50 MB and 0.3 s, and `pyarrow.array` imports it wherever it is installed."""
+    kinds = ("text", "whole", "real", "flag", "time", "level")
+    program = f"""
+import sys
+from train.report.results_parquet import Results, results_parquet
+row = ("a", 1, 0.5, True, "2026-01-31T10:00:00+0200", "1")
+results_parquet(Results(tuple((kind, kind) for kind in {kinds}), (row, (None,) * 5 + ("-",))))
+print(*sorted({{"pandas", "torch"}} & set(sys.modules)))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.split() == []
 
 
 def test_columns_of_one_name_get_numbers() -> None:

@@ -24,9 +24,8 @@ def write_parquet(analysis: Analysis, found: Results, out: Path) -> None:
     try:
         from train.report.results_parquet import curves_parquet, results_parquet  # imports pyarrow
 
-        files = {RESULTS: results_parquet(found), CURVES: curves_parquet(analysis, out)}
-        for name, data in files.items():
-            Folder(out).write(name, data)
+        Folder(out).write(RESULTS, results_parquet(found))  # one after the other, as they are large
+        Folder(out).write(CURVES, curves_parquet(analysis, out))
     except Exception as error:
         for name in (RESULTS, CURVES):  # older ones would be of other runs than the page
             with suppress(OSError):

@@ -135,7 +135,7 @@ class Folder:
         """Create a file. FileExistsError if there is an entry of this name, be it a link to nowhere."""
         return os.fdopen(self._descriptor(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb")
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Replace a file atomically and durably: readers see the old or the new content, also after a crash.
 
         A link of this name is replaced itself.
@@ -232,7 +232,7 @@ class _Place:
             return None
 
     @contextmanager
-    def written(self, name: str, content: bytes) -> Iterator[str]:
+    def written(self, name: str, content: bytes | memoryview) -> Iterator[str]:
         """Write a file that is to get this name, durably, and give its own; what is left of it is removed at the end."""
         temporary = f".{name[-150:]}.{secrets.token_hex(8)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFELY
