@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--scale", action="store_true", help="how planning, sweeps and reports grow with their size; alone, without windows")
     add = made.add_argument_group("windows").add_argument
     add("--only", default="", metavar="A,B", help="these contestants or rows alone, by the names in the output")
-    add("--rounds", type=positive, default=5, help="windows of each contestant that count (%(default)s)")
+    add("--rounds", type=positive, default=5, help="windows of each contestant that count; of --scale, at most (%(default)s)")
     add(
         "--steps",
         type=positive,

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from scripts.benchmarks.scale import WORKS
+from scripts.benchmarks.scale import WORKS, is_settled
 from scripts.benchmarks.scale_sweep import bad_end, write_images
 from scripts.benchmarks.scale_work import Cost, Work, cost_of
 from tests.sweep.conftest import loader  # noqa: F401
@@ -143,6 +143,14 @@ def test_arms_of_a_check_list_an_image_folder_once(
     assert before == after
     (images / "val" / "b" / "new.png").unlink()
     assert check_configs(([config], (), False, []))[0].inputs != before, "files are listed anew by the next check"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [([], False), ([1.0], False), ([1.0, 1.2], False), ([1.3, 1.0, 1.04], True), ([1.0, 2.0, 1.5], False), ([0.001, 0.01], True)],
+)
+def test_measurement_is_repeated_until_two_agree(seconds: list[float], expected: bool) -> None:
+    assert is_settled([Cost(value, 0.0) for value in seconds]) == expected
 
 
 @pytest.mark.long

@@ -1,24 +1,29 @@
 """How the cost of a kind of work grows: CPU time and memory at a size and at twice that size, side by side.
 
-CPU time hardly depends on what else the machine does. A ratio of 2 is linear growth, less has a constant part.
+What else the machine does adds to CPU time, through shared caches and cores, and never takes from it: on a busy machine a row is
+measured more often, and the lowest counts. A ratio of 2 is linear growth, less has a constant part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from train.errors import UsageError, did_you_mean
 
 from . import scale_report, scale_sweep
 from .scale_work import Cost, Work, cost_of
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 WORKS: Sequence[Work] = (*scale_sweep.WORKS, *scale_report.WORKS)
 """The rows of the table. A module of further ones is imported above and named here."""
+
+
+AGREE, NOISE_S = 0.05, 0.02
+"""By how much two CPU times of the same work may differ: in part, and in seconds besides."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,20 @@ def wanted(only: frozenset[str]) -> list[Work]:
 
 
 def grown(work: Work, rounds: int, say: Callable[[str], None]) -> Growth:
-    """Measure a row: the lowest CPU time and memory of some rounds."""
+    """Measure a row: the lowest CPU time and memory of at most so many rounds, of fewer where these settle it."""
     say(f"measuring {work.name}: {work.size:,} and {2 * work.size:,} {work.unit}")
-    costs = [(cost_of(work, work.size), cost_of(work, 2 * work.size)) for _ in range(rounds)]
-    once, twice = ([cost[i] for cost in costs] for i in (0, 1))
+    once: list[Cost] = []
+    twice: list[Cost] = []
+    while len(once) < rounds and not (is_settled(once) and is_settled(twice)):
+        once.append(cost_of(work, work.size))
+        twice.append(cost_of(work, 2 * work.size))
     return Growth(work, _lowest(once), _lowest(twice))
+
+
+def is_settled(costs: Sequence[Cost]) -> bool:
+    """Return whether the two lowest CPU times agree. Neighbours on the machine only ever add to one, each time differently."""
+    lowest = sorted(cost.cpu_s for cost in costs)[:2]
+    return len(lowest) == 2 and lowest[1] <= lowest[0] * (1 + AGREE) + NOISE_S
 
 
 def _lowest(costs: Sequence[Cost]) -> Cost:
@@ -56,6 +70,8 @@ def _lowest(costs: Sequence[Cost]) -> Cost:
 
 
 def show(console: Console, rows: Sequence[Growth]) -> None:
+    from rich.table import Table
+
     table = Table(title="Growth: CPU time and peak memory at a size n and at 2n", title_justify="left")
     for column in ("work", "n", "CPU s", "at 2n", "ratio", "peak MB", "at 2n"):
         table.add_column(column, justify="left" if column == "work" else "right")

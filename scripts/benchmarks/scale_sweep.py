@@ -1,4 +1,7 @@
-"""Rows of `--scale`: planning a sweep, its controller, its runs, an image folder that its arms share, the end of a run."""
+"""Rows of `--scale`: planning a sweep, its controller, its runs, an image folder that its arms share, the end of a run.
+
+Libraries are imported when a row is measured: each has a process of its own, and its memory should not hold those of others.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
-from omegaconf import OmegaConf
-
 from train import cli
 
 from .scale_work import Work
@@ -28,6 +26,9 @@ HALF = 2
 
 def plan(overrides: list[str]) -> Callable[[], object]:
     """Return the call that plans a sweep with these overrides."""
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
     from train.sweep.axes import read_request
     from train.sweep.plan import make_plan
     from train.sweep.settings import parse_sweep
@@ -40,6 +41,9 @@ def plan(overrides: list[str]) -> Callable[[], object]:
 
 def config_loader() -> Any:
     """Return Hydra's loader of this program's configurations. Hydra stays initialised."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
     cli.register_resolvers()
     if not GlobalHydra.instance().is_initialized():
         initialize_config_dir(version_base="1.3", config_dir=str(cli.config_dir()))
@@ -84,6 +88,8 @@ def command(size: int, folder: Path) -> Callable[[], object]:
 
 def controller(size: int, folder: Path) -> Callable[[], object]:
     """Return the call that runs the jobs of a sweep, here, without what comes before and after."""
+    from hydra.types import RunMode
+
     from train.sweep.devices import parse_pool_settings
     from train.sweep.pool import LaunchRequest, launch
 
@@ -117,6 +123,8 @@ FILES = 10_000
 
 
 def _checks(arms: int, files: int, folder: Path) -> Callable[[], object]:
+    from hydra.types import RunMode
+
     from train.data.file_hashes import SETTLED_S
     from train.run.dry_run import check_configs
     from train.sweep.composer import experiment_content
@@ -149,6 +157,8 @@ def write_images(root: Path, count: int) -> None:
 
 def bad_end(size: int, folder: Path) -> Callable[[], object]:
     """Return the explanation and the heat maps of a run that diverged after so many records of its layers."""
+    from hydra.types import RunMode
+
     from train.config import ThresholdSettings
     from train.explain.diagnosis import Switches
     from train.explain.sink import ExplanationSink, NetworkInfo
