@@ -233,7 +233,7 @@ def bad_tables() -> dict[str, tuple[Any, Sequence[str], str]]:
         "seed without end": ([*last, ("group", "9" * 5000, 0.9)], [], "has '999.*and a whole number"),
         "seed twice": ([*ROWS, ("none", 1, 0.5)], [], "line 6 and line 11 .*both seed 1 of 'norm=none'"),
         "no rows": ([], [], "no row to compare"),
-        "nothing": ("", [], "no such column"),
+        "nothing": ("", [], "the first line is empty"),
         "too few cells": ("norm,seed,acc\na,1\n", [], "line 2 has 2 cells, and the first line names 3"),
         "open quote": ('norm,seed,acc\n"a,1,2\n', [], "not valid CSV"),
         "endless cell": (f"norm,seed,acc\n{'x' * 200_000},1,2\n", [], "not valid CSV"),

@@ -159,6 +159,8 @@ class _Csv:
     def __init__(self, path: Path, lines: TextIO) -> None:
         self.path = path
         first = lines.readline()
+        if not first.strip():
+            raise UsageError(f"{path}: the first line is empty, and the names of the columns are wanted there.")
         names = re.sub(r'"[^"]*("|$)', "", first)
         delimiter = next((mark for mark in ",;\t" if mark in names), ",")
         self._reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
