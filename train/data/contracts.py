@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -28,19 +28,38 @@ class Arrays:
         return Arrays(self.images.index_select(0, indices), self.labels[indices])
 
 
+DecoderName: TypeAlias = Literal["pillow", "torchcodec", "turbojpeg"]
+
+DRAFT_MARGIN = 2.0
+"""The usual margin: the difference to the full decode stays at JPEG's own noise (1.4 of 255 rms on 1/f noise; at 1 it is 4.6 and
+shows as aliasing)."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become pixels.
+
+    `draft`: a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least this many times the pixels a side that
+    are needed; None: never."""
+
+    decoder: DecoderName = "pillow"
+    draft: float | None = DRAFT_MARGIN
+
+
 @dataclass(frozen=True)
 class Files:
-    """Image files, decoded when a batch needs them. `labels`: int64 [N]."""
+    """Image files, decoded when a batch needs them. `labels`: int64 [N]; `decoding`: how."""
 
     paths: tuple[Path, ...]
     labels: Tensor
+    decoding: Decoding = Decoding()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> Files:
         """Return the images at `indices`, in this order."""
-        return Files(tuple(self.paths[index] for index in indices.tolist()), self.labels[indices])
+        return replace(self, paths=tuple(self.paths[index] for index in indices.tolist()), labels=self.labels[indices])
 
 
 Source: TypeAlias = Arrays | Files
@@ -76,6 +95,15 @@ class Framed(Protocol):
     """A data set of image files. `framing` brings them to `shape` where the augmentation has no framing of its own."""
 
     framing: Framing
+
+
+@runtime_checkable
+class Decoded(Protocol):
+    """A data set of image files that can be decoded in several ways."""
+
+    def decoding_facts(self) -> Mapping[str, Any]:
+        """Return how they are decoded, as plain values; empty for the usual way."""
+        ...
 
 
 @runtime_checkable

@@ -14,23 +14,26 @@ What the modes become, before the resize:
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from train.data.contracts import DRAFT_MARGIN
 from train.errors import CANNOT_DECODE, RunError
 
 Region: TypeAlias = tuple[float, float, float, float]
+Size: TypeAlias = tuple[int, int]
+"""(height, width) in pixels."""
+Frame: TypeAlias = Callable[[int, int], tuple[Region, Size]]
+"""frame(height, width) of an image -> the region that is cut out, and the size that it is brought to."""
 
-# A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. At no less than this many times the size that is needed, the difference to
-# the full decode stays at JPEG's own noise (1.4 of 255 rms on 1/f noise; at 1 it is 4.6 and shows as aliasing).
-DRAFT_MARGIN = 2.0
 # As Pillow's guide: from 3 on, averaging whole blocks of pixels before the antialiased resize cannot be told from doing without.
 REDUCING_GAP = 3.0
 
@@ -46,12 +49,12 @@ TURNS = {
 """EXIF orientation -> the operation that turns the stored image upright; 1 is upright already."""
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(source: str | Path | BinaryIO) -> Image.Image:
     """Open an image file and read its header only.
 
     Raises whatever Pillow raises, which is nearly anything, for a file that is not an image, has no pixels, a mode that cannot be
     converted, or more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
-    image = Image.open(path)
+    image = Image.open(source)
     width, height = image.size
     limit = Image.MAX_IMAGE_PIXELS
     if width < 1 or height < 1:
@@ -65,29 +68,46 @@ def open_image(path: str | Path) -> Image.Image:
     return image
 
 
-def decode(path: str | Path, region: Callable[[int, int], Region], size: tuple[int, int], channels: int = 3) -> Tensor:
-    """Decode the region `region(height, width)` of the image at `path` to uint8 [channels, *size].
+def decode(path: str | Path, region: Callable[[int, int], Region], size: Size, channels: int = 3) -> Tensor:
+    """Decode the region `region(height, width)` of the image at `path` to uint8 [channels, *size], as `decode_frame` does."""
+    return decode_frame(path, lambda height, width: (region(height, width), size), channels)
 
-    It is resized once to `size` (height, width), bilinear with antialiasing.
 
-    In memory the channels lie innermost, as Pillow has them. channels: 3 for RGB, 1 for grey (luma). RunError naming the file
-    when it cannot be decoded."""
-    with _reading(path):
-        image = open_image(path)
+def decode_frame(
+    path: str | Path, frame: Frame, channels: int = 3, draft: float | None = DRAFT_MARGIN, content: bytes | None = None
+) -> Tensor:
+    """Decode an image to uint8 [channels, *size] with Pillow. `frame`: the region, and the `size` that it is resized to once.
+
+    The resize is bilinear with antialiasing. In memory the channels lie innermost, as Pillow has them. channels: 3 for RGB, 1 for
+    grey (luma). draft: see `Decoding`. content: the bytes of the file, if they have been read. RunError naming the file when it
+    cannot be decoded."""
+    with reading(path):
+        image = open_image(path if content is None else io.BytesIO(content))
     with image:
-        with _reading(path):
+        with reading(path):
             if image.format not in ("JPEG", "MPO"):  # these alone can be drafted; others may find their orientation only now
                 image.load()
-            turn = _exif_transpose(image)
-        height, width = image.size if turn in _SWAPPING else image.size[::-1]
-        box = region(height, width)
-        with _reading(path):
-            enough = min(box[2] / size[0], box[3] / size[1]) / DRAFT_MARGIN
-            if enough >= 2:
-                image.draft(None, (max(1, int(image.width / enough)), max(1, int(image.height / enough))))
+            turn = exif_turn(image)
+        height, width = upright_size(image, turn)
+        box, size = frame(height, width)
+        with reading(path):
+            if (scale := draft_scale(box, size, draft)) > 1:
+                image.draft(None, (max(1, int(image.width / scale)), max(1, int(image.height / scale))))
             upright = image if turn is None else image.transpose(turn)
             cut = _resize(to_8_bit(upright), box, (height, width), size)
             return _tensor(cut.convert("L" if channels == 1 else "RGB"))
+
+
+def draft_scale(box: Region, size: Size, draft: float | None) -> float:
+    """Return by how much a JPEG may be decoded smaller: 1, or 2 and more."""
+    enough = 1.0 if draft is None else min(box[2] / size[0], box[3] / size[1]) / draft
+    return enough if enough >= 2 else 1.0
+
+
+def upright_size(image: Image.Image, turn: Image.Transpose | None) -> Size:
+    """Return the (height, width) of an image that is turned so."""
+    width, height = image.size
+    return (width, height) if turn in _SWAPPING else (height, width)
 
 
 _SWAPPING = {TURNS[orientation] for orientation in (5, 6, 7, 8)}
@@ -127,7 +147,8 @@ def _resize(image: Image.Image, region: Region, full: tuple[int, int], size: tup
     return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=REDUCING_GAP)
 
 
-def _exif_transpose(image: Image.Image) -> Image.Transpose | None:
+def exif_turn(image: Image.Image) -> Image.Transpose | None:
+    """Return the operation that turns a stored image upright, None if it is."""
     try:
         return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF raises nearly anything; the pixels are sound, and stay as they are stored
@@ -145,7 +166,7 @@ def _require(condition: object, message: str) -> None:
 
 
 @contextmanager
-def _reading(path: str | Path) -> Iterator[None]:
+def reading(path: str | Path) -> Iterator[None]:
     """Turn whatever Pillow raises into one RunError with the file's name."""
     try:
         yield

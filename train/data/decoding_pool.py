@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
@@ -24,7 +24,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.data.decode import decode
+from train.data.contracts import Decoding
+from train.data.decode import Region, Size
+from train.data.jpeg import read_image
 from train.errors import RunError
 from train.parts.contracts import Framing
 from train.rng import generator
@@ -47,10 +49,11 @@ class Decoder(Dataset[Tensor | RunError]):
     A file that cannot be decoded is returned as the error itself: raised in a worker, it would reach the user wrapped in the
     worker's traceback."""
 
-    def __init__(self, framing: Framing, channels: int, augment_seed: int) -> None:
+    def __init__(self, framing: Framing, channels: int, augment_seed: int, decoding: Decoding = Decoding()) -> None:  # noqa: B008
         self.framing = framing
         self.channels = channels
         self.augment_seed = augment_seed
+        self.decoding = decoding
 
     def __getitem__(self, request: DecodeRequest) -> Tensor | RunError:
         size = self.framing.size()
@@ -62,10 +65,14 @@ class Decoder(Dataset[Tensor | RunError]):
                 draw = generator(self.augment_seed, "augment", request.epoch, index)
                 region = partial(self.framing.train_region, draw)
             try:
-                images[row] = decode(path, region, size, self.channels)
+                images[row] = read_image(path, partial(_frame, region, size), self.channels, self.decoding)
             except RunError as error:
                 return error
         return images
+
+
+def _frame(region: Callable[[int, int], Region], size: Size, height: int, width: int) -> tuple[Region, Size]:
+    return region(height, width), size
 
 
 class _RequestSampler:

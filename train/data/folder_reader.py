@@ -57,7 +57,7 @@ class FolderReader:
         self.batching = batching
         self.labels = source.labels.to(batching.device)
         self.shape: Shape = (channels, *framing.size())
-        decoder = Decoder(framing, channels, batching.augment_seed)
+        decoder = Decoder(framing, channels, batching.augment_seed, source.decoding)
         pin = batching.device.type == "cuda"
         self._training = DecodingPool(decoder, workers, keep=True, pin=pin)
         self._evaluation = DecodingPool(decoder, workers, keep=False, pin=pin)
@@ -116,7 +116,7 @@ def fit_files(
     if kind == "none":
         return Preprocess(kind, (0.0,) * channels, (1.0,) * channels)
     chosen = torch.randperm(len(train), generator=generator(seed, "statistics"))[:limit].sort().values
-    pool = DecodingPool(Decoder(framing, channels, seed), workers, keep=False)
+    pool = DecodingPool(Decoder(framing, channels, seed, train.decoding), workers, keep=False)
     requests = (_request(train, part, None) for part in chosen.split(FIT_BATCH))
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for images in pool.decoded(requests):

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from train.config import Settings, parse
 from train.data.batches import whole_batches
 from train.data.contracts import Dataset, noted
-from train.data.image_folder import listed_once
+from train.data.listing import listed_once
 from train.data.readers import Readers
 from train.errors import UsageError
 from train.run import unused

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from train.config import Settings
-from train.data.contracts import Batch
+from train.data.contracts import Batch, Dataset, Decoded
 from train.data.preprocess import Preprocess
 from train.parts.init import fans, scaled_last_norms
 from train.parts.kinds import Layer, is_activation, is_norm
@@ -56,7 +56,14 @@ def fingerprint(
         },
         "first_batch": first_batch(batch),
         "preprocess": preprocess.describe(),
+        **decoding(parts.dataset),
     }
+
+
+def decoding(dataset: Dataset) -> Fingerprint:
+    """Return how image files are decoded; nothing for the usual way."""
+    facts = dataset.decoding_facts() if isinstance(dataset, Decoded) else {}
+    return {"decoding": dict(facts)} if facts else {}
 
 
 def chosen_name(settings: Settings, group: str) -> str:

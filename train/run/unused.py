@@ -115,6 +115,11 @@ def _framed(facts: RunFacts) -> str:
     return "the first augmentation cuts the images" if framed else ""
 
 
+def _never_drafted(facts: RunFacts) -> str:
+    whole = isinstance(facts.parts.dataset, ImageFolder) and facts.settings.parts["data"]["decoder"] == "torchcodec"
+    return "data.decoder=torchcodec decodes JPEGs whole" if whole else ""
+
+
 def _one_part(facts: RunFacts) -> str:
     """Return why ghost batch norm is batch norm here, at its default size or another."""
     size, batch = facts.settings.parts["norm"].get("size"), facts.settings.trainer.batch_size
@@ -134,6 +139,7 @@ REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "data.workers": _held_in_memory,
     "data.verify": _held_in_memory,
     "data.size": _framed,
+    "data.draft": _never_drafted,
     "data.short_side": _framed,
     "data.val_fraction": _own_split,
     "norm.size": _one_part,
