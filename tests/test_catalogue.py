@@ -27,7 +27,7 @@ CHOICES = choices(CONF)
 RUNS = [choice for choice in CHOICES if choice not in {*ELSEWHERE, IMAGE_FOLDER} and not choice.startswith(OF_SWEEPS)]
 """`tests/sweep/test_study.py` tries each study."""
 
-SUPPLIED = {"model": ("input_shape", "classes", "norm", "dropout", "stochastic_depth"), "data": ("root",)}
+SUPPLIED = {"model": ("input_shape", "classes", "norm", "dropout", "stochastic_depth"), "data": ("root", "workers", "verify")}
 """Parameters that `train/run/build.py` fills in."""
 
 SCORES = {"loss", "accuracy", "lr"}

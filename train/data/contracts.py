@@ -46,20 +46,38 @@ class Decoding:
     draft: float | None = DRAFT_MARGIN
 
 
+CacheKind: TypeAlias = Literal["uint8", "jpeg"]
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """Images that are kept in one file, smaller than they were. `kind`: as pixels or as JPEGs.
+
+    `rows`: int64 [N, 7]: where the bytes of an image begin, their number, height and width of the image, height and width of what
+    it was made from, and its checksum."""
+
+    path: Path
+    kind: CacheKind
+    rows: Tensor
+
+
 @dataclass(frozen=True)
 class Files:
-    """Image files, decoded when a batch needs them. `labels`: int64 [N]; `decoding`: how."""
+    """Image files, decoded when a batch needs them. `labels`: int64 [N]; `decoding`: how; `cached`: read instead, if not None."""
 
     paths: tuple[Path, ...]
     labels: Tensor
     decoding: Decoding = Decoding()
+    cached: CachedImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> Files:
         """Return the images at `indices`, in this order."""
-        return replace(self, paths=tuple(self.paths[index] for index in indices.tolist()), labels=self.labels[indices])
+        cached = self.cached and replace(self.cached, rows=self.cached.rows[indices])
+        paths = tuple(self.paths[index] for index in indices.tolist())
+        return replace(self, paths=paths, labels=self.labels[indices], cached=cached)
 
 
 Source: TypeAlias = Arrays | Files

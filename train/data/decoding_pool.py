@@ -1,4 +1,4 @@
-"""A pool of processes that decode image files, one batch per request.
+"""A pool of processes that decode image files, one batch per request, or make parts of a cache of them.
 
 A worker gets a `DecodeRequest` and returns pixels. It keeps no state and holds no labels, so any worker can answer any request.
 
@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from train.data.cached_image import CachedReader
 from train.data.contracts import Decoding
-from train.data.decode import Region, Size
+from train.data.decode import Frame, Region, Size
 from train.data.jpeg import read_image
 from train.errors import RunError
 from train.parts.contracts import Framing
@@ -36,24 +37,34 @@ from train.rng import generator
 class DecodeRequest:
     """The images of one batch.
 
-    `indices`: positions in the split, which the draws depend on; `epoch`: None asks for the test regions."""
+    `indices`: positions in the split, which the draws depend on; `epoch`: None asks for the test regions; `rows`: of images in a
+    cache, see `CachedImages`."""
 
     paths: list[str]
     indices: list[int]
     epoch: int | None
+    rows: list[list[int]] | None = None
 
 
 class Decoder(Dataset[Tensor | RunError]):
-    """A data set whose items are decoded batches: request -> uint8 [N, C, H, W].
+    """A data set whose items are decoded batches: request -> uint8 [N, C, H, W]. `cache`: reads them instead, if not None.
 
     A file that cannot be decoded is returned as the error itself: raised in a worker, it would reach the user wrapped in the
     worker's traceback."""
 
-    def __init__(self, framing: Framing, channels: int, augment_seed: int, decoding: Decoding = Decoding()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        framing: Framing,
+        channels: int,
+        augment_seed: int,
+        decoding: Decoding = Decoding(),  # noqa: B008
+        cache: CachedReader | None = None,
+    ) -> None:
         self.framing = framing
         self.channels = channels
         self.augment_seed = augment_seed
         self.decoding = decoding
+        self.cache = cache
 
     def __getitem__(self, request: DecodeRequest) -> Tensor | RunError:
         size = self.framing.size()
@@ -65,10 +76,15 @@ class Decoder(Dataset[Tensor | RunError]):
                 draw = generator(self.augment_seed, "augment", request.epoch, index)
                 region = partial(self.framing.train_region, draw)
             try:
-                images[row] = read_image(path, partial(_frame, region, size), self.channels, self.decoding)
+                images[row] = self._image(path, request.rows[row] if request.rows else None, partial(_frame, region, size))
             except RunError as error:
                 return error
         return images
+
+    def _image(self, path: str, row: Sequence[int] | None, frame: Frame) -> Tensor:
+        if self.cache is not None and row is not None:
+            return self.cache.read(row, frame)
+        return read_image(path, frame, self.channels, self.decoding)
 
 
 def _frame(region: Callable[[int, int], Region], size: Size, height: int, width: int) -> tuple[Region, Size]:
@@ -78,26 +94,26 @@ def _frame(region: Callable[[int, int], Region], size: Size, height: int, width:
 class _RequestSampler:
     """The sampler of a DataLoader that outlives an epoch; its requests are set before each epoch."""
 
-    requests: Iterable[DecodeRequest] = ()
+    requests: Iterable[Any] = ()
 
-    def __iter__(self) -> Iterator[DecodeRequest]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.requests)
 
 
 class DecodingPool:
-    """A pool of `workers` single-threaded processes around one `Decoder`; 0 decodes in this process.
+    """A pool of `workers` single-threaded processes around one `Decoder`, or `Maker` of a cache; 0 works in this process.
 
     keep: the processes wait for the next call instead of ending with each. pin: the batches lie in pinned memory.
     """
 
-    def __init__(self, decoder: Decoder, workers: int, *, keep: bool, pin: bool = False) -> None:
+    def __init__(self, decoder: Dataset[Any], workers: int, *, keep: bool, pin: bool = False) -> None:
         self._sampler = _RequestSampler()
         self._make = partial(_loader, decoder, self._sampler, workers, keep=keep, pin=pin)
         self._loader: DataLoader[Any] | None = None
-        self._running: Generator[Tensor, None, None] | None = None
+        self._running: Generator[Any, None, None] | None = None
 
-    def decoded(self, requests: Iterable[DecodeRequest]) -> Generator[Tensor, None, None]:
-        """Yield the decoded batch of each request, in order; an iterator of an earlier call ends.
+    def decoded(self, requests: Iterable[Any]) -> Generator[Any, None, None]:
+        """Yield the answer to each request, in order; an iterator of an earlier call ends.
 
         RunError naming the file that cannot be decoded; the processes have ended then."""
         self._stop()
@@ -114,7 +130,7 @@ class DecodingPool:
             self._running.close()
             self._running = None
 
-    def _answers(self, requests: Iterable[DecodeRequest]) -> Generator[Tensor, None, None]:
+    def _answers(self, requests: Iterable[Any]) -> Generator[Any, None, None]:
         """Yield what the workers return.
 
         A DataLoader ends its processes when the last reference to its iterator goes. A traceback would hold one, so errors are
@@ -141,7 +157,7 @@ class DecodingPool:
             raise failure
 
 
-def _loader(decoder: Decoder, sampler: _RequestSampler, workers: int, *, keep: bool, pin: bool) -> DataLoader[Any]:
+def _loader(decoder: Dataset[Any], sampler: _RequestSampler, workers: int, *, keep: bool, pin: bool) -> DataLoader[Any]:
     return DataLoader(
         decoder,
         sampler=sampler,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from train.data.batches import Batching, mixed_labels, whole_batches
+from train.data.cached_image import CachedReader
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
 from train.data.preprocess import Kind, Preprocess, channel_histogram, preprocess_from_histogram
@@ -57,7 +58,7 @@ class FolderReader:
         self.batching = batching
         self.labels = source.labels.to(batching.device)
         self.shape: Shape = (channels, *framing.size())
-        decoder = Decoder(framing, channels, batching.augment_seed, source.decoding)
+        decoder = _decoder(source, framing, channels, batching.augment_seed)
         pin = batching.device.type == "cuda"
         self._training = DecodingPool(decoder, workers, keep=True, pin=pin)
         self._evaluation = DecodingPool(decoder, workers, keep=False, pin=pin)
@@ -116,7 +117,7 @@ def fit_files(
     if kind == "none":
         return Preprocess(kind, (0.0,) * channels, (1.0,) * channels)
     chosen = torch.randperm(len(train), generator=generator(seed, "statistics"))[:limit].sort().values
-    pool = DecodingPool(Decoder(framing, channels, seed, train.decoding), workers, keep=False)
+    pool = DecodingPool(_decoder(train, framing, channels, seed), workers, keep=False)
     requests = (_request(train, part, None) for part in chosen.split(FIT_BATCH))
     counts = torch.zeros(channels, 256, dtype=torch.int64)
     for images in pool.decoded(requests):
@@ -124,6 +125,13 @@ def fit_files(
     return preprocess_from_histogram(kind, counts)
 
 
+def _decoder(source: Files, framing: Framing, channels: int, seed: int) -> Decoder:
+    cached = source.cached
+    cache = None if cached is None else CachedReader(cached.path, cached.kind, channels, source.decoding)
+    return Decoder(framing, channels, seed, source.decoding, cache)
+
+
 def _request(source: Files, part: Tensor, epoch: int | None) -> DecodeRequest:
     indices = part.tolist()
-    return DecodeRequest([str(source.paths[index]) for index in indices], indices, epoch)
+    rows = None if source.cached is None else source.cached.rows[part].tolist()
+    return DecodeRequest([str(source.paths[index]) for index in indices], indices, epoch, rows)

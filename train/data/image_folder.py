@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
+from train.data.cache_build import Making, with_cache
+from train.data.cached_image import Caching
 from train.data.contracts import DRAFT_MARGIN, DecoderName, Decoding, Files, Splits
 from train.data.decode import Region, open_image
 from train.data.jpeg import describe, refuse_missing
@@ -21,6 +23,8 @@ from train.parts.contracts import Shape
 
 CHECK_THREADS = 16
 CHECK_CHUNK = 256
+QUALITY = 95
+"""Of the JPEGs of a cache, where nothing else is asked for."""
 
 
 class CentreFraming:
@@ -48,11 +52,29 @@ class CentreFraming:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a folder are read. `check`: the header of each when the data are loaded."""
+    """How the files of a folder are read: settings of `image_folder`, and those of all data sets that matter here."""
 
-    channels: int
-    check: bool
-    decoding: Decoding
+    channels: int = 3
+    check: bool = True
+    decoder: DecoderName = "pillow"
+    draft: float | None = DRAFT_MARGIN
+    cache: Literal["none", "uint8", "jpeg"] = "none"
+    cache_side: int | None = None
+    cache_quality: int = QUALITY
+    cache_dir: str | None = None
+    workers: int = 0
+    verify: bool = False
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(self.decoder, self.draft)
+
+    def making(self, short_side: int) -> Making | None:
+        """Return how caches are made; None without any."""
+        if self.cache == "none":
+            return None
+        caching = Caching(self.cache, self.cache_side or short_side, self.cache_quality, self.cache_dir)
+        return Making(caching, self.channels, self.decoding, self.workers, self.verify)
 
 
 class ImageFolder:
@@ -70,23 +92,35 @@ class ImageFolder:
         self.class_names = class_names
         self.framing = framing
         self.notes = notes
-        self._how = how
+        self._check = how.check
+        self._decoding = how.decoding
+        self._making = how.making(framing.short_side)
         self._folders = {name: replace(files, decoding=how.decoding) for name, files in folders.items()}
 
     def decoding_facts(self) -> Mapping[str, Any]:
-        """Return how the files are decoded, for the fingerprint; empty for the usual way."""
-        return describe(self._how.decoding)
+        """Return how the files are decoded and what of them is cached, for the fingerprint; empty for the usual way."""
+        if self._making is None:
+            return {} if self._decoding == Decoding() else describe(self._decoding)
+        caching = self._making.caching
+        quality = {"quality": caching.quality} if caching.kind == "jpeg" else {}
+        return describe(self._decoding) | {"cache": caching.kind, "side": caching.side} | quality
 
     def load(self) -> Splits:
-        """Return the files of the splits. UsageError naming the first whose header is broken."""
-        if self._how.check:
-            check_headers([path for files in self._folders.values() for path in files.paths])
-        test = self._folders.get("test")
-        val = self._folders.get("val")
+        """Return the files of the splits, with their caches if there are to be any: those that are missing are made.
+
+        UsageError naming the first file whose header is broken, or which cannot be decoded for a cache."""
+        if self._making is not None:
+            folders = {name: with_cache(name, files, self._making) for name, files in self._folders.items()}
+        else:
+            folders = self._folders
+            if self._check:
+                check_headers([path for files in folders.values() for path in files.paths])
+        test = folders.get("test")
+        val = folders.get("val")
         if test is None:
             test, val = val, None
         assert test is not None  # image_folder has checked that
-        return Splits(self._folders["train"], test, val)
+        return Splits(folders["train"], test, val)
 
 
 def image_folder(
@@ -97,6 +131,12 @@ def image_folder(
     check: bool = True,
     decoder: DecoderName = "pillow",
     draft: Annotated[float, Ge(1)] | None = DRAFT_MARGIN,
+    cache: Literal["none", "uint8", "jpeg"] = "none",
+    cache_side: Annotated[int, Ge(1)] | None = None,
+    cache_quality: Annotated[int, Interval(ge=1, le=100)] = QUALITY,
+    cache_dir: str | None = None,
+    workers: int = 0,
+    verify: bool = False,
 ) -> ImageFolder:
     """Return a data set of the image files under `root/train/<class>/`, and `root/val/<class>/` or `root/test/<class>/` or both.
 
@@ -107,7 +147,9 @@ def image_folder(
 
     size, short_side: the default framing, `CentreFraming`; an augmentation that frames (`augment=multi_scale`) replaces it.
     channels: 3 for RGB, 1 for grey. check: read the header of every file in `load`, some 30 s per million files on a local disk.
-    decoder, draft: see `Decoding`.
+    decoder, draft: see `Decoding`. cache: keep each image as pixels or as a JPEG of cache_quality, its short side cache_side
+    pixels (None: short_side), in the folder cache_dir (None: the user's cache). workers: processes that make a cache; verify: see
+    `file_hashes`.
 
     Constructing it reads names and file lengths only. UsageError, naming the folder or file and the remedy, for a missing root or
     split, a split with fewer than two classes, a class without images, classes that differ between the splits, empty files, and a
@@ -115,7 +157,7 @@ def image_folder(
     """
     if size > short_side:
         raise UsageError(f"data.size={size} does not fit into data.short_side={short_side}; lower the first or raise the second.")
-    how = Reading(channels, check, Decoding(decoder, draft))
+    how = Reading(channels, check, decoder, draft, cache, cache_side, cache_quality, cache_dir, workers, verify)
     refuse_missing(decoder)
     found = list_folder(root)
     return ImageFolder(found.files, found.class_names, CentreFraming(short_side, size), how, found.notes)

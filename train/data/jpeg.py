@@ -59,9 +59,7 @@ def refuse_missing(decoder: DecoderName) -> None:
 
 
 def describe(decoding: Decoding) -> dict[str, Any]:
-    """Return how files are decoded, as plain values with the version of the package; empty for the usual way."""
-    if decoding == Decoding():
-        return {}
+    """Return how files are decoded, as plain values with the version of the package."""
     package = PACKAGES.get(decoding.decoder, ("pillow", "", ""))[0]
     draft = None if decoding.decoder == "torchcodec" else decoding.draft
     return {"decoder": decoding.decoder, "package": f"{package} {version(package)}", "draft": draft}
@@ -113,6 +111,14 @@ JPEG_DECODERS: Mapping[DecoderName, Callable[[bytes, str, Size], np.ndarray[Any,
 }
 
 
+def jpeg_pixels(content: bytes, channels: int, size: Size, decoder: DecoderName) -> np.ndarray[Any, Any]:
+    """Decode a sound JPEG of `size` (height, width) to uint8 [H, W, channels]."""
+    if decoder in JPEG_DECODERS:
+        return JPEG_DECODERS[decoder](content, "L" if channels == 1 else "RGB", size)
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image).reshape(*size, channels)
+
+
 def upright(pixels: np.ndarray[Any, Any], turn: Image.Transpose | None) -> np.ndarray[Any, Any]:
     """Return a view of [H, W, C] that is turned as `Image.transpose` does."""
     return pixels if turn is None else TURNED[turn](pixels)
@@ -143,8 +149,9 @@ def cut(pixels: np.ndarray[Any, Any], full: Size, box: Region, size: Size, chann
 
 def _whole(start: float, length: float, scale: float, most: int) -> tuple[int, int]:
     """Return the first pixel of a side, and the one after the last."""
-    first = min(max(0, round(start * scale)), most - 1)
-    return first, max(first + 1, min(most, round((start + length) * scale)))
+    count = min(max(1, round(length * scale)), most)
+    first = min(max(0, round(start * scale)), most - count)
+    return first, first + count
 
 
 def _other_channels(image: Tensor, channels: int) -> Tensor:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import torch
-from annotated_types import Ge
 
-from train.data.contracts import DRAFT_MARGIN, DecoderName, Decoding, Files
+from train.data.contracts import Files
 from train.data.image_folder import CentreFraming, ImageFolder, Reading
 from train.data.jpeg import refuse_missing
 from train.data.listing import counted, files_of, scan
@@ -21,24 +20,17 @@ def has_training_images(root: str) -> bool:
     return (Path(root).expanduser() / "train").is_dir()
 
 
-def new_images(
-    root: str,
-    size: int = 224,
-    short_side: int = 256,
-    channels: Literal[1, 3] = 3,
-    check: bool = True,
-    decoder: DecoderName = "pillow",
-    draft: Annotated[float, Ge(1)] | None = DRAFT_MARGIN,
-) -> ImageFolder:
+def new_images(root: str, size: int = 224, short_side: int = 256, **how: Any) -> ImageFolder:
     """Return the images under `root/test/<class>/`, else `root/val/<class>/`, else `root/<class>/`, as the test split.
 
-    The settings are those of `image_folder`. UsageError as there; one class is enough.
+    The settings are those of `image_folder`, which have been checked. UsageError as there; one class is enough.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise UsageError(f"data.root={root}: there is no such folder ({folder.absolute()}). Name one with <class>/ folders.")
     chosen = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), folder)
-    refuse_missing(decoder)
+    reading = Reading(**how)
+    refuse_missing(reading.decoder)
     left_out: Counter[str] = Counter()
     try:
         found = scan(chosen, left_out)
@@ -46,6 +38,4 @@ def new_images(
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}. Make it readable, or remove it.") from error
     notes = (f"left out of {chosen}: {', '.join(counted(left_out))}",) if left_out else ()
     files = {"train": Files((), torch.empty(0, dtype=torch.int64)), "test": files_of(found)}
-    return ImageFolder(
-        files, tuple(found), CentreFraming(short_side, size), Reading(channels, check, Decoding(decoder, draft)), notes
-    )
+    return ImageFolder(files, tuple(found), CentreFraming(short_side, size), reading, notes)

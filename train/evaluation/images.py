@@ -74,7 +74,8 @@ def _dataset(settings: Settings) -> Dataset:
     if root is None or current_target(str(node.get("_target_"))) != target or has_training_images(root):
         return build_dataset(settings)
     given = {name: value for name, value in node.items() if name not in ("_target_", "root")}
-    return new_images(root, **check_call(new_images, "data", given, ("root",)))
+    offered = {"workers": settings.data.workers, "verify": settings.data.verify}
+    return new_images(root, **check_call(image_folder, "data", given, ("root", *offered)), **offered)
 
 
 def _refuse_root_without_copy(dataset: Dataset, typed: Sequence[str]) -> None:

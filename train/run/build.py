@@ -131,7 +131,8 @@ def refuse_depth(parts: Parts) -> None:
 
 def build_dataset(settings: Settings) -> Dataset:
     """Return the chosen data set, which has read no images yet. UsageError for an invalid setting."""
-    return call_target("data", settings.parts["data"], {}, offered={"root": settings.data.root})
+    shared = {"root": settings.data.root, "workers": settings.data.workers, "verify": settings.data.verify}
+    return call_target("data", settings.parts["data"], {}, offered=shared)
 
 
 def input_shape(dataset: Dataset, pipeline: Pipeline) -> Shape:

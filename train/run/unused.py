@@ -115,9 +115,22 @@ def _framed(facts: RunFacts) -> str:
     return "the first augmentation cuts the images" if framed else ""
 
 
+def _framed_from_files(facts: RunFacts) -> str:
+    return _framed(facts) if _uncached(facts) else ""
+
+
 def _never_drafted(facts: RunFacts) -> str:
-    whole = isinstance(facts.parts.dataset, ImageFolder) and facts.settings.parts["data"]["decoder"] == "torchcodec"
+    whole = isinstance(facts.parts.dataset, ImageFolder) and facts.settings.parts["data"].get("decoder") == "torchcodec"
     return "data.decoder=torchcodec decodes JPEGs whole" if whole else ""
+
+
+def _uncached(facts: RunFacts) -> str:
+    return "data.cache=none" if facts.settings.parts["data"].get("cache") == "none" else ""
+
+
+def _without_quality(facts: RunFacts) -> str:
+    kept = facts.settings.parts["data"].get("cache") == "uint8"
+    return "data.cache=uint8 keeps the pixels as they are" if kept else _uncached(facts)
 
 
 def _one_part(facts: RunFacts) -> str:
@@ -140,7 +153,10 @@ REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "data.verify": _held_in_memory,
     "data.size": _framed,
     "data.draft": _never_drafted,
-    "data.short_side": _framed,
+    "data.cache_side": _uncached,
+    "data.cache_quality": _without_quality,
+    "data.cache_dir": _uncached,
+    "data.short_side": _framed_from_files,
     "data.val_fraction": _own_split,
     "norm.size": _one_part,
     "seeds.augment": _without_augmentation,

@@ -80,6 +80,10 @@ INTRODUCED: tuple[KeyRule, ...] = (
     KeyRule("data.train_fraction", 1.0),
     KeyRule("data.decoder", "pillow", target="train.data.image_folder."),
     KeyRule("data.draft", 2.0, target="train.data.image_folder."),
+    KeyRule("data.cache", "none", target="train.data.image_folder."),
+    KeyRule("data.cache_side", None, target="train.data.image_folder."),
+    KeyRule("data.cache_quality", 95, target="train.data.image_folder."),
+    KeyRule("data.cache_dir", None, target="train.data.image_folder."),
 )
 
 EXECUTION = (
@@ -87,6 +91,7 @@ EXECUTION = (
     KeyRule("data.verify", False),
     KeyRule("data.download", True, target="train.data.torchvision_sets."),
     KeyRule("data.check", True, target="train.data.image_folder."),
+    KeyRule("data.cache_dir", None, target="train.data.image_folder."),
     KeyRule("trainer.cuda_graph", "auto"),
 )
 """In the hash, their defaults replace every value, because version 1 hashed these keys."""
