@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar
 
 from filelock import FileLock
 
+from train.data.progress import step
 from train.errors import UsageError
 
 HEADER = b"train: hashes of files, 1\n"
@@ -83,7 +84,11 @@ def _for_each(call: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     try:
         with ThreadPoolExecutor(THREADS) as pool:
-            return [result for chunk in pool.map(lambda chunk: list(map(call, chunk)), chunks) for result in chunk]
+            results: list[_T] = []
+            for chunk in pool.map(lambda chunk: list(map(call, chunk)), chunks):
+                results += chunk
+                step("hashing", len(results), len(names))
+            return results
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}. Make it readable, or remove it.") from error
 

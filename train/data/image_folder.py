@@ -18,6 +18,7 @@ from train.data.contracts import DRAFT_MARGIN, DecoderName, Decoding, Files, Spl
 from train.data.decode import Region, open_image
 from train.data.jpeg import describe, refuse_missing
 from train.data.listing import list_folder
+from train.data.progress import step
 from train.errors import UsageError
 from train.parts.contracts import Shape
 
@@ -168,7 +169,10 @@ def check_headers(paths: Sequence[Path]) -> None:
     chunks = [paths[start : start + CHECK_CHUNK] for start in range(0, len(paths), CHECK_CHUNK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(CHECK_THREADS) as pool:
         warnings.simplefilter("ignore")  # about metadata, or about sizes that are an error here
-        broken = [found for chunk in pool.map(_broken, chunks) for found in chunk]
+        broken: list[str] = []
+        for number, found in enumerate(pool.map(_broken, chunks), 1):
+            broken += found
+            step("checking", min(number * CHECK_CHUNK, len(paths)), len(paths))
     if broken:
         more = f" ({len(broken)} of {len(paths)} files are like that.)" if len(broken) > 1 else ""
         raise UsageError(f"{broken[0]}. Replace or remove the file.{more}")

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from train.data.contracts import Files
+from train.data.folder_contents import FolderContent, FolderContents
+from train.data.progress import step
 from train.errors import UsageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}) | {
@@ -40,7 +42,9 @@ _listed: dict[str | None, Listing] | None = None
 
 @contextmanager
 def listed_once() -> Iterator[None]:
-    """List each folder once inside the block, for checks of many configurations. Every run lists its files itself."""
+    """List each folder once inside the block, for checks of many configurations.
+
+    Every run asks for its files anew; of a folder that has not changed, `FolderContents` knows them."""
     global _listed
     before, _listed = _listed, {}
     try:
@@ -138,7 +142,12 @@ def scan(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
         raise UsageError(f"{folder} has no folders: the images of each class go into a folder of their own, {folder}/<class>/.")
     others = {path.name for path in folder.iterdir()}.difference(classes)
     left_out.update(HIDDEN if name.startswith(".") else OUTSIDE for name in others)
-    images = {name: sorted(_images(folder / name, left_out)) for name in classes}
+    known, images, count = FolderContents(folder), dict[str, list[str]](), 0
+    for name in classes:
+        images[name] = sorted(_images(str(folder / name), left_out, known))
+        count += len(images[name])
+        step("listing", count)
+    known.keep()
     without = [name for name, paths in images.items() if not paths]
     if without:
         known = " ".join(sorted(SUFFIXES))
@@ -148,20 +157,33 @@ def scan(folder: Path, left_out: Counter[str]) -> dict[str, list[str]]:
     return images
 
 
-def _images(folder: str | Path, left_out: Counter[str]) -> Iterator[str]:
+def _images(folder: str, left_out: Counter[str], known: FolderContents) -> Iterator[str]:
+    """Yield the image files in a folder and in those that it has."""
+    content = known.content(folder, _content)
+    left_out.update(content.left_out)
+    for name in content.images:
+        yield os.path.join(folder, name)  # noqa: PTH118, a Path per entry would double the time
+    for name in content.folders:
+        yield from _images(os.path.join(folder, name), left_out, known)  # noqa: PTH118
+
+
+def _content(folder: str) -> FolderContent:
+    content, left_out = FolderContent([], [], {}), Counter[str]()
     with os.scandir(folder) as entries:
         for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122, a Path per entry would double the time
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
             if entry.name.startswith("."):
                 left_out[HIDDEN] += 1
             elif entry.is_dir():
-                yield from _images(entry.path, left_out)
+                content.folders.append(entry.name)
             elif suffix not in SUFFIXES:
                 left_out[suffix or NO_SUFFIX] += 1
             elif entry.stat().st_size == 0:
                 raise UsageError(f"{entry.path} is empty (0 bytes). Replace or remove the file.")
             else:
-                yield entry.path
+                content.images.append(entry.name)
+    content.left_out.update(left_out)
+    return content
 
 
 def _same_classes(train: Path, expected: set[str], other: Path, found: set[str]) -> None:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from train.command import as_typed, own_parts
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, CompositionError, Interrupted
+from train.run.loading import loading_shown
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import StopSignal, handle_signals, held_signals
 from train.run.trust import set_trusted, trusted_packages
@@ -164,7 +165,8 @@ def start(
     with held_signals():
         from train.run.session import open_session  # imports torch
 
-    session = open_session(settings, folder, checkpoints, previous, typed)
+    with loading_shown():
+        session = open_session(settings, folder, checkpoints, previous, typed)
     session.claim_folder(content, user_overrides(overrides), choices)
     return session
 

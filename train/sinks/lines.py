@@ -89,9 +89,14 @@ def line_writer(stream: TextIO) -> Callable[[str], None]:
     return write
 
 
+def is_live(stream: TextIO) -> bool:
+    """Return whether `stream` is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
 def stream_sink(stream: TextIO) -> Sink:
     """Return the live view if `stream` is a terminal that can move its cursor, plain lines otherwise."""
-    if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+    if not is_live(stream):
         return LineSink(line_writer(stream))
     from rich.console import Console
 

@@ -5,17 +5,19 @@ Both need the data, and so torch: workers of the fork server do it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.run.trust import trusted
+from train.sinks.loading import Tell, loading_view
 from train.store.identity import place_of_data, with_place
 from train.store.inputs import Inputs
 from train.store.manifest import Manifest
 from train.sweep.devices import cpu_cores
-from train.sweep.fork_server import ForkServer
+from train.sweep.fork_server import ForkServer, Worker
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RunStatus, run_statuses
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 CALL = "train.run.dry_run:check_configs"
 FIRST_BATCHES = "train.run.dry_run:first_batches"
+TOLD_EVERY_S = 0.25
 MIN_CONFIGS_PER_WORKER = 8
 """A worker takes some 50 ms per configuration, and half a second to load the bundled data."""
 
@@ -57,8 +60,26 @@ def check_arms(
     `arms`: id -> resolved experiment; `environment`: variables that give the worker the device that a run will have; `typed`: the
     overrides on the command line.
     """
-    ids, pending = list(arms), groups_of_arms(arms, cpu_cores())
-    found: dict[str, ConfigCheck] = {}
+    ids = list(arms)
+    with loading_view(sys.stdout) as tell:
+        found = _found(arms, fork_server, environment, with_memory, typed, tell)
+    impossible = {id: check.problem for id, check in found.items() if check.problem is not None}
+    sizes = [found[id].needed_bytes if id in found else None for id in ids if id not in impossible]
+    inputs = {id: check.inputs for id, check in found.items() if check.inputs is not None}
+    checked = [check for check in found.values() if check.problem is None]
+    return ArmChecks(impossible, _largest(sizes), inputs, _common(c.unread for c in checked), _common(c.notes for c in checked))
+
+
+def _found(
+    arms: Mapping[str, Mapping[str, Any]],
+    fork_server: ForkServer,
+    environment: Mapping[str, str],
+    with_memory: bool,
+    typed: Sequence[str],
+    tell: Tell,
+) -> dict[str, ConfigCheck]:
+    """Return what workers found out about each arm. Nothing of one that crashed its worker: its own run will report that."""
+    pending, found = groups_of_arms(arms, cpu_cores()), dict[str, "ConfigCheck"]()
     while pending:
         groups = {
             fork_server.start(
@@ -68,17 +89,21 @@ def check_arms(
         }
         pending = []
         while groups:
-            for worker in fork_server.wait():
+            for worker in _ended(fork_server, tell):
                 group = groups.pop(worker)
                 if isinstance(worker.value, list):
                     found |= zip(group, worker.value, strict=True)
                 elif len(group) > 1:
-                    pending += [[id] for id in group]  # one of them crashed the worker; alone, its own run will report the crash
-    impossible = {id: check.problem for id, check in found.items() if check.problem is not None}
-    sizes = [found[id].needed_bytes if id in found else None for id in ids if id not in impossible]
-    inputs = {id: check.inputs for id, check in found.items() if check.inputs is not None}
-    checked = [check for check in found.values() if check.problem is None]
-    return ArmChecks(impossible, _largest(sizes), inputs, _common(c.unread for c in checked), _common(c.notes for c in checked))
+                    pending += [[id] for id in group]  # one of them crashed the worker
+    return found
+
+
+def _ended(fork_server: ForkServer, tell: Tell) -> list[Worker]:
+    """Wait for workers and return those that have ended. Tells meanwhile how far the data set is that one of them loads."""
+    while not (ended := fork_server.wait(TOLD_EVERY_S)) and fork_server.workers:
+        for told in [worker.told for worker in fork_server.workers if worker.told is not None][:1]:
+            tell(*told)
+    return ended
 
 
 def groups_of_arms(arms: Mapping[str, Mapping[str, Any]], workers: int) -> list[list[str]]:

@@ -30,7 +30,7 @@ from train.errors import FEW_OF_EITHER, SHORTAGES, RunError, UsageError, remedy
 from train.run.signals import HELD_SIGNALS
 from train.sweep import worker as worker_process
 from train.sweep.watch import StopWatch, has_ended, is_stopped
-from train.sweep.worker import open_log
+from train.sweep.worker import Told, open_log
 
 SERVER_LOST = 255
 """The exit code that `multiprocessing` gives a worker whose fork server was killed."""
@@ -43,22 +43,29 @@ KILL_S = 5.0
 class Worker:
     """A process that runs one call.
 
-    what: what it does, for messages. value: what the call returned, None before that. exit_code: None until `ForkServer.wait`
-    returns the worker; -n: killed by signal n; SERVER_LOST."""
+    what: what it does, for messages. value: what the call returned, None before that. told: how far a data set is that it loads.
+    exit_code: None until `ForkServer.wait` returns the worker; -n: killed by signal n; SERVER_LOST."""
 
     process: BaseProcess
     pid: int
     connection: Connection
     what: str = ""
     value: Any = None
+    told: Told | None = None
     exit_code: int | None = None
 
     def receive(self) -> None:
-        """Receive the value if the worker has sent it."""
-        if not self.connection.closed and self.connection.poll():
-            with suppress(EOFError, OSError):
-                self.value = self.connection.recv()
-            self.connection.close()
+        """Receive the value if the worker has sent it, and what it told before."""
+        while not self.connection.closed and self.connection.poll():
+            try:
+                received = self.connection.recv()
+            except (EOFError, OSError):
+                received = None
+            if isinstance(received, Told):
+                self.told = received
+            else:
+                self.value = received
+                self.connection.close()
 
     def signal(self, number: int) -> None:
         """Send a signal to the worker, SIGKILL also to the processes it started; does nothing after the worker has exited."""

@@ -14,13 +14,23 @@ from io import FileIO
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 from train.errors import SIGNALLED
+from train.run.loading import loading_relayed
 from train.run.signals import HELD_SIGNALS
 from train.store.inside import Folder
 
 ORPHAN_GRACE_S = 1.0
 """Time that a worker gets to save and exit after the process that requested it is gone."""
+
+
+class Told(NamedTuple):
+    """How far the data set is that a worker loads: what it does, with how many files, of how many; 0 of an unknown number."""
+
+    what: str
+    done: int
+    total: int
 
 
 def open_log(log: str) -> FileIO:
@@ -48,7 +58,10 @@ def run(connection: Connection, log: str) -> None:
 
         torch.set_num_threads(threads)  # OpenMP has already read the variable, but started no threads
         module, _, name = call.partition(":")
-        connection.send(getattr(importlib.import_module(module), name)(argument))
+        function = getattr(importlib.import_module(module), name)
+        with loading_relayed(lambda told: connection.send(Told(*told))):
+            value = function(argument)
+        connection.send(value)
     except KeyboardInterrupt:
         sys.exit(SIGNALLED + signal.SIGINT)
     finally:
