@@ -3,7 +3,7 @@
     python scripts/benchmark.py                              # the training loop, at the default configuration
     python scripts/benchmark.py model=resnet norm=group      # at another one: any overrides of `train`
     python scripts/benchmark.py --cost-of-observing          # with and without measuring inside the network
-    python scripts/benchmark.py --image-folder               # reading photographs
+    python scripts/benchmark.py --image-folder               # reading photographs, by decoder and cache
     python scripts/benchmark.py --sweep                      # many runs, from the command to the report
     python scripts/benchmark.py --fixed-cost                 # a run of 0, 20 and 200 steps: seconds beyond its steps
     python scripts/benchmark.py --scale                      # CPU time and memory at a size and at twice that size
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument_group("sections (default: --loop)").add_argument
     add("--loop", action="store_true", help="the training loop against a plain one, the bare step and Lightning")
     add("--cost-of-observing", action="store_true", help="the training loop against itself with observe=off")
-    add("--image-folder", action="store_true", help="reading generated JPEGs, against torchvision's pipeline")
+    add("--image-folder", action="store_true", help="reading JPEGs by decoder and cache, against torchvision's pipeline")
     add("--sweep", action="store_true", help="a whole sweep, by `train -m` and by hand: trainings per hour")
     add("--fixed-cost", action="store_true", help="what a run costs beyond its steps, in a worker of the fork server")
     add("--scale", action="store_true", help="how planning, sweeps and reports grow with their size; alone, without windows")

@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from scripts.benchmarks.folder import READERS, missing_decoders
 from scripts.benchmarks.host_time import HOST_PARTS, HostClock, TimedReader, TimedRunner, TimedSink
 from scripts.benchmarks.lightning_loop import lightning_package
 from scripts.benchmarks.report import host_ms
@@ -131,7 +132,10 @@ def test_benchmark_measures_every_section(tmp_path):
     assert ("No lightning: it is not installed" in done.stdout) is not lightning
     names = ["train", "train_full", "train_unobserved"]
     check_section(observing, names, ["train/train_unobserved", "train_full/train_unobserved"], images=24)
-    check_section(folder, ["folder_reader", "torchvision_folder"], ["folder_reader/torchvision_folder"], images=12)
+    readers = [name for name in READERS if name not in missing_decoders()]
+    others = [f"{name}/folder_reader" for name in readers if name != "folder_reader"]
+    check_section(folder, [*readers, "torchvision_folder"], ["folder_reader/torchvision_folder", *others], images=12)
+    assert ("No folder_turbojpeg: data.decoder=turbojpeg: this needs" in done.stdout) is ("folder_turbojpeg" not in readers)
     precisions = {name: detail.split(",")[0] for name, detail in loop["contestants"].items()}
     assert precisions.pop("lightning", "").startswith("Lightning" if lightning else "")
     assert precisions == {"train": "bfloat16", "plain": "float32", "bare": "bfloat16", "train_float32": "float32"}

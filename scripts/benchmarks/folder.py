@@ -1,12 +1,14 @@
-"""Contestants that read image files: `train`'s reader of image folders, and torchvision's ImageFolder in a DataLoader."""
+"""Contestants that read image files: `train`'s reader of image folders, with each decoder and cache, and torchvision's.
+
+The latter is its ImageFolder in a DataLoader."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,14 +18,28 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import to_pil_image
 
-from train.data.contracts import Batch
+from train.data.contracts import Batch, DecoderName
+from train.data.jpeg import refuse_missing
 from train.data.preprocess import Preprocess
 from train.data.readers import Readers
+from train.errors import UsageError
 from train.run.setup import Setup
+
+from .training import prepare_setup
 
 CLASSES = 4
 QUALITY = 90
 CROP = 224
+
+READERS: Mapping[str, Sequence[str]] = {
+    "folder_reader": (),
+    "folder_turbojpeg": ("data.decoder=turbojpeg",),
+    "folder_torchcodec": ("data.decoder=torchcodec",),
+    "folder_uint8": ("data.cache=uint8",),
+    "folder_jpeg": ("data.cache=jpeg",),
+    "folder_jpeg_turbojpeg": ("data.cache=jpeg", "data.decoder=turbojpeg"),
+}
+"""Contestant -> its settings, besides those that all have."""
 
 
 class FolderReading:
@@ -31,7 +47,7 @@ class FolderReading:
 
     def __init__(self, name: str, setup: Setup, readers: Readers) -> None:
         self.name = name
-        self.detail = f"multi_scale + flip, {setup.settings.data.workers} workers"
+        self.detail = ", ".join([*READERS[name], f"multi_scale + flip, {setup.settings.data.workers} workers"])
         self.readers = readers
         self.batches = self.endless()
 
@@ -44,6 +60,24 @@ class FolderReading:
 
     def close(self) -> None:
         self.readers.close()
+
+
+def reading(name: str, overrides: Sequence[str]) -> FolderReading:
+    """Return the contestant of this name; its cache is made before."""
+    setup = prepare_setup([*overrides, *READERS[name]])
+    return FolderReading(name, setup, setup.open_readers())
+
+
+def missing_decoders() -> dict[str, str]:
+    """Return contestant -> why it is left out, for those whose decoder is not installed."""
+    found: dict[str, str] = {}
+    for name, settings in READERS.items():
+        decoder = next((setting.partition("=")[2] for setting in settings if setting.startswith("data.decoder=")), "pillow")
+        try:
+            refuse_missing(cast(DecoderName, decoder))
+        except UsageError as error:
+            found[name] = f"No {name}: {error}"
+    return found
 
 
 class TorchvisionReading:

@@ -15,7 +15,7 @@ from train.run.setup import Setup
 
 from . import fixed_cost, sweep
 from .bare import BareGraph, BareStep
-from .folder import QUALITY, FolderReading, TorchvisionReading, write_photographs
+from .folder import QUALITY, READERS, TorchvisionReading, missing_decoders, reading, write_photographs
 from .host_time import HOST_PARTS
 from .lightning_loop import LightningLoop, lightning_package
 from .plain import PlainLoop
@@ -65,14 +65,14 @@ Makers = Mapping[str, Callable[[], Contestant]]
 NAMES = {
     "loop": ("train", "train_eager", "plain", "bare", "bare_graph", "lightning", "train_float32"),
     "observing": ("train", "train_full", "train_unobserved"),
-    "folder": ("folder_reader", "torchvision_folder"),
+    "folder": (*READERS, "torchvision_folder"),
     "sweep": (*sweep.POOLS, "sweep_plain"),
     "fixed": tuple(f"run_{steps}" for steps in fixed_cost.LENGTHS),
 }
 TITLES = {
     "loop": "Training: the loop of `train`, a plain PyTorch loop, the bare step, Lightning",
     "observing": "The cost of observing: `train` with its observation, with observe=full and with observe=off",
-    "folder": "Image files: the reader of image_folder and torchvision's ImageFolder",
+    "folder": "Image files: the reader of image_folder, its decoders and caches, and torchvision's ImageFolder",
     "sweep": "A sweep, command to end: `train -m` with and without MPS and with one run per GPU, and a plain program run by run",
     "fixed": "The fixed cost of a run: seconds in a worker of the fork server, as in a sweep",
 }
@@ -88,7 +88,7 @@ RATIOS = {
         ("bare_graph", "bare"),
     ),
     "observing": (("train", "train_unobserved"), ("train_full", "train_unobserved")),
-    "folder": (("folder_reader", "torchvision_folder"),),
+    "folder": (("folder_reader", "torchvision_folder"), *((name, "folder_reader") for name in list(READERS)[1:])),
     "sweep": (
         ("sweep_mps", "sweep_plain"),
         ("sweep_pool", "sweep_plain"),
@@ -215,18 +215,19 @@ def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Setup, list[
     size = write_photographs(root, options.images, options.image_width)
     sizes = [f"trainer.batch_size={options.batch_size}", f"data.workers={options.workers}", "data.val_fraction=0.0"]
     overrides = ["data=image_folder", f"data.root={root}", "augment=[multi_scale,flip]", *sizes]
-    setup = prepare_setup(overrides)
-    readers = setup.open_readers()
+    setup, missing = prepare_setup(overrides), missing_decoders()
     device = setup.placement.device
-    makers: Makers = {
-        "folder_reader": lambda: FolderReading("folder_reader", setup, readers),
+    cached = [*overrides, f"data.cache_dir={folder / 'caches'}"]
+    makers: dict[str, Callable[[], Contestant]] = {
         "torchvision_folder": lambda: TorchvisionReading(
-            "torchvision_folder", root / "train", readers.preprocess, options.batch_size, options.workers, device
+            "torchvision_folder", root / "train", setup.open_readers().preprocess, options.batch_size, options.workers, device
         ),
+        **{name: partial(reading, name, cached) for name in READERS if name not in missing},
     }
     width, height = options.image_width, options.image_width * 3 // 4
     note = f"{options.images} generated JPEGs, {width} x {height} or upright, quality {QUALITY}, {size / 1000:.0f} kB on average."
-    return makers, setup, [note]
+    absent = [missing[name] for name in wanted("folder", options) if name in missing]
+    return makers, setup, [note, *absent, "The short side of cached images is 256 pixels; caches are made before the windows."]
 
 
 def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:

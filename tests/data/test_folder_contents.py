@@ -172,3 +172,26 @@ def test_runs_of_a_sweep_do_not_list_a_folder_again(root: Path, kept: Path, trai
     assert done.returncode == 0, done.stderr
     (data,) = (root.parent / "sweep").glob("*/data.json")
     assert json.loads(data.read_text())["splits"]["train"]["counts"] == [4, 3]
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_files_are_listed_in_seconds(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds of this process: the machine may be busy."""
+    monkeypatch.setattr("train.data.folder_contents.SETTLED_S", 0.0)
+    root = tmp_path / "many"
+    for split, count in (("train", 990), ("val", 10)):
+        for label in range(100):
+            folder = root / split / f"{label:03}"
+            folder.mkdir(parents=True)
+            (folder / "0.png").write_bytes(b"an image")
+            for index in range(1, count):
+                (folder / f"{index}.png").hardlink_to(folder / "0.png")
+    time.sleep(0.02)
+    costs = []
+    for _ in range(2):
+        began = time.process_time()
+        assert len(image_folder(str(root), check=False).load().train) == 99_000
+        costs.append(time.process_time() - began)
+    assert costs[0] < 5
+    assert costs[1] < costs[0] / 1.5, "known by then"
+    assert list(kept.iterdir())

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from scripts.catalogue import overrides_of, write_images
-from tests.harness import compose_config, run_content, settings_for, train_in_process
+from tests.harness import COMMAND, compose_config, run_content, settings_for, train_in_process
 from train.data.batches import Batching
 from train.data.cached_image import shrunk
 from train.data.contracts import Files
@@ -436,3 +436,49 @@ def test_draws_do_not_depend_on_the_cache() -> None:
     """A region is drawn in pixels of the file; the cache only has fewer of them."""
     large, small = (CROP.train_region(generator(2, "augment", 0, 5), *size) for size in ((47, 60), (28, 36)))
     assert large != small
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+def test_sweep_reads_a_cache_that_is_larger_than_its_memory(tmp_path: Path) -> None:
+    """The limit is on what a process may allocate: files that are mapped do not count, as they need not stay in memory."""
+    import resource
+
+    limit, side, images = 1_700_000_000, 1200, 400
+    for split in ("train", "val"):
+        for label in range(2):
+            folder = tmp_path / "photos" / split / f"{label}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (side, side), (40 + 100 * label, 90, 30)).save(folder / "0.png")
+            for index in range(1, images // 2 if split == "train" else 2):
+                shutil.copy(folder / "0.png", folder / f"{index}.png")
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    settings = [
+        "data=image_folder",
+        f"data.root={tmp_path}/photos",
+        "data.cache=uint8",
+        f"data.cache_side={side}",
+        "data.size=16",
+    ]
+    settings += [
+        "data.short_side=16",
+        "data.workers=1",
+        "augment=none",
+        "model.width=4",
+        "model.stages=2",
+        "trainer.batch_size=20",
+    ]
+    command = [str(COMMAND), "-m", "norm=none,batch", *settings, "trainer.epochs=1", "observe=off", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, preexec_fn=limited, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.arrow")) > limit
+    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 2
+    hold = subprocess.run([sys.executable, "-c", f"bytes({limit})"], preexec_fn=limited, capture_output=True, check=False)
+    assert b"MemoryError" in hold.stderr, "the limit holds"
+    shutil.rmtree(tmp_path / "cache")
