@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from PIL import Image
 
 from scripts.catalogue import overrides_of, write_images
 from tests.harness import compose_config, settings_for, train_in_process
+from tests.sweep.conftest import python_with  # noqa: F401
 from train.data.batches import Batching
 from train.data.contracts import Decoding, Files
 from train.data.decode import decode_frame
@@ -249,3 +253,16 @@ def test_content_that_was_read_is_not_read_again(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     picture().save(buffer, "JPEG")
     assert read_image(tmp_path / "gone.jpg", frame, 3, Decoding(), buffer.getvalue()).shape == (3, 40, 40)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("decoder", PACKAGES)
+def test_extra_brings_the_decoder(python_with: Callable[[str], str], decoder: str) -> None:  # noqa: F811
+    """The tests of this file that need its package, in an environment that has it."""
+    command = [python_with(decoder), "-m", "pytest", "-p", "no:cacheprovider", "-q", "-k", f"{decoder} and not missing", __file__]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]

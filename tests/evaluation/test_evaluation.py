@@ -144,6 +144,20 @@ def test_new_images_lie_in_folders_of_their_classes(layout: str, photos: tuple[P
     assert bool(found.notes) is (layout == "one class")
 
 
+@pytest.mark.parametrize("kind", ["uint8", "jpeg"])
+def test_images_of_a_run_on_a_cache_are_cached_as_its_own(
+    kind: str, photos: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = [f"data.root={photos[0]}", f"data.cache={kind}", "observe=off"]
+    train_in_process(tmp_path / "run", [*overrides_of(IMAGE_FOLDER), *CPU, *settings])
+    moved = write_folders(tmp_path / "new", photos[0], {"": ""})
+    assert evaluated(tmp_path / "run", overrides=(f"data.root={moved}",)).equality.equal is True
+    alone = write_folders(tmp_path / "alone", photos[0], {"test": "val"})
+    found = evaluated(tmp_path / "run", overrides=(f"data.root={alone}",))
+    assert found.score == evaluated(tmp_path / "run").score
+
+
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "a class more": ({"a": "val/a", "c": "val/b"}, "'c'"),
     "no classes": ({"images": "val/a"}, "'images'"),
