@@ -11,7 +11,7 @@ from train.data.contracts import Arrays
 from train.data.draws import AHEAD
 from train.data.preprocess import Preprocess, fit_pixels
 from train.errors import UsageError
-from train.parts.augment import Pipeline, color, crop, flip
+from train.parts.augment import Pipeline, alternating_flip, color, crop, flip
 from train.rng import generator
 
 CPU = torch.device("cpu")
@@ -128,6 +128,31 @@ def test_reader_draws_ahead_what_each_step_would_draw(op, start):
     for step in (start, 69):
         draws = op.draw(generator(2, "augment", 3, step), 1, (3, 12, 12))
         assert torch.equal(whole[step][0], PLAIN.apply(op.apply(source.images[order[step : step + 1]], draws)))
+
+
+@pytest.mark.parametrize(("seed", "epochs"), [(2, (0, 1, 2, 3, 9, 10)), (3, (4, 5))])
+def test_alternating_flip_shows_both_sides_of_every_image_in_two_epochs(seed, epochs):
+    """The slow way: the side of each image is drawn once, and changes with each epoch."""
+    source, side = photographs(40), torch.rand(40, generator=generator(seed, "augment")) < 0.5
+    alternating = reader(source, Pipeline([crop(padding=0), alternating_flip()]), augment_seed=seed)
+    for epoch in epochs:
+        for images, labels in values(alternating.epoch(epoch)):
+            for image, index in zip(images, labels.tolist(), strict=True):
+                mirrored = bool(side[index]) ^ (epoch % 2 == 1)
+                original = PLAIN.apply(source.images[index : index + 1])[0]
+                assert torch.equal(image, original.flip(2) if mirrored else original)
+
+
+def test_sides_of_images_do_not_depend_on_batches_order_or_the_step_of_a_resume():
+    def sides(start=0, epoch=0, **settings):
+        batches = reader(photographs(40), Pipeline([alternating_flip()]), **settings).epoch(epoch, start)
+        return {int(label): image for images, labels in values(batches) for image, label in zip(images, labels, strict=True)}
+
+    whole = sides()
+    for other in (sides(batch_size=5), sides(order_seed=7), sides(start=3)):
+        assert all(torch.equal(image, whole[label]) for label, image in other.items())
+    assert any(not torch.equal(image, whole[label]) for label, image in sides(augment_seed=3).items())
+    assert all(not torch.equal(image, whole[label]) for label, image in sides(epoch=1).items())
 
 
 @pytest.mark.parametrize("batch_size", [8, 50, 64])

@@ -9,7 +9,7 @@ import torch
 
 from train.data.draws import AHEAD, FIRST, drawn_ahead
 from train.parts.augment import Pipeline, color, crop, erase, flip, multi_scale, rotate
-from train.parts.contracts import Draws, Op, Shape
+from train.parts.contracts import Draws, Op, Shape, Visit
 from train.rng import generator
 
 CPU = torch.device("cpu")
@@ -34,11 +34,11 @@ OPS = {
 }
 
 
-def generators(steps: int, made: list[int] | None = None) -> Iterator[torch.Generator]:
+def turns(steps: int, made: list[int] | None = None) -> Iterator[tuple[torch.Generator, Visit]]:
     for step in range(steps):
         if made is not None:
             made.append(step)
-        yield generator(3, "augment", 1, step)
+        yield generator(3, "augment", 1, step), Visit(1, torch.arange(4), 4, 0)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -46,9 +46,9 @@ def generators(steps: int, made: list[int] | None = None) -> Iterator[torch.Gene
 @pytest.mark.parametrize("name", OPS)
 def test_drawn_ahead_equals_step_by_step(name: str, steps: int, device: str) -> None:
     op: Op = OPS[name]
-    drawn = list(drawn_ahead(op, generators(steps), 4, SHAPE, torch.device(device)))
+    drawn = list(drawn_ahead(op, turns(steps), SHAPE, torch.device(device)))
     assert len(drawn) == steps
-    for draws, alone in zip(drawn, generators(steps), strict=True):
+    for draws, (alone, _) in zip(drawn, turns(steps), strict=True):
         expected = op.draw(alone, 4, SHAPE)
         assert list(draws) == list(expected)
         for key, value in expected.items():
@@ -60,7 +60,7 @@ def test_drawn_ahead_equals_step_by_step(name: str, steps: int, device: str) -> 
 def test_drawn_ahead_draws_a_few_at_each_step() -> None:
     """A GPU would wait for many; and no more than a block is drawn in vain when a run ends."""
     made: list[int] = []
-    drawn = drawn_ahead(OPS["flip and crop"], generators(5 * AHEAD, made), 4, SHAPE, CPU)
+    drawn = drawn_ahead(OPS["flip and crop"], turns(5 * AHEAD, made), SHAPE, CPU)
     assert made == []
     before = 0
     for step in range(3 * AHEAD):

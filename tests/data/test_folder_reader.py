@@ -20,7 +20,7 @@ from train.data.folder_reader import FolderReader, fit_files
 from train.data.image_folder import CentreFraming
 from train.data.preprocess import Preprocess
 from train.errors import RunError, UsageError
-from train.parts.augment import Pipeline, color, flip, multi_scale
+from train.parts.augment import Pipeline, alternating_flip, color, flip, multi_scale
 from train.rng import generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
@@ -112,6 +112,20 @@ def test_folder_reader_seed_roles_are_independent(files):
     assert not torch.equal(base[0].labels, order[0].labels)
     assert torch.equal(base[0].labels, augment[0].labels)
     assert not torch.equal(base[0].images, augment[0].images)
+
+
+def test_folder_reader_alternates_the_sides_of_its_images(files):
+    sides = [
+        {
+            int(label): image
+            for batch in reader(files, Pipeline([alternating_flip()])).epoch(epoch)
+            for image, label in zip(batch.images, batch.labels, strict=True)
+        }
+        for epoch in (0, 1)
+    ]
+    both = sides[0].keys() & sides[1].keys()
+    assert both
+    assert all(torch.equal(sides[0][label], sides[1][label].flip(2)) for label in both)
 
 
 def test_folder_reader_start_skips_decoding(files):

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from train.parts import augment
+from train.parts.contracts import Visit
 
 CONF = Path(__file__).parents[2] / "conf"
 IMAGES = torch.randint(0, 256, (16, 3, 32, 40), generator=torch.Generator().manual_seed(7), dtype=torch.uint8)
@@ -38,6 +39,16 @@ def test_pipeline_ops_draw_independently():
     short = augment.Pipeline([augment.flip(), augment.rotate()]).draw(rng(), 32, shape)
     long = augment.Pipeline([augment.erase(), augment.rotate(), augment.flip()]).draw(rng(), 32, shape)
     assert short["1.radians"].equal(long["1.radians"])
+
+
+def test_pipeline_tells_the_visit_to_those_that_ask_alone():
+    visit, shape = Visit(1, torch.tensor([3, 0, 5, 5]), 6, seed=9), (3, 32, 32)
+    ops = [augment.flip(), augment.alternating_flip(), augment.rotate()]
+    drawn = augment.Pipeline(ops).draw_for(rng(), visit, shape)
+    known = augment.Pipeline(ops).draw(rng(), 4, shape)
+    assert [key for key in known if not drawn[key].equal(known[key])] == ["1.flip"]
+    first = torch.rand(6, generator=rng(9)) < 0.5
+    assert drawn["1.flip"].tolist() == [not first[index] for index in (3, 0, 5, 5)]
 
 
 def test_pipeline_separates_framing_from_rest():

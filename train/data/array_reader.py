@@ -82,10 +82,11 @@ class ArrayReader:
         """
         on_device = send(order, self.batching.device)
         size, seed = self.batching.batch_size, self.batching.augment_seed
-        generators = (generator(seed, "augment", epoch, step) for step in steps)
+        parts = [slice(step * size, (step + 1) * size) for step in steps]
+        visits = (self.batching.visit(epoch, order[part], len(self)) for part in parts)
+        turns = ((generator(seed, "augment", epoch, step), visit) for step, visit in zip(steps, visits, strict=True))
         pending = self.resident and is_own(self.op)
-        for step, draws in zip(steps, drawn_ahead(self.op, generators, size, self.shape, self.batching.device), strict=True):
-            part = slice(step * size, (step + 1) * size)
+        for part, draws in zip(parts, drawn_ahead(self.op, turns, self.shape, self.batching.device), strict=True):
             inputs = {INDICES: on_device[part], **draws}
             if pending:
                 yield PendingBatch(self._of_resident, inputs)

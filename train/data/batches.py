@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch import Tensor
 from train.data.contracts import MixedLabels
 from train.errors import UsageError
 from train.parts.augment import send
-from train.parts.contracts import Draws, Mixing, Op
+from train.parts.contracts import Draws, Mixing, Op, Visit
+from train.rng import derive
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,14 @@ class Batching:
     order_seed: int
     augment_seed: int
     memory_format: torch.memory_format = torch.contiguous_format
+
+    def visit(self, epoch: int, indices: Tensor, size: int) -> Visit:
+        """Return what augmentations may know of a batch. `indices`: int64 [N], of a split of `size` images."""
+        return Visit(epoch, indices, size, self._seed_of_images)
+
+    @cached_property
+    def _seed_of_images(self) -> int:
+        return derive(self.augment_seed, "augment")
 
 
 def mixed_labels(op: Op, draws: Draws, labels: Tensor) -> MixedLabels | None:

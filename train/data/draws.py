@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 
 from train.parts.augment import send
-from train.parts.contracts import Draws, Op, Shape
+from train.parts.contracts import Draws, Op, PerImage, Shape, Visit
 
 AHEAD = 32
 """At most, steps whose draws move to a GPU together: a copy takes the host longer than the few bytes of one step are worth."""
@@ -17,20 +17,27 @@ FIRST = 2
 wait for many at once; so it may be twice as long."""
 
 
-def drawn_ahead(op: Op, generators: Iterable[torch.Generator], count: int, shape: Shape, device: torch.device) -> Iterator[Draws]:
-    """Yield what `op` draws for `count` images of `shape` from each of `generators`, on `device`.
+def drawn_ahead(op: Op, steps: Iterable[tuple[torch.Generator, Visit]], shape: Shape, device: torch.device) -> Iterator[Draws]:
+    """Yield what `op` draws in each of `steps`, for the images of its visit, which are of `shape`; on `device`.
 
-    A step's draws depend on its generator alone, whatever the steps before it and after it.
+    A step's draws depend on its generator and its visit alone, whatever the steps before it and after it.
     """
-    drawn = (op.draw(generator, count, shape) for generator in generators)
-    block = list(islice(drawn, FIRST))
+    waiting = (drawn(op, generator, visit, shape) for generator, visit in steps)
+    block = list(islice(waiting, FIRST))
     while block:
         size, following = min(2 * len(block), AHEAD), list[Draws]()
         each = -(-size // len(block))
         for draws in moved(block, device):
             yield draws
-            following += islice(drawn, min(each, size - len(following)))
+            following += islice(waiting, min(each, size - len(following)))
         block = following
+
+
+def drawn(op: Op, generator: torch.Generator, visit: Visit, shape: Shape) -> Draws:
+    """Return what `op` draws for the images of a visit."""
+    if isinstance(op, PerImage):
+        return op.draw_for(generator, visit, shape)
+    return op.draw(generator, len(visit.indices), shape)
 
 
 def moved(block: Sequence[Draws], device: torch.device) -> Sequence[Draws]:

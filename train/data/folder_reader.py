@@ -15,6 +15,7 @@ from train.data.batches import Batching, mixed_labels, whole_batches
 from train.data.cached_image import CachedReader
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
+from train.data.draws import drawn
 from train.data.preprocess import Kind, Preprocess, channel_histogram, preprocess_from_histogram
 from train.parts.augment import Pipeline, send
 from train.parts.contracts import Framing, Shape
@@ -97,7 +98,7 @@ class FolderReader:
         requests = (_request(self.source, part, epoch) for part in parts)
         for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
             draw = generator(self.batching.augment_seed, "augment", epoch, step, BATCH_OPS)
-            draws = self.op.draw(draw, size, self.shape)
+            draws = drawn(self.op, draw, self.batching.visit(epoch, part, len(self)), self.shape)
             batch = self._batch(self.op.apply(send(images, self.batching.device), draws), part)
             yield replace(batch, mixed=mixed_labels(self.op, draws, batch.labels))
 

@@ -71,6 +71,28 @@ class Op(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Visit:
+    """Which images a batch holds, and in which `epoch`: `indices`, int64 [N] on the CPU, are their numbers in a split of `size`.
+
+    `seed`: of what is drawn once for an image, whatever the epoch.
+    """
+
+    epoch: int
+    indices: Tensor
+    size: int
+    seed: int
+
+
+@runtime_checkable
+class PerImage(Protocol):
+    """An op whose draws depend on the epoch and on which images are in the batch. In training it is asked instead of `draw`."""
+
+    def draw_for(self, generator: torch.Generator, visit: Visit, shape: Shape) -> Draws:
+        """Draw the random numbers for the images of `visit`, of `shape`, from `generator` (CPU) and the visit alone."""
+        ...
+
+
 @runtime_checkable
 class Mixing(Protocol):
     """An op that mixes the images of a batch. The loss and the number of right answers are then mixed as the images are."""

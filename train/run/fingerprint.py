@@ -44,6 +44,7 @@ def fingerprint(
     and step 0.
     """
     return {
+        "augment": [type(op).__name__ for op in parts.pipeline.ops],
         "norm": norms(model, calls, parts, chosen_name(settings, "norm")),
         "activation": activations(model, parts, settings.parts["model"].get("activation")),
         "dropout": drop_rates(model, parts.regularization),

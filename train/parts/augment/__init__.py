@@ -1,12 +1,12 @@
 """Augmentations: `draw` draws the random numbers (CPU tensors, one draw per image), `apply` applies them (batched, on the
 images' device). Each factory function here is one choice of the group `augment`; they compose in the order of the config.
 
-`pixels`: color, erase, cutout. `geometry`: flip, crop, rotate. `framing`: multi_scale. `policy`: trivial_augment,
-rand_augment. `mixing`: mixup, cutmix. `pipeline`: several ops as one.
+`pixels`: color, erase, cutout. `geometry`: flip, alternating_flip, crop, rotate. `framing`: multi_scale. `policy`:
+trivial_augment, rand_augment. `mixing`: mixup, cutmix. `pipeline`: several ops as one.
 """
 
 from train.parts.augment.framing import MultiScale, multi_scale
-from train.parts.augment.geometry import Crop, Flip, Rotate, crop, flip, rotate
+from train.parts.augment.geometry import AlternatingFlip, Crop, Flip, Rotate, alternating_flip, crop, flip, rotate
 from train.parts.augment.mixing import Cutmix, Mixup, cutmix, mixup
 from train.parts.augment.op import TrainingOnly, as_float
 from train.parts.augment.pipeline import Pipeline, is_own, send
@@ -14,6 +14,7 @@ from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, eras
 from train.parts.augment.policy import Policy, rand_augment, trivial_augment
 
 __all__ = [
+    "AlternatingFlip",
     "Color",
     "Crop",
     "Cutmix",
@@ -26,6 +27,7 @@ __all__ = [
     "Policy",
     "Rotate",
     "TrainingOnly",
+    "alternating_flip",
     "as_float",
     "color",
     "crop",

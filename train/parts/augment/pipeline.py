@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from train.errors import UsageError
-from train.parts.contracts import Draws, Framing, Mixing, Mixture, Op, Shape
+from train.parts.contracts import Draws, Framing, Mixing, Mixture, Op, PerImage, Shape, Visit
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
@@ -61,10 +61,21 @@ class Pipeline:
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw the random numbers of all ops for `count` images of `shape`. Each op has a generator of its own, so that the
         amount that it draws does not change what the others draw."""
+        return self._drawn(generator, shape, lambda op, own, size: op.draw(own, count, size))
+
+    def draw_for(self, generator: torch.Generator, visit: Visit, shape: Shape) -> Draws:
+        """Draw as `draw` does, with the visit for the ops that ask for it."""
+
+        def of(op: Op, own: torch.Generator, size: Shape) -> Draws:
+            return op.draw_for(own, visit, size) if isinstance(op, PerImage) else op.draw(own, len(visit.indices), size)
+
+        return self._drawn(generator, shape, of)
+
+    def _drawn(self, generator: torch.Generator, shape: Shape, draw: Callable[[Op, torch.Generator, Shape], Draws]) -> Draws:
         seeds = torch.randint(2**63 - 1, (len(self.ops),), generator=generator).tolist()
         draws: dict[str, Tensor] = {}
         for index, (op, seed) in enumerate(zip(self.ops, seeds, strict=True)):
-            drawn = op.draw(torch.Generator().manual_seed(seed), count, shape)
+            drawn = draw(op, torch.Generator().manual_seed(seed), shape)
             draws |= {f"{index}.{name}": value for name, value in drawn.items()}
             shape = op.output_shape(shape)
         return draws
