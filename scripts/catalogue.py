@@ -22,6 +22,7 @@ SMALL = [
 NEEDS = {
     "norm=ghost": ["norm.size=4"],
     "norm=instance": ["model.stages=2"],
+    "model=fixup": ["norm=none", "model.depth=8"],
     "model=mlp": [],
     "model=plain": ["model.depth=5"],
     "model=resnet": ["model.depth=8"],

@@ -13,7 +13,7 @@ from torchvision import ops
 from train.errors import ShapeError, UsageError
 from train.parts import norm as norms
 from train.parts.activation import activation
-from train.parts.model import convnet, mlp, plain, resnet, resnet9
+from train.parts.model import convnet, fixup, mlp, plain, resnet, resnet9
 from train.parts.model.layers import StochasticDepth
 from train.parts.model.resnet import ResidualBlock
 from train.parts.model.resnet9 import HalvingMaxPool
@@ -119,6 +119,36 @@ def test_resnet_drops_later_branches_more_often():
     depths = [module.p for module in net.modules() if isinstance(module, StochasticDepth)]
     assert depths == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     assert not any(isinstance(module, StochasticDepth) for module in build(resnet, depth=14).modules())
+
+
+def test_fixup_is_the_papers_sum_of_scaled_branches():
+    """The slow way, on random values of all parameters; at its own initial ones the logits are 0."""
+    torch.manual_seed(0)
+    net = build(fixup, depth=8, width=4, act="tanh").eval()
+    p = dict(net.named_parameters())
+    x = images = torch.randn(3, 3, 12, 10)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_()
+        x = torch.tanh(nn.functional.conv2d(x, p["stem.conv.weight"], padding=1) + p["stem.shift.bias"])
+        for stage in (1, 2, 3):
+            b, stride = f"stage{stage}.block1.", 1 if stage == 1 else 2
+            y = nn.functional.conv2d(x + p[b + "shift1.bias"], p[b + "conv1.weight"], padding=1, stride=stride)
+            y = torch.tanh(y + p[b + "shift2.bias"]) + p[b + "shift3.bias"]
+            y = nn.functional.conv2d(y, p[b + "conv2.weight"], padding=1) * p[b + "gain.scale"] + p[b + "shift4.bias"]
+            shortcut = torch.zeros_like(y)
+            shortcut[:, : x.shape[1]] = x[:, :, ::stride, ::stride]
+            x = torch.tanh(shortcut + y)
+        expected = (x.mean((2, 3)) + p["shift.bias"]) @ p["head.weight"].T + p["head.bias"]
+        torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4)
+        net.finish_init(images)  # pyright: ignore[reportCallIssue]
+        assert not (net(images) - p["head.bias"]).any()
+    assert len(p) == 1 + 1 + 3 * 7 + 1 + 2
+
+
+def test_fixup_refuses_a_norm():
+    with pytest.raises(UsageError, match=r"model=fixup takes the place of norms and has none\. Use norm=none"):
+        build(fixup, norm=norms.batch())
 
 
 def test_dropped_branch_leaves_the_shortcut():

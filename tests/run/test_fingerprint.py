@@ -58,7 +58,7 @@ def fingerprint_of(
     settings = settings_for(*size, *overrides)
     parts = parts_change(build(settings))
     model = parts.new_model()
-    parts.init(model, batch().images, torch.Generator().manual_seed(0))
+    parts.initialise(model, batch().images, torch.Generator().manual_seed(0))
     change(model)
     regularization = parts.regularization if decay is None else replace(parts.regularization, weight_decay=decay)
     optimizer = parts.optimizer(parameter_groups(model, regularization))
@@ -115,6 +115,7 @@ def test_fingerprint_shows_the_learning_rates(overrides, rates):
     assert contradictions({**found, "init": {**found["init"], "layers": {}}}) == []
 
 
+FIXUP = ["model=fixup", "model.depth=8", "norm=none"]
 DEPTH = ["model=resnet", "model.depth=8", "regularization=stochastic_depth"]
 
 
@@ -260,6 +261,31 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("init", INITS)
+def test_fixup_scales_what_the_init_draws(init):
+    layers = fingerprint_of([*FIXUP, "model.depth=14", f"init={init}"])
+    assert contradictions(layers) == []
+    stds = {name: layer["std"] for name, layer in layers["init"]["layers"].items()}
+    plain = {
+        name: layer["std"]
+        for name, layer in fingerprint_of(["model=resnet", *FIXUP[1:], "model.depth=14", f"init={init}"])["init"][
+            "layers"
+        ].items()
+    }
+    for name, std in stds.items():
+        expected = 0 if name == "head" or name.endswith("conv2") else plain[name] * (6**-0.5 if name.endswith("conv1") else 1)
+        assert std == pytest.approx(expected, rel=0.1 if init != "lsuv" else 0.5), name
+
+
+def test_contradictions_find_a_fixup_whose_branches_do_not_begin_at_zero():
+    def revive(model: nn.Module) -> None:
+        nn.init.normal_(model.get_parameter("stage2.block1.conv2.weight"))
+
+    (sentence,) = contradictions(fingerprint_of(FIXUP, revive))
+    assert sentence.startswith("init=kaiming, but 1 layers do not have the requested weight std: stage2.block1.conv2 ")
+    assert sentence.endswith(" instead of 0.")
+
+
 @pytest.mark.parametrize(("overrides", "arguments", "message"), CASES)
 def test_contradictions_name_a_missing_choice_once(overrides, arguments, message):
     (sentence,) = contradictions(fingerprint_of(overrides, **arguments))
@@ -270,7 +296,7 @@ def test_contradictions_name_parameters_missing_from_the_optimizer():
     settings = settings_for(*SMALL)
     parts = build(settings)
     model = parts.new_model()
-    parts.init(model, batch().images, torch.Generator().manual_seed(0))
+    parts.initialise(model, batch().images, torch.Generator().manual_seed(0))
     groups = parameter_groups(model, parts.regularization)
     groups[0]["params"] = groups[0]["params"][1:]
     calls = trace(model, parts.input_shape)

@@ -80,6 +80,7 @@ MODELS = {
     "mlp": ["model=mlp"],
     "plain": ["model=plain", "model.depth=5", "model.width=8"],
     "resnet": ["model=resnet", "model.depth=8", "model.width=8"],
+    "fixup": ["model=fixup", "model.depth=8", "model.width=8", "norm=none"],
     "stochastic depth": ["model=resnet", "model.depth=8", "model.width=8", "regularization=stochastic_depth"],
     "resnet9": ["model=resnet9", "model.width=4", "regularization=stochastic_depth"],
     "resnet18": ["model=torchvision", "model.name=resnet18", "data.shape=[3,64,64]"],

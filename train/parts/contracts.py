@@ -46,6 +46,20 @@ ModelFactory: TypeAlias = Callable[..., nn.Module]
 """model(*, input_shape: Shape, classes: int, norm: NormFactory | None, activation: ActivationFactory, dropout: float,
 **settings) -> nn.Module from images [N, C, H, W] to logits [N, K]. With a parameter `stochastic_depth`, it gets that too."""
 
+
+@runtime_checkable
+class OwnInit(Protocol):
+    """A model whose initial weights are not the init's alone."""
+
+    def finish_init(self, images: Tensor) -> None:
+        """Set in place what the architecture defines. Called after the init, with the images [N, C, H, W] that it got."""
+        ...
+
+    def init_factor(self, layer: nn.Module) -> float | None:
+        """Return the factor on the standard deviation that the init gives a layer; None where the init has no say."""
+        ...
+
+
 Schedule: TypeAlias = Callable[[int, int], float]
 """schedule(step, total_steps) -> the factor on the optimizer's learning rate; step counts from 0."""
 

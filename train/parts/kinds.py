@@ -24,14 +24,14 @@ ParameterKind: TypeAlias = Literal["weight", "bias", "norm", "head"]
 
 
 def parameter_kinds(model: nn.Module) -> dict[int, ParameterKind]:
-    """Return the kind of each parameter by its `id`: `head`, of the last linear layer; `norm`, of a norm; `bias`, another of that
-    name; `weight`, all the rest."""
+    """Return the kind of each parameter by its `id`: `head`, of the last linear layer; `norm`, of a norm, or a vector of one factor in
+    the place of one; `bias`, another of that name; `weight`, all the rest."""
     modules = list(model.modules())
     head = next((module for module in reversed(modules) if isinstance(module, nn.Linear)), None)
     kinds: dict[int, ParameterKind] = {}
     for module in modules:
         for name, parameter in module.named_parameters(recurse=False):
-            plain: ParameterKind = "bias" if name == "bias" else "weight"
+            plain: ParameterKind = "bias" if name == "bias" else "norm" if parameter.shape == (1,) else "weight"
             kinds.setdefault(id(parameter), "head" if module is head else "norm" if is_norm(module) else plain)
     return kinds
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.utils import get_method
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from train.config import Settings, check_call
@@ -17,7 +17,7 @@ from train.errors import UsageError
 from train.parts.activation import ActivationName
 from train.parts.activation import activation as activation_named
 from train.parts.augment import Pipeline
-from train.parts.contracts import ActivationFactory, Initializer, NormFactory, Schedule, Shape
+from train.parts.contracts import ActivationFactory, Initializer, NormFactory, OwnInit, Schedule, Shape
 from train.parts.kinds import parameter_kinds
 from train.parts.optimizer import OptimizerFactory
 from train.parts.regularization import Regularization, parameter_groups
@@ -66,6 +66,12 @@ class Parts:
         if self.norm is not None:
             self.norm.finish(model)
         return model
+
+    def initialise(self, model: nn.Module, images: Tensor, generator: Generator) -> None:
+        """Set the initial weights: those of the init, and what the model itself defines."""
+        self.init(model, images, generator)
+        if isinstance(model, OwnInit):
+            model.finish_init(images)
 
     def new_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of the model's parameters, with weight decay where the regularization asks for it."""
@@ -124,8 +130,8 @@ def refuse_depth(parts: Parts) -> None:
     if depth > 0 and "stochastic_depth" not in inspect.signature(locate("model", target)).parameters:
         name = str(target).rpartition(".")[2]
         raise UsageError(
-            f"regularization.stochastic_depth={depth:g}: model={name} has no residual branches that could be dropped. "
-            "Use model=resnet or resnet9, or regularization.stochastic_depth=0."
+            f"regularization.stochastic_depth={depth:g}: model={name} does not take it; a branch that it may have is dropped as "
+            "its own recipe says, or never. Use model=resnet, resnet9 or fixup, or regularization.stochastic_depth=0."
         )
 
 

@@ -18,6 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from train.config import Settings
 from train.data.contracts import Batch, Dataset, Decoded
 from train.data.preprocess import Preprocess
+from train.parts.contracts import OwnInit
 from train.parts.init import fans, scaled_last_norms
 from train.parts.kinds import Layer, is_activation, is_norm
 from train.parts.model.trace import Call, layers_before
@@ -53,7 +54,7 @@ def fingerprint(
         "init": {
             "chosen": chosen_name(settings, "init"),
             "zero_gammas": sum(not gamma.any() for gamma in scaled_last_norms(model)),
-            "layers": weights(model, getattr(parts.init, "requested_std", None)),
+            "layers": weights(model, requested_std(model, parts)),
         },
         "first_batch": first_batch(batch),
         "preprocess": preprocess.describe(),
@@ -133,8 +134,19 @@ def rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Finge
     return {rate: _parameters((name, p) for name, p in named if found[id(p)] == rate) for rate in dict.fromkeys(found.values())}
 
 
+def requested_std(model: nn.Module, parts: Parts) -> Callable[[Layer], float | None]:
+    """Return what tells the std of a layer's weights that init and model ask for; None where neither says."""
+    of_init = getattr(parts.init, "requested_std", None)
+
+    def requested(layer: Layer) -> float | None:
+        factor = model.init_factor(layer) if isinstance(model, OwnInit) else 1.0
+        return None if of_init is None or factor is None else factor * of_init(layer)
+
+    return requested
+
+
 @torch.no_grad()
-def weights(model: nn.Module, requested_std: Callable[[Layer], float] | None) -> dict[str, Fingerprint]:
+def weights(model: nn.Module, requested_std: Callable[[Layer], float | None]) -> dict[str, Fingerprint]:
     """Return for each layer the std of its weight, its fans, std * sqrt(fan_in) (1: Xavier, sqrt 2: He) and the requested std."""
     table: dict[str, Fingerprint] = {}
     for name, module in model.named_modules():
@@ -143,7 +155,7 @@ def weights(model: nn.Module, requested_std: Callable[[Layer], float] | None) ->
             std = module.weight.float().square().mean().sqrt().item()  # about 0: every init has mean 0
             table[name] = {
                 "std": _rounded(std),
-                "requested_std": None if requested_std is None else _rounded(requested_std(module)),
+                "requested_std": None if (requested := requested_std(module)) is None else _rounded(requested),
                 "fan_in": fan_in,
                 "fan_out": fan_out,
                 "std_sqrt_fan_in": _rounded(std * math.sqrt(fan_in)),

@@ -135,7 +135,7 @@ class Setup(Assembly):
         seed = self.settings.seeds.init
         model = constructed_model(self.parts, seed)
         images = readers.first_batch.images.cpu()
-        self.parts.init(model, images, rng.generator(seed, "init", 1))
+        self.parts.initialise(model, images, rng.generator(seed, "init", 1))
         return model
 
     def trace(self, model: nn.Module) -> Sequence[Call]:

@@ -7,10 +7,11 @@ are torch's defaults until `init` sets them. nn.Dropout modules exist only if `d
 """
 
 from train.parts.model.convnet import convnet
+from train.parts.model.fixup import fixup
 from train.parts.model.mlp import mlp
 from train.parts.model.plain import plain
 from train.parts.model.resnet import resnet
 from train.parts.model.resnet9 import resnet9
 from train.parts.model.torchvision import torchvision
 
-__all__ = ["convnet", "mlp", "plain", "resnet", "resnet9", "torchvision"]
+__all__ = ["convnet", "fixup", "mlp", "plain", "resnet", "resnet9", "torchvision"]

@@ -7,6 +7,7 @@ with stride 2; global average pooling and a linear head. The shortcuts have no p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from annotated_types import Interval
@@ -39,17 +40,31 @@ def resnet(
     the norm: the variance then grows from block to block, which is for the ablation to show.
     UsageError: a `depth` that is not 6n + 2 with n >= 1.
     """
-    body: dict[str, nn.Module] = {"stem": chain(conv_unit(input_shape[0], width, norm, activation))}
+
+    def block(inputs: int, outputs: int, stride: int, drop: float) -> nn.Module:
+        return ResidualBlock(inputs, outputs, norm, activation, stride, drop)
+
+    stem = {"stem": chain(conv_unit(input_shape[0], width, norm, activation))}
+    stages, channels = residual_stages(depth, width, stochastic_depth, block)
+    return chain(stem | stages | pooled_head(channels, classes, dropout))
+
+
+def residual_stages(
+    depth: int, width: int, stochastic_depth: float, block: Callable[[int, int, int, float], nn.Module]
+) -> tuple[dict[str, nn.Module], int]:
+    """Return the stages of `resnet` by name, and the channels of the last. `block`: gets inputs, outputs, stride and the
+    probability that it is dropped."""
+    stages: dict[str, nn.Module] = {}
     channels, each = width, _blocks_per_stage(depth)
     for stage in range(1, STAGES + 1):
         blocks: dict[str, nn.Module] = {}
         for number in range(1, each + 1):
             outputs = width * 2 ** (stage - 1)
             drop = stochastic_depth * ((stage - 1) * each + number) / (STAGES * each)
-            blocks[f"block{number}"] = ResidualBlock(channels, outputs, norm, activation, stride_of(stage, number), drop)
+            blocks[f"block{number}"] = block(channels, outputs, stride_of(stage, number), drop)
             channels = outputs
-        body[f"stage{stage}"] = chain(blocks)
-    return chain(body | pooled_head(channels, classes, dropout))
+        stages[f"stage{stage}"] = chain(blocks)
+    return stages, channels
 
 
 class ResidualBlock(nn.Module):
