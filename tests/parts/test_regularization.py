@@ -9,17 +9,19 @@ import yaml
 from hydra.utils import instantiate
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from train.parts import norm, optimizer
 from train.parts.regularization import Regularization, parameter_groups, regularization
 
 CONF = Path(__file__).parents[2] / "conf/regularization"
-SETTINGS = {  # weight_decay, dropout, stochastic_depth
-    "none": (0.0, 0.0, 0.0),
-    "weight_decay": (5e-5, 0.0, 0.0),
-    "dropout": (0.0, 0.5, 0.0),
-    "weight_decay_dropout": (5e-5, 0.5, 0.0),
-    "stochastic_depth": (0.0, 0.0, 0.2),
+SETTINGS = {  # weight_decay, dropout, stochastic_depth, ema_decay
+    "none": (0.0, 0.0, 0.0, 0.0),
+    "weight_decay": (5e-5, 0.0, 0.0, 0.0),
+    "dropout": (0.0, 0.5, 0.0, 0.0),
+    "weight_decay_dropout": (5e-5, 0.5, 0.0, 0.0),
+    "stochastic_depth": (0.0, 0.0, 0.2, 0.0),
+    "ema": (0.0, 0.0, 0.0, 0.99),
 }
 
 
@@ -97,8 +99,38 @@ def test_dropout_expectation_is_the_lectures():
     torch.testing.assert_close(unscaled.mean(0), (1 - p) * x[0], atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
+def test_ema_is_the_weighted_sum_of_all_weights_so_far(decay):
+    """And torch's own AveragedModel, once that is told that it has begun."""
+    model = net()
+    averaging = regularization(ema_decay=decay).averaging
+    assert averaging is not None
+    average = averaging(model)
+    twin = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    twin.n_averaged.fill_(1)
+    history = [copy.deepcopy(model.state_dict())]
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(4):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        model(torch.randn(3, 2, 5, 5, generator=generator, dtype=torch.float64))
+        average.update_parameters(model)
+        twin.update_parameters(model)
+        history.append(copy.deepcopy(model.state_dict()))
+    shares = [decay**4, *((1 - decay) * decay ** (3 - step) for step in range(4))]
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, sum(share * state[name] for share, state in zip(shares, history, strict=True)))
+            assert torch.equal(value, twin.module.state_dict()[name])
+        else:
+            assert (name, value.item()) == ("1.num_batches_tracked", 4)
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+    assert regularization().averaging is None
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_regularization_yaml_sets_what_its_name_says(name):
     made = instantiate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     assert isinstance(made, Regularization)
-    assert (made.weight_decay, made.dropout, made.stochastic_depth) == SETTINGS[name]
+    assert (made.weight_decay, made.dropout, made.stochastic_depth, made.ema_decay) == SETTINGS[name]

@@ -60,6 +60,19 @@ class OwnInit(Protocol):
         ...
 
 
+class Average(Protocol):
+    """A second model that follows the trained one. It is what is scored, kept and stored; the trained one is scored beside it."""
+
+    module: nn.Module
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Follow an update of `model`, on the device alone: it waits for nothing, and does the same after each update."""
+        ...
+
+
+Averaging: TypeAlias = Callable[[nn.Module], Average]
+"""averaging(model) -> an average of its weights, which begins at the initial ones, on the model's device."""
+
 Schedule: TypeAlias = Callable[[int, int], float]
 """schedule(step, total_steps) -> the factor on the optimizer's learning rate; step counts from 0."""
 

@@ -1,12 +1,20 @@
-"""Regularisation as values: `dropout` and `stochastic_depth` for the model, `label_smoothing` for the loss, parameter groups."""
+"""Regularisation as values: `dropout` and `stochastic_depth` for the model, `label_smoothing` for the loss, parameter groups, and
+`ema_decay` for what follows each update.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
+import torch
 from annotated_types import Interval
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from train.parts.contracts import Averaging
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,12 @@ class Regularization:
     label_smoothing: float
     decay_bias_and_norm: bool
     stochastic_depth: float = 0.0
+    ema_decay: float = 0.0
+
+    @property
+    def averaging(self) -> Averaging | None:
+        """What makes the average of the weights that is scored; None without one."""
+        return partial(Ema, decay=self.ema_decay) if self.ema_decay else None
 
 
 def regularization(
@@ -26,6 +40,7 @@ def regularization(
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     decay_bias_and_norm: bool = False,
     stochastic_depth: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
 ) -> Regularization:
     """Return the settings of the group.
 
@@ -38,8 +53,38 @@ def regularization(
     decay_bias_and_norm: whether decay takes in biases and norm parameters, which are not in the lecture's W.
     stochastic_depth: the probability that an image skips the last residual branch (Huang et al. 2016); it grows in equal steps
         from the first branch on. Branches that are kept are divided by the probability of that.
+    ema_decay: above 0, an average of the weights is scored and stored instead of the weights themselves; see `Ema`.
     """
-    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm, stochastic_depth)
+    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm, stochastic_depth, ema_decay)
+
+
+class Ema(AveragedModel):
+    """The exponential moving average of a model's weights and buffers (Polyak & Juditsky 1992; in this form Tarvainen & Valpola
+    2017): after each update, average <- decay average + (1 - decay) weights, from the initial weights on.
+
+    Numbers that are not floats, as the count of a batch norm, are those of the model.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.module.requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Follow an update. Torch's own asks the device for a count, which a train step must not wait for."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        floats = [(own, new) for own, new in pairs if own.is_floating_point()]
+        assert self.multi_avg_fn is not None
+        self.multi_avg_fn([own for own, _ in floats], [new.detach() for _, new in floats], 1)
+        for own, new in pairs:
+            if not own.is_floating_point():
+                own.copy_(new)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 def parameter_groups(model: nn.Module, regularization: Regularization) -> list[dict[str, Any]]:

@@ -65,10 +65,13 @@ _LOOP = {
     "bookmark": _fields(step=WHOLE, model=_TENSORS, optimizer=_OPTIMIZER, scaler=_SCALER),
     "steps": WHOLE,
     "looked": FLAG,
+    "average": MAPPING,
 }
 """The fields of `Loop.state`."""
 _ABSENT = frozenset({"train_loss", "val", "best", "bookmark"})
 """Those that are null before there is such a thing."""
+_OF_SOME = frozenset({"average"})
+"""Those that some runs have."""
 
 _CONTENT = {
     "format": WHOLE,
@@ -89,9 +92,9 @@ def load_content(content: bytes, step: int, known_format: int) -> dict[str, Any]
     checked(loaded, {"format": WHOLE}, "it", ("format",))
     if loaded["format"] == known_format:
         checked(loaded, _CONTENT, "it", tuple(_CONTENT))
-        loop = checked(loaded["loop"], _LOOP, "its state", tuple(_LOOP.keys() - _ABSENT))
+        loop = checked(loaded["loop"], _LOOP, "its state", tuple(_LOOP.keys() - _ABSENT - _OF_SOME))
         if loop["steps"] != step or (loop.get("bookmark") and not 0 <= loop["bookmark"]["step"] <= step):
             raise ValueError("it is of another step")
-        if missing := [key for key in _LOOP if key not in loop]:
+        if missing := [key for key in _LOOP if key not in loop and key not in _OF_SOME]:
             raise ValueError(f"its state has no {missing[0]!r}")
     return loaded

@@ -19,7 +19,7 @@ _NAMES = 6
 
 def contradictions(fingerprint: Fingerprint) -> list[str]:
     """Return one sentence for each choice that is not in the run: what was chosen and what was found. Empty if all are."""
-    checks = (_check_norm, _check_activation, _check_dropout, _check_depth, _check_decay, _check_weights)
+    checks = (_check_norm, _check_activation, _check_dropout, _check_depth, _check_decay, _check_averaging, _check_weights)
     return [sentence for check in checks for sentence in check(fingerprint)]
 
 
@@ -83,6 +83,13 @@ def _check_decay(fingerprint: Fingerprint) -> list[str]:
         names = ", ".join(missing["names"])
         sentences.append(f"{missing['tensors']} trainable parameters are not in the optimizer and never change: {names}.")
     return sentences
+
+
+def _check_averaging(fingerprint: Fingerprint) -> list[str]:
+    averaging = fingerprint["averaging"]
+    if averaging["chosen"] > 0 and not (averaging["averaged"]["tensors"] and averaging["decay"] == averaging["chosen"]):
+        return [f"regularization.ema_decay={averaging['chosen']:g}, but no such average of the weights is scored."]
+    return []
 
 
 def _check_weights(fingerprint: Fingerprint) -> list[str]:

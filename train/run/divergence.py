@@ -78,7 +78,7 @@ class Snapshot:
     def __init__(self, train_state: TrainState, step: int) -> None:
         self.step = step
         self._train_state = train_state
-        tensors = [*train_state.model.parameters(), *train_state.model.buffers()]
+        tensors = train_state.tensors().values()
         self._model: list[tuple[Tensor, Tensor]] = [(tensor, tensor.detach().clone()) for tensor in tensors]
         self._optimizer: dict[str, Any] = copy.deepcopy(train_state.optimizer.state_dict())
         self._scaler: dict[str, Any] = train_state.scaler.state_dict()

@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from train.config import Settings
 from train.data.contracts import Batch, Dataset, Decoded
 from train.data.preprocess import Preprocess
-from train.parts.contracts import OwnInit
+from train.parts.contracts import Average, OwnInit
 from train.parts.init import fans, scaled_last_norms
 from train.parts.kinds import Layer, is_activation, is_norm
 from train.parts.model.trace import Call, layers_before
@@ -38,6 +38,7 @@ def fingerprint(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     preprocess: Preprocess,
+    average: Average | None = None,
 ) -> Fingerprint:
     """Return each choice (key `chosen`) beside what the model, the optimizer and the data contain. Changes nothing.
 
@@ -50,6 +51,7 @@ def fingerprint(
         "activation": activations(model, parts, settings.parts["model"].get("activation")),
         "dropout": drop_rates(model, parts.regularization),
         "learning_rate": rates(model, optimizer),
+        "averaging": averaging(average, parts.regularization),
         "weight_decay": decay(model, parts.regularization, optimizer),
         "init": {
             "chosen": chosen_name(settings, "init"),
@@ -125,6 +127,12 @@ def decay(model: nn.Module, regularization: Regularization, optimizer: torch.opt
         "not_decayed": _parameters((name, p) for name, p in named if rates.get(id(p)) == 0.0),
         "not_in_optimizer": _parameters((name, p) for name, p in named if id(p) not in rates),
     }
+
+
+def averaging(average: Average | None, regularization: Regularization) -> Fingerprint:
+    """List the parameters whose average is scored, and the memory of that average as it was built."""
+    followed = [] if average is None else average.module.named_parameters()
+    return {"chosen": regularization.ema_decay, "decay": getattr(average, "decay", None), "averaged": _parameters(followed)}
 
 
 def rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Fingerprint]:

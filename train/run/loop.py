@@ -16,7 +16,7 @@ from train.parts.contracts import Schedule
 from train.run.divergence import SNAPSHOT_EVERY, DivergenceWatch
 from train.run.observed_step import Stepper
 from train.run.recorder import Recorder, TrainPlan
-from train.run.runner import ClassCounter, StepRunner, evaluate, score_of
+from train.run.runner import ClassCounter, StepRunner, evaluate, score_of, scores_beside
 from train.run.signals import StopSignal
 from train.run.step import Score, TrainState
 from train.sinks.contracts import Sink
@@ -210,19 +210,26 @@ class Loop:
         assert self.val is not None
         with self.recorder.clock.paused():
             score = self.score(self.val)
+            beside = None if score is None else self.scores_beside(self.val, "val")
             self.train_state.model.train()
-        if score is not None and self.recorder.record_validation(self.steps, score):
-            self.saver.keep_best(self.steps, self.train_state.model)
-        return score is not None
+        if score is None or beside is None:
+            return False
+        if self.recorder.record_validation(self.steps, score, beside):
+            self.saver.keep_best(self.steps, self.train_state.scored)
+        return True
 
     def score(self, split: Reader) -> Score | None:
         """Return the score on a split; None when a signal interrupts it."""
         return evaluate(self.stepper.runner, split.eval_batches(), self.stop)
 
+    def scores_beside(self, split: Reader, name: str) -> dict[str, float] | None:
+        """Return the scores of further models on the split `name`, by tag; None when a signal interrupts it."""
+        return scores_beside(self.train_state, split.eval_batches, name, self.stop)
+
     def score_by_class(self, split: Reader, classes: int) -> tuple[Score | None, list[int]]:
         """Return the score on a split, as `score` does, and how many images of each class are classified right."""
-        counter = ClassCounter(self.train_state.model, self.train_state.placement, classes)
-        return score_of(self.train_state.model, counter.evaluate, split.eval_batches(), self.stop), counter.counts.tolist()
+        counter = ClassCounter(self.train_state.scored, self.train_state.placement, classes)
+        return score_of(self.train_state.scored, counter.evaluate, split.eval_batches(), self.stop), counter.counts.tolist()
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next update, the next record or the end depends on: the content of a checkpoint."""

@@ -101,10 +101,10 @@ class Recorder:
         if count:
             del self.unrecorded[-count:]
 
-    def record_validation(self, done: int, score: Score) -> bool:
-        """Record a score on the validation split. Return whether it is the best so far."""
+    def record_validation(self, done: int, score: Score, beside: Mapping[str, float]) -> bool:
+        """Record a score on the validation split, and those of further models. Return whether it is the best so far."""
         self.val = score
-        self.record(done, score.values("val"))
+        self.record(done, score.values("val") | dict(beside))
         if self.best is None or (score.accuracy, -score.loss) > (self.best.score.accuracy, -self.best.score.loss):
             self.best = Best(done, score)
             return True

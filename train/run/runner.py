@@ -41,7 +41,7 @@ class StepRunner:
             Kind.TRAIN: self._update,
             Kind.OBSERVED: partial(observed_update, train_state, observer, False),
             Kind.HISTOGRAMS: partial(observed_update, train_state, observer, True),
-            Kind.EVALUATION: partial(eval_step, train_state.model, train_state.placement),
+            Kind.EVALUATION: partial(eval_step, train_state.scored, train_state.placement),
         }
 
     def train(self, batch: Batch, lr_factor: float) -> Measurement:
@@ -112,7 +112,20 @@ class ClassCounter:
 
 def evaluate(runner: StepRunner, batches: Iterable[Batch], stop: StopSignal) -> Score | None:
     """Return loss and accuracy over all batches of a split; None when a signal interrupts it. Leaves evaluation mode on."""
-    return score_of(runner.train_state.model, runner.evaluate, batches, stop)
+    return score_of(runner.train_state.scored, runner.evaluate, batches, stop)
+
+
+def scores_beside(
+    train_state: TrainState, batches: Callable[[], Iterable[Batch]], split: str, stop: StopSignal
+) -> dict[str, float] | None:
+    """Return the scores of what is scored besides, under their tags; None when a signal interrupts it."""
+    values: dict[str, float] = {}
+    for name, model in train_state.scored_beside.items():
+        score = score_of(model, partial(eval_step, model, train_state.placement), batches(), stop)
+        if score is None:
+            return None
+        values |= score.values(f"{split}_{name}")
+    return values
 
 
 def score_of(

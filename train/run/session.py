@@ -149,13 +149,15 @@ class Session:
             classes = len(self.setup.parts.dataset.class_names)
             is_scored = result.status == "done" and self.setup.settings.trainer.score_test
             test, right = loop.score_by_class(readers.test, classes) if is_scored else (None, [])
+            beside = None if test is None else loop.scores_beside(readers.test, "test")
         finally:
             readers.close()
-        if test is not None:
-            loop.recorder.record(result.steps, test.values("test"))
+        if test is not None and beside is not None:
+            loop.recorder.record(result.steps, test.values("test") | beside)
             if reason := loop.bad_score("test", test):
                 result, test = replace(result, status="diverged", reason=reason), None
         elif is_scored or result.status == "interrupted":
+            test = None
             result = replace(result, status="interrupted", reason=self.interruption(stop, result.steps, training.saver.problem))
         summary = self.write_results(training, result, test, right)
         loop.sink.finish(summary)
@@ -217,7 +219,7 @@ class Session:
         """Write weights.pt and summary.json; return the summary. `right`: test images that are classified right, by class."""
         loop, placement = training.loop, self.setup.placement
         if loop.plan.total:
-            self.save_weights(loop.train_state.model)  # without a step they follow from the configuration
+            self.save_weights(loop.train_state.scored)  # without a step they follow from the configuration
         summary = summarise(result, test, self.setup.cost, loop.plan.batch_size, placement.device, self.folder.path, loop.began)
         explanation = training.explanation
         verdict = {"initial_verdict": asdict(explanation.verdict)} if explanation.verdict else {}

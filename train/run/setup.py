@@ -124,6 +124,7 @@ class Setup(Assembly):
             label_smoothing=self.parts.regularization.label_smoothing,
             grad_clip=trainer.grad_clip,
             rates=rates_for(optimizer, self.placement.device),
+            average=None if (averaging := self.parts.regularization.averaging) is None else averaging(model),
         )
 
     def runner(self, train_state: TrainState, observer: Observer, plan: TrainPlan) -> GraphedRunner:
@@ -155,7 +156,14 @@ class Setup(Assembly):
     def evidence(self, train_state: TrainState, calls: Sequence[Call], readers: Readers) -> dict[str, Any]:
         """Return the fingerprint, which proves that the chosen ingredients are in this run, and contradictions to it."""
         found = fingerprint(
-            train_state.model, calls, self.settings, self.parts, train_state.optimizer, readers.first_batch, readers.preprocess
+            train_state.model,
+            calls,
+            self.settings,
+            self.parts,
+            train_state.optimizer,
+            readers.first_batch,
+            readers.preprocess,
+            train_state.average,
         )
         return {"fingerprint": found, "contradictions": contradictions(found)}
 

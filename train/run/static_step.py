@@ -133,8 +133,8 @@ class StateCopy:
 
 
 def changing_tensors(train_state: TrainState) -> dict[str, Tensor]:
-    """Return parameters, buffers, and the tensors of optimizer and loss scaler, by name."""
-    found: dict[str, Tensor] = {**dict(train_state.model.named_parameters()), **dict(train_state.model.named_buffers())}
+    """Return parameters and buffers, and the tensors of optimizer and loss scaler, by name."""
+    found = train_state.tensors()
     for index, state in enumerate(train_state.optimizer.state.values()):
         found |= {f"{name} of the optimizer, number {index}": x for name, x in state.items() if isinstance(x, Tensor)}
     return found | {f"the scaler's {name}": x for name, x in vars(train_state.scaler).items() if isinstance(x, Tensor)}

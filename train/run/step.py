@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.data.contracts import Batch
+from train.parts.contracts import Average
 from train.run.device import Placement
 from train.run.stored_state import fitting
 
@@ -41,7 +42,8 @@ class Score:
 class TrainState:
     """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters.
 
-    `rates`: initial learning rate -> the present one, float32 on the device, where the optimizer can read it there (`rates_for`).
+    `rates`: initial learning rate -> the present one, float32 on the device, where the optimizer can read it there (`rates_for`);
+    `average`: follows the model, and is scored in its place.
     """
 
     model: nn.Module
@@ -52,11 +54,28 @@ class TrainState:
     label_smoothing: float
     grad_clip: float | None
     rates: Mapping[float, Tensor] = field(default_factory=dict)
+    average: Average | None = None
+
+    @property
+    def scored(self) -> nn.Module:
+        """The model that is scored, kept and stored."""
+        return self.model if self.average is None else self.average.module
+
+    @property
+    def scored_beside(self) -> Mapping[str, nn.Module]:
+        """Further models that are scored, by what their tags end with."""
+        return {} if self.average is None else {"raw": self.model}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return parameters and buffers of all models, by name."""
+        averaged = {} if self.average is None else _tensors_of(self.average.module)
+        return _tensors_of(self.model) | {f"{name} of the average": tensor for name, tensor in averaged.items()}
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
         parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items()}
+        average = {} if self.average is None else {"average": self.average.module.state_dict()}
+        return {name: part.state_dict() for name, part in parts.items()} | average
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Load the content of a checkpoint."""
@@ -64,6 +83,12 @@ class TrainState:
         self.optimizer.load_state_dict(fitting(self.optimizer, state["optimizer"]))
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def rates_for(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[float, Tensor]:
@@ -95,6 +120,8 @@ def update(train_state: TrainState, batch: Batch) -> Measurement:
         train_state.scaler.step(train_state.optimizer)
     train_state.scaler.update()
     train_state.optimizer.zero_grad(set_to_none=True)
+    if train_state.average is not None:
+        train_state.average.update_parameters(train_state.model)
     return Measurement(loss.detach(), answers(logits.detach(), batch))
 
 

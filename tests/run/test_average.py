@@ -1,0 +1,73 @@
+"""Runs whose weights are averaged: what is scored, stored and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests.harness import SMALL, resume_in_process, run_content, train_in_process
+from train.evaluation.evaluate import Request, evaluate_run
+from train.run.checkpoint import list_checkpoints
+from train.store.metrics import read_records
+from train.store.run import read_run
+
+RUN = [*SMALL, "trainer.device=cpu", "trainer.epochs=3", "trainer.max_steps=8", "schedule=constant", "trainer.record_every=2"]
+EMA = [*RUN, "regularization=ema", "regularization.ema_decay=0.7"]
+
+
+def values_of(folder: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(record.step, dict(record.values)) for record in read_records(folder / "metrics.jsonl")]
+
+
+def test_run_scores_the_average_and_beside_it_what_it_averages(tmp_path: Path) -> None:
+    """Training itself is that of a run without an average, to the bit."""
+    for name, overrides in (("plain", [*RUN, "regularization=none"]), ("averaged", EMA)):
+        train_in_process(tmp_path / name, overrides)
+    plain, averaged = values_of(tmp_path / "plain"), values_of(tmp_path / "averaged")
+    scores = [{tag: value for tag, value in values.items() if "/val" in tag or "/test" in tag} for _, values in averaged]
+    raw = [
+        (
+            step,
+            {
+                tag.removesuffix("_raw"): value
+                for tag, value in values.items()
+                if tag not in ("loss/val", "accuracy/val", "loss/test", "accuracy/test")
+            },
+        )
+        for step, values in averaged
+    ]
+    assert raw == plain
+    ends = [found for found in scores if found]
+    assert [sorted(found) for found in ends[-2:]] == [
+        [f"{quantity}/{split}{of}" for quantity in ("accuracy", "loss") for of in ("", "_raw")] for split in ("val", "test")
+    ]
+    assert all(
+        found[f"loss/{split}"] != found[f"loss/{split}_raw"] for found, split in zip(ends[-2:], ("val", "test"), strict=True)
+    )
+    weights = [torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("plain", "averaged")]
+    assert weights[0].keys() == weights[1].keys()
+    assert not torch.equal(*(w["head.weight"] for w in weights))
+    checkpoint = list_checkpoints(tmp_path / "averaged")[0].path
+    assert torch.equal(torch.load(checkpoint, weights_only=True)["loop"]["model"]["head.weight"], weights[0]["head.weight"])
+    run = read_run(tmp_path / "averaged")
+    assert run.summary["test_loss"] == ends[-1]["loss/test"]
+    averaging = run.summary["fingerprint"]["averaging"]
+    assert (averaging["chosen"], averaging["decay"], averaging["averaged"]["tensors"]) == (
+        0.7,
+        0.7,
+        len(list(weights[0])) - 3 * 6,
+    )
+    assert run.summary["contradictions"] == []
+    assert evaluate_run(run, Request(trust=("tests",))).equality.equal
+
+
+def test_resumed_average_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    train_in_process(tmp_path / "whole", EMA)
+    half = ["trainer.max_steps=3" if word == "trainer.max_steps=8" else word for word in EMA]
+    train_in_process(tmp_path / "half", half)
+    _, status = resume_in_process(tmp_path / "half", ["trainer.max_steps=8"])
+    assert status == "done"
+    whole, half_run = (run_content(tmp_path / name) for name in ("whole", "half"))
+    assert whole[0] == half_run[0]
+    assert whole[1][-1] == half_run[1][-1]
