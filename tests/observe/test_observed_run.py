@@ -44,6 +44,27 @@ def test_observation_does_not_change_the_trained_weights(precision: str, tmp_pat
     assert losses_and_accuracies(runs["off"]) == losses_and_accuracies(runs["full"])
 
 
+def test_second_pass_of_a_step_is_not_observed(tmp_path: Path) -> None:
+    """The first step of both runs is the same until its second pass."""
+    common = [*RUN, *FULL_EVERY_STEP, "trainer.max_steps=1", "schedule=constant"]
+    runs = [train_in_process(tmp_path / name, [*common, f"regularization={name}"]) for name in ("none", "sam")]
+    first, second = ([dict(r.values) for r in read_records(run.metrics_file) if r.step == 0] for run in runs)
+    signals = [
+        {
+            tag: value
+            for row in rows
+            for tag, value in row.items()
+            if tag.startswith(("activation", "gradient", "parameter_gradient"))
+        }
+        for rows in (first, second)
+    ]
+    assert len(signals[0]) > 30
+    assert signals[0] == signals[1]
+    weights = [torch.load(run.weights_file, weights_only=True) for run in runs]
+    assert not torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
+    assert torch.equal(*(w["stage1.norm1.running_mean"] for w in weights))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS)

@@ -15,13 +15,14 @@ from train.parts import norm, optimizer
 from train.parts.regularization import Regularization, parameter_groups, regularization
 
 CONF = Path(__file__).parents[2] / "conf/regularization"
-SETTINGS = {  # weight_decay, dropout, stochastic_depth, ema_decay
-    "none": (0.0, 0.0, 0.0, 0.0),
-    "weight_decay": (5e-5, 0.0, 0.0, 0.0),
-    "dropout": (0.0, 0.5, 0.0, 0.0),
-    "weight_decay_dropout": (5e-5, 0.5, 0.0, 0.0),
-    "stochastic_depth": (0.0, 0.0, 0.2, 0.0),
-    "ema": (0.0, 0.0, 0.0, 0.99),
+SETTINGS = {  # weight_decay, dropout, stochastic_depth, ema_decay, sam_radius
+    "none": (0.0, 0.0, 0.0, 0.0, 0.0),
+    "weight_decay": (5e-5, 0.0, 0.0, 0.0, 0.0),
+    "dropout": (0.0, 0.5, 0.0, 0.0, 0.0),
+    "weight_decay_dropout": (5e-5, 0.5, 0.0, 0.0, 0.0),
+    "stochastic_depth": (0.0, 0.0, 0.2, 0.0, 0.0),
+    "ema": (0.0, 0.0, 0.0, 0.99, 0.0),
+    "sam": (0.0, 0.0, 0.0, 0.0, 0.05),
 }
 
 
@@ -129,8 +130,46 @@ def test_ema_is_the_weighted_sum_of_all_weights_so_far(decay):
     assert regularization().averaging is None
 
 
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+@pytest.mark.parametrize("radius", [0.05, 2.0])
+def test_sam_takes_the_gradient_uphill_and_leaves_the_rest(radius, scale):
+    """The slow way: one number after the other, at weights that are moved by hand."""
+    generator = torch.Generator().manual_seed(3)
+    images, labels = torch.randn(6, 2, 5, 5, generator=generator, dtype=torch.float64), torch.arange(6) % 5
+    model, twin = net(), net()
+    model.get_submodule("4").bias.requires_grad_(False)
+    twin.get_submodule("4").bias.requires_grad_(False)
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(F.cross_entropy(twin(images), labels), trained)
+    length = sum(float((gradient**2).sum()) for gradient in gradients) ** 0.5
+    with torch.no_grad():
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            for place in range(parameter.numel()):
+                parameter.view(-1)[place] += radius * gradient.reshape(-1)[place] / length
+    expected = torch.autograd.grad(F.cross_entropy(twin(images), labels), trained)
+    (scale * F.cross_entropy(model(images), labels)).backward()
+    before = copy.deepcopy(model.state_dict())
+    second_pass = regularization(sam_radius=radius).second_pass
+    assert second_pass is not None
+    second_pass(model, lambda: (scale * F.cross_entropy(model(images), labels)).backward())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+    found = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    for gradient, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, scale * other)
+    assert model.get_submodule("4").bias.grad is None
+    assert regularization().second_pass is None
+
+
+def test_sam_stays_where_the_gradient_is_zero():
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.zeros_like(model.weight)
+    regularization(sam_radius=1.0).second_pass(model, lambda: model(torch.ones(1, 2)).sum().backward())  # pyright: ignore[reportOptionalCall]
+    assert torch.equal(model.weight.grad, torch.ones(1, 2))
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_regularization_yaml_sets_what_its_name_says(name):
     made = instantiate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
     assert isinstance(made, Regularization)
-    assert (made.weight_decay, made.dropout, made.stochastic_depth, made.ema_decay) == SETTINGS[name]
+    found = (made.weight_decay, made.dropout, made.stochastic_depth, made.ema_decay, made.sam_radius)
+    assert found == SETTINGS[name]

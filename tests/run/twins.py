@@ -54,6 +54,7 @@ VARIANTS = {
     "float16 clipped": ["trainer.precision=float16", "trainer.grad_clip=0.1"],
     "float16 adamw": ["trainer.precision=float16", "optimizer=adamw", "optimizer.lr=0.003"],
     "averaged": ["regularization=ema", "regularization.ema_decay=0.9"],
+    "two passes": ["regularization=sam", "trainer.grad_clip=0.5", "observe=full", "observe.every=4"],
     "mixed": ["augment=mixup", "regularization.label_smoothing=0.1"],
     "observed": ["observe=full", "observe.every=4", "observe.histogram_every=5"],
 }

@@ -94,20 +94,17 @@ class Observer:
             if output.requires_grad:
                 stack.callback(output.register_hook(lambda gradient: self._measure_gradient(call, gradient, scale)).remove)
 
-        norms: dict[str, list[Tensor]] = defaultdict(list)
+        norms: dict[str, dict[int, Tensor]] = defaultdict(dict)
         with ExitStack() as stack:
             stack.enter_context(self._hooked(on_output))
             for name, layer in self._weighted.items():
                 for parameter in layer.parameters(recurse=False):
                     if parameter.requires_grad:
-                        add = norms[name].append
-                        stack.callback(
-                            parameter.register_hook(lambda gradient, add=add: add(euclidean_norm(gradient.detach()))).remove
-                        )
+                        stack.callback(parameter.register_hook(_noting_first(norms[name], id(parameter))).remove)
             yield
         for name, parts in norms.items():
             if parts:
-                self._buffer.add("", name, {"parameter_gradient_norm": euclidean_norm(torch.stack(parts)) / scale})
+                self._buffer.add("", name, {"parameter_gradient_norm": euclidean_norm(torch.stack(list(parts.values()))) / scale})
 
     @contextmanager
     def observing_weights(self) -> Iterator[None]:
@@ -173,6 +170,16 @@ class Observer:
     @torch.no_grad()
     def _measure_gradient(self, call: LayerCall, gradient: Tensor, scale: Tensor) -> None:
         self._buffer.add("gradient_", call.info.name, gradient_statistics(gradient.detach(), scale, self._of_gradients))
+
+
+def _noting_first(parts: dict[int, Tensor], key: int) -> Callable[[Tensor], None]:
+    """Return a hook that keeps the norm of a parameter's gradient in the first backward pass; a step may make a second one."""
+
+    def note(gradient: Tensor) -> None:
+        if key not in parts:
+            parts[key] = euclidean_norm(gradient.detach())
+
+    return note
 
 
 def select_layers(

@@ -73,6 +73,12 @@ class Average(Protocol):
 Averaging: TypeAlias = Callable[[nn.Module], Average]
 """averaging(model) -> an average of its weights, which begins at the initial ones, on the model's device."""
 
+SecondPass: TypeAlias = Callable[[nn.Module, Callable[[], None]], None]
+"""second_pass(model, again): called when the parameters hold the gradients of a batch's loss, which may be scaled by a constant.
+
+It puts those that the optimizer is to use in their place. `again()` adds the gradients of the same batch at the weights as they
+are then. It works on the device alone; parameters and buffers are afterwards as they were before."""
+
 Schedule: TypeAlias = Callable[[int, int], float]
 """schedule(step, total_steps) -> the factor on the optimizer's learning rate; step counts from 0."""
 

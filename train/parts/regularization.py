@@ -1,10 +1,10 @@
-"""Regularisation as values: `dropout` and `stochastic_depth` for the model, `label_smoothing` for the loss, parameter groups, and
-`ema_decay` for what follows each update.
+"""Regularisation as values: `dropout` and `stochastic_depth` for the model, `label_smoothing` for the loss, parameter groups,
+`ema_decay` for what follows each update, and `sam_radius` for the gradient that it uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from train.parts.contracts import Averaging
+from train.parts.contracts import Averaging, SecondPass
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class Regularization:
     decay_bias_and_norm: bool
     stochastic_depth: float = 0.0
     ema_decay: float = 0.0
+    sam_radius: float = 0.0
+
+    @property
+    def second_pass(self) -> SecondPass | None:
+        """What replaces the gradients by those of a second pass; None without one."""
+        return Sam(self.sam_radius) if self.sam_radius else None
 
     @property
     def averaging(self) -> Averaging | None:
@@ -41,6 +47,7 @@ def regularization(
     decay_bias_and_norm: bool = False,
     stochastic_depth: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+    sam_radius: Annotated[float, Interval(ge=0)] = 0.0,
 ) -> Regularization:
     """Return the settings of the group.
 
@@ -54,8 +61,9 @@ def regularization(
     stochastic_depth: the probability that an image skips the last residual branch (Huang et al. 2016); it grows in equal steps
         from the first branch on. Branches that are kept are divided by the probability of that.
     ema_decay: above 0, an average of the weights is scored and stored instead of the weights themselves; see `Ema`.
+    sam_radius: above 0, the gradients are those at a worse point at this distance; see `Sam`.
     """
-    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm, stochastic_depth, ema_decay)
+    return Regularization(weight_decay, dropout, label_smoothing, decay_bias_and_norm, stochastic_depth, ema_decay, sam_radius)
 
 
 class Ema(AveragedModel):
@@ -80,6 +88,31 @@ class Ema(AveragedModel):
         for own, new in pairs:
             if not own.is_floating_point():
                 own.copy_(new)
+
+
+@dataclass(frozen=True)
+class Sam:
+    """Sharpness-aware minimisation (Foret et al. 2021): the gradients are taken at w + `radius` g / |g|, where g is the gradient
+    of the batch's loss at the weights w, and |g| the norm over all parameters.
+
+    The second pass draws dropout anew. Averages of batch norms are those of the first one.
+    """
+
+    radius: float
+
+    def __call__(self, model: nn.Module, again: Callable[[], None]) -> None:
+        moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        kept = [(tensor, tensor.detach().clone()) for tensor in (*moved, *model.buffers())]
+        with torch.no_grad():
+            gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+            scale = self.radius / (nn.utils.get_total_norm(gradients) + 1e-12)
+            for parameter, gradient in zip(moved, gradients, strict=True):
+                parameter.add_(gradient * scale)
+                parameter.grad = None
+        again()
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

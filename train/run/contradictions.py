@@ -19,7 +19,16 @@ _NAMES = 6
 
 def contradictions(fingerprint: Fingerprint) -> list[str]:
     """Return one sentence for each choice that is not in the run: what was chosen and what was found. Empty if all are."""
-    checks = (_check_norm, _check_activation, _check_dropout, _check_depth, _check_decay, _check_averaging, _check_weights)
+    checks = (
+        _check_norm,
+        _check_activation,
+        _check_dropout,
+        _check_depth,
+        _check_decay,
+        _check_averaging,
+        _check_second_pass,
+        _check_weights,
+    )
     return [sentence for check in checks for sentence in check(fingerprint)]
 
 
@@ -89,6 +98,13 @@ def _check_averaging(fingerprint: Fingerprint) -> list[str]:
     averaging = fingerprint["averaging"]
     if averaging["chosen"] > 0 and not (averaging["averaged"]["tensors"] and averaging["decay"] == averaging["chosen"]):
         return [f"regularization.ema_decay={averaging['chosen']:g}, but no such average of the weights is scored."]
+    return []
+
+
+def _check_second_pass(fingerprint: Fingerprint) -> list[str]:
+    chosen, radius = fingerprint["second_pass"]["chosen"], fingerprint["second_pass"]["radius"]
+    if chosen > 0 and chosen != radius:
+        return [f"regularization.sam_radius={chosen:g}, but the train step makes no such second pass."]
     return []
 
 

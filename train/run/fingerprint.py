@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from train.config import Settings
 from train.data.contracts import Batch, Dataset, Decoded
 from train.data.preprocess import Preprocess
-from train.parts.contracts import Average, OwnInit
+from train.parts.contracts import Average, OwnInit, SecondPass
 from train.parts.init import fans, scaled_last_norms
 from train.parts.kinds import Layer, is_activation, is_norm
 from train.parts.model.trace import Call, layers_before
@@ -39,6 +39,7 @@ def fingerprint(
     batch: Batch,
     preprocess: Preprocess,
     average: Average | None = None,
+    second_pass: SecondPass | None = None,
 ) -> Fingerprint:
     """Return each choice (key `chosen`) beside what the model, the optimizer and the data contain. Changes nothing.
 
@@ -52,6 +53,7 @@ def fingerprint(
         "dropout": drop_rates(model, parts.regularization),
         "learning_rate": rates(model, optimizer),
         "averaging": averaging(average, parts.regularization),
+        "second_pass": {"chosen": parts.regularization.sam_radius, "radius": getattr(second_pass, "radius", None)},
         "weight_decay": decay(model, parts.regularization, optimizer),
         "init": {
             "chosen": chosen_name(settings, "init"),

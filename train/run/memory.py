@@ -74,7 +74,8 @@ def training_memory(parts: Parts, batch_size: int) -> TrainingMemory:
     tensors = [*model.parameters(), *model.buffers()]
     saved = saved_bytes(model, images)
     return TrainingMemory(
-        weights=(2 if parts.regularization.averaging else 1) * sum(tensor.nbytes for tensor in tensors),
+        weights=(1 + bool(parts.regularization.averaging) + bool(parts.regularization.second_pass))
+        * sum(tensor.nbytes for tensor in tensors),
         gradients=sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad),
         optimizer=optimizer_bytes(parts, model),
         activations=sum(saved),

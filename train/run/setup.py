@@ -125,6 +125,7 @@ class Setup(Assembly):
             grad_clip=trainer.grad_clip,
             rates=rates_for(optimizer, self.placement.device),
             average=None if (averaging := self.parts.regularization.averaging) is None else averaging(model),
+            second_pass=self.parts.regularization.second_pass,
         )
 
     def runner(self, train_state: TrainState, observer: Observer, plan: TrainPlan) -> GraphedRunner:
@@ -164,6 +165,7 @@ class Setup(Assembly):
             readers.first_batch,
             readers.preprocess,
             train_state.average,
+            train_state.second_pass,
         )
         return {"fingerprint": found, "contradictions": contradictions(found)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from train.data.contracts import Batch
-from train.parts.contracts import Average
+from train.parts.contracts import Average, SecondPass
 from train.run.device import Placement
 from train.run.stored_state import fitting
 
@@ -43,7 +44,7 @@ class TrainState:
     """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters.
 
     `rates`: initial learning rate -> the present one, float32 on the device, where the optimizer can read it there (`rates_for`);
-    `average`: follows the model, and is scored in its place.
+    `average`: follows the model, and is scored in its place; `second_pass`: replaces the gradients before they are used.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class TrainState:
     grad_clip: float | None
     rates: Mapping[float, Tensor] = field(default_factory=dict)
     average: Average | None = None
+    second_pass: SecondPass | None = None
 
     @property
     def scored(self) -> nn.Module:
@@ -113,6 +115,8 @@ def update(train_state: TrainState, batch: Batch) -> Measurement:
     """Run a train step at the present learning rate: what a CUDA graph captures. It takes nothing from the host but `batch`."""
     loss, logits = training_loss(train_state, train_state.forward, batch)
     train_state.scaler.scale(loss).backward()
+    if train_state.second_pass is not None:
+        train_state.second_pass(train_state.model, partial(add_gradients, train_state, batch))
     if train_state.grad_clip is not None:
         train_state.scaler.unscale_(train_state.optimizer)
         nn.utils.clip_grad_norm_(train_state.model.parameters(), train_state.grad_clip)
@@ -123,6 +127,11 @@ def update(train_state: TrainState, batch: Batch) -> Measurement:
     if train_state.average is not None:
         train_state.average.update_parameters(train_state.model)
     return Measurement(loss.detach(), answers(logits.detach(), batch))
+
+
+def add_gradients(train_state: TrainState, batch: Batch) -> None:
+    """Add the gradients of the batch's loss, scaled as the first ones, at the present weights."""
+    train_state.scaler.scale(training_loss(train_state, train_state.forward, batch)[0]).backward()
 
 
 @contextmanager

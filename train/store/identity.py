@@ -78,6 +78,7 @@ INTRODUCED: tuple[KeyRule, ...] = (
     *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),
     *_of_choices("train.parts.regularization", "regularization.stochastic_depth", 0.0, "regularization"),
     *_of_choices("train.parts.regularization", "regularization.ema_decay", 0.0, "regularization"),
+    *_of_choices("train.parts.regularization", "regularization.sam_radius", 0.0, "regularization"),
     KeyRule("data.train_fraction", 1.0),
     KeyRule("data.decoder", "pillow", target="train.data.image_folder."),
     KeyRule("data.draft", 2.0, target="train.data.image_folder."),
