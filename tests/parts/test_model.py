@@ -13,10 +13,11 @@ from torchvision import ops
 from train.errors import ShapeError, UsageError
 from train.parts import norm as norms
 from train.parts.activation import activation
-from train.parts.model import convnet, fixup, mlp, plain, resnet, resnet9
-from train.parts.model.layers import StochasticDepth
+from train.parts.contracts import OwnInit, Staged
+from train.parts.model import airbench, convnet, fixup, mlp, plain, resnet, resnet9
+from train.parts.model.airbench import WhitenedNet
+from train.parts.model.layers import HalvingMaxPool, StochasticDepth
 from train.parts.model.resnet import ResidualBlock
-from train.parts.model.resnet9 import HalvingMaxPool
 
 NORMS = {"none": None, "batch": norms.batch(), "layer": norms.layer(), "instance": norms.instance(), "group": norms.group(4)}
 MODELS = {
@@ -180,6 +181,63 @@ def test_resnet9_is_the_published_net_but_for_the_bias_of_its_head():
     assert [m.p for m in build(resnet9, stochastic_depth=0.4, width=2).modules() if isinstance(m, StochasticDepth)] == [0.2, 0.4]
     with pytest.raises(ShapeError, match=r"8x8 pixels at least, not 7x9\. Use model=resnet"):
         build(resnet9, (1, 7, 9))
+
+
+def test_airbench_is_the_published_net_but_for_the_bias_of_its_head():
+    net = build(airbench, norm=norms.batch(momentum=0.4, scale=False), act="gelu")
+    layers = [module.weight.shape[0] for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert layers == [24, 64, 64, 256, 256, 256, 256, 10]
+    assert parameters(net) == 24 * 13 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 256 + 256) + 2570
+    assert names(net)[:9] == [
+        "stem.conv",
+        "stem.act",
+        *(f"stage1.{part}" for part in ("conv1", "pool", "norm1", "act1", "conv2", "norm2", "act2")),
+    ]
+    assert build(airbench, (1, 28, 28), width=2)(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+    assert build(airbench, (2, 9, 30), width=2)(torch.randn(2, 2, 9, 30)).shape == (2, 10)
+    with pytest.raises(ShapeError, match=r"9x9 pixels at least, not 8x30\. Use model=resnet"):
+        build(airbench, (1, 8, 30))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whitened_stem_makes_uncorrelated_outputs_of_variance_one(channels):
+    """The slow way: patch after patch; an axis whose variance is far below EPS stays small."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(6, channels, 9, 10, generator=generator).cumsum(3)
+    net = build(airbench, (channels, 9, 10), width=2)
+    net.finish_init(images)  # pyright: ignore[reportCallIssue]
+    patches = torch.stack(
+        [images[n, :, y : y + 2, x : x + 2].flatten() for n in range(6) for y in range(8) for x in range(9)]
+    ).double()
+    weight = net.get_parameter("stem.conv.weight").double().flatten(1)
+    assert torch.equal(weight[4 * channels :], -weight[: 4 * channels])
+    outputs = patches @ weight[: 4 * channels].T
+    moments = outputs.T @ outputs / len(patches)
+    torch.testing.assert_close(moments, torch.eye(4 * channels, dtype=torch.float64), atol=0.02, rtol=0)
+    assert (moments.diagonal() < 1).all()
+    assert (moments.diagonal().diff() < 1e-6).all(), "the widest axis comes first, of which EPS is the smallest part"
+    images[:] = 1.5
+    net.finish_init(images)  # pyright: ignore[reportCallIssue]
+    assert net.get_parameter("stem.conv.weight").isfinite().all()
+
+
+def test_stem_of_airbench_trains_as_asked():
+    trains = {}
+    for epochs in (3, 1, 0, None):
+        net = build(partial(airbench, width=2, bias_epochs=epochs))
+        assert isinstance(net, WhitenedNet)
+        trains[epochs] = [(net.begin_epoch(epoch), net.get_parameter("stem.conv.bias").requires_grad) for epoch in (0, 2, 3, 0)]
+        assert not net.get_parameter("stem.conv.weight").requires_grad
+    kept = (False, True)
+    assert list(trains.values()) == [
+        [kept, kept, (True, False), (True, True)],
+        [kept, (True, False), (False, False), (True, True)],
+        [(True, False), (False, False), (False, False), (False, False)],
+        [kept] * 4,
+    ]
+    drawn = build(airbench, width=2, whiten=False)
+    assert all(parameter.requires_grad for parameter in drawn.parameters())
+    assert not isinstance(drawn, Staged | OwnInit)
 
 
 def test_model_layer_names():

@@ -55,6 +55,7 @@ VARIANTS = {
     "float16 adamw": ["trainer.precision=float16", "optimizer=adamw", "optimizer.lr=0.003"],
     "averaged": ["regularization=ema", "regularization.ema_decay=0.9"],
     "two passes": ["regularization=sam", "trainer.grad_clip=0.5", "observe=full", "observe.every=4"],
+    "frozen in the second epoch": ["model=airbench", "model.width=4", "model.bias_epochs=1", "norm.scale=false"],
     "mixed": ["augment=mixup", "regularization.label_smoothing=0.1"],
     "observed": ["observe=full", "observe.every=4", "observe.histogram_every=5"],
 }

@@ -60,6 +60,15 @@ class OwnInit(Protocol):
         ...
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """A model that changes in the course of the training."""
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Become what the model is in this epoch, whatever it was. Return whether a train step now does something else."""
+        ...
+
+
 class Average(Protocol):
     """A second model that follows the trained one. It is what is scored, kept and stored; the trained one is scored beside it."""
 

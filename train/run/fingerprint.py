@@ -119,7 +119,7 @@ def drop_rates(model: nn.Module, regularization: Regularization) -> Fingerprint:
 
 
 def decay(model: nn.Module, regularization: Regularization, optimizer: torch.optim.Optimizer) -> Fingerprint:
-    """List the parameters with and without weight decay, and the trainable ones that are not in the optimizer."""
+    """List the parameters with and without weight decay, those that do not train, and others that are not in the optimizer."""
     rates = {id(p): float(group.get("weight_decay", 0.0)) for group in optimizer.param_groups for p in group["params"]}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return {
@@ -127,6 +127,7 @@ def decay(model: nn.Module, regularization: Regularization, optimizer: torch.opt
         "rates": sorted({rate for rate in rates.values() if rate > 0}),
         "decayed": _parameters((name, p) for name, p in named if rates.get(id(p), 0.0) > 0),
         "not_decayed": _parameters((name, p) for name, p in named if rates.get(id(p)) == 0.0),
+        "frozen": _parameters((name, p) for name, p in model.named_parameters() if not p.requires_grad),
         "not_in_optimizer": _parameters((name, p) for name, p in named if id(p) not in rates),
     }
 

@@ -137,6 +137,14 @@ class GraphedRunner(StepRunner):
         eager |= {PROBE: self._probe_reason} if self._probe_reason else {}
         return {"cuda_graph": True, "cuda_graph_reason": "", "cuda_graph_eager": eager}
 
+    def begin_epoch(self, epoch: int) -> bool:
+        """Prepare the model for an epoch; steps that are others than before are captured anew."""
+        changed = super().begin_epoch(epoch)
+        for kind, way in self._ways.items() if changed else ():
+            if kind is not Kind.EVALUATION:
+                way.static, way.warm = None, 0
+        return changed
+
     def evaluate(self, batch: Batch) -> Measurement:
         """Run an evaluation step; the results are copied, as they are needed until the end of the split."""
         measured = super().evaluate(batch)

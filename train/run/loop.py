@@ -131,7 +131,7 @@ class Loop:
         """Yield (step, batch) of the plan from step `start` on."""
         step, length = start, max(self.plan.steps_per_epoch, 1)
         for epoch in range(start // length, -(-self.plan.total // length)):
-            self.train_state.model.train()
+            self.stepper.runner.begin_epoch(epoch)
             for batch in self.train.epoch(epoch, step % length):
                 if step == self.plan.total:
                     return

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from train.data.contracts import Batch
 from train.observe.batch_moments import BatchMoments
 from train.observe.observer import Observer
+from train.parts.contracts import Staged
 from train.run.device import Placement
 from train.run.signals import StopSignal
 from train.run.step import Measurement, Score, TrainState, eval_step, set_learning_rate, table_of, update
@@ -43,6 +44,12 @@ class StepRunner:
             Kind.HISTOGRAMS: partial(observed_update, train_state, observer, True),
             Kind.EVALUATION: partial(eval_step, train_state.scored, train_state.placement),
         }
+
+    def begin_epoch(self, epoch: int) -> bool:
+        """Prepare the model for an epoch. Return whether its train steps are others than before."""
+        model = self.train_state.model
+        model.train()
+        return model.begin_epoch(epoch) if isinstance(model, Staged) else False
 
     def train(self, batch: Batch, lr_factor: float) -> Measurement:
         """Run a train step at `lr_factor` times the initial learning rate."""

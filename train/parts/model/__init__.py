@@ -6,6 +6,7 @@ own; parts are counted from 1, and layers go by their module names (`stem.conv`,
 are torch's defaults until `init` sets them. nn.Dropout modules exist only if `dropout` (the probability of zero) is above 0.
 """
 
+from train.parts.model.airbench import airbench
 from train.parts.model.convnet import convnet
 from train.parts.model.fixup import fixup
 from train.parts.model.mlp import mlp
@@ -14,4 +15,4 @@ from train.parts.model.resnet import resnet
 from train.parts.model.resnet9 import resnet9
 from train.parts.model.torchvision import torchvision
 
-__all__ = ["convnet", "fixup", "mlp", "plain", "resnet", "resnet9", "torchvision"]
+__all__ = ["airbench", "convnet", "fixup", "mlp", "plain", "resnet", "resnet9", "torchvision"]

@@ -35,6 +35,37 @@ class StochasticDepth(nn.Module):
         return f"p={self.p}"
 
 
+class HalvingMaxPool(nn.Module):
+    """The maximum of 2x2 pixels, at stride 2, without an odd last row or column. nn.MaxPool2d is not deterministic on CUDA."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        upper, lower = x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width]
+        rows = torch.maximum(upper, lower)
+        return torch.maximum(rows[..., ::2], rows[..., 1::2])
+
+
+class GlobalMaxPool(nn.Module):
+    """[N, C, H, W] -> [N, C]: the maximum over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.amax((2, 3))
+
+
+class Scale(nn.Module):
+    """The input times a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def extra_repr(self) -> str:
+        return f"{self.factor:g}"
+
+
 def chain(modules: dict[str, nn.Module]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(modules))
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
 from train.errors import ShapeError
 from train.parts.contracts import ActivationFactory, NormFactory, Shape
-from train.parts.model.layers import StochasticDepth, chain, conv_unit, drop
+from train.parts.model.layers import GlobalMaxPool, HalvingMaxPool, Scale, StochasticDepth, chain, conv_unit, drop
 
 STAGES = 3
 BLOCKS_AFTER = (1, 3)
@@ -66,34 +65,3 @@ class ActivatedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.branch(x)
         return x + (y if self.drop is None else self.drop(y))
-
-
-class HalvingMaxPool(nn.Module):
-    """The maximum of 2x2 pixels, at stride 2, without an odd last row or column. nn.MaxPool2d is not deterministic on CUDA."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
-        upper, lower = x[:, :, 0:height:2, :width], x[:, :, 1:height:2, :width]
-        rows = torch.maximum(upper, lower)
-        return torch.maximum(rows[..., ::2], rows[..., 1::2])
-
-
-class GlobalMaxPool(nn.Module):
-    """[N, C, H, W] -> [N, C]: the maximum over all positions."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.amax((2, 3))
-
-
-class Scale(nn.Module):
-    """The input times a constant."""
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.factor
-
-    def extra_repr(self) -> str:
-        return f"{self.factor:g}"
