@@ -62,12 +62,37 @@ def test_run_scores_the_average_and_beside_it_what_it_averages(tmp_path: Path) -
     assert evaluate_run(run, Request(trust=("tests",))).equality.equal
 
 
-def test_resumed_average_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    train_in_process(tmp_path / "whole", EMA)
-    half = ["trainer.max_steps=3" if word == "trainer.max_steps=8" else word for word in EMA]
-    train_in_process(tmp_path / "half", half)
+def test_resumed_recipe_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    """With everything at once that changes with the epoch or follows an update. Resumed within the second of two epochs."""
+    recipe = [*EMA, "model=airbench", "model.bias_epochs=1", "augment=[crop,alternating_flip]", "regularization.sam_radius=0.1"]
+    recipe = [word for word in recipe if not word.startswith("trainer.max_steps")]
+    whole = train_in_process(tmp_path / "whole", [*recipe, "trainer.max_steps=8"])
+    train_in_process(tmp_path / "half", [*recipe, "trainer.max_steps=5"])
     _, status = resume_in_process(tmp_path / "half", ["trainer.max_steps=8"])
     assert status == "done"
-    whole, half_run = (run_content(tmp_path / name) for name in ("whole", "half"))
-    assert whole[0] == half_run[0]
-    assert whole[1][-1] == half_run[1][-1]
+    uninterrupted, resumed = (run_content(tmp_path / name) for name in ("whole", "half"))
+    assert uninterrupted[0] == resumed[0]
+    assert uninterrupted[1][-1] == resumed[1][-1]
+    found = read_run(whole.path).summary["fingerprint"]
+    assert found["augment"] == ["Crop", "AlternatingFlip"]
+    assert found["weight_decay"]["frozen"]["names"] == ["stem.conv.weight"]
+    assert found["second_pass"] == {"chosen": 0.1, "radius": 0.1}
+
+
+def test_biases_of_the_stem_stay_once_their_epochs_are_over(tmp_path: Path) -> None:
+    """After one epoch of four steps they are those at the end of two."""
+    common = [word for word in RUN if not word.startswith("trainer.max_steps")] + ["model=airbench", "regularization=none"]
+    ends = {
+        (epochs, steps): torch.load(
+            train_in_process(
+                tmp_path / f"{epochs} {steps}", [*common, f"model.bias_epochs={epochs}", f"trainer.max_steps={steps}"]
+            ).weights_file,
+            weights_only=True,
+        )
+        for epochs, steps in (("1", 4), ("1", 8), ("null", 8))
+    }
+    first, frozen, trained = (end["stem.conv.bias"] for end in ends.values())
+    assert first.any()
+    assert torch.equal(first, frozen)
+    assert not torch.equal(first, trained)
+    assert len({end["stem.conv.weight"].sum().item() for end in ends.values()}) == 1
