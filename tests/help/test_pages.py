@@ -35,11 +35,14 @@ def test_overview_names_every_choice_and_marks_the_default(monkeypatch: pytest.M
     defaults = {
         key: value for entry in yaml.safe_load((CONF / "config.yaml").read_text())["defaults"][1:] for key, value in entry.items()
     }
+    entries: list[list[str]] = []  # a long list goes on in the next line
+    for words in filter(None, map(str.split, section.splitlines()[1:])):
+        entries.append(words) if words[0] in groups(CONF) else entries[-1].extend(words)
     for group in groups(CONF):
-        (line,) = (line for line in section.splitlines() if line.split()[:1] == [group])
+        (entry,) = (entry for entry in entries if entry[0] == group)
         names = {path.stem for path in (CONF / group).glob("*.yaml")}
         marked = {f"{name}*" if name == defaults[group] else name for name in names}
-        assert set(line.split()[1:]) == marked
+        assert set(entry[1:]) == marked
 
 
 @pytest.mark.parametrize("width", WIDTHS)
