@@ -9,6 +9,7 @@ from torch import nn
 from train.errors import UsageError
 from train.parts import norm, optimizer
 from train.parts.kinds import parameter_kinds
+from train.parts.model import fixup
 from train.parts.regularization import parameter_groups, regularization
 
 TARGET = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -118,6 +119,15 @@ def test_factors_are_torchs_rates_of_groups(make):
     train(twin, make(lr=0.1)(groups))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
     assert made.param_groups[0]["lr"] == 0.1, "the rate that is recorded"
+
+
+def test_single_factors_in_the_place_of_norms_have_the_rate_of_norms():
+    model = fixup(input_shape=(1, 8, 8), classes=2, norm=None, activation=nn.ReLU, dropout=0.0, depth=8, width=2)
+    made = built(optimizer.sgd(lr=1.0, bias_factor=2.0, norm_factor=3.0, head_factor=4.0), model)
+    rates = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        module = name.split(".")[-2].rstrip("1234")
+        assert rates[id(parameter)] == {"shift": 2.0, "gain": 3.0, "head": 4.0}.get(module, 1.0), name
 
 
 @pytest.mark.parametrize("make", [optimizer.sgd, optimizer.adamw])

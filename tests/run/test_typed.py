@@ -66,6 +66,13 @@ def test_ghost_norm_whose_parts_are_whole_batches_is_noted() -> None:
     assert notes_on(["norm=ghost", "norm.size=4"]) == []
 
 
+def test_epochs_of_a_stem_that_is_drawn_are_noted() -> None:
+    net = ["model=airbench", "model.bias_epochs=2"]
+    note = "model.bias_epochs=2: no effect, as the stem is not whitened (model.whiten=false)."
+    assert notes_on([*net, "model.whiten=false"]) == [note]
+    assert notes_on(net) == []
+
+
 def test_observing_although_it_is_off_is_noted() -> None:
     assert notes_on(["observe=off", "observe.every=10"]) == ["observe=off: layers are observed, by observe.every=10."]
     assert notes_on(["observe=off", "observe=basic"]) == ["observe=off: replaced by observe=basic."]

@@ -24,8 +24,8 @@ ParameterKind: TypeAlias = Literal["weight", "bias", "norm", "head"]
 
 
 def parameter_kinds(model: nn.Module) -> dict[int, ParameterKind]:
-    """Return the kind of each parameter by its `id`: `head`, of the last linear layer; `norm`, of a norm, or a vector of one factor in
-    the place of one; `bias`, another of that name; `weight`, all the rest."""
+    """Return the kind of each parameter by its `id`: `head`, of the last linear layer; `norm`, of a norm, or a single factor [1]
+    in the place of one; `bias`, another of that name; `weight`, all the rest."""
     modules = list(model.modules())
     head = next((module for module in reversed(modules) if isinstance(module, nn.Linear)), None)
     kinds: dict[int, ParameterKind] = {}

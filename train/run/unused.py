@@ -141,6 +141,10 @@ def _one_part(facts: RunFacts) -> str:
     return f"a batch of {batch} images is one part of norm.size={size} or more, which is norm=batch"
 
 
+def _drawn_stem(facts: RunFacts) -> str:
+    return "the stem is not whitened (model.whiten=false)" if facts.settings.parts["model"].get("whiten") is False else ""
+
+
 def _epochs_end(facts: RunFacts) -> str:
     trainer = facts.settings.trainer
     steps = trainer.epochs * facts.steps_per_epoch
@@ -158,6 +162,7 @@ REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "data.cache_dir": _uncached,
     "data.short_side": _framed_from_files,
     "data.val_fraction": _own_split,
+    "model.bias_epochs": _drawn_stem,
     "norm.size": _one_part,
     "seeds.augment": _without_augmentation,
     "seeds.split": _without_split,
