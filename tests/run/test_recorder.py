@@ -47,6 +47,6 @@ def test_drop_last_keeps_what_came_before(recorder: Recorder, count: int, kept: 
 
 def test_best_score_is_the_first_with_highest_accuracy_and_lowest_loss(recorder: Recorder) -> None:
     scores = [(0.9, 0.5), (0.8, 0.5), (0.8, 0.5), (math.nan, 0.5), (0.1, 0.4), (2.0, 0.6)]
-    assert [recorder.record_validation(i, Score(*score, 10)) for i, score in enumerate(scores)] == [1, 1, 0, 0, 0, 1]
+    assert [recorder.record_validation(i, Score(*score, 10), {}) for i, score in enumerate(scores)] == [1, 1, 0, 0, 0, 1]
     assert recorder.best is not None
     assert recorder.best.step == 5
