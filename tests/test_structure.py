@@ -68,7 +68,7 @@ BELOW: dict[str, set[str]] = {
     "help": {"command", "escape", "errors"},
     "naming": set(),
     "run": {"config", "explain", "observe", "sinks", "store", "data", "parts", "rng", "text", "command", "errors"},
-    "explain": {"config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
+    "explain": {"columns", "config", "observe", "figures", "sinks", "store", "tags", "text", "errors"},
     "config": {"errors"},
     "observe": {"config", "sinks", "data", "parts", "rng", "tags", "errors"},  # from config: the schema of `observe`
     "sinks": {"figures", "store", "columns", "tags", "text", "command", "escape", "errors"},

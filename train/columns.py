@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MAX_COLUMNS = 500
@@ -49,6 +50,33 @@ class Columns:
         self._last_index += 1
         self.steps.append(step)
         self.values.append([])
+
+
+MAX_HISTOGRAMS = 200
+"""Of a layer; of more, every second is dropped."""
+
+
+@dataclass
+class Distributions:
+    """Histograms of one layer over steps, thinned out evenly: of each the edges of its equal bins, and their counts."""
+
+    steps: list[int] = field(default_factory=list)
+    ranges: list[tuple[float, float]] = field(default_factory=list)
+    counts: list[Sequence[float]] = field(default_factory=list)
+    _every: int = 1
+    _seen: int = 0
+
+    def add(self, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
+        """Add a histogram. One without finite values is left out."""
+        self._seen += 1
+        if (self._seen - 1) % self._every or not math.isfinite(edges[0]) or not math.isfinite(edges[-1]):
+            return
+        if len(self.steps) >= MAX_HISTOGRAMS:
+            self._every *= 2
+            del self.steps[1::2], self.ranges[1::2], self.counts[1::2]
+        self.steps.append(step)
+        self.ranges.append((edges[0], edges[-1]))
+        self.counts.append(counts)
 
 
 @dataclass

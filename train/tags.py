@@ -18,9 +18,10 @@ class Statistic:
     """A number that describes a layer. `name`: the first part of its tags.
 
     `group`, `title`: the category and the title of its chart in TensorBoard. `level`: the lowest `observe.level` that measures
-    it, or `probe` if it is measured on the probe alone. `is_share`: it lies between 0 and 1. `heat_map`: the heading of its heat
-    map of a run, if it has one. `signal`: its words in a report, if the report draws it for all arms. `diagnosed`: a value that
-    is not finite is a finding of the diagnosis. `breaks`: such a value is marked in every heat map of the run.
+    it, or `probe` if it is measured on the probe alone. `is_share`: it lies between 0 and 1; `is_signed`: on both sides of 0.
+    `heat_map`: the heading of its heat map of a run, if it has one. `signal`: its words in a report, if the report draws it for
+    all arms. `diagnosed`: a value that is not finite is a finding of the diagnosis. `breaks`: such a value is marked in every
+    heat map of the run.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Statistic:
     title: str
     level: Level = "basic"
     is_share: bool = False
+    is_signed: bool = False
     heat_map: str = ""
     signal: str = ""
     diagnosed: bool = False
@@ -44,7 +46,7 @@ STATISTICS = (
         diagnosed=True,
         breaks=True,
     ),
-    Statistic("activation_mean", "activations", "mean", diagnosed=True),
+    Statistic("activation_mean", "activations", "mean", is_signed=True, heat_map="mean of the activations", diagnosed=True),
     Statistic("activation_dead", "activations", "share of dead channels", is_share=True, heat_map="share of dead channels"),
     Statistic("activation_zero", "activations", "share of exact zeros", is_share=True),
     Statistic("activation_saturated", "activations", "share of saturated values", is_share=True),

@@ -137,6 +137,16 @@ def test_probe_images_are_preprocessed_like_the_training_split() -> None:
     assert len(probe & split) >= 45, "an epoch of full batches omits the remaining images"
 
 
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_plain_first_batch_has_the_images_of_the_first_batch(augment: str) -> None:
+    setup, readers = prepared([*BASE, "model.width=4", f"augment={augment}"])
+    seen = readers.first_batch.images[:5]
+    plain = setup.plain_first_batch(readers, 5)
+    assert len(plain) == len(seen)
+    for one, other in zip(plain, seen, strict=True):
+        assert torch.equal(one, other) or (augment == "flip" and torch.equal(one.flip(-1), other))
+
+
 class HistogramSink(Sink):
     """Stores the histograms."""
 

@@ -7,8 +7,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from tests.harness import SMALL as UNOBSERVED
 from tests.harness import only_run
+from train.sinks.contracts import TEXTS
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 SMALL = [*UNOBSERVED, "observe=basic"]
@@ -25,7 +28,16 @@ def test_explanation_of_a_fading_signal_has_all_its_parts(train: Train, tmp_path
     assert "heuristics" in result.stdout
     for layer in ("stem.conv", "stage1.conv1", "head"):
         assert any(line.split()[:1] == [layer] for line in result.stdout.splitlines()), f"{layer} has a row"
-    assert (only_run(tmp_path) / "figures" / "signal_at_initialisation.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("signal_at_initialisation", "profile_activation_std", "first_batch"):
+        assert (only_run(tmp_path) / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    events = EventAccumulator(str(only_run(tmp_path))).Reload()
+    assert {"profile/activation_std", "first_batch"} <= set(events.Tags()["images"])
+    texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.PluginTagToContent("text")}
+    assert texts[TEXTS["verdict"]].startswith("    the signal fades: std falls by x0.")
+    assert [line.split()[0] for line in texts[TEXTS["layers"]].splitlines()][:2] == ["layer", "stem.conv"]
+    assert "train " in texts[TEXTS["command"]]
+    assert "model=plain" in texts[TEXTS["command"]]
+    assert texts[TEXTS["result"]].splitlines()[0].strip() == "done"
     summary = json.loads((only_run(tmp_path) / "summary.json").read_text())
     assert summary["initial_verdict"]["kind"] == "fades"
 

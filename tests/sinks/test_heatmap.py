@@ -10,8 +10,9 @@ from matplotlib.colors import LogNorm
 from PIL import Image
 
 from train import columns as columns_module
-from train.columns import MAX_COLUMNS, Columns, LearningRate
-from train.figures.heat_map import as_table, colors, column_of, draw, numbers_between, scale
+from train.columns import MAX_COLUMNS, MAX_HISTOGRAMS, Columns, Distributions, LearningRate
+from train.figures.distribution import draw_distributions
+from train.figures.heat_map import as_table, colors, column_of, draw, limits, numbers_between, scale, signed_scale
 from train.sinks.contracts import Record, Sink
 from train.sinks.heatmap import HEAT_MAPS, HeatMapSink
 
@@ -171,7 +172,8 @@ def test_heat_map_sink_draws_at_the_end_to_folder_and_target(info, summary):
         sink.record(record(step, 0.5, "activation_dead"))
     assert not target.pictures
     sink.finish(summary)
-    assert [(tag, step) for tag, step, _ in target.pictures] == [("heatmap/activation_std", 20), ("heatmap/activation_dead", 20)]
+    names = [f"heatmap/activation_{name}" for name in ("std", "mean", "dead")]
+    assert [(tag, step) for tag, step, _ in target.pictures] == [(name, 20) for name in names]
     for tag, _, png in target.pictures:
         path = info.folder / "figures" / (tag.replace("/", "_") + ".png")
         assert path.read_bytes() == png
@@ -221,6 +223,75 @@ def test_heat_map_sink_marks_first_non_finite_step_in_every_map(info, summary, b
     red = [(picture["heatmap/update_ratio"] == (204, 13, 26)).all(axis=-1).sum(axis=0) for picture in (unmarked, marked)]
     assert red[0].max() == 0
     assert red[1].max() > 100  # a line from top to bottom, not only its legend entry
+
+
+@pytest.mark.parametrize(
+    ("values", "limit"),
+    [
+        ([-2.0, 1.0], 2.0),
+        ([0.0, 0.0], 1.0),
+        ([3.0, 5.0], 5.0),
+        ([-1e-9, 0.0], 1e-9),
+        ([math.nan, -4.0], 4.0),
+        ([math.inf] * 2, 1.0),
+    ],
+)
+def test_scale_of_a_mean_has_zero_in_the_middle(values, limit):
+    table = np.array([values]).T
+    assert limits(signed_scale(table)) == (-limit, limit)
+
+
+def test_heat_map_of_a_mean_tells_its_sign():
+    table = np.array([[-1.0, 0.0, 1.0]])
+    below, zero, above = colors(table, signed_scale(table))[0]
+    assert zero.min() > 0.9, "zero is nearly white"
+    assert below[0] > below[2], "orange"
+    assert above[2] > above[1], "violet"
+
+
+def histograms(sink, steps, layers=("conv", "act"), low=0.0, high=1.0):
+    for step in steps:
+        for layer in layers:
+            sink.histogram(f"activation_histogram/{layer}", step, [low, (low + high) / 2, high], [3.0, 1.0])
+
+
+def test_heat_map_sink_draws_distributions_over_the_steps(info, summary):
+    target = ImageSink()
+    sink = HeatMapSink(target)
+    sink.start(info)
+    histograms(sink, (0, 10, 20))
+    sink.histogram("activation_histogram/act", 30, [-math.inf, 0.0, math.inf], [0.0, 0.0])
+    sink.finish(summary)
+    ((tag, step, png),) = target.pictures
+    assert (tag, step) == ("distribution/activations", summary.steps)
+    assert (info.folder / "figures" / "distribution_activations.png").read_bytes() == png
+
+
+def test_heat_map_sink_draws_no_distribution_of_one_step(info, summary):
+    sink = HeatMapSink(target := ImageSink())
+    sink.start(info)
+    histograms(sink, (0,))
+    sink.finish(summary)
+    assert not target.pictures
+
+
+@pytest.mark.parametrize("count", [1, 2, 199, 200, 201, 1000])
+def test_distributions_are_thinned_evenly(count):
+    layer = Distributions()
+    for step in range(count):
+        layer.add(step, [0.0, 1.0], [1.0])
+    assert min(count, MAX_HISTOGRAMS // 2) <= len(layer.steps) == len(layer.ranges) == len(layer.counts) <= MAX_HISTOGRAMS
+    assert layer.steps[0] == 0
+    assert len(set(np.diff(layer.steps))) <= 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (-1.0, 1.0), (0.0, 1e30), (-1e-30, 0.0), (5.0, 6.0)])
+def test_distribution_of_any_range_is_drawn(low, high):
+    layers = {f"layer{index}": Distributions() for index in range(30)}
+    for layer in layers.values():
+        for step in range(3):
+            layer.add(step, [low, high], [4.0])
+    assert draw_distributions(layers, "norm=batch").startswith(b"\x89PNG")
 
 
 def test_heat_map_sink_imports_matplotlib_only_to_draw():

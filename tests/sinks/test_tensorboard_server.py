@@ -67,7 +67,7 @@ def test_server_lists_scalars_images_histograms_and_config(query):
     for plugin, *tags in [
         ("images", "heatmap/activation_std"),
         ("histograms", "activation_histogram/head"),
-        ("text", "config", TEXTS["result"]),
+        ("text", TEXTS["result"], "config"),
     ]:
         assert {run: sorted(found) for run, found in query(f"{plugin}/tags").items()} == dict.fromkeys(runs, sorted(tags)), plugin
     ((_, step, buckets),) = query("histograms/histograms?run=none0&tag=activation_histogram/head")

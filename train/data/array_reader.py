@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from train.data.batches import Batching, mixed_labels, whole_batches
+from train.data.batches import Batching, epoch_order, mixed_labels, whole_batches
 from train.data.contracts import Arrays, Batch, PendingBatch
 from train.data.draws import drawn_ahead
 from train.data.preprocess import Preprocess
@@ -65,8 +65,7 @@ class ArrayReader:
         UsageError as `steps_per_epoch`.
         """
         steps = range(start, self.steps_per_epoch)
-        order = torch.randperm(len(self), generator=generator(self.batching.order_seed, "order", epoch))
-        return self._training_batches(epoch, steps, order)
+        return self._training_batches(epoch, steps, epoch_order(self.batching, len(self), epoch))
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield all images once in their own order, for evaluation; the last batch may be smaller."""

@@ -12,7 +12,7 @@ from train.data.contracts import MixedLabels
 from train.errors import UsageError
 from train.parts.augment import send
 from train.parts.contracts import Draws, Mixing, Op, Visit
-from train.rng import derive
+from train.rng import derive, generator
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ def mixed_labels(op: Op, draws: Draws, labels: Tensor) -> MixedLabels | None:
     if mixture is None:
         return None
     return MixedLabels(labels.index_select(0, send(mixture.partner, labels.device)), send(mixture.share, labels.device))
+def epoch_order(batching: Batching, images: int, epoch: int) -> Tensor:
+    """Return the order of a split's images in an epoch, int64 [images]."""
+    return torch.randperm(images, generator=generator(batching.order_seed, "order", epoch))
 
 
 def whole_batches(images: int, batch_size: int) -> int:

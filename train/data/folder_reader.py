@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from train.data.batches import Batching, mixed_labels, whole_batches
+from train.data.batches import Batching, epoch_order, mixed_labels, whole_batches
 from train.data.cached_image import CachedReader
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
@@ -77,8 +77,7 @@ class FolderReader:
         """Yield the training batches of an epoch, each image at most once, from step `start` on; images of earlier steps
         are not decoded. One iterator at a time. UsageError as `steps_per_epoch`."""
         steps = range(start, self.steps_per_epoch)
-        order = torch.randperm(len(self), generator=generator(self.batching.order_seed, "order", epoch))
-        return self._training_batches(epoch, steps, order)
+        return self._training_batches(epoch, steps, epoch_order(self.batching, len(self), epoch))
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield all images once in their own order, cut as for testing; the last batch may be smaller."""

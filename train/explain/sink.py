@@ -6,6 +6,7 @@ It works from the run's records, and from theory for models that theory covers.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from train.columns import Columns
 from train.config import ThresholdSettings
 from train.explain.anomalies import AnomalySearch
 from train.explain.diagnosis import Diagnosis, Losses, Switches, diagnose, suggest
@@ -23,10 +28,12 @@ from train.sinks import figures
 from train.sinks.contracts import TEXTS, Sink, Summary
 from train.sinks.figures import Figure
 from train.store.metrics import Record, encode_float
-from train.tags import layers_of
+from train.tags import join, layers_of
 
 log = logging.getLogger("train")
-FIGURE = "signal_at_initialisation"
+FIGURE, PROFILE, BATCH = "signal_at_initialisation", "profile/activation_std", "first_batch"
+MOST_PROFILES = 6
+"""Steps of the profile: the first, the last, and some between."""
 PLAIN_WIDTH = 100
 """Width of the table, in columns, when the output is not a terminal."""
 STORED_WIDTH = 120
@@ -51,8 +58,16 @@ class NetworkInfo:
         }
 
 
+@dataclass(frozen=True)
+class FirstBatch:
+    """The first images of the first batch, without pre-processing, [N, C, H, W]: `plain`, and `augmented` as for the network."""
+
+    plain: NDArray[np.float32]
+    augmented: NDArray[np.float32]
+
+
 class ExplanationSink(Sink):
-    """A sink that writes the explanation to the sink `out`.
+    """A sink that writes the explanation to the sink `out`. `batch`: of which a figure is drawn, too.
 
     After step 0: the layer table and the verdict. At the end: the signal figure, and for a run that diverged or stayed at chance
     the diagnosis. It is made once the network exists, after the start of the other sinks. `folder`: of the run.
@@ -60,7 +75,15 @@ class ExplanationSink(Sink):
 
     name = "the explanation"
 
-    def __init__(self, out: Sink, folder: Path, title: str, network: NetworkInfo, thresholds: ThresholdSettings) -> None:
+    def __init__(
+        self,
+        out: Sink,
+        folder: Path,
+        title: str,
+        network: NetworkInfo,
+        thresholds: ThresholdSettings,
+        batch: FirstBatch | None = None,
+    ) -> None:
         self.out = out
         self.folder = folder
         self.title = title
@@ -68,7 +91,9 @@ class ExplanationSink(Sink):
         self.thresholds = thresholds
         self.verdict: Verdict | None = None
         self.diagnosis: Diagnosis | None = None
+        self._batch = batch
         self._initial: Sequence[LayerRow] = ()
+        self._profile = Columns()
         self._losses = Losses()
         self._anomalies = AnomalySearch(thresholds)
 
@@ -81,7 +106,11 @@ class ExplanationSink(Sink):
     def restore(self, record: Record) -> None:
         self._losses.add(record)
         self._anomalies.add(record)
-        if record.step == 0 and self.verdict is None and layers_of("activation_std", record.values):
+        layers = layers_of("activation_std", record.values)
+        if self._profile.layers.keys() <= set(layers):  # of a few layers, nothing can be seen against depth
+            for layer in layers:
+                self._profile.add(record.step, layer, record.values[join("activation_std", layer)])
+        if record.step == 0 and self.verdict is None and layers:
             self._initial = layer_rows(record.values, self.network.layers)
             self.verdict = judge(self._initial, self.thresholds, self.network.expected)
 
@@ -122,7 +151,10 @@ class ExplanationSink(Sink):
     def _draw(self) -> None:
         try:
             signal = Figure(FIGURE, 0, partial(_draw_signal, self._initial, self.network.expected, self.title))
-            figures.draw(figures.Drawing(self.folder, [signal]), self.out)
+            steps = self._profile.steps
+            profile = Figure(PROFILE, steps[-1], partial(_draw_profile, self._profile, self.network.expected, self.title))
+            batch = [Figure(BATCH, 0, partial(_draw_batch, self._batch, self.title))] if self._batch else []
+            figures.draw(figures.Drawing(self.folder, [signal, profile, *batch]), self.out)
         except Exception as error:  # a failing figure must not cost the text
             log.warning("could not draw the signal figure", exc_info=error)
 
@@ -137,3 +169,19 @@ def _draw_signal(rows: Sequence[LayerRow], expected: Sequence[Expected], title: 
         gap = layer.forward_gap or layer.backward_gap
         points.append(Point(row.layer, row.weighted, row.std, row.gradient_std, layer.std, layer.gradient_std, gap))
     return draw_signal(points, title)
+
+
+def _draw_profile(columns: Columns, expected: Sequence[Expected], title: str) -> bytes:
+    from train.figures.profile import draw_profile  # imports matplotlib
+
+    theory = {layer.name: layer.std for layer in expected}
+    count = min(MOST_PROFILES, len(columns.steps))
+    places = sorted({round(i * (len(columns.steps) - 1) / max(count - 1, 1)) for i in range(count)})
+    profiles = [(columns.steps[i], [math.nan if value is None else value for value in columns.values[i]]) for i in places]
+    return draw_profile(list(columns.layers), profiles, [theory.get(layer) for layer in columns.layers], title)
+
+
+def _draw_batch(batch: FirstBatch, title: str) -> bytes:
+    from train.figures.batch import draw_batch  # imports matplotlib
+
+    return draw_batch(batch.plain, batch.augmented, title)

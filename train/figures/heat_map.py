@@ -24,7 +24,7 @@ from train.text import short_number
 
 # Viridis is readable with and without full colour vision, and its lightness increases evenly. Cells without a value differ from
 # it by pattern and lightness.
-_COLORS = "viridis"
+_COLORS, _SIGNED_COLORS = "viridis", "PuOr"
 BROKEN, BROKEN_TOO, ZERO, MISSING = (0.80, 0.05, 0.10), (1.0, 0.80, 0.80), (0.01, 0.01, 0.01), (0.88, 0.88, 0.88)
 _WIDTH_IN, _DPI = 9.5, 100
 _ROW_IN, _MIN_ROW_IN, _MAX_LABELS = 0.17, 0.06, 70
@@ -39,7 +39,7 @@ def draw(statistic: Statistic, columns: Columns, lr: LearningRate, broken_step: 
     or not measured have colours outside the scale.
     """
     table = as_table(columns)
-    norm = scale(table, statistic.is_share)
+    norm = signed_scale(table) if statistic.is_signed else scale(table, statistic.is_share)
     with_lr = len(set(lr.values)) > 1
     entries = _legend_entries(table, norm, broken_step)
     rows = len(columns.layers)
@@ -94,18 +94,30 @@ def scale(table: NDArray[np.float64], share: bool) -> Normalize:
     return LogNorm(low, high)
 
 
+def signed_scale(table: NDArray[np.float64]) -> Normalize:
+    """Return the colour scale of a statistic on both sides of zero: linear, with zero in the middle, over nearly all columns."""
+    sizes = [np.abs(column[np.isfinite(column)]) for column in table.T]
+    largest = [column.max() for column in sizes if column.size]
+    limit = float(np.quantile(largest, _SPREAD[1], method="nearest")) if largest else 0.0
+    return Normalize(-(limit or 1.0), limit or 1.0)
+
+
 def colors(table: NDArray[np.float64], norm: Normalize) -> NDArray[np.float64]:
     """Return the RGB colour of each cell, components from 0 to 1."""
     low, high = limits(norm)
     zero = (table == 0) & isinstance(norm, LogNorm)
     drawable = np.isfinite(table) & ~zero
-    shades = colormaps[_COLORS](np.asarray(norm(np.clip(np.where(drawable, table, high), low, high))))[..., :3]
+    shades = colormaps[_map_of(norm)](np.asarray(norm(np.clip(np.where(drawable, table, high), low, high))))[..., :3]
     shades[zero] = ZERO
     checkered = np.indices(table.shape).sum(axis=0) % 2 == 1
     shades[~np.isfinite(table)] = BROKEN
     shades[~np.isfinite(table) & checkered] = BROKEN_TOO
     shades[table == -np.inf] = MISSING
     return shades
+
+
+def _map_of(norm: Normalize) -> str:
+    return _SIGNED_COLORS if limits(norm)[0] < 0 else _COLORS
 
 
 def limits(norm: Normalize) -> tuple[float, float]:
@@ -158,9 +170,10 @@ def _color_bar(figure: Figure, box: tuple[float, float, float, float], norm: Nor
     finite = table[np.isfinite(table) & ((table > 0) | (not isinstance(norm, LogNorm)))]
     below, above = bool((finite < low).any()), bool((finite > high).any())
     extend = "both" if below and above else "min" if below else "max" if above else "neither"
-    bar = figure.colorbar(ScalarMappable(norm, _COLORS), cax=figure.add_axes(box), extend=extend, extendfrac=0.03)
-    ticks = numbers_between(low, high) if isinstance(norm, LogNorm) else [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]
-    bar.set_ticks(ticks, labels=[short_number(tick) for tick in ticks])
+    bar = figure.colorbar(ScalarMappable(norm, _map_of(norm)), cax=figure.add_axes(box), extend=extend, extendfrac=0.03)
+    shares = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]
+    ticks = numbers_between(low, high) if isinstance(norm, LogNorm) else [low, low / 2, 0, high / 2, high] if low < 0 else shares
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" if low < 0 else short_number(tick) for tick in ticks])
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.ax.tick_params(labelsize=8, length=2.5, pad=2)
 

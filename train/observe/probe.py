@@ -25,8 +25,17 @@ def probe_images(
     runs on the same split use the same images, whatever their seeds. RunError for a broken image file.
     """
     indices = torch.randperm(len(train), generator=generator(SEED, "probe"))[:size]
-    source = train.take(indices)
-    plain = replace(settings, preprocess="none", batching=replace(settings.batching, batch_size=len(indices)))
+    return plain_images(dataset, train.take(indices), pipeline, preprocess, settings)
+
+
+def plain_images(
+    dataset: Dataset, source: Source, pipeline: Pipeline, preprocess: Preprocess, settings: ReaderSettings
+) -> Tensor:
+    """Return the images of `source` as they are evaluated: not augmented, pre-processed with `preprocess`, on the device.
+
+    RunError for a broken image file.
+    """
+    plain = replace(settings, preprocess="none", batching=replace(settings.batching, batch_size=len(source)))
     readers = open_readers(dataset, Splits(train=source, test=source), pipeline, plain)
     try:
         reader = readers.test

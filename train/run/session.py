@@ -197,8 +197,7 @@ class Session:
         for sentence in evidence["contradictions"]:
             sink.message(sentence, "warning")
             log.warning(sentence)
-        images = readers.first_batch.images
-        explanation = explanation_sink(setup, calls, observer, images, views, self.folder.path, title)
+        explanation = explanation_sink(setup, calls, observer, readers, views, self.folder.path, title)
         del calls  # their tensors may be on the device
         sink = delayed(BroadcastSink([sink, explanation]), setup.placement.device)
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from train import rng
 from train.config import Settings, total_steps
-from train.data.batches import Batching, whole_batches
-from train.data.contracts import Splits, noted
+from train.data.batches import Batching, epoch_order, whole_batches
+from train.data.contracts import Arrays, Splits, noted
 from train.data.readers import Readers, ReaderSettings, open_readers
 from train.observe.observer import Observer
-from train.observe.probe import probe_images
+from train.observe.probe import plain_images, probe_images
 from train.parts.model.trace import Call, trace
 from train.run import preflight, unused
 from train.run.build import Parts, build
@@ -153,6 +153,14 @@ class Setup(Assembly):
     def probe(self, readers: Readers, size: int) -> Tensor:
         parts = self.parts
         return probe_images(parts.dataset, self.splits.train, parts.pipeline, readers.preprocess, self.reader_settings(), size)
+
+    def plain_first_batch(self, readers: Readers, size: int) -> Tensor:
+        """Return the first `size` images of the first batch without augmentation, [n, C, H, W]; files as they are evaluated."""
+        parts, settings = self.parts, replace(self.reader_settings(), workers=0)
+        source = self.splits.train.take(epoch_order(settings.batching, len(readers.train), 0)[:size])
+        if isinstance(source, Arrays):
+            return readers.preprocess.apply(source.images)
+        return plain_images(parts.dataset, source, parts.pipeline, readers.preprocess, settings)
 
     def evidence(self, train_state: TrainState, calls: Sequence[Call], readers: Readers) -> dict[str, Any]:
         """Return the fingerprint, which proves that the chosen ingredients are in this run, and contradictions to it."""

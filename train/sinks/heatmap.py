@@ -1,12 +1,13 @@
-"""The sink that draws heat maps of layer statistics."""
+"""The sink that draws heat maps of layer statistics, and of the distributions of the activations, over the steps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from train.columns import Columns, LearningRate
+from train.columns import Columns, Distributions, LearningRate
 from train.sinks import figures
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
 from train.tags import STATISTICS, Statistic, split
@@ -21,6 +22,7 @@ class HeatMapSink(Sink):
 
     Each map is written to `figures/heatmap_<statistic>.png` in the run folder and passed to `target` as the image
     `heatmap/<statistic>`. A map with a single column is not drawn, since it would say no more than the table of step 0.
+    Histograms make `distribution/activations`; a run that is resumed has those since then.
     """
 
     name = "the heat maps"
@@ -31,6 +33,7 @@ class HeatMapSink(Sink):
         self._title = ""
         self._columns = {statistic: Columns() for statistic in HEAT_MAPS}
         self._lr = LearningRate()
+        self._distributions: dict[str, Distributions] = {}
         self._broken_step: int | None = None
 
     def start(self, info: RunInfo) -> None:
@@ -55,10 +58,16 @@ class HeatMapSink(Sink):
                 for layer, value in rows[statistic].items():
                     columns.add(record.step, layer, value)
 
-    def finish(self, summary: Summary) -> None:  # noqa: ARG002
+    def histogram(self, tag: str, step: int, edges: Sequence[float], counts: Sequence[float]) -> None:
+        self._distributions.setdefault(split(tag)[1], Distributions()).add(step, edges, counts)
+
+    def finish(self, summary: Summary) -> None:
         drawable = {statistic: columns for statistic, columns in self._columns.items() if len(columns.steps) > 1}
-        if self._folder is not None and drawable:
-            maps = [self._figure(statistic, columns) for statistic, columns in drawable.items()]
+        maps = [self._figure(statistic, columns) for statistic, columns in drawable.items()]
+        if any(len(layer.steps) > 1 for layer in self._distributions.values()):
+            draw = partial(_draw_distributions, self._distributions, self._title)
+            maps.append(figures.Figure("distribution/activations", summary.steps, draw))
+        if self._folder is not None and maps:
             figures.draw(figures.Drawing(self._folder, maps), self._target)
 
     def _figure(self, statistic: str, columns: Columns) -> figures.Figure:
@@ -70,3 +79,9 @@ def _draw(statistic: Statistic, columns: Columns, lr: LearningRate, broken_step:
     from train.figures.heat_map import draw  # imports matplotlib
 
     return draw(statistic, columns, lr, broken_step, title)
+
+
+def _draw_distributions(layers: Mapping[str, Distributions], title: str) -> bytes:
+    from train.figures.distribution import draw_distributions  # imports matplotlib
+
+    return draw_distributions(layers, title)

@@ -1,0 +1,42 @@
+"""The figures of one run; a warning of matplotlib is an error here."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.figures.batch import draw_batch
+from train.figures.profile import draw_profile
+
+
+@pytest.mark.parametrize(
+    "profiles",
+    [
+        [(0, [1.0, 0.5])],
+        [(0, [1.0, 0.5]), (10, [math.nan, math.inf])],
+        [(0, [0.0, 0.0]), (10, [1e-30, 1e30])],
+        [(step, [1.0, 2.0]) for step in range(6)],
+    ],
+    ids=["one step", "broken", "zero and huge", "six steps"],
+)
+@pytest.mark.parametrize("expected", [[None, None], [0.9, None], [0.9, 0.8]], ids=["no theory", "in part", "theory"])
+def test_profile_of_any_values_is_drawn(profiles, expected) -> None:
+    assert draw_profile(["stage1.conv1", "act$_1$"], profiles, expected, "norm=$x$").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 16])
+@pytest.mark.parametrize(("channels", "sizes"), [(1, (12, 12)), (3, (12, 8)), (2, (4, 4))])
+def test_batch_is_drawn_beside_its_originals(count, channels, sizes) -> None:
+    plain, augmented = (np.random.default_rng(0).normal(size=(count, channels, size, size)).astype(np.float32) for size in sizes)
+    picture = Image.open(io.BytesIO(draw_batch(plain, augmented, "augment=flip")))
+    assert picture.width > 1000
+    assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 8
+
+
+def test_batch_of_equal_pixels_is_drawn() -> None:
+    flat = np.zeros((2, 1, 4, 4), dtype=np.float32)
+    assert draw_batch(flat, flat, "x").startswith(b"\x89PNG")
