@@ -76,10 +76,14 @@ def run_name(overrides: Iterable[str]) -> str:
     return f"{stamp()}_{slug(overrides)}"
 
 
-def job_name(overrides: Iterable[str]) -> str:
-    """Return the folder name of a run within its sweep. It depends on the overrides alone, not on the position in the sweep."""
+def job_name(overrides: Iterable[str], shown: Iterable[str] = ()) -> str:
+    """Return the folder name of a run within its sweep: `norm=batch,seed=0_1d3d0532`.
+
+    It depends on the overrides alone, not on the position in the sweep. `shown`: those of them that differ between the runs; a
+    hash of all tells names apart.
+    """
     lines = [str(line) for line in overrides]
-    return f"{slug(lines)}_{hashlib.sha256(chr(0).join(lines).encode()).hexdigest()[:8]}"
+    return f"{slug([*shown] or lines)}_{hashlib.sha256(chr(0).join(lines).encode()).hexdigest()[:8]}"
 
 
 def sweep_name() -> str:

@@ -61,6 +61,25 @@ def test_make_plan_orders_runs_seed_by_seed(loader: Any) -> None:
     assert plan.baseline.overrides == ("norm=none",)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [
+        (["seed=0,1", "norm=none,batch", "trainer.epochs=2", "data=noise"], "norm=none,seed=0"),
+        (["optimizer.lr=0.1,0.2", "norm=none,batch", "seed=0"], "optimizer.lr=0.1,norm=none"),
+        (["seed=range(2)", "trainer.epochs=2"], "seed=0"),
+        (["norm=none", "trainer.epochs=2"], "norm=none,trainer.epochs=2"),
+        (["sweep.design=leave_one_out", "norm=none,batch", "init=gaussian,xavier"], "norm=none,init=gaussian"),
+    ],
+    ids=["seed last", "seed for all", "no axis", "one run", "leave one out"],
+)
+def test_folder_of_a_run_names_the_axes_alone(loader: Any, overrides: list[str], shown: str) -> None:
+    """What all runs share is in their configurations; the hash tells apart what has the same levels."""
+    folders = [run.folder for run in plan_of(loader, overrides).runs]
+    assert folders[0].rpartition("_")[0] == shown
+    assert len(set(folders)) == len(folders)
+    assert folders == [run.folder for run in plan_of(loader, overrides).runs], "the same in every command"
+
+
 def test_make_plan_arm_has_level_of_every_axis(loader: Any) -> None:
     plan = plan_of(loader, ["sweep.design=one_at_a_time", "norm=none", "optimizer.lr=0.1,0.3", "init=gaussian,xavier"])
     assert plan.baseline.levels == {"optimizer.lr": "0.2", "init": "kaiming"}

@@ -58,6 +58,11 @@ class SweepRequest:
         ordered = [lines[name] for name in (self.order if self._order_matters() else axes_first) if name in lines]
         return tuple(line for line in ordered if line not in NO_CHOICE)
 
+    def axes_alone(self, levels: Mapping[str, str]) -> list[str]:
+        """Return the overrides of the axes at `levels`, the seeds last."""
+        lines = [f"{axis.key}={levels[axis.name]}" for axis in (*self.axes, *self.seeds) if axis.name in levels]
+        return [line for line in lines if line not in NO_CHOICE]
+
     def _order_matters(self) -> bool:
         axes = [axis.name for axis in (*self.axes, *self.seeds)]
         return any(_nested(axis, name.lstrip("~")) for axis in axes for name in self.constants)

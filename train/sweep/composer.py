@@ -53,7 +53,8 @@ class Composer:
         runs_of_arms: dict[str, list[tuple[Mapping[str, Any], PlannedRun]]] = {}
         for seed_levels, content in self.variants(config, levels, seeds):
             overrides = self.request.overrides({**levels, **seed_levels})
-            run = PlannedRun(identity(content), run_id(arm_id(content), content, ""), job_name(overrides), overrides)
+            name = job_name(overrides, self.request.axes_alone({**levels, **seed_levels}))
+            run = PlannedRun(identity(content), run_id(arm_id(content), content, ""), name, overrides)
             runs_of_arms.setdefault(run.arm, []).append((content, run))
         for id, members in runs_of_arms.items():
             runs = tuple({run.identity: run for _, run in members}.values())
