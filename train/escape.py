@@ -22,6 +22,9 @@ _BLOCK = re.compile(r"^([-+](?= |$)|\d{1,9}(?=[.)](?: |$))|[-=]+$)")
 """What makes a list, a heading or a rule of a line that begins with it."""
 _JOINT = re.compile(r"[=,/_:](?=\w)|\.(?=[^\W\d])")
 _LONG = re.compile(r"\S{21,}")
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u2026": r"\ldots{}"}
+_LATEX |= {"\u2212": "$-$", "\u00b1": r"$\pm$", "\u2013": "--", "<": "$<$", ">": "$>$"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _FORMULA = re.compile(r"(^|;)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
 _ALONE = ("-", "+")
@@ -68,6 +71,11 @@ def markdown_code(text: str) -> str:
 def html_name(text: str) -> str:
     """Return HTML that reads as this name, and in which a line may end within what is long, after a sign as in `norm=batch`."""
     return _LONG.sub(lambda word: _JOINT.sub(r"\g<0><wbr>", word[0]), html.escape(terminal(text)))
+
+
+def latex(text: str) -> str:
+    """Return LaTeX that reads as this text, on one line: none of its characters is a command."""
+    return "".join(_LATEX.get(character, character) for character in line(text))
 
 
 def csv_cell(value: object) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from train.figures.style import ON_DARK, ON_LIGHT, ArmStyle, shortened, to_svg, width
+from train.figures.style import ON_DARK, ON_LIGHT, ArmStyle, rendered, shortened, width
 from train.text import MINUS
 
 _MOST_WRITTEN = 9
@@ -34,4 +34,4 @@ def draw_classes(names: Sequence[str], arms: Sequence[ArmStyle], points: NDArray
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25, pad=0.02)
     bar.set_label("percentage points", fontsize=8)
     bar.ax.tick_params(labelsize=8, length=2.5, pad=2)
-    return to_svg(figure)
+    return rendered(figure)

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MultipleLocator, NullLocator
 
-from train.figures.style import ArmStyle, in_percent, tidy, to_svg, width
+from train.figures.style import ArmStyle, in_percent, rendered, tidy, width
 from train.text import duration
 
 MAX_TICKS = 8
@@ -57,7 +57,7 @@ def draw_cost(arms: Sequence[ArmCost], metric: str, share: bool) -> bytes:
     tidy(axes, "both")
     axes.margins(0.08)
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=1, markerscale=0.75)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def spacing(range_s: float) -> float:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from train.figures.style import FAINT, GREY, ArmStyle, finite, in_percent, padded, tidy, to_svg, width
+from train.figures.style import FAINT, GREY, ArmStyle, finite, in_percent, padded, rendered, tidy, width
 
 TOGETHER = 6
 """Up to this many arms share one chart; with more, each arm has its own small panel."""
@@ -67,7 +67,7 @@ def draw_together(charts: Sequence[Chart]) -> bytes:
     drawn = [_handle(handles[number]) for number in sorted(handles)]
     columns = max(1, round(width() / 2.5))
     figure.legend(handles=drawn, loc="outside lower left", ncols=columns, handlelength=3)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def draw_panels(chart: Chart) -> bytes:
@@ -96,7 +96,7 @@ def draw_panels(chart: Chart) -> bytes:
         if index + columns >= len(arms):
             axes.tick_params(labelbottom=True)
             axes.set_xlabel("epoch", fontsize=8)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def scale_of(chart: Chart) -> tuple[tuple[float, float], bool]:

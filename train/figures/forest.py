@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.figures.intervals import draw_interval, figure_of_rows, label_rows
-from train.figures.style import GREY, ArmStyle, finite, padded, to_svg
+from train.figures.style import GREY, ArmStyle, finite, padded, rendered
 
 
 @dataclass(frozen=True)
@@ -40,4 +40,4 @@ def draw_forest(rows: Sequence[ForestRow], axis: str, smallest_effect: float | N
     ends = [0.0, *finite([end for row in rows for end in (row.low, row.high, row.difference)])]
     axes.set_xlim(*padded(min(ends), max(ends)))
     label_rows(axes, rows, axis)
-    return to_svg(figure)
+    return rendered(figure)

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, numbers_between, scale
-from train.figures.style import ArmStyle, shortened, to_svg, width
+from train.figures.style import ArmStyle, rendered, shortened, width
 from train.text import short_number
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS, _ARM_IN = 40, 30, 0.12
@@ -44,7 +44,7 @@ def draw_heat(
     _bar(figure, [left, right], norm, both, statistic)
     if notes := _notes(both):
         figure.legend(handles=notes, loc="outside lower left", ncols=3, handlelength=1.2)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def _label(axes: Axes, layers: Sequence[str], arms: Sequence[ArmStyle]) -> None:

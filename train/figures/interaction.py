@@ -14,9 +14,9 @@ from train.figures.style import (
     DASHES,
     MARKERS,
     in_percent,
+    rendered,
     shortened,
     tidy,
-    to_svg,
     width,
     wrapped,
 )
@@ -47,7 +47,7 @@ def draw_interactions(crossings: Sequence[Crossing], metric: str, share: bool) -
         if share:
             in_percent(axes.yaxis)
         axes.set_ylabel(metric)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def _draw(axes: Axes, crossing: Crossing) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from train.figures.intervals import draw_interval, figure_of_rows, label_rows
-from train.figures.style import ArmStyle, in_percent, to_svg
+from train.figures.style import ArmStyle, in_percent, rendered
 
 
 @dataclass(frozen=True)
@@ -29,4 +29,4 @@ def draw_rates(rows: Sequence[RateRow], axis: str) -> bytes:
     axes.set_xlim(-0.02, 1.02)
     in_percent(axes.xaxis)
     label_rows(axes, rows, axis)
-    return to_svg(figure)
+    return rendered(figure)

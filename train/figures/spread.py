@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.figures.style import BASELINE_COLOR, COLORS, GREY, in_percent, padded, shortened, tidy, to_svg, width
+from train.figures.style import BASELINE_COLOR, COLORS, GREY, in_percent, padded, rendered, shortened, tidy, width
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def draw_spread(rows: Sequence[SpreadRow], axis: str) -> bytes:
         else:
             axes.set_xlim(0, padded(0, max(row.sd[2] for row in sds))[1])
             axes.set_xlabel(axis)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def _interval(axes: Axes, place: int, found: tuple[float, float, float], color: str) -> None:

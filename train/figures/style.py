@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
 from train.text import exact_percent
+
+log = logging.getLogger("train")
+Kind: TypeAlias = Literal["svg", "pdf", "pgf"]
 
 WIDTH_IN = 4.4
 """Of a figure in inches: it is read on a telephone as it is, and two stand side by side on a screen."""
@@ -33,6 +38,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2
 GREY, FAINT = "0.35", "0.75"
 ON_LIGHT, ON_DARK = "#010101", "#fefefe"
 """Text on the colours of data. It stays as it is where dark colours are preferred."""
+_COMMANDS = set("\\{}$#&^~")
 _DARK = {
     "#000000": "#e4e8ec",
     "#595959": "#a4aeb8",
@@ -60,6 +66,8 @@ _RC: Any = {
     "legend.fontsize": 8,
     "figure.dpi": 100,
     "savefig.dpi": 150,
+    "pdf.fonttype": 42,
+    "pgf.rcfonts": False,  # of the document, so that the figure looks like its text
 }
 
 
@@ -90,9 +98,12 @@ class ReportFigure:
 
 
 @contextmanager
-def style(width_in: float = WIDTH_IN) -> Iterator[None]:
-    """Apply the report's matplotlib settings inside the block, whatever the user's matplotlibrc says."""
-    with rc_context(_RC | {"figure.figsize": (width_in, width_in)}):
+def style(width_in: float = WIDTH_IN, kind: Kind = "svg", tex: str = "xelatex") -> Iterator[None]:
+    """Apply the report's matplotlib settings inside the block, whatever the user's matplotlibrc says.
+
+    `kind`: what `rendered` returns; `tex`: the program that PGF takes.
+    """
+    with rc_context(_RC | {"figure.figsize": (width_in, width_in), "savefig.format": kind, "pgf.texsystem": tex}):
         yield
 
 
@@ -112,6 +123,22 @@ def arm_styles(arms: Sequence[tuple[str, str, bool]]) -> dict[str, ArmStyle]:
         styles[name] = ArmStyle(number, label, color, marker, DASHES[(others + others // len(COLORS)) % len(DASHES)], False)
         others += 1
     return styles
+
+
+def rendered(figure: Figure) -> bytes:
+    """Return the figure as `style` says. Empty for what PGF cannot have: images, and text that LaTeX may obey."""
+    kind = rcParams["savefig.format"]
+    if kind == "svg":
+        return to_svg(figure)
+    if kind == "pgf" and any(set(text.get_text()) & _COMMANDS for text in figure.findobj(Text)):
+        return b""
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=kind, **({"metadata": {"CreationDate": None}} if kind == "pdf" else {}))
+    except (ValueError, RuntimeError) as error:
+        log.info("no PGF of a figure: %s", error)
+        return b""
+    return buffer.getvalue()
 
 
 def to_svg(figure: Figure) -> bytes:

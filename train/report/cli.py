@@ -1,4 +1,4 @@
-"""The commands `train-report FOLDER...`, `train-report TABLE` and `train-report diff A B`. None imports torch."""
+"""The commands `train-report` (of folders, or of a table), `train-report diff A B` and `train-report signals A B`, without torch."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ Makes one page from run folders: the effects of the ingredients, their uncertain
   train-report RUN RUN RUN --baseline norm=none    # any set of runs
   train-report outputs --where norm=batch,layer    # some of them; --by KEY: a page for each value of a key
   train-report diff RUN RUN                        # compare two runs
+  train-report signals RUN RUN                     # lay their layers over each other
   train-report TABLE --arm norm,lr --seed seed     # runs that were not made here: a row each, CSV or Parquet
 """
 
@@ -51,6 +52,14 @@ Compares two runs: their option groups, every configuration key, code, versions 
 """
 
 
+SIGNALS = """\
+Lays the layers of two runs over each other: std and mean of the activations, and std of the gradients, at the first and the last
+observation, as a table and as signals.svg.
+"""
+
+WATCH_S = 30.0
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the console command and exit. The exit code is 2, with one message, for errors that the user can fix."""
     protect_output()
@@ -64,6 +73,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         if arguments[:1] == ["diff"]:
             return _diff(diff_parser().parse_args(arguments[1:]))
+        if arguments[:1] == ["signals"]:
+            return _signals(signals_parser().parse_args(arguments[1:]))
         return _report(parser().parse_args(arguments))
     except (UsageError, RunError) as error:
         say_error("train-report", error)
@@ -124,6 +135,19 @@ def parser() -> argparse.ArgumentParser:
         "'equivalent' and 'inconclusive'",
     )
     parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="also write paper/: figures as wide as a column (PDF, and PGF where LaTeX is found), and a LaTeX table of the arms",
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=_positive,
+        const=WATCH_S,
+        metavar="SECONDS",
+        help="make the page anew while runs are running, when they have got on, at most every so many seconds (default: 30)",
+    )
+    parser.add_argument(
         "--no-tensorboard", dest="tensorboard", action="store_false", help="do not write TensorBoard charts of the arms"
     )
     table = parser.add_argument_group("columns of a TABLE")
@@ -149,6 +173,14 @@ def diff_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def signals_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="train-report signals", description=SIGNALS)
+    parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
+    parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
+    parser.add_argument("--out", type=_folder, default=Path(), metavar="DIR", help="folder for the figure; default: this one")
+    return parser
+
+
 def _folder(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111  # pathlib raises for a user who does not exist
 
@@ -167,20 +199,40 @@ def _positive(text: str) -> float:
 def _report(arguments: argparse.Namespace) -> int:
     values: dict[str, Any] = vars(arguments) | {"tune": tuple(arguments.tune)}
     folders, out, where, by = (values.pop(name) for name in ("folders", "out", "where", "by"))
+    paper, watch = values.pop("paper"), values.pop("watch")
     arm, seed, better = tuple(values.pop("arm")), values.pop("seed"), values.pop("better")
     options = ReportOptions(**values)
     tables = [path for path in folders if path.is_file()]
-    if not tables:
-        if arm or seed or better:
-            raise UsageError(f"--arm, --seed and --better name columns of a table of runs, and {folders[0]} is no file.")
-        say(make_pages(folders, out, options, where, by))
+    if tables:
+        if len(folders) > 1 or where or by or paper or watch or options.tune or options.analysis not in (None, "arms"):
+            others = "without folders, other tables, --where, --by, --paper, --watch, --tune and --analysis"
+            raise UsageError(f"{tables[0]}: a table is reported alone, {others}.")
+        (table,) = tables
+        columns = TableColumns(arm, seed, options.metric, better)
+        say(make_table_report(table, out or table.with_name(f"{table.stem}_report"), columns, options)[1])
         return 0
-    if len(folders) > 1 or where or by or options.tune or options.analysis not in (None, "arms"):
-        others = "without folders, other tables, --where, --by, --tune and --analysis"
-        raise UsageError(f"{tables[0]}: a table is reported alone, {others}.")
-    (table,) = tables
-    columns = TableColumns(arm, seed, options.metric, better)
-    say(make_table_report(table, out or table.with_name(f"{table.stem}_report"), columns, options)[1])
+    if arm or seed or better:
+        raise UsageError(f"--arm, --seed and --better name columns of a table of runs, and {folders[0]} is no file.")
+    if (where or by) and (paper or watch):
+        raise UsageError("--paper and --watch are for whole folders: omit --where and --by.")
+    if watch:
+        from train.report.watch import watch_report
+
+        watch_report(folders, out or folders[0], options, watch)
+    else:
+        say(make_pages(folders, out, options, where, by))
+    if paper:
+        from train.report.make import analyse_folders
+        from train.report.paper import write_paper
+
+        say(write_paper(analyse_folders(folders, options), out or folders[0]))
+    return 0
+
+
+def _signals(options: argparse.Namespace) -> int:
+    from train.report.signals import overlay
+
+    say(overlay(options.first, options.second, options.out))
     return 0
 
 

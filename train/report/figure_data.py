@@ -15,7 +15,7 @@ from train.figures.forest import ForestRow, draw_forest
 from train.figures.heat_table import draw_heat
 from train.figures.interaction import MOST_PAIRS, Crossing, draw_interactions
 from train.figures.rates import RateRow, draw_rates
-from train.figures.style import ArmStyle, ReportFigure, arm_styles, style
+from train.figures.style import WIDTH_IN, ArmStyle, Kind, ReportFigure, arm_styles, style
 from train.report import table_text
 from train.report.analysis import Analysis, varied_factors
 from train.report.arms import Arm
@@ -79,8 +79,10 @@ FIGURES = frozenset(
 """All figure names that a report can have. A new report deletes the figures of an earlier one that it no longer has."""
 
 
-def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
-    """Draw all figures in the order of the page; figures without data are omitted."""
+def draw_all(
+    analysis: Analysis, width_in: float = WIDTH_IN, kind: Kind = "svg", tex: str = "xelatex"
+) -> tuple[ReportFigure, ...]:
+    """Draw all figures in the order of the page; figures without data are omitted. The arguments are those of `style`."""
     styles = arm_styles([(arm.id, analysis.study.labels[arm.id], arm.is_baseline) for arm in analysis.ranked])
     drawers: list[Callable[[Analysis, Mapping[str, ArmStyle]], Iterator[ReportFigure]]] = [
         _differences,
@@ -91,7 +93,7 @@ def draw_all(analysis: Analysis) -> tuple[ReportFigure, ...]:
         _costs,
         _classes,
     ]
-    with style():
+    with style(width_in, kind, tex):
         return tuple(figure for draw in drawers for figure in draw(analysis, styles))
 
 
