@@ -134,7 +134,7 @@ def rendered(figure: Figure) -> bytes:
         return b""
     buffer = io.BytesIO()
     try:
-        figure.savefig(buffer, format=kind, **({"metadata": {"CreationDate": None}} if kind == "pdf" else {}))
+        figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
     except (ValueError, RuntimeError) as error:
         log.info("no PGF of a figure: %s", error)
         return b""
