@@ -128,7 +128,7 @@ def arm_styles(arms: Sequence[tuple[str, str, bool]]) -> dict[str, ArmStyle]:
 def rendered(figure: Figure) -> bytes:
     """Return the figure as `style` says. Empty for what PGF cannot have: images, and text that LaTeX may obey."""
     kind = rcParams["savefig.format"]
-    if kind == "svg":
+    if kind not in ("pdf", "pgf"):
         return to_svg(figure)
     if kind == "pgf" and any(set(text.get_text()) & _COMMANDS for text in figure.findobj(Text)):
         return b""
