@@ -40,6 +40,8 @@ def mixed_labels(op: Op, draws: Draws, labels: Tensor) -> MixedLabels | None:
     if mixture is None:
         return None
     return MixedLabels(labels.index_select(0, send(mixture.partner, labels.device)), send(mixture.share, labels.device))
+
+
 def epoch_order(batching: Batching, images: int, epoch: int) -> Tensor:
     """Return the order of a split's images in an epoch, int64 [images]."""
     return torch.randperm(images, generator=generator(batching.order_seed, "order", epoch))

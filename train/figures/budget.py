@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from train.figures.style import GREY, ArmStyle, tidy, to_svg, width
+from train.figures.style import GREY, ArmStyle, rendered, tidy, width
 
 
 @dataclass(frozen=True)
@@ -45,4 +45,4 @@ def draw_budgets(
     axes.set_ylabel(f"difference to the baseline{unit}")
     axes.legend(loc="best")
     tidy(axes)
-    return to_svg(figure)
+    return rendered(figure)

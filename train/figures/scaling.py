@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from train.figures.style import BASELINE_COLOR, COLORS, GREY, MARKERS, shortened, tidy, to_svg, width
+from train.figures.style import BASELINE_COLOR, COLORS, GREY, MARKERS, rendered, shortened, tidy, width
 from train.text import short_number
 
 
@@ -64,7 +64,7 @@ def draw_exponents(panels: Sequence[ExponentPanel], layers: Sequence[str], axis:
     figure.legend(
         handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), columnspacing=1, handletextpad=0.2
     )
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def _draw_exponent_panel(axes: Axes, panel: ExponentPanel, layers: Sequence[str]) -> None:
@@ -103,7 +103,7 @@ def draw_sizes(rows: Sequence[Sequence[SizePanel]], axis: str) -> bytes:
     shown = [layer for layer in layers if layer in handles]
     labels = [shortened(layer, 24) for layer in shown]
     figure.legend([handles[layer] for layer in shown], labels, loc="outside lower center", ncols=3, columnspacing=1)
-    return to_svg(figure)
+    return rendered(figure)
 
 
 def _draw_size_panel(axes: Axes, panel: SizePanel, colors: Mapping[str, tuple[float, float, float, float]]) -> None:

@@ -1,4 +1,4 @@
-"""The commands `train-report` (of folders, or of a table), `train-report diff A B` and `train-report signals A B`, without torch."""
+"""The commands `train-report` of folders or of a table, `train-report diff A B` and `train-report signals A B`, without torch."""
 
 from __future__ import annotations
 
