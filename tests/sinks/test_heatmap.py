@@ -13,8 +13,10 @@ from train import columns as columns_module
 from train.columns import MAX_COLUMNS, MAX_HISTOGRAMS, Columns, Distributions, LearningRate
 from train.figures.distribution import draw_distributions
 from train.figures.heat_map import as_table, colors, column_of, draw, limits, numbers_between, scale, signed_scale
+from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Record, Sink
 from train.sinks.heatmap import HEAT_MAPS, HeatMapSink
+from train.sinks.tensorboard import TensorBoardSink
 
 LAYERS = ["stem.conv", "stage1.block1.conv1", "head"]
 
@@ -273,6 +275,31 @@ def test_heat_map_sink_draws_no_distribution_of_one_step(info, summary):
     histograms(sink, (0,))
     sink.finish(summary)
     assert not target.pictures
+
+
+@pytest.mark.parametrize("checkpoint", [0, 1, 2, 3])
+def test_distributions_of_a_resumed_run_are_those_of_the_whole(info, summary, checkpoint):
+    """What was written after the checkpoint, before the run was interrupted, does not count."""
+    pictures = []
+    for first, rest in (((0, 10, 20), None), ((0, 10, 20)[:checkpoint], (0, 10, 20)[checkpoint:])):
+        (folder := info.folder / str(len(pictures))).mkdir()
+        info = dataclasses.replace(info, folder=folder)
+        events, target, offsets = TensorBoardSink(), ImageSink(), None
+        if rest is not None:
+            events.start(info)
+            histograms(events, first)
+            offsets = events.sync()
+            histograms(events, (11, 12), low=-5.0, high=5.0)
+            events.close()
+            events, first = TensorBoardSink(), rest
+        sink = BroadcastSink([events, HeatMapSink(target)])
+        sink.start(dataclasses.replace(info, offsets=offsets))
+        histograms(sink, first)
+        sink.finish(summary)
+        sink.close()
+        pictures.append(target.pictures)
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 199, 200, 201, 1000])

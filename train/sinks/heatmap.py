@@ -10,6 +10,7 @@ from pathlib import Path
 from train.columns import Columns, Distributions, LearningRate
 from train.sinks import figures
 from train.sinks.contracts import Record, RunInfo, Sink, Summary
+from train.store.files import EVENTS
 from train.tags import STATISTICS, Statistic, split
 
 HEAT_MAPS = {statistic.name: statistic for statistic in STATISTICS if statistic.heat_map}
@@ -22,7 +23,7 @@ class HeatMapSink(Sink):
 
     Each map is written to `figures/heatmap_<statistic>.png` in the run folder and passed to `target` as the image
     `heatmap/<statistic>`. A map with a single column is not drawn, since it would say no more than the table of step 0.
-    Histograms make `distribution/activations`; a run that is resumed has those since then.
+    Histograms make `distribution/activations`; those of a resumed run are read from its event file.
     """
 
     name = "the heat maps"
@@ -39,6 +40,11 @@ class HeatMapSink(Sink):
     def start(self, info: RunInfo) -> None:
         self._folder = info.folder
         self._title = info.name
+        if info.offsets and EVENTS in info.offsets:
+            from train.sinks.tensorboard import stored_histograms  # imports TensorBoard
+
+            for tag, step, edges, counts in stored_histograms(info):
+                self.histogram(tag, step, edges, counts)
 
     def record(self, record: Record) -> None:
         self.restore(record)

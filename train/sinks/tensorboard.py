@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,13 +22,13 @@ from train.sinks.contracts import TEXTS, Record, RunInfo, Sink, Status, Summary
 from train.sinks.hparams import HParamsRow, named_in_sweep
 from train.sinks.run_text import outcome_lines, summary_rows
 from train.sinks.tensorboard_protos import is_whole, tfrecord
+from train.store.files import EVENTS
 from train.store.inside import Folder
 
 # Generated modules, whose contents a type checker cannot see.
 _event: Any = event_pb2
 _summary: Any = summary_pb2
 
-PREFIX = "events.out.tfevents"
 _TIME = re.compile("[0-9]{1,12}")
 LARGEST_VIEW = 1 << 32
 """Bytes of an event file that is continued, for which it is in memory at once. A larger one is written anew from the records."""
@@ -109,7 +109,7 @@ class TensorBoardSink(Sink):
             return {}
         self._flush()
         os.fsync(self._file.fileno())
-        return {PREFIX: self._file.tell()}
+        return {EVENTS: self._file.tell()}
 
     def record(self, record: Record) -> None:
         self._step = record.step
@@ -186,9 +186,19 @@ class ImageFile(Sink):
         self._head = b""
 
 
+def stored_histograms(info: RunInfo) -> Iterator[tuple[str, int, list[float], list[float]]]:
+    """Yield tag, step, edges and counts of the histograms that a resumed run had written before its checkpoint."""
+    content = _content_before_checkpoint(info, _event_files(Folder(info.folder))) or b""
+    for data in values.records(content):
+        if values.HISTOGRAMS in data:
+            event = _event.Event.FromString(data)
+            for tag, edges, counts in values.histograms_in(event.summary):
+                yield tag, event.step, edges, counts
+
+
 def _event_files(folder: Folder) -> list[str]:
     """Return the names of the event files in a run folder, sorted."""
-    return [name for name in folder.names() if name.startswith(f"{PREFIX}.")]
+    return [name for name in folder.names() if name.startswith(f"{EVENTS}.")]
 
 
 def _content_before_checkpoint(info: RunInfo, previous: Sequence[str]) -> bytes | None:
@@ -196,7 +206,7 @@ def _content_before_checkpoint(info: RunInfo, previous: Sequence[str]) -> bytes 
 
     There are several files if a process was killed just after it had created the last one.
     """
-    size = (info.offsets or {}).get(PREFIX)
+    size = (info.offsets or {}).get(EVENTS)
     candidates = [name for name in reversed(previous) if not name.endswith(IMAGES_SUFFIX)]
     if size is None or size > LARGEST_VIEW:
         return None
@@ -211,4 +221,4 @@ def _content_before_checkpoint(info: RunInfo, previous: Sequence[str]) -> bytes 
 def _new_name(now: int, previous: Sequence[str]) -> str:
     """Return a name that sorts after all of `previous`, because TensorBoard reads event files in this order."""
     times = [int(timestamp) for name in previous if _TIME.fullmatch(timestamp := name.split(".")[3])]
-    return f"{PREFIX}.{max([now, *(time + 1 for time in times)]):010d}.{socket.gethostname()}.{os.getpid()}"
+    return f"{EVENTS}.{max([now, *(time + 1 for time in times)]):010d}.{socket.gethostname()}.{os.getpid()}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import struct
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
@@ -128,6 +128,18 @@ def histogram(tag: str, edges: Sequence[float], counts: Sequence[float]) -> Any:
     return _summary.Summary.Value(tag=tag, tensor=tensor, metadata=histograms.create_summary_metadata("", ""))
 
 
+HISTOGRAMS = histograms.PLUGIN_NAME.encode()
+"""Is in the data of every record that holds a histogram."""
+
+
+def histograms_in(summary: Any) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Yield tag, edges and counts of what `histogram` made in a summary."""
+    for value in summary.value:
+        if value.metadata.plugin_data.plugin_name == histograms.PLUGIN_NAME:
+            numbers = list(value.tensor.double_val)
+            yield value.tag, [*numbers[::3], *numbers[-2:-1]], numbers[2::3]
+
+
 def layout(tags: Iterable[str] = ()) -> Any:
     """Return the charts of the Custom Scalars page for a run with these tags. TensorBoard merges those of all runs."""
     page = _layout.Layout()
@@ -223,6 +235,15 @@ def tfrecord(data: bytes) -> bytes:
 def _checksum(data: bytes) -> bytes:
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF)
+
+
+def records(content: bytes) -> Iterator[bytes]:
+    """Yield the data of the records in `content`, which is whole. Checksums are not verified."""
+    position = 0
+    while position < len(content):
+        size = int.from_bytes(content[position : position + 8], "little")
+        yield content[position + 12 : position + 12 + size]
+        position += _OVERHEAD_BYTES + size
 
 
 def is_whole(content: bytes) -> bool:
