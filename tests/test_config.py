@@ -122,6 +122,31 @@ def test_parse_accepts_the_defaults() -> None:
     assert set(settings.parts["data"]) == {"_target_"}, "keys that all data sets share are no arguments of its function"
 
 
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("fp16", "float16"),
+        ("FP16", "float16"),
+        ("half", "float16"),
+        (16, "float16"),
+        ("16-mixed", "float16"),
+        ("bf16", "bfloat16"),
+        ("bf16-mixed", "bfloat16"),
+        ("fp32", "float32"),
+        (32, "float32"),
+        ("32-true", "float32"),
+        ("float64", ""),
+        ("mixed", ""),
+        (64, ""),
+        (None, ""),
+    ],
+)
+def test_precision_of_other_tools_is_answered_with_the_own_name(value: Any, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(config_with("trainer.precision", value))
+    assert str(caught.value).partition("Did you mean ")[2] == (f"trainer.precision={meant}?" if meant else "")
+
+
 @pytest.mark.parametrize("value", ["auto", True, False])
 def test_parse_keeps_the_choice_of_a_cuda_graph(value: str | bool) -> None:
     assert parse(config_with("trainer.cuda_graph", value)).trainer.cuda_graph is value

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from train.errors import UsageError, did_you_mean
 
@@ -25,6 +25,15 @@ MOST_PROBLEMS = 20
 """Of a group's keys, in one message."""
 
 Fraction = Annotated[float, Interval(ge=0, lt=1)]
+
+
+PRECISIONS = {"16": "float16", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "32": "float32", "fp32": "float32"}
+"""What other tools call a precision, without what may follow a dash -> what it is called here."""
+
+
+def show(value: Any) -> str:
+    """Return a value as it is typed."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Seeds(BaseModel):
@@ -57,7 +66,7 @@ class TrainerSettings(BaseModel):
     epochs: Annotated[int, Ge(0)]
     max_steps: Annotated[int, Ge(0)] | None
     batch_size: Annotated[int, Ge(1)]
-    device: str
+    device: Annotated[str, BeforeValidator(show)]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     memory_format: Literal["auto", "channels_last", "contiguous"]
     compile: bool
@@ -178,9 +187,14 @@ def describe(error: ValidationError, prefix: str, keys: Iterable[str]) -> str:
         else:
             requirement = problem["msg"].replace("Input should be", "it should be").replace("a valid integer", "an integer")
             requirement = requirement.replace("a valid ", "a ")
-            message = f"{key}={show(problem['input'])}: {requirement}"
+            message = f"{key}={show(problem['input'])}: {requirement}{_meant(key, problem['input'])}"
         sentences.setdefault(key, []).append(message)
     return " ".join(merge(messages) for messages in sentences.values())
+
+
+def _meant(key: str, value: Any) -> str:
+    name = PRECISIONS.get(show(value).lower().partition("-")[0]) if key == "trainer.precision" else None
+    return f". Did you mean {key}={name}?" if name else ""
 
 
 def merge(messages: list[str]) -> str:
@@ -188,10 +202,6 @@ def merge(messages: list[str]) -> str:
     head, *rest = messages
     text = ", or ".join([head, *(s.partition("it should be ")[2] for s in rest)])
     return text if text.endswith((".", "?")) else f"{text}."
-
-
-def show(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_call(function: Callable[..., Any], group: str, settings: Mapping[str, Any], given: Iterable[str]) -> dict[str, Any]:

@@ -60,7 +60,14 @@ def test_choose_placement_memory_format(name: str, layout: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("tpu9", "unknown device type"),
+        ("tpu9", "unknown device type. Use trainer.device=auto, cpu, cuda, cuda:1 or mps."),
+        ("null", "unknown device type"),
+        ("0", "Did you mean trainer.device=cuda:0?"),
+        ("gpu", "Did you mean trainer.device=cuda?"),
+        ("gpu:1", "Did you mean trainer.device=cuda:1?"),
+        ("GPU2", "Did you mean trainer.device=cuda:2?"),
+        ("cuda3", "Did you mean trainer.device=cuda:3?"),
+        ("[0]", "unknown device type"),
         ("cpu:1", "torch sees 1 device"),
         ("cuda:77", "torch sees "),
         ("meta", "torch sees 0 device"),

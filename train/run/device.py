@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import resource
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from torch import nn
 
 from train.config import TrainerSettings
 from train.errors import UsageError
+
+_GPU = re.compile(r"(?:gpu|cuda)?[: ]?(?P<index>\d+)|gpu")
+"""What other tools call a GPU: 0, gpu, gpu:1, cuda0."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"trainer.device={name}: unknown device type. {remedy}") from None
+        meant = _GPU.fullmatch(name.lower())
+        hint = f" Did you mean trainer.device={':'.join(filter(None, ('cuda', meant['index'])))}?" if meant else ""
+        raise UsageError(f"trainer.device={name}: unknown device type. {remedy}{hint}") from None
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
     if (device.index or 0) >= available:
         raise UsageError(f"trainer.device={name}: torch sees {available} device(s) of this type. {remedy}")
