@@ -133,8 +133,9 @@ def rendered(figure: Figure) -> bytes:
     if kind == "pgf" and any(set(text.get_text()) & _COMMANDS for text in figure.findobj(Text)):
         return b""
     buffer = io.BytesIO()
+    metadata: Any = {"metadata": {"CreationDate": None}} if kind == "pdf" else {}  # PGF has none
     try:
-        figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+        figure.savefig(buffer, format=kind, **metadata)
     except (ValueError, RuntimeError) as error:
         log.info("no PGF of a figure: %s", error)
         return b""

@@ -13,8 +13,8 @@ from train.report.table import ArmRow, rows
 from train.store.inside import Folder
 
 PAPER, TABLE = "paper", "arms.tex"
-COLUMN_IN = 3.3
-"""The width of a column in the two-column styles of most conferences."""
+COLUMN_IN = 3.25
+"""The width of a column in the narrower of the two-column styles of conferences, such as ICML's."""
 PROGRAMS = ("xelatex", "lualatex", "pdflatex")
 """Programs that PGF can take, which measures text with one."""
 
