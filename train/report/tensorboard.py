@@ -55,7 +55,7 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
         points = list(_points(analysis, arm))
         if points:
             _write((target / name).make(), started, ((started + time_s, step, content) for time_s, step, content in points))
-    charts = {tag: (tag, f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
+    charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
     _write(target, started, [(started, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
     if Folder(folder).exists(MANIFEST_FILE):  # elsewhere, the table would lack the columns of runs added later
         rows = [
@@ -116,11 +116,12 @@ def _half_width(curve: SharedCurve) -> NDArray[np.float64]:
 
 
 def _band(tag: str, mean: float, half: float) -> list[Any]:
-    """Return the mean, under the tag of the runs so that one chart shows both, and the ends of its interval, if it has one."""
-    content = [values.scalar(tag, mean)]
-    if math.isfinite(half):
-        content += [values.scalar(f"low/{tag}", mean - half), values.scalar(f"high/{tag}", mean + half)]
-    return content
+    """Return the mean, under the tag of the runs so that one chart shows both, and the ends of its interval, if it has one.
+
+    The chart of intervals complains of every run that has one of its three tags alone, so it has the mean under another tag.
+    """
+    ends = {"mean": mean, "low": mean - half, "high": mean + half} if math.isfinite(half) else {}
+    return [values.scalar(tag, mean), *(values.scalar(f"{name}/{tag}", value) for name, value in ends.items())]
 
 
 @lru_cache
