@@ -87,6 +87,9 @@ METRICS = {
 A diverged run has none of the first three, so it counts in the last two and enters no other mean.
 """
 
+SHOWN_COLUMNS = 5
+"""Of the HParams table, which TensorBoard takes first from those that differ, then by name."""
+
 SHARED_TABLE = "events.out.tfevents.0000000000.train-report"
 """Event file in the folder of a sweep with the HParams table of all its runs, which then write no table of their own."""
 
@@ -166,13 +169,15 @@ def _page(page: Any) -> Any:
 
 
 def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
-    """Return the HParams table. `columns`: name -> an example value; `first`: the columns shown before the others.
+    """Return the HParams table. `columns`: name -> an example value; `first`: the columns shown before the others, with what was
+    chosen of the groups where they are few.
 
     If there are several tables, TensorBoard takes an arbitrary one and hides the columns that it lacks: every table has those of
     all settings that there are.
     """
     known = {**known_columns(), **columns}
-    infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in first) for name, value in known.items()]
+    shown = {*first, *list(dict.fromkeys([*first, *(name for name in known if "." not in name)]))[:SHOWN_COLUMNS]}
+    infos = [_api.HParamInfo(name=name, type=_data_type(value), differs=name in shown) for name, value in known.items()]
     metrics = [_api.MetricInfo(name=_api.MetricName(tag=tag), description=description) for tag, description in METRICS.items()]
     experiment = _api.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time_s)
     return _hparams(hparams_tags.EXPERIMENT_TAG, experiment=experiment)
