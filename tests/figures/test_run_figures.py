@@ -7,10 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from train.figures.batch import draw_batch
 from train.figures.profile import draw_profile
+from train.figures.style import log_scale, style
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,21 @@ from train.figures.profile import draw_profile
 @pytest.mark.parametrize("expected", [[None, None], [0.9, None], [0.9, 0.8]], ids=["no theory", "in part", "theory"])
 def test_profile_of_any_values_is_drawn(profiles, expected) -> None:
     assert draw_profile(["stage1.conv1", "act$_1$"], profiles, expected, "norm=$x$").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "values", [[0.5, 3.0], [0.5, 0.5], [0.9, 1.1], [0.11, 0.19], [2.0, 30.0], [1e-9, 3e3], [1e-30, 2e-30], [math.nan, math.nan]]
+)
+def test_logarithmic_axis_has_numbers_within_a_decade_too(values) -> None:
+    with style():
+        axes = Figure().add_subplot()
+        axes.plot(values)
+        log_scale(axes.yaxis)
+        low, high = axes.get_ylim()
+        shown = [label.get_text() for label in axes.yaxis.get_ticklabels(which="both") if label.get_text()]
+        inside = {text for text in shown if low <= float(text) <= high}
+    assert len(inside) >= 2
+    assert len(inside) == len([text for text in shown if low <= float(text) <= high])
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 16])

@@ -12,7 +12,8 @@ from PIL import Image
 from train import columns as columns_module
 from train.columns import MAX_COLUMNS, MAX_HISTOGRAMS, Columns, Distributions, LearningRate
 from train.figures.distribution import draw_distributions
-from train.figures.heat_map import as_table, colors, column_of, draw, limits, numbers_between, scale, signed_scale
+from train.figures.heat_map import as_table, colors, column_of, draw, limits, scale, signed_scale
+from train.figures.style import numbers_between
 from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Record, Sink
 from train.sinks.heatmap import HEAT_MAPS, HeatMapSink

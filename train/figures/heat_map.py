@@ -19,6 +19,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from train.columns import Columns, LearningRate
+from train.figures.style import numbers_between
 from train.tags import Statistic
 from train.text import short_number
 
@@ -135,18 +136,6 @@ def column_of(step: float, steps: Sequence[int]) -> float:
         return len(steps) - 1.0
     before, after = steps[right - 1], steps[right]
     return right - 1 + (step - before) / (after - before)
-
-
-def numbers_between(low: float, high: float) -> list[float]:
-    """Return round tick values for a log scale: powers of ten on a long scale, more values in between on a short one."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    every = max(1, math.ceil((last - first) / 8))
-    for factors in ([1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], [1, 1.2, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9]):
-        ticks = [f * 10.0**power for power in range(first, last + 1, every) for f in factors]
-        inside = [tick for tick in ticks if low <= tick * 1.0001 and tick <= high * 1.0001]
-        if len(inside) >= 4:
-            return inside
-    return inside
 
 
 def _label(axes: Axes, columns: Columns) -> None:

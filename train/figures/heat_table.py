@@ -14,8 +14,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, numbers_between, scale
-from train.figures.style import ArmStyle, rendered, shortened, width
+from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, scale
+from train.figures.style import ArmStyle, numbers_between, rendered, shortened, width
 from train.text import short_number
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS, _ARM_IN = 40, 30, 0.12

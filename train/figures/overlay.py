@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from train.figures.style import COLORS, shortened, style, tidy, to_svg
+from train.figures.style import COLORS, log_scale, shortened, style, tidy, to_svg
 
 _WIDTH_IN, _HEIGHT_IN, _MOST_LABELS = 9.0, 2.6, 40
 
@@ -41,9 +40,7 @@ def _draw(axes: Axes, chart: Overlay) -> None:
         color = COLORS[index // 2]
         axes.plot(range(len(drawn)), drawn, color=color, linestyle=look, marker="o", markersize=3, label=f"{run}, {when}")
     if chart.is_log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_scale(axes.yaxis)
     every = -(-len(chart.layers) // _MOST_LABELS)
     axes.set_xticks(range(0, len(chart.layers), every), [shortened(layer, 24) for layer in chart.layers[::every]], rotation=90)
     tidy(axes)

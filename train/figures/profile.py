@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from train.figures.style import GREY, shortened, style, tidy, to_png
+from train.figures.style import GREY, log_scale, shortened, style, tidy, to_png
 
 _SIZE_IN, _MOST_LABELS = (9.5, 4.6), 40
 
@@ -31,9 +30,7 @@ def draw_profile(
         for index, (step, values) in enumerate(profiles):
             color = shades(0.9 * index / max(len(profiles) - 1, 1))
             axes.plot(places, _drawable(values), "o-", color=color, markersize=3.5, linewidth=1.3, label=f"step {step:,}")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        log_scale(axes.yaxis)
         every = -(-len(layers) // _MOST_LABELS)
         names = [shortened(layer, 28) for layer in layers[::every]]
         axes.set_xticks(range(0, len(layers), every), names, rotation=90)

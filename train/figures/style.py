@@ -18,7 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from train.text import exact_percent
 
@@ -216,6 +216,27 @@ def _glyphs() -> Mapping[int, int]:
 
 def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda fraction, _: exact_percent(fraction)))
+
+
+def numbers_between(low: float, high: float) -> list[float]:
+    """Return round tick values for a log scale: powers of ten on a long scale, more values in between on a short one."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    every = max(1, math.ceil((last - first) / 8))
+    for factors in ([1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], [1, 1.2, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9]):
+        ticks = [f * 10.0**power for power in range(first, last + 1, every) for f in factors]
+        inside = [tick for tick in ticks if low <= tick * 1.0001 and tick <= high * 1.0001]
+        if len(inside) >= 4:
+            return inside
+    return inside
+
+
+def log_scale(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at its ticks, of which there are several within one decade, too."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    ticks = numbers_between(*axis.get_view_interval())
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def tidy(axes: Axes, grid: str = "y") -> None:
