@@ -22,7 +22,7 @@ from train.report.history import read_histories
 from train.report.make import make_report, read_study
 from train.report.options import ReportOptions
 from train.report.scaling.layers import Layers, places_by_depth
-from train.report.scaling.measure import DEPTH, QUANTITIES, STATISTICS, TAGS, WIDTH, Group, Series, groups_of
+from train.report.scaling.measure import DEPTH, QUANTITIES, STATISTICS, TAGS, WIDTH, Group, Quantity, Series, groups_of
 from train.report.scaling.sentences import conclusion
 from train.report.scaling.slopes import slopes_of
 from train.report.scaling.verdict import judge_group
@@ -252,7 +252,8 @@ def test_places_of_depths_are_named_in_plain_words() -> None:
     logs = {8.0: (0.0, 0.01, 0.02), 26.0: (2.0, 2.01, 2.02)}
     headings = []
     for place in places_by_depth({8.0: net(7), 26.0: net(25)}):
-        for quantity in (quantity for quantity in QUANTITIES if TAGS[quantity] in place.statistics):
+        measured: list[Quantity] = [known for known in QUANTITIES if TAGS[known] in place.statistics]
+        for quantity in measured:
             relative = logs if quantity == "gradient" and place.is_hidden else {}
             group = Group("", (8.0, 26.0), (Series(quantity, 0, place, logs, relative, {}, 0),), (0,), {})
             headings.append(conclusion(judge_group(group, slopes_of([group])[0], DEPTH), DEPTH).heading)

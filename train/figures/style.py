@@ -232,7 +232,7 @@ def numbers_between(low: float, high: float) -> list[float]:
 
 def log_scale(axis: Axis) -> None:
     """Make an axis logarithmic, with plain numbers at its ticks, of which there are several within one decade, too."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # pyright: ignore[reportAttributeAccessIssue]
     ticks = numbers_between(*axis.get_view_interval())
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -16,9 +16,8 @@ and they differ in the values that `mean` and `var` are taken over (the figure o
 
 `scale` and `shift` say whether there is a gamma and a beta. Without a beta, the layer in front has no bias either.
 
-Shapes: N images of a batch, C channels, H height, W width; [N, C, L] works like [N, C, H, W]. A shape that leaves
-a mean nothing to average, or channels that the groups do not divide, raise `ShapeError` in `forward`, so that a
-model can be built and its layer named before the error is shown.
+Shapes: N images of a batch, C channels, H height, W width; [N, C, L] works like [N, C, H, W]. A shape that leaves a mean nothing
+to average, or channels that the groups do not divide, raise `ShapeError` in `forward`: a model can be built, and its layer named.
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from train.errors import ShapeError, UsageError
 from train.parts.contracts import NormFactory
 
+Count = Annotated[int, Interval(ge=1)]
 Eps = Annotated[float, Interval(gt=0)]
 Momentum = Annotated[float, Interval(gt=0, le=1)]
 
@@ -54,9 +54,7 @@ def batch(momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: 
     return lambda channels: _with_affine(BatchNorm(channels, eps=eps, momentum=momentum), scale, shift)
 
 
-def ghost(
-    size: Annotated[int, Interval(ge=1)] = 32, momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True
-) -> NormFactory:
+def ghost(size: Count = 32, momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFactory:
     """Ghost batch norm: batch norm over parts of the batch, of at least `size` images each (Hoffer, Hubara & Soudry 2017).
 
     N images make N / size parts, rounded down, but one at least, as equal as possible. Each part updates the running averages in
@@ -84,11 +82,7 @@ def instance(eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFac
 
 
 def group(
-    groups: Annotated[int, Interval(ge=1)] = 8,
-    eps: Eps = 1e-5,
-    scale: bool = True,
-    shift: bool = True,
-    standardize_weights: bool = False,
+    groups: Count = 8, eps: Eps = 1e-5, scale: bool = True, shift: bool = True, standardize_weights: bool = False
 ) -> NormFactory:
     """Group norm: statistics of each image over `groups` groups of neighbouring channels (Wu & He 2018).
 
@@ -141,6 +135,15 @@ class BatchNorm(_BatchNorm):
     choice: ClassVar[str] = "batch"
     remedy: ClassVar[str] = "Use a larger trainer.batch_size or larger images, or norm=layer."
 
+    def forward(self, input: Tensor) -> Tensor:
+        gamma = _gamma(self.weight, self.bias)
+        if gamma is self.weight or self.num_batches_tracked is None:
+            return super().forward(input)
+        self._check_input_dim(input)
+        self.num_batches_tracked.add_(int(self.training))
+        averages, momentum = (self.running_mean, self.running_var), self.momentum or 0.0
+        return F.batch_norm(input, *averages, gamma, self.bias, self.training, momentum, self.eps)
+
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.numel() == self.num_features:
             raise ShapeError(
@@ -192,7 +195,7 @@ class _PerImageNorm(nn.Module):
         return self.normalize(x)
 
     def normalize(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return F.group_norm(x, self.groups, _gamma(self.weight, self.bias), self.bias, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, eps={self.eps}"
@@ -245,7 +248,7 @@ class InstanceNorm(_PerImageNorm):
 
     def normalize(self, x: Tensor) -> Tensor:
         # The same values as group_norm, whose CPU kernel is several times slower at one channel per group in channels_last.
-        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        return F.instance_norm(x, weight=_gamma(self.weight, self.bias), bias=self.bias, eps=self.eps)
 
 
 class GroupNorm(_PerImageNorm):
@@ -278,6 +281,11 @@ def _with_affine(module: nn.Module, scale: bool, shift: bool) -> nn.Module:
     return module
 
 
+def _gamma(weight: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """Return the weight, or ones where there is a bias alone, which gets no gradient from torch's kernels on CUDA then."""
+    return torch.ones_like(bias) if weight is None and bias is not None else weight
+
+
 def _seen(x: Tensor) -> str:
     return f"[{', '.join(str(int(size)) for size in x.shape)}]"
 
@@ -285,7 +293,6 @@ def _seen(x: Tensor) -> str:
 def _indivisible(channels: int, groups: int) -> str:
     """Names the divisors of `channels` on either side of `groups`."""
     divisors = [d for d in range(1, channels + 1) if channels % d == 0]
-    below = [d for d in divisors if d < groups][-1:]
-    above = [d for d in divisors if d > groups][:1]
-    near = " or ".join(f"norm.groups={d}" for d in below + above)
+    around = [d for d in divisors if d < groups][-1:] + [d for d in divisors if d > groups][:1]
+    near = " or ".join(f"norm.groups={d}" for d in around)
     return f"norm.groups={groups} does not divide {channels} channels. Use {near}, or another width of the model."
