@@ -139,6 +139,14 @@ def test_folder_that_has_just_changed_is_not_kept(root: Path, kept: Path, monkey
     assert all(json.loads(path.read_text())["folders"] == {} for path in kept.glob("*"))
 
 
+def test_what_is_known_stays_known_whatever_the_clock_says(root: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names(root)
+    before = {path: path.read_bytes() for path in kept.iterdir()}
+    monkeypatch.setattr("train.data.folder_contents.SETTLED_S", 1e6)
+    names(root)
+    assert {path: path.read_bytes() for path in kept.iterdir()} == before
+
+
 def test_listing_checking_and_hashing_are_told(root: Path) -> None:
     told: list[tuple[str, int, int]] = []
     (config,) = [compose_config([*overrides_of("data=image_folder"), "observe=off", f"data.root={root}", "data.cache=uint8"])]

@@ -46,7 +46,10 @@ class FolderContents:
         """Return what lies in a folder: what is known of it, or what `listed` returns. OSError when it cannot be read."""
         stamp = _stamp(folder)
         known = self._known.get(folder)
-        content = known[1] if known is not None and known[0] == stamp else listed(folder)
+        if known is not None and known[0] == stamp:
+            self._found[folder] = known
+            return known[1]
+        content = listed(folder)
         if _is_settled(stamp, self._began):
             self._found[folder] = stamp, content
         return content
