@@ -201,8 +201,8 @@ def test_batch_norm_evaluates_one_value():
     "factory", [norm.batch(), norm.layer(), norm.group(groups=4), norm.instance(), norm.rms(), norm.ghost(2)]
 )
 def test_norm_autocast_in_channels_last(factory):
-    """As the loop runs them: bfloat16 maps, float32 parameters."""
-    x = images((4, 12, 6, 6)).float().contiguous(memory_format=torch.channels_last)
+    """As the loop runs them: bfloat16 maps, which need a gradient, and float32 parameters."""
+    x = images((4, 12, 6, 6)).float().contiguous(memory_format=torch.channels_last).requires_grad_()
     module = factory(12)
     with torch.autocast("cpu", torch.bfloat16):
         y = module(x.bfloat16())

@@ -1,6 +1,6 @@
 """YAML of unknown origin: whatever its depth, it is read or refused, and the process lives.
 
-On some versions of Python, libyaml's loader ends the process in the depths of a text; so the texts are read in one of its own.
+Some builds of libyaml have no limit, and end the process in the depths of a text; so the texts are read in one of its own.
 """
 
 from __future__ import annotations
