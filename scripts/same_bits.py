@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from same_bits_driver import Revision, Task
     from torch import Tensor
 
-NEW = ("norm.s*", "init.zero_gammas", "first_batch.own_share", "dropout.chosen_depth", "learning_rate.*")
+NEW_OF_PARTS = ("norm.s*", "init.zero_gammas", "dropout.chosen_depth", "augment.*", "averaging.*", "second_pass.*", "*.frozen.*")
+NEW = (*NEW_OF_PARTS, "first_batch.own_share", "learning_rate.*")
 LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
     "memory and judgements": ("* peak_memory_bytes", *(f"results.csv: row * {column}" for column in ("trained", "plan", "arm"))),
@@ -70,9 +71,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("revisions", nargs=2, metavar="REV", help="as git understands it; what is not committed is not compared")
     made.add_argument("--only", default="*", metavar="PATTERN", help="cases whose names match, as in 'init=*'")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cases at a time (%(default)s)")
-    made.add_argument(
-        "--keep", type=Path, metavar="DIR", help="work in this folder, which must not exist yet, and leave it there"
-    )
+    made.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder, which must be new, and leave it there")
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from train.data.progress import step
+from train.progress import step
 
 
 def load_slowly(count: int) -> str:

@@ -18,8 +18,8 @@ from tests.harness import compose_config
 from train.data import file_hashes
 from train.data.contracts import Files
 from train.data.image_folder import image_folder
-from train.data.progress import told_to
 from train.errors import UsageError
+from train.progress import told_to
 from train.run.dry_run import check_configs
 
 OLD = time.time() - 1000

@@ -88,19 +88,14 @@ class ArrayReader:
         for part, draws in zip(parts, drawn_ahead(self.op, turns, self.shape, self.batching.device), strict=True):
             inputs = {INDICES: on_device[part], **draws}
             if pending:
-                yield PendingBatch(self._of_resident, inputs)
+                yield PendingBatch(self._made, inputs)
             else:
-                images = self._of_resident_images(inputs) if self.resident else self._gather(order[part])
-                yield self._batch(images, inputs)
+                yield self._made(inputs, None if self.resident else self._gather(order[part]))
 
-    def _of_resident(self, inputs: Mapping[str, Tensor]) -> Batch:
-        return self._batch(self._of_resident_images(inputs), inputs)
-
-    def _of_resident_images(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.images.index_select(0, inputs[INDICES])
-
-    def _batch(self, images: Tensor, inputs: Mapping[str, Tensor]) -> Batch:
-        """Augment and prepare the gathered images."""
+    def _made(self, inputs: Mapping[str, Tensor], images: Tensor | None = None) -> Batch:
+        """Return the batch of images that lie on the device: all of the split's, or the gathered ones, `images`."""
+        if images is None:
+            images = self.images.index_select(0, inputs[INDICES])
         draws = {name: drawn for name, drawn in inputs.items() if name != INDICES}
         augmented = self.op.apply(images, draws)
         labels = self.labels.index_select(0, inputs[INDICES])

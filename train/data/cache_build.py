@@ -26,8 +26,8 @@ from train.data.contracts import CachedImages, Decoding, Files
 from train.data.decoding_pool import DecodingPool
 from train.data.file_hashes import file_hashes, user_cache
 from train.data.image_cache import read_rows, write_cache
-from train.data.progress import step
 from train.errors import RunError, UsageError
+from train.progress import step
 
 FORMAT = 1
 CHUNK = 16

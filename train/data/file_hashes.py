@@ -18,8 +18,8 @@ from typing import TypeAlias, TypeVar
 
 from filelock import FileLock
 
-from train.data.progress import step
 from train.errors import UsageError
+from train.progress import step
 
 HEADER = b"train: hashes of files, 1\n"
 SIZE = 16

@@ -18,9 +18,9 @@ from train.data.contracts import DRAFT_MARGIN, DecoderName, Decoding, Files, Spl
 from train.data.decode import Region, open_image
 from train.data.jpeg import describe, refuse_missing
 from train.data.listing import list_folder
-from train.data.progress import step
 from train.errors import UsageError
 from train.parts.contracts import Shape
+from train.progress import step
 
 CHECK_THREADS = 16
 CHECK_CHUNK = 256

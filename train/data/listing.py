@@ -13,8 +13,8 @@ import torch
 
 from train.data.contracts import Files
 from train.data.folder_contents import FolderContent, FolderContents
-from train.data.progress import step
 from train.errors import UsageError
+from train.progress import step
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}) | {
     *(".ppm", ".pgm", ".pbm", ".pnm"),

@@ -100,7 +100,8 @@ class BatchMoments:
         """The rows of all steps below this number have been popped."""
         self._steps: list[int] = []
         self._row: int | None = None
-        self._compute = self._moments
+        self.launch: Callable[[], None] | None = None
+        """The replay of a graph of `fill`, if there is one."""
         self._capacity = capacity
         if not layers:
             return
@@ -198,18 +199,15 @@ class BatchMoments:
         self._keep(self._steps[count:], self._averages[count:], self._counts[count:])
         return rows
 
-    def capture(self, capture: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-        """Compute rows by what `capture` makes of the computation: the replay of a CUDA graph, which has many small kernels."""
-        launch = capture(self._fill_columns)
-
-        def replayed() -> Columns:
-            launch()
-            return self._columns
-
-        self._compute = replayed
-
-    def _fill_columns(self) -> None:
+    def fill(self) -> None:
+        """Compute the columns of all rows, where `launch` finds them: what a CUDA graph captures. It has many small kernels."""
         self._columns = self._moments()
+
+    def _compute(self) -> Columns:
+        if self.launch is None:
+            return self._moments()
+        self.launch()
+        return self._columns
 
     @torch.no_grad()
     def _moments(self) -> Columns:

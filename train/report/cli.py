@@ -94,11 +94,39 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder for the report; default: the first FOLDER, or one in it for --where and --by",
     )
+    _add_question(parser)
+    parser.add_argument("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=HELP)
+    parser.add_argument(
+        "--by", action="extend", type=_keys, default=[], metavar="KEY", help="a page for each value of this key, such as data"
+    )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="also write paper/: figures as wide as a column (PDF, and PGF where LaTeX is found), and a LaTeX table of the arms",
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=_positive,
+        const=WATCH_S,
+        metavar="SECONDS",
+        help="make the page anew while runs are running, when they have got on, at most every so many seconds (default: 30)",
+    )
+    parser.add_argument(
+        "--no-tensorboard", dest="tensorboard", action="store_false", help="do not write TensorBoard charts of the arms"
+    )
+    _add_columns(parser)
+    return parser
+
+
+def _add_question(parser: argparse.ArgumentParser) -> None:
+    """Add what is compared, and how."""
     parser.add_argument(
         "--analysis",
         choices=get_args(AnalysisName),
-        help="what the page answers: which arm is better (arms), or whether the signal keeps its size as the width or the depth "
-        "grows; default: the sweep's, else arms",
+        help="what the page answers: which arm is better (arms), which random choices make the spread (variance), whether a "
+        "verdict holds with more epochs or data (budget), whether the signal keeps its size as the net grows (width, depth); "
+        "default: the sweep's, else arms",
     )
     parser.add_argument(
         "--metric",
@@ -122,10 +150,6 @@ def parser() -> argparse.ArgumentParser:
         help="tuned key, such as optimizer.lr (several with commas); it is no factor: every arm is compared at the level with "
         "its best validation accuracy; default: sweep.tune of the sweep",
     )
-    parser.add_argument("--where", nargs="+", action="extend", default=[], metavar="CONDITION", help=HELP)
-    parser.add_argument(
-        "--by", action="extend", type=_keys, default=[], metavar="KEY", help="a page for each value of this key, such as data"
-    )
     parser.add_argument("--pairs", action="store_true", help="also compare all pairs of arms, and write them to pairs.csv")
     parser.add_argument(
         "--smallest-effect",
@@ -134,22 +158,10 @@ def parser() -> argparse.ArgumentParser:
         help="smallest effect of interest, as a fraction for accuracies (0.01 is one percentage point); decides between "
         "'equivalent' and 'inconclusive'",
     )
-    parser.add_argument(
-        "--paper",
-        action="store_true",
-        help="also write paper/: figures as wide as a column (PDF, and PGF where LaTeX is found), and a LaTeX table of the arms",
-    )
-    parser.add_argument(
-        "--watch",
-        nargs="?",
-        type=_positive,
-        const=WATCH_S,
-        metavar="SECONDS",
-        help="make the page anew while runs are running, when they have got on, at most every so many seconds (default: 30)",
-    )
-    parser.add_argument(
-        "--no-tensorboard", dest="tensorboard", action="store_false", help="do not write TensorBoard charts of the arms"
-    )
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    """Add which columns of a TABLE hold what."""
     table = parser.add_argument_group("columns of a TABLE")
     table.add_argument(
         "--arm",
@@ -163,21 +175,22 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--better", choices=("higher", "lower"), help="which values of the metric are better, where its name does not tell"
     )
-    return parser
 
 
 def diff_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="train-report diff", description=DIFF)
-    parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
-    parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
-    return parser
+    return _parser_of_two("diff", DIFF)
 
 
 def signals_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="train-report signals", description=SIGNALS)
+    parser = _parser_of_two("signals", SIGNALS)
+    parser.add_argument("--out", type=_folder, default=Path(), metavar="DIR", help="folder for the figure; default: this one")
+    return parser
+
+
+def _parser_of_two(name: str, description: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=f"train-report {name}", description=description)
     parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
     parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
-    parser.add_argument("--out", type=_folder, default=Path(), metavar="DIR", help="folder for the figure; default: this one")
     return parser
 
 

@@ -15,6 +15,7 @@ memory. They are steps of the run, so nothing has to be put back.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -164,12 +165,10 @@ class GraphedRunner(StepRunner):
     def _captured_probe(self, probe: StaticProbe) -> StaticProbe | None:
         """Return the probe with a graph; None if it stays eager."""
         measured = self.observer.take()
-        self._probe_reason = self._capture.shortage(0) if self._choice == "auto" else ""
+        self._probe_reason = self._shortage(0)
         if not self._probe_reason:
-            try:
-                probe.launch = self._capture.capture(probe.step)
-            except Exception as error:
-                self._probe_reason = self._failure(error)
+            launch, self._probe_reason = self._captured(probe.step)
+            probe.launch = launch or probe.step
         if not self._probe_reason and torch.are_deterministic_algorithms_enabled() and probe.differs():
             self._probe_reason = "a replay differs from the eager pass"
         if measured is not None:
@@ -232,34 +231,39 @@ class GraphedRunner(StepRunner):
     def _capture_moments(self) -> None:
         if not self.moments.layers or self._moments_reason:
             return
-        try:
-            self.moments.capture(self._capture.capture)
-        except Exception as error:
-            self._moments_reason = self._failure(error)
+        self.moments.launch, self._moments_reason = self._captured(self.moments.fill)
+        if self._moments_reason:
             log.info("the moments of batch norms are computed eagerly: %s", self._moments_reason)
 
     def _captured_step(self, kind: Kind, batch: Batch) -> StaticStep | None:
         """Return the step as a graph; None if it has to stay eager."""
-        copies = 2 * sum(tensor.nbytes for tensor in changing_tensors(self.train_state).values())  # of `run_both_ways`
-        if self._choice == "auto" and (shortage := self._capture.shortage(copies)):
-            self._stay_eager(kind, shortage)
+        twice = 2 * sum(tensor.nbytes for tensor in changing_tensors(self.train_state).values())  # of `run_both_ways`
+        if reason := self._shortage(twice):
+            self._stay_eager(kind, reason)
             return None
         observer = self.observer if kind in (Kind.OBSERVED, Kind.HISTOGRAMS) else None
         compute = self._update_in_place if kind is Kind.TRAIN else self._compute[kind]
         static = StaticStep(compute, self._places_of(kind, batch), observer)
-        try:
-            static.launch = self._capture.capture(static.step)
-        except Exception as error:
-            self._stay_eager(kind, self._failure(error))
+        launch, reason = self._captured(static.step)
+        if launch is None:
+            self._stay_eager(kind, reason)
             return None
+        static.launch = launch
         return static
 
-    def _failure(self, error: Exception) -> str:
-        """Clean up after a capture that failed with `error`; return what happened."""
-        cause = error.__context__ or error  # ending a failed capture fails again
-        release_locals(error)
-        self._drop_graphs()  # to be captured again, as `CudaCapture` says
-        return f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
+    def _shortage(self, copies: int) -> str:
+        """Return why memory may not do, `copies` bytes beside the graph included, or an empty string; a demand asks for none."""
+        return self._capture.shortage(copies) if self._choice == "auto" else ""
+
+    def _captured(self, step: Callable[[], None]) -> tuple[Callable[[], None] | None, str]:
+        """Return the replay of a graph of `step`, or None and the reason."""
+        try:
+            return self._capture.capture(step), ""
+        except Exception as error:
+            cause = error.__context__ or error  # ending a failed capture fails again
+            release_locals(error)
+            self._drop_graphs()  # to be captured again, as `CudaCapture` says
+            return None, f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
 
     def _update_in_place(self, batch: Batch) -> Measurement:
         with self.moments.storing_in_place():
@@ -273,7 +277,7 @@ class GraphedRunner(StepRunner):
         return self._places
 
     def _drop_graphs(self) -> None:
-        self._probe = None
+        self._probe = self.moments.launch = None
         for way in self._ways.values():
             way.static = None
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from train.data.progress import told_to
+from train.progress import told_to
 from train.sinks.loading import loading_view
 
 EVERY_S = 0.25

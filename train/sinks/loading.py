@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TextIO
 
+from train.progress import Tell
 from train.sinks.lines import is_live, line_writer
-
-Tell: TypeAlias = Callable[[str, int, int], None]
-"""tell(what is done, files that are done, files in all): 0 in all where that is unknown."""
 
 SHOWN_AFTER_S, LINE_AFTER_S, REFRESH_S = 0.5, 3.0, 0.25
 

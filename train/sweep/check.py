@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.progress import Tell
 from train.run.trust import trusted
-from train.sinks.loading import Tell, loading_view
+from train.sinks.loading import loading_view
 from train.store.identity import place_of_data, with_place
 from train.store.inputs import Inputs
 from train.store.manifest import Manifest
