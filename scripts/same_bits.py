@@ -25,15 +25,17 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.store.files import MANIFEST_FILE
+from train.store.identity import identity
+from train.store.run import find_runs, read_run
 from train.store.unrecorded import configuration_ids
 
 if TYPE_CHECKING:
     from catalogue import Case
-    from same_bits_driver import Revision, Task
+    from same_bits_driver import Revision
     from torch import Tensor
 
-NEW_OF_PARTS = ("norm.s*", "init.zero_gammas", "dropout.chosen_depth", "augment.*", "averaging.*", "second_pass.*", "*.frozen.*")
-NEW = (*NEW_OF_PARTS, "first_batch.own_share", "learning_rate.*")
+NEW = "norm.s* init.zero_gammas dropout.chosen_depth augment* averaging.* second_pass.* *.frozen.* *.own_share learning_rate.*"
 LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
     "memory and judgements": ("* peak_memory_bytes", *(f"results.csv: row * {column}" for column in ("trained", "plan", "arm"))),
@@ -42,7 +44,7 @@ LEFT_OUT = {
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
         *("status.json: cuda_graph*", "status.json: data", "status.json: own_*", "status.json: input_shape*"),
     ),
-    "facts not recorded before": ("* expected_signal*", *(f"summary.json: fingerprint.{name}" for name in NEW)),
+    "facts not recorded before": ("* expected_signal*", *(f"summary.json: fingerprint.{name}" for name in NEW.split())),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
         *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),
@@ -99,10 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             work.mkdir(parents=True, exist_ok=arguments.keep is None)
         except OSError as error:
             raise CommandError(f"--keep: {work} cannot be made ({error.strerror}).") from error
-        first, second = (
-            Revision(name, commit, work / place)
-            for name, commit, place in zip(arguments.revisions, commits, ("first", "second"), strict=True)
-        )
+        first, second = map(Revision, arguments.revisions, commits, (work / "first", work / "second"))
         comparisons, codes = compare_revisions(first, second, arguments.only, max(1, arguments.jobs))
     for comparison in comparisons:
         show(comparison)
@@ -114,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def compare_revisions(first: Revision, second: Revision, only: str, jobs: int) -> tuple[list[Comparison], list[str | None]]:
     """Run the chosen cases at both and compare them; also returns the ids of their code."""
-    from catalogue import cases, write_images
-    from same_bits_driver import CommandError, drive, export
+    from catalogue import ACROSS, cases, write_images
+    from same_bits_driver import CommandError, Task, drive, export
 
     images = first.folder.parent / "images"  # one folder for both: its path is part of a run's configuration
     write_images(images)
@@ -127,28 +126,15 @@ def compare_revisions(first: Revision, second: Revision, only: str, jobs: int) -
     if not any(found):
         raise CommandError(f"--only: no case is called {only!r}.")
     shared = [case for name, case in found[0].items() if name in found[1]]
-    codes = [drive(first, tasks_of_first(first, second, shared), jobs), drive(second, tasks_of_second(second, shared), jobs)]
+    # The first revision also begins the run that the second one only resumes.
+    begun = [Task("begin for the other", second.case(ACROSS), case.commands[:1]) for case in shared if case.name == ACROSS]
+    tasks = [Task(case.name, second.case(case.name), case.commands[case.name == ACROSS :]) for case in shared]
+    all_of_first = [*(Task(case.name, first.case(case.name), case.commands) for case in shared), *begun]
+    codes = [drive(first, all_of_first, jobs), drive(second, tasks, jobs)]
     compared = [compare_case(case, first.case(case.name), second.case(case.name)) for case in shared]
     gone = [Comparison(name, ["the second revision does not have it"]) for name in found[0] if name not in found[1]]
     new = [Comparison(name, not_compared="new at the second revision") for name in found[1] if name not in found[0]]
     return [*compared, *gone, *new], codes
-
-
-def tasks_of_first(first: Revision, second: Revision, cases: Sequence[Case]) -> list[Task]:
-    """Return every case, and the beginning of the run that the second revision will resume."""
-    from catalogue import ACROSS
-    from same_bits_driver import Task
-
-    begun = [Task("begin for the other", second.case(ACROSS), case.commands[:1]) for case in cases if case.name == ACROSS]
-    return [*(Task(case.name, first.case(case.name), case.commands) for case in cases), *begun]
-
-
-def tasks_of_second(second: Revision, cases: Sequence[Case]) -> list[Task]:
-    """Return every case; the run that the first revision began is only resumed."""
-    from catalogue import ACROSS
-    from same_bits_driver import Task
-
-    return [Task(case.name, second.case(case.name), case.commands[case.name == ACROSS :]) for case in cases]
 
 
 def compare_case(case: Case, first: Path, second: Path) -> Comparison:
@@ -183,17 +169,31 @@ def last_line(log: Path) -> str:
 def compare_folders(name: str, first: Path, second: Path) -> Comparison:
     """Compare every file of results below two folders, by its path."""
     result = Comparison(name)
-    found = [{path.relative_to(folder) for path in folder.rglob("*") if path.name in READERS} for folder in (first, second)]
-    result.differences += [f"{path}: only at the first revision" for path in sorted(found[0] - found[1])]
-    result.differences += [f"{path}: only at the second revision" for path in sorted(found[1] - found[0])]
-    for path in sorted(found[0] & found[1]):
-        kind, read, count = READERS[path.name]
-        before, after = read(first / path), read(second / path)
+    found = [results_below(folder) for folder in (first, second)]
+    for one, other, place in ((*found, "first"), (*reversed(found), "second")):
+        result.differences += [f"{path}: only at the {place} revision" for path in sorted(one.keys() - other.keys())]
+    for path in sorted(found[0].keys() & found[1].keys()):
+        kind, read, count = READERS[found[0][path].name]
+        before, after = (read(files[path]) for files in found)
         result.counts[kind] += count(before)
-        result.differences += [f"{path}: {text}" for text in compare_items(path.name, before, after)]
+        result.differences += [f"{path}: {text}" for text in compare_items(found[0][path].name, before, after)]
     if not result.counts and not result.differences:
         result.differences.append("it left nothing to compare")
     return result
+
+
+def results_below(folder: Path) -> dict[str, Path]:
+    """Return the files of results by their paths, in which each run of a sweep has the id of its configuration as its name."""
+    names = {path: name for sweep in folder.rglob(MANIFEST_FILE) for path, name in names_of_runs(sweep.parent).items()}
+    files = [path for path in folder.rglob("*") if path.name in READERS]
+    return {
+        str(path.parent.with_name(names.get(path.parent, path.parent.name)).relative_to(folder) / path.name): path
+        for path in files
+    }
+
+
+def names_of_runs(sweep: Path) -> dict[Path, str]:
+    return {path: identity(read_run(path).config) for path in find_runs([sweep])}
 
 
 def compare_items(file: str, first: Items, second: Items) -> Iterator[str]:
@@ -249,10 +249,10 @@ def read_status(path: Path) -> Items:
 
 
 def read_table(path: Path) -> Items:
-    """Read a table with its rows in the order of their folders: a report ranks arms by its own judgement."""
-    ids = configuration_ids(path.parent)
+    """Read a table with its rows in the order of their runs: a report ranks arms by its own judgement."""
+    ids = configuration_ids(path.parent) | {run.name: name for run, name in names_of_runs(path.parent).items()}
     with path.open(newline="", encoding="utf-8") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: row.get("folder") or "")
+        rows = sorted(csv.DictReader(file), key=lambda row: ids.get(folder := row.get("folder") or "", folder))
     return {f"row {place} {key}": ids.get(str(text), str(text)) for place, row in enumerate(rows) for key, text in row.items()}
 
 

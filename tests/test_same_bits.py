@@ -19,7 +19,8 @@ from train import cli
 from train.store.identity import VERSION
 from train.store.run import read_run
 
-STORED_RUN = Path(__file__).parent / "stored" / "run"
+STORED = Path(__file__).parent / "stored"
+STORED_RUN = STORED / "run"
 SCRIPT = Path(__file__).parents[1] / "scripts" / "same_bits.py"
 
 WEIGHTS = {"head.weight": torch.tensor([[0.5, float("nan")], [1.0, -2.0]]), "steps": torch.tensor(3)}
@@ -122,6 +123,26 @@ def test_compare_folders_misses_a_file_at_either_side(name: str, tmp_path: Path)
     (second / name).unlink()
     assert compare_folders("case", first, second).differences == [f"{name}: only at the first revision"]
     assert compare_folders("case", second, first).differences == [f"{name}: only at the second revision"]
+
+
+def test_runs_of_a_sweep_are_compared_whatever_their_folders_are_called(tmp_path: Path) -> None:
+    first, second = (shutil.copytree(STORED / "sweep", tmp_path / place / "sweep") for place in ("first", "second"))
+    moved = {run.name: f"run_{place}" for place, run in enumerate(sorted(run for run in second.iterdir() if run.is_dir()))}
+    for old, new in moved.items():
+        (second / old).rename(second / new)
+    table = second / "results.csv"
+    if table.exists():
+        text = table.read_text()
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        table.write_text(text)
+    same = compare_folders("case", first.parent, second.parent)
+    assert same.differences == []
+    assert same.counts["summaries"] == 7
+    changed = next(second.glob("*/summary.json"))
+    changed.write_text(changed.read_text().replace('"steps": ', '"steps": 1'))
+    (difference,) = compare_folders("case", first.parent, second.parent).differences
+    assert "summary.json: steps: " in difference
 
 
 def test_compare_folders_is_not_content_with_nothing(tmp_path: Path) -> None:
