@@ -77,7 +77,7 @@ class Script(Sink):
 
     time: float = 0.0
     steps_per_epoch: int = 4
-    train_state: Any = field(default_factory=lambda: SimpleNamespace(model=None, placement=None))
+    train_state: Any = field(default_factory=lambda: SimpleNamespace(model=None, scored=None, placement=None))
     observer: Any = None
 
     def train(self, batch: object, lr_factor: float) -> None:  # noqa: ARG002

@@ -65,7 +65,7 @@ REFUSED = {
     "study=norms resume=auto": "resume=auto: every start has a new folder",
     "norm=null": "norm=null: there is no such choice. Known: batch, ghost, group, group_ws, instance, layer, none, rms.",
     "norm=1": "norm=1: there is no such choice. Known: batch, ghost, group",
-    "augment=[flip,null]": "augment=null: there is no such choice. Known: color, crop",
+    "augment=[flip,null]": "augment=null: there is no such choice. Known: alternating_flip, color, crop",
     "=3": "=3: a key is missing in front of '='.",
     "hydra=null": "hydra=null: set its keys one by one.",
     "optimizer.lr=${nothing}": "optimizer.lr: Interpolation key 'nothing' not found",
@@ -73,7 +73,8 @@ REFUSED = {
     "data.root.size=3": "Known: data.preprocess, data.train_fraction, data.val_fraction, data.verify, data.workers.",
     "hydra.job.nam=x": "Did you mean 'hydra.job.name'?",
     "norm=none,batch": "train: norm=none,batch: a single run takes one value. Add -m (--multirun) to train one run",
-    "augment=[flip,rotte]": "train: augment=rotte: there is no such choice. Did you mean augment=rotate? Known: color, crop,",
+    "augment=[flip,rotte]": "train: augment=rotte: there is no such choice. Did you mean augment=rotate? "
+    "Known: alternating_flip, color, crop,",
     "norm = batch": "train: norm = batch: an override has no spaces. Did you mean norm=batch?",
     "--hlep": "train: --hlep: there is no such flag. Did you mean --help?",
     "--help norm=grup": "train: --help norm=grup: there is no such choice. Known: batch,",

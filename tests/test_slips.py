@@ -25,7 +25,7 @@ SLIPS = {
     "seed=0-4": "-m 'seed=range(0,5)'",
     "seed=[0,1,2]": "-m seed=0,1,2",
     "norm=[none,batch]": "a run has one choice of norm. To train one run for each: -m norm=none,batch",
-    "augment=[flip,rotte]": "augment=rotte: there is no such choice. Did you mean augment=rotate? Known: color",
+    "augment=[flip,rotte]": "augment=rotte: there is no such choice. Did you mean augment=rotate? Known: alternating_flip, color",
     "augment=flip+rotate": "Did you mean 'augment=[flip,rotate]'?",
     "augment=(flip,rotate)": "Did you mean 'augment=[flip,rotate]'?",
     "norm": "norm: a choice is missing, as in norm=batch. Known: batch, ",
