@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -57,3 +60,12 @@ def test_batch_is_drawn_beside_its_originals(count, channels, sizes) -> None:
 def test_batch_of_equal_pixels_is_drawn() -> None:
     flat = np.zeros((2, 1, 4, 4), dtype=np.float32)
     assert draw_batch(flat, flat, "x").startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_first_figure_on_a_machine_says_nothing_of_fonts(tmp_path):
+    program = "import logging; logging.basicConfig(level=logging.INFO); import train.figures.style"
+    environment = os.environ | {"MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert list(tmp_path.glob("fontlist*")), "the fonts were listed"
+    assert done.stderr == ""
