@@ -252,7 +252,10 @@ class GraphedRunner(StepRunner):
         return static
 
     def _shortage(self, copies: int) -> str:
-        """Return why memory may not do, `copies` bytes beside the graph included, or an empty string; a demand asks for none."""
+        """Return why the memory may not do for a graph and `copies` bytes beside it, or an empty string.
+
+        Where a graph is demanded, it is tried whatever the memory.
+        """
         return self._capture.shortage(copies) if self._choice == "auto" else ""
 
     def _captured(self, step: Callable[[], None]) -> tuple[Callable[[], None] | None, str]:
