@@ -84,10 +84,9 @@ LOOPS = {
     **{name: (overrides, WITHOUT_HISTOGRAMS) for name, overrides in VARIANTS.items()},
     "observed": (["observe=basic", "observe.every=2"], WITHOUT_HISTOGRAMS),
     "observed always": (["observe=full", "observe.every=1", "observe.histogram_every=2"], [*OBSERVED_KINDS, Kind.EVALUATION]),
-    "observed layer": (
-        ["observe=full", "observe.every=2", "observe.layers=head"],
-        [Kind.TRAIN, *OBSERVED_KINDS, Kind.EVALUATION],
-    ),
+    "observed layer": (["observe=full", "observe.every=2", "observe.layers=head"], ALL),
+    "two passes": (VARIANTS["two passes"], ALL),
+    "frozen in the second epoch": (VARIANTS["frozen in the second epoch"], TRAIN_AND_EVALUATION),  # once observed after that
     "no norm": (["norm=none", "observe=full", "observe.every=2"], ALL),
     "no probe": (["observe=basic", "observe.probe_size=0"], WITHOUT_HISTOGRAMS),
     "nothing observed": (["observe=off"], TRAIN_AND_EVALUATION),
