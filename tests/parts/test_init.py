@@ -142,10 +142,11 @@ class ResidualBlock(nn.Module):
         return self.downsample(x) + self.norm2(self.conv(self.norm1(x)))
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("factory", [*FACTORIES, init.pytorch])
 @pytest.mark.parametrize("make_norm", [norm.batch(), norm.group(groups=4), nn.BatchNorm2d])
 def test_zero_gamma_is_of_the_last_norm_of_a_block_alone(factory, make_norm):
-    model, twin = (nn.Sequential(make_norm(8), ResidualBlock(make_norm), ResidualBlock(make_norm)) for _ in range(2))
+    model = nn.Sequential(make_norm(8), ResidualBlock(make_norm), ResidualBlock(make_norm))
+    twin = copy.deepcopy(model)
     images = torch.randn(4, 8, 5, 5, generator=seeded())
     chosen = factory(zero_gamma=True)
     chosen.check(model)
@@ -160,7 +161,7 @@ def test_zero_gamma_is_of_the_last_norm_of_a_block_alone(factory, make_norm):
 @pytest.mark.parametrize(
     "model", [Net(norm.batch()), ResidualBlock(norm.batch(scale=False)), ResidualBlock(lambda _: nn.Identity())]
 )
-@pytest.mark.parametrize("factory", [init.kaiming, init.lsuv])
+@pytest.mark.parametrize("factory", [init.kaiming, init.lsuv, init.pytorch])
 def test_zero_gamma_needs_a_block_that_ends_with_a_scaled_norm(factory, model):
     factory().check(model)
     with pytest.raises(UsageError, match=r"init\.zero_gamma=true: .*model=resnet"):

@@ -1,6 +1,6 @@
 """Weight initialisation: each choice returns `init(model, images, generator)`, which works in place.
 
-Touched, by every choice but `pytorch`:
+Touched, by every choice but `pytorch`, which touches the last alone:
 - weights of nn.Linear and nn.Conv1d/2d/3d (subclasses included): drawn as the choice says;
 - their biases: 0;
 - norms (modules whose class is called ...Norm, ...Norm2d and the like, torch's and ours): weight 1, bias 0;
@@ -48,12 +48,7 @@ class LayerByLayer:
     zero_gamma: bool = False
 
     def check(self, model: nn.Module) -> None:
-        """Raise UsageError for a model that has nothing to set to zero."""
-        if self.zero_gamma and not scaled_last_norms(model):
-            raise UsageError(
-                "init.zero_gamma=true: the model has no residual block that ends with a norm that has a scale. "
-                "Use model=resnet with a norm and norm.scale=true, or init.zero_gamma=false."
-            )
+        _check_last_norms(model, self.zero_gamma)
 
     def __call__(self, model: nn.Module, images: Tensor, generator: Generator) -> None:  # noqa: ARG002
         with torch.no_grad():
@@ -64,8 +59,35 @@ class LayerByLayer:
                 elif is_norm(module):
                     _fill(module, "weight", 1.0)
                     _fill(module, "bias", 0.0)
-            for gamma in scaled_last_norms(model) if self.zero_gamma else ():
-                gamma.zero_()
+        _zero_last_norms(model, self.zero_gamma)
+
+
+@dataclass(frozen=True)
+class _AsBuilt:
+    """The initializer of `pytorch`."""
+
+    zero_gamma: bool
+
+    def check(self, model: nn.Module) -> None:
+        _check_last_norms(model, self.zero_gamma)
+
+    def __call__(self, model: nn.Module, images: Tensor, generator: Generator) -> None:  # noqa: ARG002
+        _zero_last_norms(model, self.zero_gamma)
+
+
+def _check_last_norms(model: nn.Module, zero_gamma: bool) -> None:
+    """Raise UsageError for a model that has nothing to set to zero."""
+    if zero_gamma and not scaled_last_norms(model):
+        raise UsageError(
+            "init.zero_gamma=true: the model has no residual block that ends with a norm that has a scale. "
+            "Use model=resnet with a norm and norm.scale=true, or init.zero_gamma=false."
+        )
+
+
+@torch.no_grad()
+def _zero_last_norms(model: nn.Module, zero_gamma: bool) -> None:
+    for gamma in scaled_last_norms(model) if zero_gamma else ():
+        gamma.zero_()
 
 
 def gaussian(std: Positive = 0.01, zero_gamma: bool = False) -> Initializer:
@@ -163,13 +185,13 @@ class _UnitVariance:
             model(images.to(next(model.parameters()).device))
 
 
-def pytorch() -> Initializer:
+def pytorch(zero_gamma: bool = False) -> Initializer:
     """Keep torch's defaults: the model stays as it was constructed, with what the global generator gave it then.
 
     Weights of linear layers and convolutions are uniform with variance 1 / (3 fan_in) (`kaiming_uniform_` with a = sqrt 5,
-    which is neither Xavier nor He), biases uniform in +-1 / sqrt(fan_in).
+    which is neither Xavier nor He), biases uniform in +-1 / sqrt(fan_in). Only `zero_gamma` changes something.
     """
-    return lambda model, images, generator: None  # noqa: ARG005
+    return _AsBuilt(zero_gamma)
 
 
 def fans(layer: Layer) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The commands `train-report` of folders or of a table, `train-report diff A B` and `train-report signals A B`, without torch."""
+"""The command `train-report` of folders or of a table, and its `diff`, `signals` and `effects` of two folders, without torch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ Makes one page from run folders: the effects of the ingredients, their uncertain
   train-report outputs --where norm=batch,layer    # some of them; --by KEY: a page for each value of a key
   train-report diff RUN RUN                        # compare two runs
   train-report signals RUN RUN                     # lay their layers over each other
+  train-report effects SWEEP SWEEP                 # lay what changes do in two recipes side by side
   train-report TABLE --arm norm,lr --seed seed     # runs that were not made here: a row each, CSV or Parquet
 """
 
@@ -57,6 +58,12 @@ Lays the layers of two runs over each other: std and mean of the activations, an
 observation, as a table and as signals.svg.
 """
 
+EFFECTS = """\
+Lays what a change does in two sweeps side by side, as a table, effects.svg and effects.csv: leaving an ingredient out of a full
+recipe, say, and adding it to a bare one. A change starts at the level of the baseline of B; where that is none, it is what the
+ingredient adds. A minus B tells whether it depends on the rest of the recipe.
+"""
+
 WATCH_S = 30.0
 
 
@@ -75,6 +82,8 @@ def run(arguments: Sequence[str]) -> int:
             return _diff(diff_parser().parse_args(arguments[1:]))
         if arguments[:1] == ["signals"]:
             return _signals(signals_parser().parse_args(arguments[1:]))
+        if arguments[:1] == ["effects"]:
+            return _effects(effects_parser().parse_args(arguments[1:]))
         return _report(parser().parse_args(arguments))
     except (UsageError, RunError) as error:
         say_error("train-report", error)
@@ -128,12 +137,7 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
         "verdict holds with more epochs or data (budget), whether the signal keeps its size as the net grows (width, depth); "
         "default: the sweep's, else arms",
     )
-    parser.add_argument(
-        "--metric",
-        default=DEFAULT,
-        metavar="TAG",
-        help="metric by which arms are compared, such as accuracy/val or loss/train; default: %(default)s",
-    )
+    _add_metric(parser)
     parser.add_argument(
         "--baseline",
         default="",
@@ -160,6 +164,15 @@ def _add_question(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_metric(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metric",
+        default=DEFAULT,
+        metavar="TAG",
+        help="metric by which arms are compared, such as accuracy/val or loss/train; default: %(default)s",
+    )
+
+
 def _add_columns(parser: argparse.ArgumentParser) -> None:
     """Add which columns of a TABLE hold what."""
     table = parser.add_argument_group("columns of a TABLE")
@@ -182,15 +195,24 @@ def diff_parser() -> argparse.ArgumentParser:
 
 
 def signals_parser() -> argparse.ArgumentParser:
-    parser = _parser_of_two("signals", SIGNALS)
+    return _add_out(_parser_of_two("signals", SIGNALS))
+
+
+def effects_parser() -> argparse.ArgumentParser:
+    parser = _add_out(_parser_of_two("effects", EFFECTS, "a sweep"))
+    _add_metric(parser)
+    return parser
+
+
+def _add_out(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=_folder, default=Path(), metavar="DIR", help="folder for the figure; default: this one")
     return parser
 
 
-def _parser_of_two(name: str, description: str) -> argparse.ArgumentParser:
+def _parser_of_two(name: str, description: str, what: str = "a run") -> argparse.ArgumentParser:
     parser = Parser(prog=f"train-report {name}", description=description)
-    parser.add_argument("first", type=_folder, metavar="A", help="a run folder")
-    parser.add_argument("second", type=_folder, metavar="B", help="another run folder")
+    parser.add_argument("first", type=_folder, metavar="A", help=f"folder of {what}")
+    parser.add_argument("second", type=_folder, metavar="B", help="another one")
     return parser
 
 
@@ -246,6 +268,13 @@ def _signals(options: argparse.Namespace) -> int:
     from train.report.signals import overlay
 
     say(overlay(options.first, options.second, options.out))
+    return 0
+
+
+def _effects(options: argparse.Namespace) -> int:
+    from train.report.two_recipes import lay_side_by_side
+
+    say(lay_side_by_side(options.first, options.second, options.out, ReportOptions(metric=options.metric)))
     return 0
 
 

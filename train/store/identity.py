@@ -72,7 +72,7 @@ INTRODUCED: tuple[KeyRule, ...] = (
     *_of_choices("train.parts.optimizer", "optimizer.bias_factor", 1.0, "sgd adamw"),
     *_of_choices("train.parts.optimizer", "optimizer.norm_factor", 1.0, "sgd adamw"),
     *_of_choices("train.parts.optimizer", "optimizer.head_factor", 1.0, "sgd adamw"),
-    *_of_choices("train.parts.init", "init.zero_gamma", False, "gaussian xavier glorot kaiming orthogonal lsuv"),
+    *_of_choices("train.parts.init", "init.zero_gamma", False, "gaussian xavier glorot kaiming orthogonal lsuv pytorch"),
     *_of_choices("train.parts.norm", "norm.scale", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.shift", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from train.report.contracts import Effect, Sample
-from train.report.statistics.contrasts import Contrast, contrast, moments, sidak
+from train.report.statistics.differences import difference_of, effect_of, problem
 
 Pattern: TypeAlias = Literal["flips", "holds", "equivalent", "changes", "in part", "undecided", "not comparable"]
 
@@ -55,15 +55,15 @@ def budget_curves(cells: Mapping[str, Sequence[Sample]], confidence: float = 0.9
     """
     (_, baseline), *others = cells.items()
     pairs = {arm: list(zip(baseline, samples, strict=True)) for arm, samples in others}
-    notes = {arm: tuple(_problem(*pair) for pair in found) for arm, found in pairs.items()}
+    notes = {arm: tuple(problem(*pair) for pair in found) for arm, found in pairs.items()}
     points = {
-        (arm, place): _difference([pair])
+        (arm, place): difference_of([pair])
         for arm, found in pairs.items()
         for place, pair in enumerate(found)
         if not notes[arm][place]
     }
     changes = {
-        arm: _difference([found[-1], found[0]])
+        arm: difference_of([found[-1], found[0]])
         for arm, found in pairs.items()
         if len(found) > 1 and not (notes[arm][0] or notes[arm][-1])
     }
@@ -71,29 +71,9 @@ def budget_curves(cells: Mapping[str, Sequence[Sample]], confidence: float = 0.9
     return tuple(
         BudgetCurve(
             arm,
-            tuple(_effect(points.get((arm, place)), count, confidence) for place in range(len(found))),
+            tuple(effect_of(points.get((arm, place)), count, confidence) for place in range(len(found))),
             notes[arm],
-            _effect(changes.get(arm), count, confidence),
+            effect_of(changes.get(arm), count, confidence),
         )
         for arm, found in pairs.items()
     )
-
-
-def _problem(control: Sample, treatment: Sample) -> str:
-    for sample in (control, treatment):
-        if lost := sample.diverged + sample.untrained + sample.failed:
-            return f"{lost} of {lost + len(sample.values)} runs of {sample.arm} did not train"
-    fewest = min((control, treatment), key=lambda sample: len(sample.values))
-    return "" if len(fewest.values) > 1 else f"fewer than two runs of {fewest.arm}"
-
-
-def _difference(pairs: Sequence[tuple[Sample, Sample]]) -> Contrast:
-    """Return treatment minus control; of two pairs, the first difference minus the second."""
-    weights = [-1.0, 1.0, 1.0, -1.0][: 2 * len(pairs)]
-    return contrast(weights, [moments(sample.values) for pair in pairs for sample in pair])
-
-
-def _effect(difference: Contrast | None, count: int, confidence: float) -> Effect | None:
-    if difference is None:
-        return None
-    return Effect(difference.estimate, **(sidak(difference, count, confidence) if difference.has_error else {}))
