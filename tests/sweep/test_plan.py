@@ -68,9 +68,10 @@ def test_make_plan_orders_runs_seed_by_seed(loader: Any) -> None:
         (["optimizer.lr=0.1,0.2", "norm=none,batch", "seed=0"], "optimizer.lr=0.1,norm=none"),
         (["seed=range(2)", "trainer.epochs=2"], "seed=0"),
         (["norm=none", "trainer.epochs=2"], "norm=none,trainer.epochs=2"),
-        (["sweep.design=leave_one_out", "norm=none,batch", "init=gaussian,xavier"], "norm=none,init=gaussian"),
+        (["sweep.design=leave_one_out", "norm=none,batch", "init=gaussian,xavier"], "baseline"),
+        (["sweep.design=one_at_a_time", "norm=none,batch", "seed=range(2)"], "baseline,seed=0"),
     ],
-    ids=["seed last", "seed for all", "no axis", "one run", "leave one out"],
+    ids=["seed last", "seed for all", "no axis", "one run", "leave one out", "one at a time"],
 )
 def test_folder_of_a_run_names_the_axes_alone(loader: Any, overrides: list[str], shown: str) -> None:
     """What all runs share is in their configurations; the hash tells apart what has the same levels."""
@@ -78,6 +79,16 @@ def test_folder_of_a_run_names_the_axes_alone(loader: Any, overrides: list[str],
     assert folders[0].rpartition("_")[0] == shown
     assert len(set(folders)) == len(folders)
     assert folders == [run.folder for run in plan_of(loader, overrides).runs], "the same in every command"
+
+
+def test_folder_of_an_arm_names_its_change_alone(loader: Any) -> None:
+    """With many axes the names of all levels were cut, and with them the change and the seed."""
+    names = ("augment", "init", "norm", "regularization", "schedule", "optimizer")
+    levels = ("flip_crop,none", "kaiming,xavier", "batch,group", "weight_decay,none", "one_cycle,cosine", "sgd,adamw")
+    axes = [f"{name}={level}" for name, level in zip(names, levels, strict=True)]
+    folders = [run.folder for run in plan_of(loader, ["sweep.design=leave_one_out", "seed=0", "model.width=8,16", *axes]).runs]
+    shown = [f"{name}={level.partition(',')[2]}" for name, level in zip(names, levels, strict=True)]
+    assert [folder.rpartition("_")[0] for folder in folders] == ["baseline", "model.width=16", *shown]
 
 
 def test_make_plan_arm_has_level_of_every_axis(loader: Any) -> None:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 
 from train.command import NO_CHOICE
 from train.errors import UsageError
+from train.naming import BASELINE
 from train.store.identity import SEEDS
 
 SWEEP_ONLY = ("sweep", "report", "study")
@@ -39,13 +40,15 @@ class Axis:
 class SweepRequest:
     """The axes, seed axes and constants of a command.
 
-    `order`: names of axes and constants as typed. The order matters where one key lies inside another.
+    `order`: names of axes and constants as typed. The order matters where one key lies inside another. `baseline`: the levels of
+    which each arm changes one; None where arms are combinations.
     """
 
     axes: tuple[Axis, ...]
     seeds: tuple[Axis, ...]
     constants: Mapping[str, str]
     order: tuple[str, ...]
+    baseline: Mapping[str, str] | None = None
 
     def overrides(self, levels: Mapping[str, str]) -> tuple[str, ...]:
         """Return the overrides of a run or an arm at `levels` (axis -> level).
@@ -59,9 +62,14 @@ class SweepRequest:
         return tuple(line for line in ordered if line not in NO_CHOICE)
 
     def axes_alone(self, levels: Mapping[str, str]) -> list[str]:
-        """Return the overrides of the axes at `levels`, the seeds last."""
-        lines = [f"{axis.key}={levels[axis.name]}" for axis in (*self.axes, *self.seeds) if axis.name in levels]
-        return [line for line in lines if line not in NO_CHOICE]
+        """Return what of `levels` names a run: the overrides of the axes, without those of the baseline, and the seeds last."""
+        common = self.baseline or {}
+        lines = [
+            f"{axis.key}={levels[axis.name]}" for axis in self.axes if levels.get(axis.name) not in (None, common.get(axis.name))
+        ]
+        lines = [line for line in lines if line not in NO_CHOICE]
+        seeds = [f"{axis.key}={levels[axis.name]}" for axis in self.seeds if axis.name in levels]
+        return [*(lines or [BASELINE] * (self.baseline is not None)), *seeds]
 
     def _order_matters(self) -> bool:
         axes = [axis.name for axis in (*self.axes, *self.seeds)]

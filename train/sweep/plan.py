@@ -160,7 +160,7 @@ def make_plan(
     cells = designing.design_arms(settings.design, designing.factors(ingredients, ingredient_zips), chosen)
     tried = tuning.tried_levels(request, settings, tuned_zips, stored)
     seeds, repeated = _distinct(designing.crossed(request.seeds, seed_zips))
-    composer = Composer(loader, master, request)
+    composer = Composer(loader, master, replace(request, baseline=None if settings.design == "grid" else cells[0]))
     groups, reserve, failures = list[list[ComposedArm]](), list[ComposedArm](), list[Failure]()
     for cell in cells:
         named, failed = composer.levels([{**cell, **level} for level in tried.named], seeds, tried.tuning)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from train.errors import UsageError
@@ -77,7 +78,8 @@ def trial_request(request: SweepRequest, config: Mapping[str, Any], tuning: Tuni
     lengths = _lengths(config, tuning.epochs)
     changed = dict.fromkeys((*(axis.name for axis in seeds), *lengths))
     constants = {name: line for name, line in request.constants.items() if name.lstrip("~") not in changed}
-    trial = SweepRequest(
+    trial = replace(
+        request,
         axes=tuple(axis for axis in request.axes if axis.name not in changed),
         seeds=seeds,
         constants=constants | {key: f"{key}={value}" for key, value in lengths.items()},
