@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
-from tests.harness import SMALL, resume_in_process, run_content, train_in_process
+from tests.harness import SMALL, compose_config, resume_in_process, run_content, train_in_process
 from train.evaluation.evaluate import Request, evaluate_run
 from train.run.checkpoint import list_checkpoints
+from train.run.dry_run import time_run
 from train.store.metrics import read_records
 from train.store.run import read_run
 
@@ -96,3 +100,19 @@ def test_biases_of_the_stem_stay_once_their_epochs_are_over(tmp_path: Path) -> N
     assert torch.equal(first, frozen)
     assert not torch.equal(first, trained)
     assert len({end["stem.conv.weight"].sum().item() for end in ends.values()}) == 1
+
+
+def test_timing_of_a_dry_run_scores_the_average_and_what_it_averages() -> None:
+    def images_scored(overrides: list[str]) -> int:
+        counts: list[int] = []
+
+        def count(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+            is_head = isinstance(module, nn.Linear) and module.out_features == 10
+            if is_head and not module.training and output.device.type != "meta":
+                counts.append(len(output))
+
+        with register_module_forward_hook(count):
+            time_run((compose_config(overrides), ()))
+        return sum(counts)
+
+    assert images_scored(EMA) == 2 * images_scored([*RUN, "regularization=none"])

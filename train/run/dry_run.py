@@ -18,11 +18,11 @@ from train.errors import UsageError
 from train.run import unused
 from train.run.fingerprint import first_batch
 from train.run.inputs import load_data
-from train.run.loop import Loop
+from train.run.loop import Loop, Reader
 from train.run.memory import data_bytes, needed_bytes
 from train.run.own_code import own_code
 from train.run.recorder import TrainPlan
-from train.run.runner import StepRunner, evaluate
+from train.run.runner import StepRunner, evaluate, scores_beside
 from train.run.setup import Setup, assemble, prepare
 from train.run.signals import StopSignal
 from train.run.trust import set_trusted
@@ -170,13 +170,19 @@ def step_times(setup: Setup, readers: Readers, plan: TrainPlan, runner: StepRunn
 
 
 def total_evaluation_s(readers: Readers, plan: TrainPlan, runner: StepRunner, *, score_test: bool) -> float:
-    """Return the total evaluation time of the full run in seconds."""
-    test_s = seconds(lambda: evaluate(runner, readers.test.eval_batches(), StopSignal())) if score_test else 0.0
-    val = readers.val
-    if val is None:
+    """Return the total evaluation time of the full run in seconds, that of further models that are scored included."""
+    test_s = evaluation_s(readers.test, runner) if score_test else 0.0
+    if readers.val is None:
         return test_s
-    evaluations = -(-plan.total // (plan.evaluate_every * plan.steps_per_epoch))
-    return test_s + evaluations * seconds(lambda: evaluate(runner, val.eval_batches(), StopSignal()))
+    return test_s + -(-plan.total // (plan.evaluate_every * plan.steps_per_epoch)) * evaluation_s(readers.val, runner)
+
+
+def evaluation_s(split: Reader, runner: StepRunner) -> float:
+    def score() -> None:
+        evaluate(runner, split.eval_batches(), StopSignal())
+        scores_beside(runner.train_state, split.eval_batches, "", StopSignal())
+
+    return seconds(score)
 
 
 def seconds(call: Callable[[], object]) -> float:
