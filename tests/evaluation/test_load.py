@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import pickle
 import shutil
 import zipfile
@@ -229,6 +230,16 @@ def test_strange_folder_is_one_message(case: str, copy: Path) -> None:
 def test_strange_records_are_one_message(copy: Path) -> None:
     (copy / "metrics.jsonl").write_text('{"step": -1}\n')
     with pytest.raises((UsageError, RunError), match=r"line 1|metrics"):
+        _ = train.load(copy).records
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_records_that_are_no_file_are_one_message(kind: str, copy: Path) -> None:
+    metrics = copy / "metrics.jsonl"
+    metrics.rename(copy / "elsewhere")
+    make = {"pipe": lambda: os.mkfifo(metrics), "link": lambda: metrics.symlink_to("elsewhere"), "folder": metrics.mkdir}
+    make[kind]()
+    with pytest.raises(UsageError, match=r"records cannot be read \(metrics\.jsonl is "):
         _ = train.load(copy).records
 
 

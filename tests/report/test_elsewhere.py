@@ -220,6 +220,7 @@ def bad_tables() -> dict[str, tuple[Any, Sequence[str], str]]:
         "two columns of a name": ("norm,seed,acc,acc\na,1,1,1\n", [], "2 columns of this name"),
         "no value": ([*last, ("group", 2, "")], [], "line 10 .*has no number. Remove the row, or say in a column 'state'"),
         "nan": ([*last, ("group", 2, "NaN")], [], "line 10 .*has no number"),
+        "too large": ([*last, ("group", 2, "-1e200")], [], "line 10 .*has '-1e200', and numbers up to 1e.150"),
         "infinite": ([*last, ("group", 2, "inf")], [], "line 10 .*has 'inf', and a finite number"),
         "text in the metric": ([*last, ("group", 2, "good")], [], "line 10 .*has 'good'"),
         "percent sign": ([*last, ("group", 2, "91.2 %")], [], "'91.2 %'.*no unit"),
@@ -273,6 +274,10 @@ def test_bad_table_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[
 BAD_COLUMNS: Mapping[str, tuple[dict[str, Any], str]] = {
     "lists": ({"norm": [["a"]] * 9}, "holds 'list<.*text, numbers"),
     "bytes": ({"norm": [b"\xff"] * 9}, "holds 'binary'"),
+    "an unknown zone": (
+        {"norm": pa.array([0] * 9, pa.timestamp("s", "Mars/Olympus"))},
+        "the zone 'Mars/Olympus', which is not known",
+    ),
     "no text": ({"norm": pa.Array.from_buffers(pa.string(), 9, pa.array([b"\xff"] * 9).buffers())}, "not a file of Parquet"),
     "flags as results": ({"acc": [True] * 9}, "row 1 .*has 'True'"),
     "no results": ({"acc": pa.nulls(9)}, "row 1 .*no number"),

@@ -76,13 +76,19 @@ class LoadedRun:
 
     @cached_property
     def records(self) -> Mapping[str, Column]:
-        """The records as columns: tag -> `Column`, as in `records["loss/train"].value`. RunError names an invalid line."""
+        """The records as columns: tag -> `Column`, as in `records["loss/train"].value`.
+
+        RunError names an invalid line; UsageError for a file that is not opened, such as a pipe or a link.
+        """
         rows: dict[str, tuple[array[Any], ...]] = {}
-        for record in read_records(self._run.metrics_file) if Folder(self.folder).exists(METRICS_FILE) else ():
-            for tag, value in record.values.items():
-                columns = rows.setdefault(tag, (array("q"), array("d"), array("d"), array("d")))
-                for column, number in zip(columns, (record.step, record.epoch, record.time_s, value), strict=True):
-                    column.append(number)
+        try:
+            for record in read_records(self._run.metrics_file) if Folder(self.folder).exists(METRICS_FILE) else ():
+                for tag, value in record.values.items():
+                    columns = rows.setdefault(tag, (array("q"), array("d"), array("d"), array("d")))
+                    for column, number in zip(columns, (record.step, record.epoch, record.time_s, value), strict=True):
+                        column.append(number)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: the records cannot be read ({error.strerror or error}).") from None
         return {tag: _column(*columns) for tag, columns in rows.items()}
 
     @cached_property

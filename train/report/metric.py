@@ -16,6 +16,8 @@ from train.store.values import IN_SUMMARY
 from train.tags import split
 
 DEFAULT = "accuracy/test"
+LARGEST = 1e150
+"""Larger values have no statistics: squares of differences overflow."""
 
 _EXAMPLES = {"test": "test_examples", "val": "val_examples"}
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -54,11 +56,11 @@ class Metric:
         return f"{_SPLITS[part]} {quantity}" if quantity in ("accuracy", "loss") and part in _SPLITS else self.tag
 
     def value(self, run: Run, history: History) -> float:
-        """Return the value after the last step of the run; NaN without one."""
+        """Return the value after the last step of the run; NaN without one, and for one beyond `LARGEST`."""
         key = IN_SUMMARY.get(self.tag)
-        if key is not None and run.summary.get(key) is not None:
-            return as_float(run.summary[key])
-        return history.last(self.tag)
+        stored = run.summary.get(key) if key is not None else None
+        value = history.last(self.tag) if stored is None else as_float(stored)
+        return value if abs(value) <= LARGEST else math.nan
 
     def examples(self, run: Run) -> int | None:
         """Return the number of images that the metric was evaluated on; None when unknown."""

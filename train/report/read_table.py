@@ -211,6 +211,9 @@ class _Parquet:
             if not _is_plain(kind := self._schema.field(position).type):
                 what = f"column {quoted(self.names[position])} holds {quoted(kind)}"
                 raise UsageError(f"{self.path}: {what}; text, numbers, dates, true and false are read.")
+            if not _is_known_zone(kind):
+                what = f"column {quoted(self.names[position])} holds times of the zone {quoted(kind.tz)}"
+                raise UsageError(f"{self.path}: {what}, which is not known here. Store them in UTC.")
         if (rows := self._metadata.num_rows) > MOST_ROWS:
             raise UsageError(f"{self.path}: {rows:,} rows, and at most {MOST_ROWS:,} are read. One row per run is wanted.")
         if (size := sum(self._sizes([self.names[position] for position in positions]))) > MOST_BYTES:
@@ -250,6 +253,17 @@ def _is_plain(kind: pa.DataType) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     return _is_text(kind) or types.is_null(kind) or any(check(kind) for check in plain)
+
+
+def _is_known_zone(kind: pa.DataType) -> bool:
+    """Return whether times of this type become values of Python. True for what has no zone."""
+    import pyarrow as pa
+
+    try:
+        pa.scalar(0, kind).as_py() if isinstance(kind, pa.TimestampType) and kind.tz else None
+    except (pa.ArrowException, ValueError, KeyError):
+        return False
+    return True
 
 
 def _values(column: pa.Array) -> Sequence[Any]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from train.errors import UsageError
 from train.escape import line
+from train.report.metric import LARGEST
 from train.report.read_table import quoted
 from train.store.run import State
 
@@ -57,6 +58,8 @@ def number_of(where: str, name: str, cell: Any) -> float:
     if not math.isfinite(value):
         hint = " Numbers have a point and no unit." if re.fullmatch(r"[-+\d.,% ]+", text) else ""
         raise UsageError(f"{option} has {quoted(text)}, and a finite number is wanted.{hint}")
+    if abs(value) > LARGEST:
+        raise UsageError(f"{option} has {quoted(text)}, and numbers up to {LARGEST:g} are compared. Scale the column.")
     return value
 
 
