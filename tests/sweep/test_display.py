@@ -32,17 +32,44 @@ def make_rows(count: int) -> list[JobRow]:
 
 @pytest.mark.parametrize("width", [40, 80, 100, 140])
 def test_render_table_fits_terminal(width: int) -> None:
-    stream = io.StringIO()
-    Console(file=stream, width=width, force_terminal=True, no_color=True, color_system=None).print(
-        render_table(make_rows(200), 2, 150.0, width, 12)
-    )
-    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    lines = [line.rstrip() for line in table_lines(make_rows(200), width)]
     assert max(map(len, lines)) <= width
     assert len(lines) <= 13
     assert len([line for line in lines if "12 %" in line]) == 2, "running jobs are visible"
     assert "98 done, 1 failed, 2 running, 99 waiting"[: width - 1] in lines[-1]
     assert ("1,200/10,000" in "\n".join(lines)) == (width >= 100)
     assert ("seed=100" in "\n".join(lines)) == (width >= 80), "a long label keeps its end where there is room"
+
+
+@pytest.mark.parametrize(
+    ("width", "label", "expected"),
+    [
+        (60, "norm=group init=gaussian seed={}", "group gaussian seed={}"),
+        (80, "norm=group init=gaussian seed={}", "norm=group init=gaussian seed={}"),
+        (80, "norm=group model.activation=leaky_relu seed={}", "norm=group activation=leaky_relu seed={}"),
+        (80, "norm=group init=gaussian model.activation=leaky_relu seed={}", "group gaussian leaky_relu seed={}"),
+        (140, "norm=group init=gaussian model.activation=leaky_relu seed={}", None),
+    ],
+)
+def test_labels_are_cut_only_where_there_is_no_room(width: int, label: str, expected: str | None) -> None:
+    rows = [replace(row, label=label.format(row.number)) for row in make_rows(8)]
+    lines = table_lines(rows, width)
+    assert all(f" {(expected or label).format(row.number)}  " in line for row, line in zip(rows, lines[1:], strict=False))
+    assert not any("…" in line for line in lines)
+
+
+def test_shortened_labels_stay_distinct() -> None:
+    rows = make_rows(4)
+    for row, key in zip(rows, ("model.width", "model.depth") * 2, strict=True):
+        row.label = f"{key}=16 {'x' * 40}={row.number // 3} seed=0"
+    assert not any(" 16 " in line for line in table_lines(rows, 80)), "of what is 16?"
+
+
+def table_lines(rows: list[JobRow], width: int) -> list[str]:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, no_color=True, color_system=None)
+    console.print(render_table(rows, 2, 150.0, width, 12))
+    return stream.getvalue().splitlines()
 
 
 def table_text(rows: list[JobRow]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,10 @@ STYLES: dict[State, str] = {
 WORDS: dict[Split, str] = {"val": "validation", "train": "training"}
 MAX_TABLE_LINES = 24
 """Largest height of the table: hundreds of rows are less readable than their counts."""
+GAP = 2
+"""Columns between two columns of the table."""
+LEAST_WIDTHS = {"state": len("starting"), "time": len("0:00"), "left": len("0:00")}
+"""So that the table keeps its columns while runs start and end."""
 WIDE_COLUMNS = 100
 """Terminal width in columns from which the table shows steps and devices."""
 
@@ -137,24 +142,46 @@ def job_line(row: JobRow, now: float) -> str:
 
 def render_table(rows: Sequence[JobRow], slots: int, now: float, width: int, height: int) -> RenderableType:
     """Return the table in at most `height` lines and, below it, the counts."""
-    table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False, expand=False)
     wide = width >= WIDE_COLUMNS
     split = shown_split(rows)
-    label_width = max(8, width - (75 if wide else 45))
     headers = ["", "run", "state", *(["step", "device"] if wide else []), f"{split} acc", "time", "left"]
+    visible = visible_rows(rows, max(1, height - 1))
+    columns = zip(headers, *(row_cells(row, split, now, wide) for row in visible), strict=True)
+    others = (max(LEAST_WIDTHS.get(cells[0], 0), *map(len, cells)) for cells in columns if cells[0] != "run")
+    label_width = max(8, width - sum(others) - GAP * (len(headers) - 1))
+    labels = shortened([row.label for row in rows], label_width)
+    table = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False, expand=False)
     for header in headers:
         right = header not in ("run", "state", "device")
         max_width = label_width if header == "run" else None
         table.add_column(justify="right" if right else "left", no_wrap=True, overflow="ellipsis", max_width=max_width)
     table.add_row(*(shown(header, "dim") for header in headers))
-    for row in visible_rows(rows, max(1, height - 1)):
-        cells = row_cells(replace(row, label=shortened(row.label, label_width)), split, now, wide)
+    for row in visible:
+        cells = row_cells(replace(row, label=labels[row.label]), split, now, wide)
         table.add_row(*(shown(cell, STYLES[row.state]) for cell in cells))
     return Group(table, shown(footer_line(rows, slots, now), "bold", no_wrap=True, overflow="ellipsis"))
 
 
-def shortened(label: str, width: int) -> str:
-    """Return a label in at most `width` characters that keeps its last word, the seed, where there is room for both ends."""
+def shortened(labels: Sequence[str], width: int) -> dict[str, str]:
+    """Return, by label, all labels in at most `width` characters, in one form: the first that fits and tells all of them apart.
+
+    Keys lose their groups, then go, but for the last word's, the seed. Else the longest labels are cut before their last word.
+    """
+    forms = ([" ".join([*(form(word) for word in words[:-1]), words[-1]]) for words in map(str.split, labels)] for form in _FORMS)
+    fitting = (texts for texts in forms if max(map(len, texts)) <= width and len(set(texts)) == len(set(labels)))
+    texts = next(fitting, None) or [_cut(label, width) for label in labels]
+    return dict(zip(labels, texts, strict=True))
+
+
+_FORMS: tuple[Callable[[str], str], ...] = (
+    str,
+    lambda word: re.sub(r"^[^=]*\.(?=[^=]*=)", "", word),
+    lambda word: word.partition("=")[2] or word,
+)
+"""How words of a label are shown, from the longest form to the shortest."""
+
+
+def _cut(label: str, width: int) -> str:
     last = label.rpartition(" ")[2]
     room = width - len(last) - 2
     return label if len(label) <= width or room < 4 else f"{label[:room].rstrip()}… {last}"
