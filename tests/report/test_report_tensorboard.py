@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from tests.report.folders import write_sweep
+from tests.report.folders import write_run, write_sweep
 from tests.tensorboard_server import Query, serve_tensorboard
+from train.report.history import MOST_OBSERVED, read_layer_curves
 from train.report.make import ReportOptions, make_report
 from train.report.tensorboard import write_table
 from train.sinks.contracts import Record, RunInfo, Summary
@@ -84,6 +85,38 @@ def test_write_charts_gives_an_arm_of_one_run_no_interval(query):
     tags = set(query("scalars/tags")["summary/norm=group,optimizer.lr=0.2,norm.groups=4"])
     assert "loss/train" in tags
     assert not {tag for tag in tags if tag.startswith(("mean/", "low/", "high/"))}
+
+
+def test_arms_have_the_means_of_their_layers(sweep, query):
+    """So that a sweep of hundreds of runs can be read by its arms alone."""
+    records = [list(read_records(path / "metrics.jsonl")) for path in find_runs([sweep]) if "norm=batch" in path.name]
+    for tag in ("activation_std/stage0.conv2", "activation_mean/stage0.conv0", "gradient_std/stage0.conv3"):
+        series = query(f"scalars/scalars?run=summary/norm=batch,optimizer.lr=0.2,baseline&tag={tag}")
+        values = [{record.step: record.values[tag] for record in run if tag in record.values} for run in records]
+        assert [step for _, step, _ in series] == sorted(values[0])
+        assert [mean for *_, mean in series] == pytest.approx(
+            [statistics.mean(run[step] for run in values) for step in values[0]]
+        )
+
+
+def test_folder_of_arms_has_the_charts_of_runs(sweep):
+    with serve_tensorboard(sweep / "summary", lambda query: bool(query("custom_scalars/layout"))) as query:
+        categories = query("custom_scalars/layout")["category"]
+    assert [category["title"] for category in categories][:3] == [
+        "training",
+        "arms: mean and 95 % interval",
+        "std of the activations, by layer",
+    ]
+    assert [chart["title"] for chart in categories[2]["chart"]] == [f"stage0.conv{n}" for n in range(4)]
+
+
+def test_curves_of_layers_are_thinned_out(tmp_path):
+    run = read_run(write_run(tmp_path / "run", ["norm=batch"], records=1000, layers=2))
+    curves = read_layer_curves(run, ["activation_std"])
+    assert list(curves) == ["activation_std/stage0.conv0", "activation_std/stage0.conv1"]
+    steps = curves["activation_std/stage0.conv1"].steps
+    assert MOST_OBSERVED / 2 < len(steps) <= MOST_OBSERVED + 1
+    assert (steps[0], steps[1] - steps[0], steps[-1]) == (0, 320, 9990)
 
 
 def test_custom_page_draws_means_with_bands(query):

@@ -25,6 +25,9 @@ from train.tags import STATISTICS, join, split
 SIGNAL_MARK = f'"{join("gradient_std", "")}'.encode()
 """Marks records that observe every layer. Records in between may hold the activations of a few layers only."""
 
+MOST_OBSERVED = 50
+"""Records of a run that observe every layer from which the curves of layers are made. TensorBoard has those of each arm."""
+
 CURVE_TAGS = ("loss/train", "accuracy/train", "loss/val", "accuracy/val")
 
 SIGNALS = {statistic.name: statistic.signal for statistic in STATISTICS if statistic.signal}
@@ -111,6 +114,31 @@ def read_history(
     return reader.history()
 
 
+def read_layer_curves(run: Run, statistics: Iterable[str]) -> dict[str, Curve]:
+    """Return, by tag in the order of the network, the curves of `statistics` in every layer.
+
+    Of the records that observe all layers it keeps the first, every n-th and the last, so that what is held stays small.
+    """
+    kept: list[bytes] = []
+    count, every, last = 0, 1, b""
+    with suppress(OSError):
+        for line in complete_lines(run.metrics_file):
+            if SIGNAL_MARK not in line:
+                continue
+            if count % every == 0:
+                kept.append(line)
+                if len(kept) > MOST_OBSERVED:
+                    kept, every = kept[::2], 2 * every
+            count, last = count + 1, line
+    if last and last is not kept[-1]:
+        kept.append(last)
+    rows = _Reader((), (), {}).parsed(kept)
+    prefixes = tuple(join(name, "") for name in statistics)
+    tags = dict.fromkeys(tag for row in rows for tag in row[3] if tag.startswith(prefixes))
+    columns: dict[tuple[int, ...], Columns] = {}
+    return {tag: curve for tag in tags if (curve := _curve(tag, rows, columns, {}))}
+
+
 class _Reader:
     """Collects what a history keeps from the lines of one file, in order."""
 
@@ -135,7 +163,7 @@ class _Reader:
     def history(self) -> History:
         self._parse_lines()
         columns: dict[tuple[int, ...], Columns] = {}
-        first, last = self._parsed([self._first_signal]), self._parsed([self._last_signal])
+        first, last = self.parsed([self._first_signal]), self.parsed([self._last_signal])
         newest = max([*self._rows[-1:], *last], key=lambda row: row[0], default=(0, 0.0))
         return History(
             curves={tag: curve for tag in self._tags if (curve := _curve(tag, self._rows, columns, self._places))},
@@ -149,19 +177,19 @@ class _Reader:
         )
 
     def _parse_lines(self) -> None:
-        for row in self._parsed(self._lines):
+        for row in self.parsed(self._lines):
             step, epoch, time_s, values = row
             kept = values if len(values) <= _FEW else {tag: values[tag] for tag in self._tags if tag in values}
             self._rows.append((step, epoch, time_s, kept))
         self._lines = []
 
-    def _parsed(self, lines: Sequence[bytes]) -> list[Row]:
+    def parsed(self, lines: Sequence[bytes]) -> list[Row]:
         """Return the records of those lines that hold one. An empty line stands for none."""
         try:
             return parse_rows(lines)
         except INVALID as error:
             if len(lines) > 1:
-                return [row for line in lines for row in self._parsed([line])]
+                return [row for line in lines for row in self.parsed([line])]
             if lines[0]:
                 self._problem = self._problem or f"{METRICS_FILE} has an invalid line ({type(error).__name__}: {error})"
             return []

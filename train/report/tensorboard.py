@@ -23,7 +23,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from train.naming import arm_folder
 from train.report.analysis import Analysis
 from train.report.arms import Arm
-from train.report.history import CURVE_TAGS, SharedCurve, shared_curve
+from train.report.history import CURVE_TAGS, SharedCurve, read_layer_curves, shared_curve
 from train.report.statistics.contrasts import two_sided_quantile
 from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
@@ -51,12 +51,15 @@ def write_charts(analysis: Analysis, folder: Path) -> None:
     target = (Folder(folder) / SUMMARY).make()
     _remove_earlier(target)
     started = _first_start(analysis.study.runs)
+    of_layers: dict[str, None] = {}
     for name, arm in zip(_names(analysis), analysis.study.arms, strict=True):
-        points = list(_points(analysis, arm))
+        layers = _layer_means(analysis, arm)
+        of_layers |= dict.fromkeys(layers)
+        points = [*_points(analysis, arm), *(point for tag, curve in layers.items() for point in _line(tag, curve))]
         if points:
             _write((target / name).make(), started, ((started + time_s, step, content) for time_s, step, content in points))
-    charts = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
-    _write(target, started, [(started, 0, [values.margin_layout("arms: mean and 95 % interval", charts)])])
+    bands = {tag: (f"mean/{tag}", f"low/{tag}", f"high/{tag}") for tag in _tags(analysis)}
+    _write(target, started, [(started, 0, [values.layout(of_layers, bands)])])
     if Folder(folder).exists(MANIFEST_FILE):  # elsewhere, the table would lack the columns of runs added later
         rows = [
             hparams_row(arm.runs[0].config, arm.runs[0].choices, arm.runs[0].overrides) for arm in analysis.study.arms if arm.runs
@@ -100,6 +103,19 @@ def _points(analysis: Analysis, arm: Arm) -> Iterator[tuple[float, int, list[Any
             half = _half_width(shared)
             for step, time_s, mean, width in zip(shared.steps, shared.times_s, shared.means(), half, strict=True):
                 yield float(time_s), int(step), _band(tag, float(mean), float(width))
+
+
+def _layer_means(analysis: Analysis, arm: Arm) -> dict[str, SharedCurve]:
+    """Return, by tag, what has a chart for each layer, of the runs of the arm that trained."""
+    curves = [read_layer_curves(run, values.BY_LAYER) for run in analysis.averaged_runs(arm)]
+    tags = dict.fromkeys(tag for of_run in curves for tag in of_run)
+    shared = {tag: shared_curve([of_run[tag] for of_run in curves if tag in of_run]) for tag in tags}
+    return {tag: curve for tag, curve in shared.items() if curve is not None}
+
+
+def _line(tag: str, curve: SharedCurve) -> Iterator[tuple[float, int, list[Any]]]:
+    for step, time_s, mean in zip(curve.steps, curve.times_s, curve.means(), strict=True):
+        yield float(time_s), int(step), [values.scalar(tag, float(mean))]
 
 
 def _tags(analysis: Analysis) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ BY_LAYER = {
 """Statistics with a chart for each layer, in which runs are compared -> the title of their category."""
 MOST_CHARTS = 40
 """Of such a category; TensorBoard compares each with each when it merges the charts of the runs."""
+BANDS = "arms: mean and 95 % interval"
 OPEN_CATEGORIES = ("training", BY_LAYER["activation_std"])
 
 
@@ -143,28 +144,23 @@ def histograms_in(summary: Any) -> Iterator[tuple[str, list[float], list[float]]
             yield value.tag, [*numbers[::3], *numbers[-2:-1]], numbers[2::3]
 
 
-def layout(tags: Iterable[str] = ()) -> Any:
-    """Return the charts of the Custom Scalars page for a run with these tags. TensorBoard merges those of all runs."""
+def layout(tags: Iterable[str] = (), bands: Mapping[str, tuple[str, str, str]] | None = None) -> Any:
+    """Return the charts of the Custom Scalars page for a run with these tags. TensorBoard merges those of all runs.
+
+    `bands`: of arms, chart -> the tags of a line and of the lower and upper edge of the band around it, after the first category.
+    """
     page = _layout.Layout()
     for category, titles in charts(tags).items():
         section = page.category.add(title=category, closed=category not in OPEN_CATEGORIES)
         for title, tags in titles.items():
             lines = _layout.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
             section.chart.append(_layout.Chart(title=title, multiline=lines))
-    return _page(page)
-
-
-def margin_layout(category: str, charts: Mapping[str, tuple[str, str, str]]) -> Any:
-    """Return charts of lines with a band. `charts`: title -> tags of the line and of the lower and upper edge of the band."""
-    page = _layout.Layout()
-    section = page.category.add(title=category)
-    for title, (line, low, high) in charts.items():
-        series = _layout.MarginChartContent.Series(value=line, lower=low, upper=high)
-        section.chart.append(_layout.Chart(title=title, margin=_layout.MarginChartContent(series=[series])))
-    return _page(page)
-
-
-def _page(page: Any) -> Any:
+        if bands:
+            section = page.category.add(title=BANDS)
+            for title, (line, low, high) in bands.items():
+                series = _layout.MarginChartContent.Series(value=line, lower=low, upper=high)
+                section.chart.append(_layout.Chart(title=title, margin=_layout.MarginChartContent(series=[series])))
+            bands = None
     return _string(custom_scalars.CONFIG_SUMMARY_TAG, page.SerializeToString(), custom_scalars.create_summary_metadata())
 
 
