@@ -29,15 +29,13 @@ from train.sinks import tensorboard_protos as values
 from train.sinks.hparams import HParamsRow as Row
 from train.sinks.hparams import hparams_row
 from train.sinks.tensorboard_protos import tfrecord
-from train.store.files import MANIFEST_FILE
+from train.store.files import MANIFEST_FILE, SUMMARY
 from train.store.inside import Folder
 from train.store.run import Run
 
 _event: Any = event_pb2
 _summary: Any = summary_pb2
 
-SUMMARY = "summary"
-"""Subfolder of a sweep. It has no status.json, so it is never mistaken for a run."""
 EVENT_FILE = values.SHARED_TABLE
 """A fixed name, also for the curves of arms, so that a report replaces the files of the previous one."""
 CONFIDENCE = 0.95

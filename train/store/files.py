@@ -31,6 +31,8 @@ EVENT_FILES = f"{EVENTS}.*"
 MANIFEST_FILE = "sweep.json"
 MANIFEST_LOCK = ".sweep.lock"
 """Held while a process reads, changes and writes the manifest: a report may do so while a sweep runs."""
+SUMMARY = "summary"
+"""Subfolder of a sweep with the arms' means for TensorBoard. It has no status.json, so it is never mistaken for a run."""
 PREVIOUS = "previous"
 """Subfolder of a sweep for archived attempts whose runs were rerun. Nothing reads it."""
 

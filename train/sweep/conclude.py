@@ -12,7 +12,7 @@ from train.errors import Interrupted, UsageError, remedy
 from train.escape import line
 from train.report.make import make_report
 from train.report.options import ReportOptions
-from train.store.files import CONSOLE_LOG, LOG_FILE
+from train.store.files import CONSOLE_LOG, LOG_FILE, SUMMARY
 from train.store.inside import is_there
 from train.store.manifest import PlannedRun
 from train.store.planned_names import run_names
@@ -22,6 +22,8 @@ from train.sweep.reuse import latest_attempts, stored_runs
 from train.text import plural
 
 MAX_FAILURES = 20
+MOST_SELECTED = 40
+"""Runs of which TensorBoard selects all at the start, in the tabs that have a box for a part of their names."""
 LOGS = (LOG_FILE, CONSOLE_LOG)
 """Files that tell why a run failed: its own log, or the output of its process."""
 
@@ -91,6 +93,8 @@ def conclude(
         say(text)
     say(report_or_reason(folder, report))
     say(f"view   {tensorboard_command(folder)}")
+    if len(outcomes) > MOST_SELECTED:
+        say(f"       It selects none of more than {MOST_SELECTED} runs: type {SUMMARY} above their list for the arms alone.")
     code = exit_code(outcomes, error)
     say(f"{'resume' if code else 'repeat'} {command}")
     exit_codes.append(code)
