@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.folders import write_sweep
+from tests.report.folders import write_run, write_sweep
 from train.report.make import ReportOptions, make_report
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -36,6 +36,7 @@ addEventListener("load", () => {
     wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     requests: performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith("data:")).length,
     narrow: figures.filter((image) => image.width < Math.min(innerWidth - 40, 500)).length,
+    scrolled: [...document.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth).length,
     cut: [...document.querySelectorAll("th")].flatMap((cell) => pieces(cell)).filter(isCut).length,
     font: getComputedStyle(document.querySelector("h1")).fontSize,
   }).replaceAll('"', "'");
@@ -47,10 +48,14 @@ addEventListener("load", () => {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("browser")
-    decay = "regularization=weight_decay"
-    means = {("norm=batch", decay): 0.80, ("norm=none", decay): 0.6, ("norm=batch", "regularization=dropout"): 0.79}
-    arms = {arm: (mean, mean + 0.02) for arm, mean in (means | {("norm=none", "regularization=dropout"): 0.5}).items()}
-    return make_report([write_sweep(folder / "sweep", arms)], folder / "sweep", ReportOptions(tensorboard=False))[0]
+    decay, dropout = "regularization=weight_decay", "regularization=weight_decay_dropout"
+    means = {("norm=batch", decay): 0.80, ("norm=none", decay): 0.6, ("norm=batch", dropout): 0.79, ("norm=none", dropout): 0.5}
+    sweep = write_sweep(folder / "sweep", {arm: (mean, mean + 0.02, mean + 0.05) for arm, mean in means.items()})
+    for index, arm in enumerate(means):  # every cell of the table has its longest content: intervals, and why a run did not learn
+        found = {"kind": "growth", "statistic": "activation_std", "layer": "stage1.act1", "step": 9}
+        diverged = {"reason": "the loss became NaN at step 50", "diagnosis": found}
+        write_run(folder / "sweep" / f"diverged_{index}", [*arm, "seed=9"], None, "diverged", status=diverged)
+    return make_report([sweep], sweep, ReportOptions(tensorboard=False))[0]
 
 
 def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -60,23 +65,24 @@ def browse(page: Path, profile: Path, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.long
 @needs_browser
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1280, 1440])
 def test_page_fits_window_with_all_figures_and_no_request(page, tmp_path, width):
     copy = tmp_path / "copy.html"
     copy.write_text(re.sub(r"<meta http-equiv[^>]+>", "", page.read_text()).replace("</head>", f"{MEASURE}</head>"))
     result = browse(copy, tmp_path / "profile", f"--window-size={width},900", "--dump-dom")
     measured = re.search(
-        rb"data-measured=\"\{'broken':(\d+),'figures':(\d+),'wider':(-?\d+),'requests':(\d+),'narrow':(\d+),'cut':(\d+),"
-        rb"'font':'([\d.]+)px'\}",
+        rb"data-measured=\"\{'broken':(\d+),'figures':(\d+),'wider':(-?\d+),'requests':(\d+),'narrow':(\d+),"
+        rb"'scrolled':(\d+),'cut':(\d+),'font':'([\d.]+)px'\}",
         result.stdout,
     )
     assert measured, result.stdout[-2000:]
-    broken, figures, wider, requests, narrow, cut = map(int, measured.groups()[:6])
+    broken, figures, wider, requests, narrow, scrolled, cut = map(int, measured.groups()[:7])
     assert (broken, figures, requests) == (0, 6, 0)
     assert narrow == 0, "figures are as wide as the window"
+    assert scrolled == 0, "tables fit without scrolling sideways"
     assert cut == 0, "words are cut at the end of a line"
     assert wider <= 0, f"{wider} pixels wider than the window"
-    assert float(measured[7]) > 20, "the style sheet was not applied"
+    assert float(measured[8]) > 20, "the style sheet was not applied"
 
 
 @pytest.mark.long
