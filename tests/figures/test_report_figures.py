@@ -97,6 +97,8 @@ def test_figure_is_as_wide_as_the_style_says_and_dark_where_preferred(name: str)
         ("norm=batch", 10, "norm=batch"),
         ("norm=batch init=kaiming regularization=dropout", 30, "norm=batch init=\u2026dropout"),
         ("regularization=weight_decay", 24, "regularization=\u2026decay"),
+        ("init=gaussian (baseline)", 18, "init=\u2026(baseline)"),
+        ("regularization=weight_decay init=orthogonal", 18, "regular\u2026orthogonal"),
         ("x" * 30, 10, "xxxxxx\u2026xxx"),
     ],
 )

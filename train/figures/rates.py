@@ -25,7 +25,7 @@ def draw_rates(rows: Sequence[RateRow], axis: str) -> bytes:
     figure, axes = figure_of_rows(rows)
     for index, row in enumerate(rows):
         draw_interval(axes, index, row)
-        axes.plot([row.rate], [index], row.style.marker, color=row.style.color, markersize=6.5)
+        axes.plot([row.rate], [index], row.style.marker, color=row.style.color, markersize=6.5, clip_on=False)
     axes.set_xlim(-0.02, 1.02)
     in_percent(axes.xaxis)
     label_rows(axes, rows, axis)

@@ -178,7 +178,12 @@ def shortened(label: str, width: int) -> str:
     most = (width - 1) * 2 // 3
     head = _last_end(drawn[:most]) or most
     rest = drawn[-(width - head) :]  # with the character before, which may separate
-    return f"{drawn[:head]}\u2026{rest[_first_end(rest) or 1 :]}"
+    tail = rest[_first_end(rest) or 1 :]
+    last = drawn[_last_end(drawn) :]
+    if not _first_end(rest) and len(last) <= width - _LEAST_HEAD - 1:
+        tail, most = last, width - len(last) - 1
+        head = _last_end(drawn[:most]) or most
+    return f"{drawn[:head]}\u2026{tail}"
 
 
 def wrapped(label: str, width: int, lines: int = 2) -> str:
@@ -206,6 +211,8 @@ def _first_end(text: str) -> int:
     return found.end() if found else 0
 
 
+_LEAST_HEAD = 4
+"""Characters that are left of the beginning of a label so that its last word, a level, is whole."""
 _SEPARATOR = re.compile("[ =,./_:-]")
 
 

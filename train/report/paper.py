@@ -19,7 +19,7 @@ PROGRAMS = ("xelatex", "lualatex", "pdflatex")
 """Programs that PGF can take, which measures text with one."""
 
 _HEAD = r"""% Needs no package. Input it within a table or table* environment.
-\begingroup\footnotesize\setlength{\tabcolsep}{3pt}%
+\begingroup\footnotesize\setlength{\tabcolsep}{3pt}\renewcommand{\arraystretch}{1.2}%
 \begin{tabular}{@{}p{0.3\columnwidth}rrr@{}}
 \hline
 """
@@ -62,7 +62,7 @@ def table(analysis: Analysis) -> str:
 
 def _rows(row: ArmRow) -> list[str]:
     """Return the row of an arm, and a second one with the interval where there is one."""
-    name = latex(row.label).replace("=", r"=\allowbreak{}").replace(r"\_", r"\_\allowbreak{}")
+    name = latex(row.label).replace("=", r"=\penalty200{}").replace(r"\_", r"\_\penalty200{}")  # rather between settings
     mean = latex(f"{row.mean} {row.uncertainty}".strip())
     cells = [rf"\raggedright {name}", mean, latex(row.difference), latex(row.p)]
     first = " & ".join(cells) + r" \\"
