@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,29 @@ def test_sweep_of_the_pool_goes_on_without_its_output(redirection: str, tmp_path
     assert done.returncode == 0
     assert (tmp_path / "out" / "report.html").exists()
     assert len(list(tmp_path.glob("out/*/summary.json"))) == 4
+
+
+TEXT = (
+    "hint   with 2 seeds no exact test of two arms can reach p < .05, and intervals are wide. Use five: 'seed=range(5)'.",
+    "  inconclusive: init=kaiming against init=gaussian: the difference in test accuracy is +17 percentage points, and more.",
+    "  train -m model=plain model.depth=8 norm=none,batch,group init=gaussian,kaiming 'seed=range(2)' trainer.max_steps=60",
+    "report: /a/folder with spaces/in its name/that is longer than the terminal has columns/but has to be copied/report.html",
+)
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_sentences_are_broken_between_words_on_a_terminal_alone(columns: int) -> None:
+    command = [sys.executable, "-c", "import sys; from train.streams import say; say(sys.argv[1], wraps=True)", "\n".join(TEXT)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines() == [*TEXT]
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    subprocess.run(command, stdout=terminal, check=True)
+    os.close(terminal)
+    *sentences, copied, path = os.read(controller, 1 << 16).decode().splitlines()
+    os.close(controller)
+    assert (copied, path) == TEXT[2:]
+    assert max(map(len, sentences)) <= columns
+    assert " ".join(" ".join(sentences).split()) == " ".join(" ".join(TEXT[:2]).split())
+    claim = next(index for index, line in enumerate(sentences) if line.startswith("  inconclusive"))
+    assert all(line.startswith("       ") for line in sentences[1:claim]), "below the first column"
+    assert all(line.startswith("    ") for line in sentences[claim + 1 :])

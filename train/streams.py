@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
+import textwrap
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ STDOUT = 1
 LONGEST = 4_000
 """Characters of a message that are shown: a folder may hold a value of a million."""
 NAMES = {STDOUT: "stdout", 2: "stderr"}
+
+
+_COPIED = ("train ", "train-", "tensorboard ", "report: ", "paper: ")
+"""The beginnings of lines that hold a command or a path."""
+_COLUMN = re.compile(r"(?P<indent> *)(?P<first>\w+ {2,})?")
 
 
 class LastingFile(io.FileIO):
@@ -38,9 +45,36 @@ class LastingFile(io.FileIO):
             return memoryview(data).nbytes
 
 
-def say(text: str = "", *, error: bool = False) -> None:
-    """Print text, with all its characters shown: on standard output, or on standard error. Everything is printed here."""
-    print(terminal(text), file=sys.stderr if error else sys.stdout, flush=True)
+def say(text: str = "", *, error: bool = False, wraps: bool = False) -> None:
+    """Print text, with all its characters shown: on standard output, or on standard error. Everything is printed here.
+
+    With `wraps`, a terminal shows long lines broken between words, but for commands and paths, which are to be copied.
+    """
+    stream = sys.stderr if error else sys.stdout
+    columns = _columns(stream) if wraps else 0
+    lines = terminal(text).split("\n")
+    print("\n".join(_wrapped(line, columns) for line in lines) if columns else "\n".join(lines), file=stream, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    """Return the width of a terminal, 0 for anything else."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
+def _wrapped(line: str, columns: int) -> str:
+    """Return a line that is too long as several; the later ones are indented, up to its text if its first word stands apart."""
+    begin = _COLUMN.match(line)
+    if len(line) <= columns or begin is None or line.lstrip().startswith(_COPIED):
+        return line
+    hanging = " " * (begin.end() if begin["first"] else begin.end() + 2)
+    width = max(columns, 2 * len(hanging))
+    pieces = textwrap.wrap(
+        line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    return "\n".join(pieces)
 
 
 def say_error(program: str, error: object) -> None:

@@ -244,7 +244,7 @@ def _report(arguments: argparse.Namespace) -> int:
             raise UsageError(f"{tables[0]}: a table is reported alone, {others}.")
         (table,) = tables
         columns = TableColumns(arm, seed, options.metric, better)
-        say(make_table_report(table, out or table.with_name(f"{table.stem}_report"), columns, options)[1])
+        say(make_table_report(table, out or table.with_name(f"{table.stem}_report"), columns, options)[1], wraps=True)
         return 0
     if arm or seed or better:
         raise UsageError(f"--arm, --seed and --better name columns of a table of runs, and {folders[0]} is no file.")
@@ -255,7 +255,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
         watch_report(folders, out or folders[0], options, watch)
     else:
-        say(make_pages(folders, out, options, where, by))
+        say(make_pages(folders, out, options, where, by), wraps=True)
     if paper:
         from train.report.make import analyse_folders
         from train.report.paper import write_paper

@@ -24,7 +24,7 @@ def watch_report(folders: Sequence[Path], out: Path, options: ReportOptions, eve
         found = collect(folders)
         if (now := _progress(found)) != seen:
             seen = now
-            say(f"{time.strftime('%H:%M:%S')}\n{make_report(folders, out, options)[1]}")
+            say(f"{time.strftime('%H:%M:%S')}\n{make_report(folders, out, options)[1]}", wraps=True)
         if not _is_open(found):
             return
         time.sleep(every_s)

@@ -90,11 +90,14 @@ def conclude(
     say()
     say(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
     for text in failure_lines(outcomes, run_names(folder)):
-        say(text)
-    say(report_or_reason(folder, report))
+        say(text, wraps=True)
+    say(report_or_reason(folder, report), wraps=True)
     say(f"view   {tensorboard_command(folder)}")
     if len(outcomes) > MOST_SELECTED:
-        say(f"       It selects none of more than {MOST_SELECTED} runs: type {SUMMARY} above their list for the arms alone.")
+        say(
+            f"       It selects none of more than {MOST_SELECTED} runs: type {SUMMARY} above their list for the arms alone.",
+            wraps=True,
+        )
     code = exit_code(outcomes, error)
     say(f"{'resume' if code else 'repeat'} {command}")
     exit_codes.append(code)

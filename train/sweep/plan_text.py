@@ -32,7 +32,7 @@ KIND_TEXT = {
 
 def show(lines: Iterable[str]) -> None:
     """Print the lines. What they quote from stored runs is a part of its line."""
-    say("\n".join(map(line, lines)))
+    say("\n".join(map(line, lines)), wraps=True)
 
 
 def plan_lines(plan: SweepPlan, statuses: Sequence[RunStatus], rerun: Rerun, folder: Path) -> Iterator[str]:
