@@ -12,6 +12,7 @@ from train.figures.classes import draw_classes
 from train.figures.cost import CLOCK_S, MAX_TICKS, ArmCost, draw_cost, spacing
 from train.figures.curves import ArmCurves, Chart, CurveLine, draw_panels, draw_together
 from train.figures.forest import ForestRow, draw_forest
+from train.figures.heat_table import draw_heat
 from train.figures.rates import RateRow, draw_rates
 from train.figures.style import ON_DARK, ON_LIGHT, WIDTH_IN, ArmStyle, shortened, style, wrapped
 
@@ -109,3 +110,12 @@ def test_short_label_leaves_out_whole_words(label: str, width: int, short: str) 
 def test_label_breaks_between_words() -> None:
     assert wrapped("init=kaiming norm=batch", 14) == "init=kaiming\nnorm=batch"
     assert wrapped("regularization=dropout", 16) == "regularization=\ndropout"
+
+
+@pytest.mark.parametrize(("arms", "written"), [(2, 2 * (3 * 2 - 1)), (30, 0)])
+def test_cells_of_a_map_hold_numbers_where_they_have_room(arms: int, written: int) -> None:
+    values = np.geomspace(1e-3, 10, 3 * arms).reshape(3, arms)
+    values[1, 1] = np.nan
+    with style():
+        picture = draw_heat("std", ["a", "b", "c"], (STYLES * 15)[:arms], values, values).decode()
+    assert len(re.findall(f'<g style="fill: (?:{ON_LIGHT}|{ON_DARK})"', picture)) == written

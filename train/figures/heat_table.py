@@ -15,10 +15,13 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from train.figures.heat_map import BROKEN, MISSING, ZERO, colors, limits, scale
-from train.figures.style import ArmStyle, numbers_between, rendered, shortened, width
-from train.text import short_number
+from train.figures.style import ON_DARK, ON_LIGHT, ArmStyle, numbers_between, rendered, shortened, width
+from train.text import short_number, two_digits
 
 _MAX_LAYER_LABELS, _ARM_CHARACTERS, _ARM_IN = 40, 30, 0.12
+_CELL_IN = 0.36
+"""Width of a cell that holds a number."""
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 def draw_heat(
@@ -38,13 +41,25 @@ def draw_heat(
     both = np.concatenate([first, last], axis=1)
     norm = scale(both, share=False)
     for axes, values, title in ((left, first, "at initialisation"), (right, last, "at the end")):
-        axes.imshow(colors(values, norm), aspect="auto", interpolation="nearest")
+        shades = colors(values, norm)
+        axes.imshow(shades, aspect="auto", interpolation="nearest")
+        if rows <= _MAX_LAYER_LABELS and _CELL_IN * len(arms) <= (width() - 2.0) / (2 if beside else 1):
+            _write(axes, values, shades)
         axes.set_title(title, loc="left")
         _label(axes, layers, arms)
     _bar(figure, [left, right], norm, both, statistic)
     if notes := _notes(both):
         figure.legend(handles=notes, loc="outside lower left", ncols=3, handlelength=1.2)
     return rendered(figure)
+
+
+def _write(axes: Axes, values: NDArray[np.float64], shades: NDArray[np.float64]) -> None:
+    """Write the finite values into their cells."""
+    lightness = shades @ _LUMINANCE
+    for row, column in np.argwhere(np.isfinite(values)):
+        color = ON_LIGHT if lightness[row, column] > 0.45 else ON_DARK
+        text = short_number(float(two_digits(float(values[row, column]))))
+        axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
 
 
 def _label(axes: Axes, layers: Sequence[str], arms: Sequence[ArmStyle]) -> None:
