@@ -45,6 +45,8 @@ def test_render_table_fits_terminal(width: int) -> None:
     ("width", "label", "expected"),
     [
         (60, "norm=group init=gaussian seed={}", "group gaussian seed={}"),
+        (60, "norm=group init=gaussian model.width={}", "group gaussian {}"),
+        (60, "norm=group init=gaussian model.activation={} (baseline)", "group gaussian {}"),
         (80, "norm=group init=gaussian seed={}", "norm=group init=gaussian seed={}"),
         (80, "norm=group model.activation=leaky_relu seed={}", "norm=group activation=leaky_relu seed={}"),
         (80, "norm=group init=gaussian model.activation=leaky_relu seed={}", "group gaussian leaky_relu seed={}"),

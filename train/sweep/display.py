@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from train.command import TO_RESUME
+from train.naming import BASELINE
 from train.sinks.console import shown
 from train.sinks.lines import line_writer
 from train.sweep.progress import JobRow, Split, State, remaining_s, shown_split, state_counts
@@ -165,18 +166,23 @@ def render_table(rows: Sequence[JobRow], slots: int, now: float, width: int, hei
 def shortened(labels: Sequence[str], width: int) -> dict[str, str]:
     """Return, by label, all labels in at most `width` characters, in one form: the first that fits and tells all of them apart.
 
-    Keys lose their groups, then go, but for the last word's, the seed. Else the longest labels are cut before their last word.
+    Keys but the seeds lose their groups, then go, as does the baseline's mark. Else long labels are cut before the last word.
     """
-    forms = ([" ".join([*(form(word) for word in words[:-1]), words[-1]]) for words in map(str.split, labels)] for form in _FORMS)
+    forms = ([" ".join(filter(None, map(form, label.split()))) for label in labels] for form in _FORMS)
     fitting = (texts for texts in forms if max(map(len, texts)) <= width and len(set(texts)) == len(set(labels)))
     texts = next(fitting, None) or [_cut(label, width) for label in labels]
     return dict(zip(labels, texts, strict=True))
 
 
+def _value(word: str) -> str:
+    return word if word.startswith("seed") else word.partition("=")[2] or word
+
+
 _FORMS: tuple[Callable[[str], str], ...] = (
     str,
-    lambda word: re.sub(r"^[^=]*\.(?=[^=]*=)", "", word),
-    lambda word: word.partition("=")[2] or word,
+    lambda word: re.sub(r"^(?!seed)[^=]*\.(?=[^=]*=)", "", word),
+    _value,
+    lambda word: "" if word == f"({BASELINE})" else _value(word),
 )
 """How words of a label are shown, from the longest form to the shortest."""
 
