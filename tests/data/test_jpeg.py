@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from scripts.catalogue import overrides_of, write_images
 from tests.harness import compose_config, settings_for, train_in_process
@@ -177,6 +178,17 @@ def test_region_of_the_right_size_is_copied() -> None:
     expected = torch.from_numpy(pixels[5:45, 10:50].copy()).permute(2, 0, 1)
     assert torch.equal(cut(pixels, (50, 60), (5.2, 9.8, 40.0, 40.0), (40, 40), 3), expected)
     assert cut(pixels, (500, 600), (499.9, 599.9, 0.1, 0.1), (4, 4), 3).shape == (3, 4, 4), "beyond the last pixel"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [20, 40, 50])
+def test_region_is_resized_as_by_torch_and_lies_as_the_batch_does(side: int, channels: int) -> None:
+    """With the channels innermost: to turn each image around took longer than to resize it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, channels), np.uint8)
+    found = cut(pixels, (50, 60), (0.0, 5.0, side, side), (40, 40), channels)
+    planes = torch.from_numpy(pixels[:side, 5 : 5 + side].transpose(2, 0, 1).copy())[None]
+    assert torch.equal(found[None], functional.interpolate(planes, (40, 40), mode="bilinear", antialias=True))
+    assert found.permute(1, 2, 0).is_contiguous()
 
 
 @pytest.mark.parametrize("decoder", INSTALLED)

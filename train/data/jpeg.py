@@ -141,10 +141,12 @@ def cut(pixels: np.ndarray[Any, Any], full: Size, box: Region, size: Size, chann
     pixels: uint8 [H, W, C], which may be smaller than `full`. Bilinear with antialiasing; a region of `size` is copied."""
     top, bottom = _whole(box[0], box[2], pixels.shape[0] / full[0], pixels.shape[0])
     left, right = _whole(box[1], box[3], pixels.shape[1] / full[1], pixels.shape[1])
-    image = torch.from_numpy(np.array(pixels[top:bottom, left:right], order="C")).permute(2, 0, 1)
-    if image.shape[1:] != size:
-        image = functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-    return image if len(image) == channels else _other_channels(image, channels)
+    # The dimension of the batch first, or torch takes the channels for outermost: it would turn the pixels around, and who copies
+    # them into a batch would turn them back. That took longer than the resize, for the same bits.
+    image = torch.from_numpy(np.array(pixels[top:bottom, left:right], order="C"))[None].permute(0, 3, 1, 2)
+    if image.shape[2:] != size:
+        image = functional.interpolate(image, size, mode="bilinear", antialias=True)
+    return image[0] if image.shape[1] == channels else _other_channels(image[0], channels)
 
 
 def _whole(start: float, length: float, scale: float, most: int) -> tuple[int, int]:
