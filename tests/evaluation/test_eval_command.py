@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.catalogue import IMAGE_FOLDER, overrides_of, write_images
 from tests.evaluation.conftest import CPU, Outcome
 from tests.harness import SMALL, train_in_process
 from train.evaluation.arguments import read_arguments
@@ -167,3 +168,23 @@ def test_folder_called_like_an_override_is_a_folder(tmp_path: Path, monkeypatch:
     asked = read_arguments(["data=noise,seed=0", "data=cifar10", "trust=[a,b]", "trainer.device=cpu", "data.root=x"])
     assert asked.folders == (Path("data=noise,seed=0"),)
     assert (asked.choice, asked.trust, asked.overrides) == ("data=cifar10", ("a", "b"), ("trainer.device=cpu", "data.root=x"))
+
+
+def test_reading_of_image_files_is_shown_and_they_are_listed_once(
+    tmp_path: Path, train_eval: TrainEval, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line comes after seconds of work, of which there are none here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_images(tmp_path / "images")
+    folder = [*overrides_of(IMAGE_FOLDER), *CPU, f"data.root={tmp_path / 'images'}", "observe=off"]
+    for seed in (0, 1):
+        train_in_process(tmp_path / "runs" / f"{seed}", [*folder, f"seed={seed}"])
+    monkeypatch.setattr("train.sinks.loading.LINE_AFTER_S", 0.0)
+    monkeypatch.setattr("train.sinks.loading.LINE_EVERY_S", 0.0)
+    result = train_eval(tmp_path / "runs")
+    assert result.code == 0
+    assert result.out.count("data: evaluating 8 of 8 files (100 %)") == 2
+    assert result.out.count("data: checking 16 of 16 files (100 %)") == 2
+    assert result.out.count("data: listing") == 4, "a line for each class of the two splits"
+    assert "data: hashing" in train_eval(tmp_path / "runs" / "0", "data.verify=true").out
+    assert "data: caching (uint8) 8 of 8 files (100 %)" in train_eval(tmp_path / "runs" / "0", "data.cache=uint8").out

@@ -31,7 +31,7 @@ def test_text_says_how_far_the_work_is(told: Any) -> None:
     assert loading_text(*told) == TEXTS[told]
 
 
-def test_short_work_writes_no_line_and_long_work_one() -> None:
+def test_short_work_writes_no_line_and_long_work_one_a_minute() -> None:
     clock, lines = Clock(), list[str]()
     view = LoadingLine(lines.append, clock)
     for done in range(10):
@@ -42,6 +42,10 @@ def test_short_work_writes_no_line_and_long_work_one() -> None:
         clock.now += 0.25
         view.tell("hashing", done, 1000)
     assert lines == ["data: hashing 11 of 1,000 files (1 %)"]
+    for done in range(100, 1000):
+        clock.now += 0.25
+        view.tell("hashing", done, 1000)
+    assert [line.split(" of")[0] for line in lines] == [f"data: hashing {done}" for done in (11, 251, 491, 731, 971)]
 
 
 def terminal() -> Console:

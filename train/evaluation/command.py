@@ -13,6 +13,7 @@ from rich.console import Console
 
 from train.command import config_dir
 from train.config_errors import explain, is_composition_error
+from train.data.listing import listed_once
 from train.errors import RunError, UsageError
 from train.evaluation.arguments import Asked
 from train.evaluation.arms import arm_scores
@@ -20,6 +21,7 @@ from train.evaluation.evaluate import Evaluation, Request, evaluate_run
 from train.evaluation.record import FOLDER, writable, write_arms, write_evaluation
 from train.evaluation.show import show_arms, show_evaluation, show_short
 from train.run.job import resolve_config
+from train.run.loading import loading_shown
 from train.sinks.console import shown
 from train.store.inside import Folder
 from train.store.run import Run
@@ -29,12 +31,19 @@ def evaluate_runs(asked: Asked, runs: Sequence[Run | str]) -> int:
     """Evaluate runs, show and write the results, and return the exit code. A text stands for a run that cannot be read."""
     request, console = request_of(asked), Console()
     if len(runs) == 1 and isinstance(runs[0], Run):
-        item = evaluate_run(runs[0], request)
+        item = _evaluated(runs[0], request)
         out = _written(item, asked.output, figures=True)
         show_evaluation(console, item)
         console.print(shown(f"written: {out}"), soft_wrap=True)
         return 0
-    return _evaluate_several(asked, request, runs, console)
+    with listed_once():
+        return _evaluate_several(asked, request, runs, console)
+
+
+def _evaluated(run: Run, request: Request) -> Evaluation:
+    """Evaluate one run, and show meanwhile how far the images are that are read for it."""
+    with loading_shown():
+        return evaluate_run(run, request)
 
 
 def _evaluate_several(asked: Asked, request: Request, runs: Sequence[Run | str], console: Console) -> int:
@@ -45,7 +54,7 @@ def _evaluate_several(asked: Asked, request: Request, runs: Sequence[Run | str],
         try:
             if isinstance(run, str):
                 raise UsageError(run)
-            item = evaluate_run(run, request)
+            item = _evaluated(run, request)
         except (UsageError, RunError) as error:
             skipped.append(str(error))
             continue

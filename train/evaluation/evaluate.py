@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from train.config import TrainerSettings, check
 from train.data.batches import Batching
+from train.data.contracts import Batch
 from train.data.folder_reader import FolderReader
 from train.data.preprocess import Preprocess
 from train.data.readers import ReaderSettings, fit_preprocess, open_evaluation
@@ -24,6 +25,7 @@ from train.evaluation.equality import Equality, compare_with_run
 from train.evaluation.images import Images, Split, file_of, images_of
 from train.evaluation.rebuild import Rebuilt, rebuild, recorded_preprocess, trusting
 from train.evaluation.scores import Calibration, ClassScore, calibration, class_scores, confusion
+from train.progress import step
 from train.run.build import build_dataset
 from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.outcome import explain_error
@@ -130,7 +132,10 @@ def _evaluated(
     settings = _reader_settings(rebuilt, placement, trainer.batch_size, images.workers)
     reader = open_evaluation(images.dataset, images.source, rebuilt.parts.pipeline, preprocess, settings)
     try:
-        score = score_of(asker.model, asker.evaluate, reader.eval_batches())
+        batches = reader.eval_batches()
+        if isinstance(reader, FolderReader):
+            batches = _told(batches, len(reader))
+        score = score_of(asker.model, asker.evaluate, batches)
     finally:
         if isinstance(reader, FolderReader):
             reader.close()
@@ -150,6 +155,15 @@ def _evaluated(
         equality=compare_with_run(rebuilt.run, split, score, placement, trainer.batch_size, images.differences),
         notes=images.notes,
     )
+
+
+def _told(batches: Iterator[Batch], images: int) -> Iterator[Batch]:
+    """Yield the batches, and tell how many of the images they had."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch.labels)
+        step("evaluating", done, images)
 
 
 def _mistake(asker: Asker, images: Images, names: tuple[str, ...], index: int) -> Mistake:

@@ -1,4 +1,4 @@
-"""How far the loading of a data set is: a line that comes and goes in a terminal, elsewhere one line if it takes long."""
+"""How far the loading of a data set is: a line that comes and goes in a terminal, elsewhere one now and then if it takes long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any, TextIO
 from train.progress import Tell
 from train.sinks.lines import is_live, line_writer
 
-SHOWN_AFTER_S, LINE_AFTER_S, REFRESH_S = 0.5, 3.0, 0.25
+SHOWN_AFTER_S, REFRESH_S = 0.5, 0.25
+LINE_AFTER_S, LINE_EVERY_S = 3.0, 60.0
+"""Where there is no terminal: when the first line comes, and every other one."""
 
 
 def loading_text(what: str, done: int, total: int) -> str:
@@ -21,15 +23,16 @@ def loading_text(what: str, done: int, total: int) -> str:
 
 
 class LoadingLine:
-    """Writes one line, once the work has taken some seconds."""
+    """Writes a line once the work has taken some seconds, and another every minute."""
 
     def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
-        self._began: float | None = clock()
+        self._due = clock() + LINE_AFTER_S
 
     def tell(self, what: str, done: int, total: int) -> None:
-        if self._began is not None and self._clock() - self._began >= LINE_AFTER_S:
-            self._began = None
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + LINE_EVERY_S
             self._write(loading_text(what, done, total))
 
     def close(self) -> None:

@@ -157,7 +157,9 @@ def first_batches(
 ) -> dict[str, str]:
     """Return hash of a first batch -> id of its data, for resolved experiments; nothing for those whose batch cannot be made."""
     worker = fork_server.start(FIRST_BATCHES, ([dict(config) for config in configs], trusted()), environment=environment)
-    fork_server.wait()
+    with loading_view(sys.stdout) as tell:
+        while worker in fork_server.workers:
+            _ended(fork_server, tell)
     return dict(pair for pair in worker.value if all(pair)) if isinstance(worker.value, list) else {}
 
 
