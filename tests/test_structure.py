@@ -22,6 +22,7 @@ MAX_IMPORTS = 20
 BELOW: dict[str, set[str]] = {
     "evaluation": {
         "run",
+        "progress",
         "config",
         "sinks",
         "figures",
@@ -77,7 +78,7 @@ BELOW: dict[str, set[str]] = {
     "columns": set(),
     "progress": set(),
     "store": {"command", "naming", "streams", "escape", "errors"},
-    "data": {"parts", "progress", "rng", "errors"},
+    "data": {"parts", "progress", "rng", "text", "errors"},
     "parts": {"rng", "errors"},
     "rng": set(),
     "tags": set(),

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from scripts.catalogue import overrides_of, write_images
@@ -328,6 +329,56 @@ def test_killed_builder_leaves_nothing_that_is_taken_for_whole(root: Path, cache
     kept = load(root)
     assert cache_files(caches) == sorted(path.name for path in caches.glob("*.arrow"))
     assert torch.equal(images(kept), images(load(root)))
+
+
+def test_part_that_a_killed_process_left_of_another_data_set_is_removed(root: Path, caches: Path, tmp_path: Path) -> None:
+    left = load(root).cached
+    assert left is not None
+    part = caches / f".{left.path.name}.partial"
+    left.path.rename(part)
+    held = FileLock(caches / f"{part.name.rsplit('-', 1)[0]}.lock")
+    with held:  # somebody writes it
+        load(shutil.copytree(root, tmp_path / "others"))
+        assert part.exists()
+    load(shutil.copytree(root, tmp_path / "more"))
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("kind", ["uint8", "jpeg"])
+def test_full_disk_is_one_message_before_anything_is_written(
+    root: Path, caches: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    message = f"data.cache={kind}: the images need .* in {caches}, where .* are free. Make room; or name another folder with"
+    with pytest.raises(UsageError, match=message):
+        load(root, kind)
+    assert not caches.exists() or not cache_files(caches)
+
+
+def test_room_that_a_cache_needs_is_what_it_takes(root: Path, caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of both splits: with some bytes less it is refused, with half as much again it is made."""
+    usage = shutil.disk_usage(root)
+    pixels = sum(int(np.prod(shrunk(*size_of(path), 28))) * 3 for path in root.rglob("*.jpg"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=pixels))
+    with pytest.raises(UsageError, match="Make room"):
+        load(root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=pixels * 3 // 2))
+    load(root)
+    assert len(cache_files(caches)) == 2
+    assert pixels < sum(path.stat().st_size for path in caches.glob("*.arrow"))
+
+
+def test_cache_that_was_made_is_noted_with_the_others_there(root: Path, caches: Path) -> None:
+    def notes(side: int) -> tuple[str, ...]:
+        data = image_folder(str(root), size=24, short_side=28, cache="uint8", cache_side=side)
+        data.load()
+        return data.notes
+
+    (first,) = notes(28)
+    assert first.startswith(f"data.cache=uint8: made in {caches} (")
+    assert first.endswith("for all runs, until you delete it there.")
+    assert "2 other caches (" in notes(40)[0]
 
 
 @pytest.mark.long

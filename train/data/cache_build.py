@@ -4,7 +4,8 @@ The name of a cache says where the files lie and what is kept of them, then what
 So a changed data set has another cache, and the one that it had before is removed when the new one is whole. Versions of the
 decoders do not count: runs of one sweep see the same pixels, whatever is installed meanwhile.
 
-A cache is written beside its name and gets it when it is whole. Who is killed before leaves a part, which the next one removes.
+A cache is written beside its name and gets it when it is whole. Who is killed before leaves a part, which the next one who makes
+a cache in this folder removes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from train.data.cache_space import note_on_caches, refuse_full_disk, remove_partials
 from train.data.cached_image import CachedImage, Caching, make_image
 from train.data.contracts import CachedImages, Decoding, Files
 from train.data.decoding_pool import DecodingPool
@@ -69,31 +72,69 @@ class Maker(Dataset[MadeImages | RunError]):
             return error
 
 
-def with_cache(split: str, files: Files, making: Making) -> Files:
-    """Return the files of a split with their cache, which is made if it is not there yet.
+@dataclass(frozen=True)
+class _Planned:
+    """The cache of a split that is to be there. `start`: of a file's name below the folder of all; `lock`: its name."""
 
-    UsageError for a file that cannot be decoded, and for a place that cannot be written.
+    path: Path
+    facts: Mapping[str, Any]
+    files: Sequence[tuple[str, bytes]]
+    start: int
+    lock: str
+
+
+_made: dict[Making, str] = {}
+
+
+def note_on_making(making: Making) -> tuple[str, ...]:
+    """Return a sentence on caches that this process has made so, if it has made any."""
+    return (_made[making],) if making in _made else ()
+
+
+def with_caches(splits: Mapping[str, Files], making: Making) -> dict[str, Files]:
+    """Return the files of the splits with their caches, which are made if they are not there yet.
+
+    UsageError for a file that cannot be decoded, and for a place that cannot be written or has no room for all of them.
     """
-    if not len(files):
-        return files
+    planned = {split: _planned(split, files, making) for split, files in splits.items() if len(files)}
+    cached: dict[str, CachedImages] = {}
+    made = False
+    for split, one in planned.items():
+        rest = [other for other in planned.values() if other is one or not other.path.exists()]
+        rows = read_rows(one.path, one.facts)
+        if rows is None:
+            rows, made = _make_rows(one, rest, making), True
+        cached[split] = CachedImages(one.path, making.caching.kind, rows)
+    if made:
+        _made[making] = note_on_caches([one.path for one in planned.values()], making.caching)
+    return {split: replace(files, cached=cached.get(split)) for split, files in splits.items()}
+
+
+def _planned(split: str, files: Files, making: Making) -> _Planned:
     names = [os.path.abspath(path) for path in files.paths]  # noqa: PTH100, a Path for each file would double the time
     root = os.path.commonpath({os.path.dirname(name) for name in names})  # noqa: PTH120
     hashes = file_hashes(names, making.verify)
     facts = cache_facts(split, root, names, hashes, making)
     place = _digest({"root": root} | {name: value for name, value in facts.items() if name not in ("images", "content")})
-    folder = cache_folder(making.caching)
-    path = folder / f"{split}-{place}-{facts['content']}.arrow"
-    rows = read_rows(path, facts)
-    if rows is None:
-        with _one_message(path, making.caching), _locked(folder, f"{split}-{place}"):
-            rows = read_rows(path, facts)  # again: another process may have made it meanwhile
-            if rows is None:
-                _make(path, facts, [*zip(names, hashes, strict=True)], len(root) + 1, making)
-                rows = read_rows(path, facts)
-                _remove_others(path, f"{split}-{place}")
+    path = cache_folder(making.caching) / f"{split}-{place}-{facts['content']}.arrow"
+    return _Planned(path, facts, [*zip(names, hashes, strict=True)], len(root) + 1, f".{split}-{place}")
+
+
+def _make_rows(planned: _Planned, missing: Sequence[_Planned], making: Making) -> Tensor:
+    """Return the rows of a cache, which is made if no other process does it. `missing`: all that there has to be room for."""
+    path, caching = planned.path, making.caching
+    with _one_message(path, caching), _locked(path.parent, planned.lock):
+        rows = read_rows(path, planned.facts)  # again: another process may have made it meanwhile
+        if rows is None:
+            remove_partials(path.parent, planned.lock)
+            files = [file for one in missing for file in one.files]
+            refuse_full_disk([one.path for one in missing], files, caching, making.channels, making.decoding)
+            _make(planned, making)
+            rows = read_rows(path, planned.facts)
+            _remove_others(path, planned.lock[1:])
     if rows is None:
         raise UsageError(f"{path}: what was written there cannot be read again. Name another folder with data.cache_dir=FOLDER.")
-    return replace(files, cached=CachedImages(path, making.caching.kind, rows))
+    return rows
 
 
 def cache_folder(caching: Caching) -> Path:
@@ -121,12 +162,12 @@ def cache_facts(split: str, root: str, names: Sequence[str], hashes: Sequence[by
     }
 
 
-def _make(path: Path, facts: Mapping[str, Any], files: Sequence[tuple[str, bytes]], start: int, making: Making) -> None:
-    """Write the cache. `start`: of a name below the common folder."""
+def _make(planned: _Planned, making: Making) -> None:
+    path = planned.path
     partial = path.with_name(f".{path.name}.partial")
-    names = (os.fsencode(name[start:]).decode(errors="backslashreplace") for name, _ in files)
+    names = (os.fsencode(name[planned.start :]).decode(errors="backslashreplace") for name, _ in planned.files)
     try:
-        write_cache(partial, facts, zip(names, _images(files, making), strict=True))
+        write_cache(partial, planned.facts, zip(names, _images(planned.files, making), strict=True))
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -146,8 +187,8 @@ def _images(files: Sequence[tuple[str, bytes]], making: Making) -> Iterator[Cach
 
 
 def _remove_others(path: Path, prefix: str) -> None:
-    """Remove the caches of files that lay in the same place before, and what killed processes left of such."""
-    for other in (*path.parent.glob(f"{prefix}-*.arrow"), *path.parent.glob(f".{prefix}-*.partial")):
+    """Remove the caches of files that lay in the same place before."""
+    for other in path.parent.glob(f"{prefix}-*.arrow"):
         if other != path:
             with suppress(OSError):
                 other.unlink()
@@ -156,7 +197,7 @@ def _remove_others(path: Path, prefix: str) -> None:
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{name}.lock")
+    lock = FileLock(folder / f"{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Interval
 
-from train.data.cache_build import Making, with_cache
+from train.data.cache_build import Making, note_on_making, with_caches
 from train.data.cached_image import Caching
 from train.data.contracts import DRAFT_MARGIN, DecoderName, Decoding, Files, Splits
-from train.data.decode import Region, open_image
+from train.data.decode import Region
+from train.data.headers import check_headers
 from train.data.jpeg import describe, refuse_missing
 from train.data.listing import list_folder
 from train.errors import UsageError
 from train.parts.contracts import Shape
-from train.progress import step
 
-CHECK_THREADS = 16
-CHECK_CHUNK = 256
 QUALITY = 95
 """Of the JPEGs of a cache, where nothing else is asked for."""
 
@@ -79,7 +74,7 @@ class Reading:
 
 
 class ImageFolder:
-    """The data set that `image_folder` returns. `framing`: for readers whose augmentation has none; `notes`: what it left out."""
+    """The data set that `image_folder` returns. `framing`: for readers whose augmentation has none."""
 
     def __init__(
         self,
@@ -92,11 +87,16 @@ class ImageFolder:
         self.shape: Shape = (how.channels, *framing.size())
         self.class_names = class_names
         self.framing = framing
-        self.notes = notes
+        self._left_out = notes
         self._check = how.check
         self._decoding = how.decoding
         self._making = how.making(framing.short_side)
         self._folders = {name: replace(files, decoding=how.decoding) for name, files in folders.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what it left out, and on caches that this process has made."""
+        return (*self._left_out, *(() if self._making is None else note_on_making(self._making)))
 
     def decoding_facts(self) -> Mapping[str, Any]:
         """Return how the files are decoded and what of them is cached, for the fingerprint; empty for the usual way."""
@@ -111,7 +111,7 @@ class ImageFolder:
 
         UsageError naming the first file whose header is broken, or which cannot be decoded for a cache."""
         if self._making is not None:
-            folders = {name: with_cache(name, files, self._making) for name, files in self._folders.items()}
+            folders = with_caches(self._folders, self._making)
         else:
             folders = self._folders
             if self._check:
@@ -162,27 +162,3 @@ def image_folder(
     refuse_missing(decoder)
     found = list_folder(root)
     return ImageFolder(found.files, found.class_names, CentreFraming(short_side, size), how, found.notes)
-
-
-def check_headers(paths: Sequence[Path]) -> None:
-    """Open every file as far as its header. UsageError with the number of those that cannot be read and the first of them."""
-    chunks = [paths[start : start + CHECK_CHUNK] for start in range(0, len(paths), CHECK_CHUNK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(CHECK_THREADS) as pool:
-        warnings.simplefilter("ignore")  # about metadata, or about sizes that are an error here
-        broken: list[str] = []
-        for number, found in enumerate(pool.map(_broken, chunks), 1):
-            broken += found
-            step("checking", min(number * CHECK_CHUNK, len(paths)), len(paths))
-    if broken:
-        more = f" ({len(broken)} of {len(paths)} files are like that.)" if len(broken) > 1 else ""
-        raise UsageError(f"{broken[0]}. Replace or remove the file.{more}")
-
-
-def _broken(paths: Sequence[Path]) -> list[str]:
-    messages = []
-    for path in paths:
-        try:
-            open_image(path).close()
-        except Exception as error:  # Pillow's readers raise nearly anything on a broken file
-            messages.append(f"{path} is not an image that can be read: {str(error) or type(error).__name__}")
-    return messages

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from train.config import TrainerSettings, check
 from train.data.batches import Batching
-from train.data.contracts import Batch
 from train.data.folder_reader import FolderReader
 from train.data.preprocess import Preprocess
 from train.data.readers import ReaderSettings, fit_preprocess, open_evaluation
@@ -22,10 +21,9 @@ from train.data.split import keep_fraction, split_validation
 from train.errors import UsageError
 from train.evaluation.ask import Asker
 from train.evaluation.equality import Equality, compare_with_run
-from train.evaluation.images import Images, Split, file_of, images_of
+from train.evaluation.images import Images, Split, file_of, images_of, told
 from train.evaluation.rebuild import Rebuilt, rebuild, recorded_preprocess, trusting
 from train.evaluation.scores import Calibration, ClassScore, calibration, class_scores, confusion
-from train.progress import step
 from train.run.build import build_dataset
 from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.outcome import explain_error
@@ -134,7 +132,7 @@ def _evaluated(
     try:
         batches = reader.eval_batches()
         if isinstance(reader, FolderReader):
-            batches = _told(batches, len(reader))
+            batches = told(batches, len(reader))
         score = score_of(asker.model, asker.evaluate, batches)
     finally:
         if isinstance(reader, FolderReader):
@@ -155,15 +153,6 @@ def _evaluated(
         equality=compare_with_run(rebuilt.run, split, score, placement, trainer.batch_size, images.differences),
         notes=images.notes,
     )
-
-
-def _told(batches: Iterator[Batch], images: int) -> Iterator[Batch]:
-    """Yield the batches, and tell how many of the images they had."""
-    done = 0
-    for batch in batches:
-        yield batch
-        done += len(batch.labels)
-        step("evaluating", done, images)
 
 
 def _mistake(asker: Asker, images: Images, names: tuple[str, ...], index: int) -> Mistake:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -11,7 +11,7 @@ import torch
 
 from train.config import Settings, check_call, parse
 from train.data.content import content_of
-from train.data.contracts import Dataset, Source, noted
+from train.data.contracts import Batch, Dataset, Source, noted
 from train.data.image_folder import image_folder
 from train.data.new_images import has_training_images, new_images
 from train.data.split import split_validation
@@ -19,6 +19,7 @@ from train.data.torchvision_sets import TorchvisionSet
 from train.errors import UsageError
 from train.evaluation.rebuild import Rebuilt
 from train.parts.contracts import Shape
+from train.progress import step
 from train.run.build import build_dataset, input_shape
 from train.run.unused import refuse_unread
 from train.store.identity import current_target
@@ -123,3 +124,12 @@ def file_of(source: Source, index: int) -> Path | None:
     """Return the file of an image; None where it is not one of its own."""
     paths = getattr(source, "paths", None)
     return None if paths is None else paths[index]
+
+
+def told(batches: Iterator[Batch], images: int) -> Iterator[Batch]:
+    """Yield the batches, and tell how many of the images they had."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch.labels)
+        step("evaluating", done, images)
