@@ -135,6 +135,12 @@ def test_benchmark_measures_every_section(tmp_path):
     readers = [name for name in READERS if name not in missing_decoders()]
     others = [f"{name}/folder_reader" for name in readers if name != "folder_reader"]
     check_section(folder, [*readers, "torchvision_folder"], ["folder_reader/torchvision_folder", *others], images=12)
+    assert folder["core_ratios"].keys() == folder["ratios"].keys()
+    if usage() is not None:
+        for name, found in folder["images_per_core_s"].items():
+            own_s = sum(window["own_s"] for window in folder["windows"] if window["contestant"] == name)
+            assert found is None or found == pytest.approx(24 / own_s)
+        assert "img/s a core" in done.stdout
     assert ("No folder_turbojpeg: data.decoder=turbojpeg: this needs" in done.stdout) is ("folder_turbojpeg" not in readers)
     precisions = {name: detail.split(",")[0] for name, detail in loop["contestants"].items()}
     assert precisions.pop("lightning", "").startswith("Lightning" if lightning else "")

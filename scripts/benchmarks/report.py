@@ -50,6 +50,19 @@ def ratio(section: Section, first: str, second: str) -> Spread:
     return spread([above.images_per_s / below.images_per_s for above, below in pairs])
 
 
+def core_speed(section: Section, contestant: str) -> float | None:
+    """Return the images of all windows per second of processor time; None where that is unknown."""
+    windows = kept(section, contestant)
+    times = [window.own_s for window in windows if window.own_s]
+    return sum(window.images for window in windows) / sum(times) if len(times) == len(windows) else None
+
+
+def core_ratio(section: Section, first: str, second: str) -> float | None:
+    """Return the ratio of two contestants' `core_speed`."""
+    above, below = core_speed(section, first), core_speed(section, second)
+    return above / below if above and below else None
+
+
 def part_spread(section: Section, contestant: str, part: str) -> Spread:
     """Return the seconds of one part of a contestant's windows."""
     return spread([window.parts[part] for window in kept(section, contestant)])
@@ -134,6 +147,8 @@ def section_json(section: Section) -> dict[str, Any]:
         "contestants": dict(section.contestants),
         "images_per_s": {name: dict(zip(names, speed(section, name), strict=True)) for name in section.contestants},
         "ratios": {f"{a}/{b}": dict(zip(names, ratio(section, a, b), strict=True)) for a, b in section.ratios},
+        "images_per_core_s": {name: core_speed(section, name) for name in section.contestants},
+        "core_ratios": {f"{a}/{b}": core_ratio(section, a, b) for a, b in section.ratios},
         "disturbance": disturbance(section),
         "notes": list(section.notes),
         "runs_per_hour": {
@@ -155,7 +170,9 @@ def show(console: Console, section: Section) -> None:
         console.print(table(section))
     for first, second in section.ratios:
         middle, low, high = ratio(section, first, second)
-        console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f})"))
+        by_core = core_ratio(section, first, second) if section.name == "folder" else None
+        core = f", {by_core:.3f} by processor time" if by_core else ""
+        console.print(Text.assemble(f"{first} / {second}: ", (f"{middle:.3f}", "bold"), f"  ({low:.3f} .. {high:.3f}){core}"))
     for note in (disturbance(section), *section.notes):
         console.print(Text(f"- {note}"))
     console.print()
@@ -167,6 +184,15 @@ def table_of_speeds(section: Section) -> Table:
         middle, low, high = speed(section, name)
         batch_ms = section.procedure.batch_size / middle * 1000
         add_row(table, name, detail, f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{batch_ms:.2f}")
+    return table
+
+
+def table_of_reading(section: Section) -> Table:
+    table = new_table(section.title, "img/s", "lowest .. highest", "img/s a core")
+    for name, detail in section.contestants.items():
+        middle, low, high = speed(section, name)
+        core = core_speed(section, name)
+        add_row(table, name, detail, f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{core:,.0f}" if core else "")
     return table
 
 
@@ -209,6 +235,7 @@ def add_row(table: Table, name: str, detail: str, *cells: str) -> None:
 
 TABLES: Mapping[str, Sequence[Callable[[Section], Table]]] = {
     "loop": (table_of_speeds, table_of_host_time),
+    "folder": (table_of_reading,),
     "sweep": (table_of_runs,),
     "fixed": (table_of_parts,),
 }

@@ -227,7 +227,11 @@ def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Setup, list[
     width, height = options.image_width, options.image_width * 3 // 4
     note = f"{options.images} generated JPEGs, {width} x {height} or upright, quality {QUALITY}, {size / 1000:.0f} kB on average."
     absent = [missing[name] for name in wanted("folder", options) if name in missing]
-    return makers, setup, [note, *absent, "The short side of cached images is 256 pixels; caches are made before the windows."]
+    notes = [
+        "The short side of cached images is 256 pixels; caches are made before the windows.",
+        "A core: images per second of processor time, of this process and its workers; others on the machine change it little.",
+    ]
+    return makers, setup, [note, *absent, *notes]
 
 
 def prepare_sweep(options: Options, folder: Path) -> tuple[Makers, Setup, list[str]]:

@@ -60,7 +60,8 @@ class Window:
     """One timing.
 
     `foreign`: the share of all processors' time that other processes used, None where it is unknown; `kept`: whether this is the
-    attempt of its round that counts; `parts`: what the contestant says of its time, if anything."""
+    attempt of its round that counts; `parts`: what the contestant says of its time, if anything; `own_s`: the processor time of
+    this process and its descendants, None where it is unknown."""
 
     contestant: str
     round: int
@@ -71,6 +72,7 @@ class Window:
     disturbed: bool
     kept: bool = False
     parts: Seconds = field(default_factory=dict)
+    own_s: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -166,10 +168,12 @@ def take(contestant: Contestant, procedure: Procedure, number: int, attempt: int
     parts = run() or {}
     wait()
     seconds = time.perf_counter() - started
-    foreign = foreign_share(before, usage())
+    after = usage()
+    foreign = foreign_share(before, after)
+    own_s = after.own_s - before.own_s if before and after else None
     disturbed = foreign is not None and foreign > procedure.tolerance
     images = procedure.steps * procedure.batch_size
-    return Window(contestant.name, number, attempt, seconds, images, foreign, disturbed, parts=parts)
+    return Window(contestant.name, number, attempt, seconds, images, foreign, disturbed, parts=parts, own_s=own_s)
 
 
 def line(window: Window, procedure: Procedure) -> str:
