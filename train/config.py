@@ -67,6 +67,7 @@ class TrainerSettings(BaseModel):
     max_steps: Annotated[int, Ge(0)] | None
     batch_size: Annotated[int, Ge(1)]
     device: Annotated[str, BeforeValidator(show)]
+    devices: Annotated[int, Ge(1)] = 1
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     memory_format: Literal["auto", "channels_last", "contiguous"]
     compile: bool

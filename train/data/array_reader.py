@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from train.data.batches import Batching, epoch_order, mixed_labels, whole_batches
+from train.data.batches import WHOLE, Batching, Share, epoch_order, mixed_labels, share_of, whole_batches
 from train.data.contracts import Arrays, Batch, PendingBatch
 from train.data.draws import drawn_ahead
 from train.data.preprocess import Preprocess
@@ -59,13 +59,14 @@ class ArrayReader:
         """The number of full batches in the split; an epoch drops the rest of its order. UsageError when there is none."""
         return whole_batches(len(self), self.batching.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
         """Yield the training batches of an epoch, each image at most once, from step `start` of the epoch on.
 
-        UsageError as `steps_per_epoch`.
+        Of each batch this rank's part, unless `whole`. UsageError as `steps_per_epoch`.
         """
         steps = range(start, self.steps_per_epoch)
-        return self._training_batches(epoch, steps, epoch_order(self.batching, len(self), epoch))
+        share = WHOLE if whole else share_of(self.batching, self.op)
+        return self._training_batches(epoch, steps, epoch_order(self.batching, len(self), epoch), share)
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield all images once in their own order, for evaluation; the last batch may be smaller."""
@@ -74,7 +75,7 @@ class ArrayReader:
             images = self.images[part] if self.resident else send(self.images[part], self.batching.device)
             yield Batch(self.preprocess.apply(self.op.evaluate(images), self.batching.memory_format), self.labels[part])
 
-    def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
+    def _training_batches(self, epoch: int, steps: range, order: Tensor, share: Share) -> Iterator[Batch]:
         """Yield the batches of `steps`. The order is copied to the device once, the draws ahead; a step takes views of both.
 
         Where images and numbers are there, and no op is of somebody else, making the batch is left to the step.
@@ -86,11 +87,12 @@ class ArrayReader:
         turns = ((generator(seed, "augment", epoch, step), visit) for step, visit in zip(steps, visits, strict=True))
         pending = self.resident and is_own(self.op)
         for part, draws in zip(parts, drawn_ahead(self.op, turns, self.shape, self.batching.device), strict=True):
-            inputs = {INDICES: on_device[part], **draws}
-            if pending:
+            inputs = share.of_inputs({INDICES: on_device[part], **draws})
+            if pending and share.kept is None:
                 yield PendingBatch(self._made, inputs)
             else:
-                yield self._made(inputs, None if self.resident else self._gather(order[part]))
+                images = None if self.resident else self._gather(share.of_order(order[part]))
+                yield share.of_batch(self._made(inputs, images))
 
     def _made(self, inputs: Mapping[str, Tensor], images: Tensor | None = None) -> Batch:
         """Return the batch of images that lie on the device: all of the split's, or the gathered ones, `images`."""

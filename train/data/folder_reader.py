@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from train.data.batches import Batching, epoch_order, mixed_labels, whole_batches
+from train.data.batches import WHOLE, Batching, Share, epoch_order, mixed_labels, share_of, whole_batches
 from train.data.cached_image import CachedReader
 from train.data.contracts import Batch, Files
 from train.data.decoding_pool import Decoder, DecodeRequest, DecodingPool
@@ -73,11 +73,12 @@ class FolderReader:
         """The number of full batches in the split; an epoch drops the rest of its order. UsageError when there is none."""
         return whole_batches(len(self), self.batching.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the training batches of an epoch, each image at most once, from step `start` on; images of earlier steps
-        are not decoded. One iterator at a time. UsageError as `steps_per_epoch`."""
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
+        """Yield the training batches of an epoch, each image at most once, from step `start` on; images of earlier steps, and of
+        other ranks' parts unless `whole`, are not decoded. One iterator at a time. UsageError as `steps_per_epoch`."""
         steps = range(start, self.steps_per_epoch)
-        return self._training_batches(epoch, steps, epoch_order(self.batching, len(self), epoch))
+        share = WHOLE if whole else share_of(self.batching, self.op)
+        return self._training_batches(epoch, steps, epoch_order(self.batching, len(self), epoch), share)
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yield all images once in their own order, cut as for testing; the last batch may be smaller."""
@@ -91,15 +92,15 @@ class FolderReader:
         self._training.close()
         self._evaluation.close()
 
-    def _training_batches(self, epoch: int, steps: range, order: Tensor) -> Iterator[Batch]:
+    def _training_batches(self, epoch: int, steps: range, order: Tensor, share: Share) -> Iterator[Batch]:
         size = self.batching.batch_size
         parts = [order[step * size : (step + 1) * size] for step in steps]
-        requests = (_request(self.source, part, epoch) for part in parts)
+        requests = (_request(self.source, share.of_order(part), epoch) for part in parts)
         for step, part, images in zip(steps, parts, self._training.decoded(requests), strict=True):
             draw = generator(self.batching.augment_seed, "augment", epoch, step, BATCH_OPS)
-            draws = drawn(self.op, draw, self.batching.visit(epoch, part, len(self)), self.shape)
-            batch = self._batch(self.op.apply(send(images, self.batching.device), draws), part)
-            yield replace(batch, mixed=mixed_labels(self.op, draws, batch.labels))
+            draws = share.of_inputs(drawn(self.op, draw, self.batching.visit(epoch, part, len(self)), self.shape))
+            batch = self._batch(self.op.apply(send(images, self.batching.device), draws), share.of_order(part))
+            yield share.of_batch(replace(batch, mixed=mixed_labels(self.op, draws, batch.labels)))
 
     def _batch(self, images: Tensor, part: Tensor) -> Batch:
         labels = self.labels.index_select(0, send(part, self.batching.device))

@@ -28,7 +28,7 @@ class Readers:
     @cached_property
     def first_batch(self) -> Batch:
         """The batch of epoch 0 and step 0. Cached, because starting to read files costs seconds."""
-        return next(self.train.epoch(0))
+        return next(self.train.epoch(0, whole=True))
 
     def close(self) -> None:
         """End the worker processes, if there are any."""

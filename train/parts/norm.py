@@ -23,6 +23,8 @@ to average, or channels that the groups do not divide, raise `ShapeError` in `fo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -34,6 +36,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from train.errors import ShapeError, UsageError
 from train.parts.contracts import NormFactory
+from train.world import World
 
 Count = Annotated[int, Interval(ge=1)]
 Eps = Annotated[float, Interval(gt=0)]
@@ -44,14 +47,19 @@ def none() -> None:
     """No normalisation."""
 
 
-def batch(momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFactory:
+def batch(
+    momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True, sync: bool = True
+) -> NormFactory:
     """Batch norm: statistics of the batch in training, running averages in evaluation (Ioffe & Szegedy 2015).
 
     `momentum` is torch's: running = (1 - momentum) * running + momentum * batch. The lecture writes
     running = alpha * running + (1 - alpha) * batch, so momentum = 1 - alpha. The running variance collects the unbiased
     estimate (divided by n - 1), while training normalises with the biased one (divided by n).
+
+    `sync`: in a run on several devices, the statistics are those of the whole batch; else each device has those of its part, and
+    the running averages are the mean over the devices.
     """
-    return lambda channels: _with_affine(BatchNorm(channels, eps=eps, momentum=momentum), scale, shift)
+    return lambda channels: _with_affine(BatchNorm(channels, eps=eps, momentum=momentum, sync=sync), scale, shift)
 
 
 def ghost(size: Count = 32, momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True) -> NormFactory:
@@ -134,8 +142,16 @@ class BatchNorm(_BatchNorm):
 
     choice: ClassVar[str] = "batch"
     remedy: ClassVar[str] = "Use a larger trainer.batch_size or larger images, or norm=layer."
+    world: World | None = None
+    """Over which ranks the statistics are taken, inside `synchronized`."""
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, sync: bool = False) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.sync = sync
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.world is not None and self.training:
+            return self._over(self.world, input)
         gamma = _gamma(self.weight, self.bias)
         if gamma is self.weight or self.num_batches_tracked is None:
             return super().forward(input)
@@ -143,6 +159,27 @@ class BatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(int(self.training))
         averages, momentum = (self.running_mean, self.running_var), self.momentum or 0.0
         return F.batch_norm(input, *averages, gamma, self.bias, self.training, momentum, self.eps)
+
+    def _over(self, world: World, input: Tensor) -> Tensor:
+        """Normalise in training by the mean and the variance over all ranks, in float32. torch's SyncBatchNorm needs a GPU."""
+        x = input.float()
+        dims, shape = [0, *range(2, x.ndim)], (1, -1) + (1,) * (x.ndim - 2)
+        mean = world.mean(x.mean(dims))
+        centred = x - mean.view(shape)
+        variance = world.mean(centred.square().mean(dims))
+        self._follow(mean.detach(), variance.detach(), world.size * input.numel() // self.num_features)
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        y = y if self.weight is None else y * self.weight.view(shape)
+        return (y if self.bias is None else y + self.bias.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Update the running averages by a batch of `count` values per channel."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum or 0.0)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.numel() == self.num_features:
@@ -162,7 +199,7 @@ class GhostBatchNorm(BatchNorm):
     remedy = "Use a larger norm.size or larger images, or norm=layer."
 
     def __init__(self, channels: int, size: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__(channels, eps=eps, momentum=momentum)
+        super().__init__(channels, eps, momentum)
         self.size = size
 
     def forward(self, input: Tensor) -> Tensor:
@@ -271,6 +308,19 @@ class GroupNorm(_PerImageNorm):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}, eps={self.eps}"
+
+
+@contextmanager
+def synchronized(model: nn.Module, world: World) -> Iterator[None]:
+    """Let the batch norms with `sync` take their statistics over all ranks in forward passes inside the context."""
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.sync]
+    try:
+        for norm in norms:
+            norm.world = world
+        yield
+    finally:
+        for norm in norms:
+            norm.world = None
 
 
 def _with_affine(module: nn.Module, scale: bool, shift: bool) -> nn.Module:

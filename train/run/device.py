@@ -58,9 +58,15 @@ class Placement:
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
 
-def choose_placement(trainer: TrainerSettings) -> Placement:
-    """Resolve `auto`. UsageError when the device is not available."""
+def choose_placement(trainer: TrainerSettings, place: int = 0) -> Placement:
+    """Resolve `auto`. UsageError when the device is not available.
+
+    `place`: which device of this machine is that of this process, in a run on several.
+    """
     device = choose_device(trainer.device)
+    if trainer.devices > 1:
+        refuse_devices(trainer, device)
+        device = torch.device("cuda", place) if device.type == "cuda" else device
     dtype, reason = choose_precision(trainer.precision, device)
     channels_last = trainer.memory_format != "contiguous" and (trainer.memory_format == "channels_last" or device.type != "mps")
     return Placement(device, dtype, torch.channels_last if channels_last else torch.contiguous_format, reason)
@@ -84,6 +90,23 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def refuse_devices(trainer: TrainerSettings, device: torch.device) -> None:
+    """Raise UsageError where a run cannot train on `trainer.devices` devices of this kind, or not as it is set up."""
+    option, size = f"trainer.devices={trainer.devices}", trainer.batch_size
+    if device.type == "mps":
+        raise UsageError(f"{option}: an Apple GPU is one device. Use trainer.devices=1, or trainer.device=cpu.")
+    if ":" in trainer.device:
+        raise UsageError(f"{option}: trainer.device={trainer.device} names one device. Use trainer.device={device.type}.")
+    if size % trainer.devices:
+        below = size - size % trainer.devices
+        near = " or ".join(f"trainer.batch_size={n}" for n in (below, below + trainer.devices) if n)
+        raise UsageError(f"{option}: every device gets as many images, and {size} cannot be divided so. Use {near}.")
+    if trainer.compile:
+        raise UsageError(f"{option}: trainer.compile=true works on one device only. Use trainer.compile=false.")
+    if trainer.cuda_graph is True:
+        raise UsageError(f"{option}: trainer.cuda_graph=true works on one device only. Use trainer.cuda_graph=auto.")
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:

@@ -161,6 +161,7 @@ class DivergenceWatch:
         self._train_state = train_state
         self._keep_snapshots = keep_snapshots
         self._losses = NanWatch(train_state.placement.device)
+        self._alone = train_state.world.is_alone
 
     def before_step(self, step: int) -> None:
         """Take a snapshot, if one is due before train step number `step`."""
@@ -175,7 +176,8 @@ class DivergenceWatch:
     def find_failure(self, wait: bool = False) -> int | None:
         """Return `failed_step`, judged by the losses that have arrived. `wait`: for all of them first."""
         if self.failed_step is None:
-            self.failed_step = self._losses.first_nonfinite(wait)
+            # Losses arrive at different times on several devices, which have to stop after the same step.
+            self.failed_step = self._losses.first_nonfinite(wait) if wait or self._alone else None
             if self.failed_step is not None:
                 self.reason = f"the training loss was not finite at step {self.failed_step}"
         return self.failed_step

@@ -63,6 +63,8 @@ def reason_for_eager(train_state: TrainState, choice: Choice) -> str:
     no check can see.
     """
     device, optimizer = train_state.placement.device, train_state.optimizer
+    if not train_state.world.is_alone:
+        return f"a run on {train_state.world.size} devices is eager, as nobody has measured the other yet"
     if choice is False:
         return "trainer.cuda_graph=false"
     if device.type != "cuda":
@@ -116,7 +118,7 @@ class GraphedRunner(StepRunner):
             self._stay_eager(Kind.TRAIN, reason)
         else:
             self._capture = capture or CudaCapture(train_state)
-        if train_state.forward is not train_state.model:
+        if not train_state.calls_hooks:
             for kind in (Kind.OBSERVED, Kind.HISTOGRAMS):
                 self._ways[kind].reason = "a compiled model calls no hooks, so the original is observed"
 

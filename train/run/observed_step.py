@@ -17,7 +17,8 @@ from train.run.step import Measurement, TrainState, training_loss
 
 @dataclass(frozen=True)
 class Stepper:
-    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number."""
+    """Runs train steps and records what the observer measures in them. A step's dropout depends only on its number, and on
+    the rank where there are several."""
 
     runner: StepRunner
     schedule: Schedule
@@ -78,7 +79,7 @@ class Stepper:
         return runner.train(batch, self.schedule(step, self.plan.total))
 
     def _hooked(self, step: int, batch: Batch, runner: StepRunner) -> Measurement:
-        if self.train_state.forward is not self.train_state.model:
+        if not self.train_state.calls_hooks:
             # A compiled model calls no hooks: observe the same batch through the original model.
             self._observe_without_update(step, batch)
             with self.observer.observing_weights():
@@ -97,4 +98,6 @@ class Stepper:
         return self.observer.histograms_due(step, self.plan.total - 1)
 
     def _seed_dropout(self, step: int) -> None:
-        rng.seed_device(self.train_state.placement.device, rng.derive(self.plan.dropout_seed, "dropout", step))
+        world = self.train_state.world
+        indices = (step,) if world.is_alone else (step, world.rank)
+        rng.seed_device(self.train_state.placement.device, rng.derive(self.plan.dropout_seed, "dropout", *indices))

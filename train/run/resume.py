@@ -162,8 +162,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {key: (left, right) for key, (left, right) in pairs.items() if left != right or type(left) is not type(right)}
 
 
-def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: CheckpointSaver, metrics_file: Path) -> None:
-    """Restore `loop`, its sink and the run folder to the checkpoint `found`. RunError when the data have changed."""
+def restore_run(
+    loop: Loop, previous: Run, found: FoundCheckpoint, saver: CheckpointSaver, metrics_file: Path
+) -> Mapping[str, Any] | None:
+    """Restore `loop`, its sink and the run folder to the checkpoint `found`. RunError when the data have changed.
+
+    Return the state of the loop that was loaded; None without a checkpoint.
+    """
     sink = loop.sink
     saver.discard_after(found.step)
     for note in [*found.notes, *version_changes(previous.status)]:
@@ -171,7 +176,7 @@ def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: Checkp
     checkpoint = found.pop()
     if checkpoint is None:
         sink.message("No checkpoint found; starting from step 0.")
-        return
+        return None
     saver.refuse_other_data(checkpoint)
     try:
         for record in read_records(metrics_file):
@@ -184,6 +189,7 @@ def restore_run(loop: Loop, previous: Run, found: FoundCheckpoint, saver: Checkp
             f"{previous.folder}: its checkpoint does not fit ({type(error).__name__}: {str(error)[:200]})."
         ) from error
     sink.message(f"Resuming at step {checkpoint.step}.")
+    return checkpoint.loop
 
 
 def unusable(previous: Run | None, error: BaseException) -> str:

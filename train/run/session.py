@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from train.explain.sink import ExplanationSink
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint, prune_checkpoints
 from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
+from train.run.follower import agreed_saver, agreed_stop, score_test_split
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
+from train.run.ranks import RankLostError, Ranks
 from train.run.resume import refuse_other_inputs, restore_run, resume_identities, resume_identity, unusable, validate_length
 from train.run.run_sinks import delayed, run_sinks
 from train.run.setup import Setup, prepare
@@ -51,8 +54,9 @@ def open_session(
     """
     if previous is None:
         folder.refuse_if_taken()
+    ranks = Ranks(settings)
     try:
-        setup = prepare(settings, typed)
+        setup = prepare(settings, typed, ranks.world)
     except (UsageError, RunError):
         raise
     except Exception as error:
@@ -64,7 +68,7 @@ def open_session(
         refuse_other_inputs(previous, setup.inputs)
         checkpoint = find_checkpoint(folder.path, resume_identities(previous.config))
         validate_length(previous, settings, setup.parts.schedule, checkpoint.step, setup.steps_per_epoch)
-    return Session(setup, folder, checkpoints or CheckpointSettings(), previous, checkpoint)
+    return Session(setup, folder, ranks, checkpoints or CheckpointSettings(), previous, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Session:
 
     setup: Setup
     folder: RunFolder
+    ranks: Ranks
+    """The other processes of a run on several devices."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     previous: Run | None = None
     """The run to resume, as stored in the folder; None for a new run."""
@@ -118,6 +124,9 @@ class Session:
                 raise
             except BaseException as error:
                 explained = self.explain(error)
+                if isinstance(explained, RankLostError):
+                    log.error("the run is lost: %s", explained)
+                    raise explained from error
                 if explained is None and not isinstance(error, UsageError) and (message := unusable(self.previous, error)):
                     log.error("the run failed", exc_info=error)
                     explained = RunError(message)
@@ -127,6 +136,7 @@ class Session:
                 raise explained from error
             finally:
                 sink.close()
+                self.ranks.end(failed=sys.exc_info()[0] is not None)
         code = SIGNALLED + (stop.signal or 0) if summary.status == "interrupted" else EXIT_CODES[summary.status]
         self.folder.update(status=summary.status, reason=summary.reason, exit_code=code, **facts, **self.end_fields(began))
         if summary.status == "done":
@@ -140,16 +150,14 @@ class Session:
         """
         with stop.raising():
             reset_peak(self.setup.placement.device)
+            self.ranks.start(self.setup.placement.device)
             readers = self.setup.open_readers()
         try:
             with stop.raising():
                 training = self.begin(title, readers, sink, views, stop, began)
             loop = training.loop
             result = self.run_loop(loop)
-            classes = len(self.setup.parts.dataset.class_names)
-            is_scored = result.status == "done" and self.setup.settings.trainer.score_test
-            test, right = loop.score_by_class(readers.test, classes) if is_scored else (None, [])
-            beside = None if test is None else loop.scores_beside(readers.test, "test")
+            is_scored, test, right, beside = score_test_split(self.setup, loop, readers.test, result)
         finally:
             readers.close()
         if test is not None and beside is not None:
@@ -190,6 +198,7 @@ class Session:
         sink.start(replace(setup.info(title, self.folder.path, readers, plan), offsets=offsets))
         for note in setup.notes:
             sink.message(f"note: {note}")
+        self.ranks.connect(setup.placement.device)
         train_state = setup.train_state(readers)
         calls = setup.trace(train_state.model)
         observer = setup.observer(train_state.model, calls, readers)
@@ -201,13 +210,16 @@ class Session:
         del calls  # their tensors may be on the device
         sink = delayed(BroadcastSink([sink, explanation]), setup.placement.device)
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
-        saver = CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
+        own_saver = CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
         schedule = setup.parts.schedule
         runner = setup.runner(train_state, observer, plan)
+        stop, saver = agreed_stop(stop, setup.world), agreed_saver(own_saver, setup.world)
         loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver, runner)
+        restored = None
         if self.previous is not None:
-            restore_run(loop, self.previous, self.checkpoint, saver, self.folder.metrics_file)
-        return Training(loop, runner.facts, saver, explanation, evidence)
+            restored = restore_run(loop, self.previous, self.checkpoint, own_saver, self.folder.metrics_file)
+        setup.world.from_first(restored)
+        return Training(loop, runner.facts, own_saver, explanation, evidence)
 
     def interruption(self, stop: StopSignal, steps: int, problem: str) -> str:
         """Return the reason of an interrupted run. `problem`: why its last checkpoint could not be written, or empty."""
@@ -236,7 +248,7 @@ class Session:
     def explain(self, error: BaseException) -> RunError | None:
         """Return an error that tells the user what to do; None if `error` is not a known one."""
         setup = self.setup
-        explained = explain_error(error, setup.settings.trainer, setup.placement, setup.parts.input_shape)
+        explained = self.ranks.explain(error) or explain_error(error, setup.settings.trainer, setup.placement, setup.parts.input_shape)
         return explained or explain_unwritable(error, self.folder.path, self.folder.resume_command)
 
     def write_failure(self, error: BaseException, began: float) -> None:

@@ -25,10 +25,12 @@ from train.run.device import Placement, choose_placement, configure_determinism
 from train.run.fingerprint import fingerprint
 from train.run.graphs import GraphedRunner, refuse_graph
 from train.run.inputs import load_data
+from train.run.parallel import DistributedForward
 from train.run.recorder import TrainPlan
 from train.run.step import TrainState, rates_for
 from train.sinks.contracts import RunInfo
 from train.store.inputs import Inputs
+from train.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Assembly:
     cost: preflight.Cost
 
 
-def assemble(settings: Settings) -> Assembly:
+def assemble(settings: Settings, place: int = 0) -> Assembly:
     """Build and check everything that needs no data. UsageError names the option and the remedy."""
     configure_determinism(settings.trainer.deterministic)
-    placement = choose_placement(settings.trainer)
+    placement = choose_placement(settings.trainer, place)
     if settings.trainer.cuda_graph is True:
         refuse_graph(placement.device)
     parts = build(settings)
@@ -52,19 +54,20 @@ def assemble(settings: Settings) -> Assembly:
     return Assembly(settings, parts, placement, cost)
 
 
-def prepare(settings: Settings, typed: Sequence[str] = ()) -> Setup:
+def prepare(settings: Settings, typed: Sequence[str] = (), world: World = ALONE, place: int = 0) -> Setup:
     """Build, check and load what the user can get wrong, cheapest first. UsageError names the option and the remedy.
 
-    `typed`: the overrides on the command line, of which none may be without effect on the result.
+    `typed`: the overrides on the command line, of which none may be without effect on the result; `place`: the number of the
+    device on this machine.
     """
-    assembly = assemble(settings)
+    assembly = assemble(settings, place)
     unused.refuse_unread(typed, settings)
     data = load_data(settings, assembly.parts.dataset)
     steps_per_epoch = whole_batches(len(data.splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
     facts = unused.RunFacts(settings, assembly.parts, steps_per_epoch, data.own_validation)
     notes = (*noted(data.dataset), *unused.notes_on_run(typed, facts))
     inputs = data.inputs(settings)
-    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, data.splits, inputs, notes)
+    return Setup(settings, assembly.parts, assembly.placement, assembly.cost, data.splits, inputs, notes, world)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Setup(Assembly):
     splits: Splits
     inputs: Inputs
     notes: Sequence[str] = ()
+    world: World = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -91,6 +95,7 @@ class Setup(Assembly):
             batch_size=self.settings.trainer.batch_size,
             device=self.placement.device,
             memory_format=self.placement.memory_format,
+            world=self.world,
             order_seed=self.settings.seeds.order,
             augment_seed=self.settings.seeds.augment,
         )
@@ -112,12 +117,13 @@ class Setup(Assembly):
         """Return the model with the initial weights of the chosen init, and everything that updates it."""
         trainer = self.settings.trainer
         model = self.placement.place(self.initial_model(readers))
+        compiled = torch.compile(model) if trainer.compile else model
         optimizer = self.parts.new_optimizer(model)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return TrainState(
             model=model,
-            forward=torch.compile(model) if trainer.compile else model,
+            forward=compiled if self.world.is_alone else DistributedForward(model, self.world),
             optimizer=optimizer,
             scaler=torch.amp.GradScaler(self.placement.device.type, enabled=self.placement.dtype is torch.float16),
             placement=self.placement,
@@ -126,6 +132,7 @@ class Setup(Assembly):
             rates=rates_for(optimizer, self.placement.device),
             average=None if (averaging := self.parts.regularization.averaging) is None else averaging(model),
             second_pass=self.parts.regularization.second_pass,
+            world=self.world,
         )
 
     def runner(self, train_state: TrainState, observer: Observer, plan: TrainPlan) -> GraphedRunner:
@@ -206,6 +213,7 @@ class Setup(Assembly):
             "precision_reason": placement.reason,
             "memory_format": placement.layout,
             "threads": torch.get_num_threads(),
+            **({} if self.world.is_alone else {"devices": self.world.size}),
             "preprocess": readers.preprocess.describe(),
             "input_shape": list(self.parts.input_shape),
             "total_steps": plan.total,

@@ -15,7 +15,9 @@ from torch.nn import functional
 from train.data.contracts import Batch
 from train.parts.contracts import Average, SecondPass
 from train.run.device import Placement
+from train.run.parallel import share_buffers
 from train.run.stored_state import fitting
+from train.world import World
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Score:
 
 @dataclass(frozen=True)
 class TrainState:
-    """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters.
+    """The objects that a train step changes. `forward` is the model, or its compiled form with the same parameters, or what makes
+    its gradients the mean over several devices (`train.run.parallel`).
 
     `rates`: initial learning rate -> the present one, float32 on the device, where the optimizer can read it there (`rates_for`);
     `average`: follows the model, and is scored in its place; `second_pass`: replaces the gradients before they are used.
@@ -57,6 +60,12 @@ class TrainState:
     rates: Mapping[float, Tensor] = field(default_factory=dict)
     average: Average | None = None
     second_pass: SecondPass | None = None
+    world: World = World()
+
+    @property
+    def calls_hooks(self) -> bool:
+        """Whether a train step calls the hooks on the model. A compiled model does not."""
+        return self.forward is self.model or not self.world.is_alone
 
     @property
     def scored(self) -> nn.Module:
@@ -111,10 +120,14 @@ def set_learning_rate(train_state: TrainState, lr_factor: float) -> None:
         rate.fill_(initial * lr_factor)
 
 
-def update(train_state: TrainState, batch: Batch) -> Measurement:
-    """Run a train step at the present learning rate: what a CUDA graph captures. It takes nothing from the host but `batch`."""
+def update(train_state: TrainState, batch: Batch, on_gradients: Callable[[], None] = lambda: None) -> Measurement:
+    """Run a train step at the present learning rate: what a CUDA graph captures. It takes nothing from the host but `batch`.
+
+    `on_gradients`: called when the parameters hold the gradients of the whole batch's loss.
+    """
     loss, logits = training_loss(train_state, train_state.forward, batch)
     train_state.scaler.scale(loss).backward()
+    on_gradients()
     if train_state.second_pass is not None:
         train_state.second_pass(train_state.model, partial(add_gradients, train_state, batch))
     if train_state.grad_clip is not None:
@@ -124,9 +137,18 @@ def update(train_state: TrainState, batch: Batch) -> Measurement:
         train_state.scaler.step(train_state.optimizer)
     train_state.scaler.update()
     train_state.optimizer.zero_grad(set_to_none=True)
+    share_buffers(train_state.model, train_state.world)
     if train_state.average is not None:
         train_state.average.update_parameters(train_state.model)
-    return Measurement(loss.detach(), answers(logits.detach(), batch))
+    return of_whole_batch(train_state.world, Measurement(loss.detach(), answers(logits.detach(), batch)))
+
+
+def of_whole_batch(world: World, part: Measurement) -> Measurement:
+    """Return the measurement of a batch from that of this rank's part of it; all parts have as many images."""
+    if world.is_alone:
+        return part
+    loss, correct = world.mean(torch.stack((part.loss, part.correct.to(part.loss.dtype)))).unbind()
+    return Measurement(loss, correct * world.size)
 
 
 def add_gradients(train_state: TrainState, batch: Batch) -> None:

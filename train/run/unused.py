@@ -141,6 +141,10 @@ def _one_part(facts: RunFacts) -> str:
     return f"a batch of {batch} images is one part of norm.size={size} or more, which is norm=batch"
 
 
+def _one_device(facts: RunFacts) -> str:
+    return "trainer.devices=1" if facts.settings.trainer.devices == 1 else ""
+
+
 def _drawn_stem(facts: RunFacts) -> str:
     return "the stem is not whitened (model.whiten=false)" if facts.settings.parts["model"].get("whiten") is False else ""
 
@@ -164,6 +168,7 @@ REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "data.val_fraction": _own_split,
     "model.bias_epochs": _drawn_stem,
     "norm.size": _one_part,
+    "norm.sync": _one_device,
     "seeds.augment": _without_augmentation,
     "seeds.split": _without_split,
     "trainer.max_steps": _epochs_end,

@@ -67,6 +67,7 @@ class Rules:
 
 INTRODUCED: tuple[KeyRule, ...] = (
     KeyRule("trainer.cuda_graph", "auto"),
+    KeyRule("trainer.devices", 1),
     KeyRule("trainer.score_test", True),
     KeyRule("data.verify", False),
     *_of_choices("train.parts.optimizer", "optimizer.bias_factor", 1.0, "sgd adamw"),
@@ -76,6 +77,7 @@ INTRODUCED: tuple[KeyRule, ...] = (
     *_of_choices("train.parts.norm", "norm.scale", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.shift", True, "batch layer instance group"),
     *_of_choices("train.parts.norm", "norm.standardize_weights", False, "group"),
+    *_of_choices("train.parts.norm", "norm.sync", True, "batch"),
     *_of_choices("train.parts.regularization", "regularization.stochastic_depth", 0.0, "regularization"),
     *_of_choices("train.parts.regularization", "regularization.ema_decay", 0.0, "regularization"),
     *_of_choices("train.parts.regularization", "regularization.sam_radius", 0.0, "regularization"),

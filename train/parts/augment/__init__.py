@@ -9,7 +9,7 @@ from train.parts.augment.framing import MultiScale, multi_scale
 from train.parts.augment.geometry import AlternatingFlip, Crop, Flip, Rotate, alternating_flip, crop, flip, rotate
 from train.parts.augment.mixing import Cutmix, Mixup, cutmix, mixup
 from train.parts.augment.op import TrainingOnly, as_float
-from train.parts.augment.pipeline import Pipeline, is_own, send
+from train.parts.augment.pipeline import Pipeline, is_own, mixes, send
 from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, erase
 from train.parts.augment.policy import Policy, rand_augment, trivial_augment
 
@@ -36,6 +36,7 @@ __all__ = [
     "erase",
     "flip",
     "is_own",
+    "mixes",
     "mixup",
     "multi_scale",
     "rand_augment",

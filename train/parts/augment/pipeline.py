@@ -26,6 +26,11 @@ def is_own(op: Op) -> bool:
     return type(op).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
+def mixes(op: Op) -> bool:
+    """Return whether `op`, or an op of a pipeline, mixes the images of a batch."""
+    return any(map(mixes, op.ops)) if isinstance(op, Pipeline) else isinstance(op, Mixing)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """An op that applies several ops one after the other. The choice `name` of op number i is called "i.name".
