@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-
 PATIENCE = timedelta(days=7)
 """How long a rank waits for another: rank 0 may write a large checkpoint, and a process may be stopped for a night."""
 

@@ -47,9 +47,7 @@ def none() -> None:
     """No normalisation."""
 
 
-def batch(
-    momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True, sync: bool = True
-) -> NormFactory:
+def batch(momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: bool = True, sync: bool = True) -> NormFactory:
     """Batch norm: statistics of the batch in training, running averages in evaluation (Ioffe & Szegedy 2015).
 
     `momentum` is torch's: running = (1 - momentum) * running + momentum * batch. The lecture writes

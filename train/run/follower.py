@@ -82,9 +82,7 @@ def train_as_rank(setup: Setup, connect: Callable[[], None]) -> None:
         del calls
         runner, saver = setup.runner(train_state, observer, plan), agreed_saver(NoSaver(), world)
         sink, schedule = BroadcastSink([]), setup.parts.schedule
-        loop = Loop(
-            train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, saver=saver, runner=runner
-        )
+        loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, saver=saver, runner=runner)
         if (state := world.from_first(None)) is not None:
             loop.load_state(state)
         score_test_split(setup, loop, readers.test, loop.run())
