@@ -14,7 +14,7 @@ from train.errors import UsageError
 from train.parts.augment import is_own, mixes, send
 from train.parts.contracts import Draws, Mixing, Op, Visit
 from train.rng import derive, generator
-from train.world import World
+from train.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Batching:
     order_seed: int
     augment_seed: int
     memory_format: torch.memory_format = torch.contiguous_format
-    world: World = World()
+    world: World = ALONE
 
     def visit(self, epoch: int, indices: Tensor, size: int) -> Visit:
         """Return what augmentations may know of a batch. `indices`: int64 [N], of a split of `size` images."""

@@ -10,7 +10,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from train.observe.combine import Measured, combined
 from train.tags import join
+from train.world import ALONE, World
 
 BINS = 64
 LIMIT = 2**20
@@ -107,26 +109,33 @@ class MeasurementBuffer:
         """Add what was taken. It comes before what is added by other calls until `read`."""
         self._tables.append(table)
 
-    def read(self, layers: Iterable[str]) -> Observation:
+    def read(self, layers: Iterable[str], world: World = ALONE) -> Observation:
         """Return everything added since the last call, in one copy from the device, and clear the buffer.
 
-        The layers of a statistic come in the order of `layers`.
+        The layers of a statistic come in the order of `layers`. `world`: the ranks that measured parts of a batch, of which this
+        is one collective.
         """
         added = self.take()
         tables = self._tables if added is None else [*self._tables, added]
         self._tables = []
         if not tables:
             return Observation()
-        numbers = iter(torch.cat([table.numbers for table in tables]).tolist())
-        scalars: dict[tuple[str, str], float] = {}
-        histograms: list[Histogram] = []
-        for table in tables:
-            scalars |= zip(table.scalars, islice(numbers, len(table.scalars)), strict=True)
-            for tag, length in table.rows.items():
-                counts = list(islice(numbers, length))
-                if math.isfinite(counts[0]) and math.isfinite(counts[1]):
-                    histograms.append(histogram_from_counts(tag, counts))
-        return Observation(ordered_tags(scalars, layers), tuple(histograms))
+        of_ranks = [_measured(tables, numbers) for numbers in world.gathered(torch.cat([t.numbers for t in tables])).tolist()]
+        measured = of_ranks[0] if world.is_alone else combined(of_ranks)
+        finite = {tag: row for tag, row in measured.rows.items() if math.isfinite(row[0]) and math.isfinite(row[1])}
+        histograms = tuple(histogram_from_counts(tag, row) for tag, row in finite.items())
+        return Observation(ordered_tags(measured.scalars, layers), histograms)
+
+
+def _measured(tables: Sequence[Table], numbers: Sequence[float]) -> Measured:
+    """Return what is in the numbers of these tables, on the host."""
+    rest = iter(numbers)
+    scalars: dict[tuple[str, str], float] = {}
+    rows: dict[str, list[float]] = {}
+    for table in tables:
+        scalars |= zip(table.scalars, islice(rest, len(table.scalars)), strict=True)
+        rows |= {tag: list(islice(rest, length)) for tag, length in table.rows.items()}
+    return Measured(scalars, rows)
 
 
 def ordered_tags(scalars: Mapping[tuple[str, str], float], layers: Iterable[str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from train.config import ObserveSettings
 from train.observe.batch_moments import find_normalized_layers
+from train.observe.combine import PART, channel_parts
 from train.observe.contracts import LayerInfo
 from train.observe.layers import LayerCall, find_layer_calls, observed_layers, select_names
 from train.observe.measurements import Histogram, MeasurementBuffer, Observation, Table, bin_counts
@@ -21,6 +22,7 @@ from train.parts.isolation import has_averages, isolated
 from train.parts.kinds import WeightedLayer
 from train.parts.model.trace import Call
 from train.tags import join, measured
+from train.world import ALONE, World
 
 __all__ = ["Histogram", "LayerInfo", "Observation", "Observer", "due", "observed_layers"]
 
@@ -36,12 +38,21 @@ def due(step: int, every: int, last: int) -> bool:
 class Observer:
     """Measures the layers of `model` that `settings` select. The numbers stay on the device until `collect`.
 
-    `calls`: what `trace` returned for it; `probe`: images [n, C, H, W] on the device, pre-processed for the model, or None.
+    `calls`: what `trace` returned for it; `probe`: images [n, C, H, W] on the device, pre-processed for the model, or None;
+    `world`: the ranks that see a part of each batch.
     Construct it while the weights are the initial ones: `weight_distance` is measured relative to them.
     """
 
-    def __init__(self, model: nn.Module, settings: ObserveSettings, calls: Sequence[Call], probe: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: ObserveSettings,
+        calls: Sequence[Call],
+        probe: Tensor | None = None,
+        world: World = ALONE,
+    ) -> None:
         self.model = model
+        self.world = world
         self.settings = settings
         self.probe = probe
         self._of_outputs, self._of_gradients = (measured(settings.level, prefix) for prefix in ("activation_", "gradient_"))
@@ -61,6 +72,7 @@ class Observer:
         measures_steps = settings.every or settings.histogram_every
         self._weights = WeightObserver(self._weighted, measured(settings.level) if measures_steps else ())
         self._buffer = MeasurementBuffer()
+        self._norms: dict[str, dict[int, Tensor]] = {}
 
     def due(self, step: int, last: int) -> bool:
         """Return whether the train step number `step` (from 0) is to be observed."""
@@ -71,7 +83,7 @@ class Observer:
 
     def collect(self) -> Observation:
         """Return everything measured since the last call; the only copy from the device to the host."""
-        return self._buffer.read(self._names)
+        return self._buffer.read(self._names, self.world)
 
     def take(self) -> Table | None:
         """Return what was measured by hooks since the last call as one tensor on the device; `put` adds it for `collect`."""
@@ -94,10 +106,10 @@ class Observer:
             if output.requires_grad:
                 stack.callback(output.register_hook(lambda gradient: self._measure_gradient(call, gradient, scale)).remove)
 
-        norms: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        norms = self._norms = defaultdict(dict)
         with ExitStack() as stack:
             stack.enter_context(self._hooked(on_output))
-            for name, layer in self._weighted.items():
+            for name, layer in self._weighted.items() if self.world.is_alone else ():
                 for parameter in layer.parameters(recurse=False):
                     if parameter.requires_grad:
                         stack.callback(parameter.register_hook(_noting_first(norms[name], id(parameter))).remove)
@@ -105,6 +117,14 @@ class Observer:
         for name, parts in norms.items():
             if parts:
                 self._buffer.add("", name, {"parameter_gradient_norm": euclidean_norm(torch.stack(list(parts.values()))) / scale})
+
+    @torch.no_grad()
+    def note_gradients(self) -> None:
+        """Measure the gradients of the parameters, on several devices: only after the backward pass they are of the batch."""
+        for name, layer in () if self.world.is_alone else self._weighted.items():
+            for parameter in layer.parameters(recurse=False):
+                if parameter.grad is not None and parameter.requires_grad:
+                    self._norms[name][id(parameter)] = euclidean_norm(parameter.grad)
 
     @contextmanager
     def observing_weights(self) -> Iterator[None]:
@@ -164,12 +184,16 @@ class Observer:
     def _measure_output(self, call: LayerCall, output: Tensor, histograms: bool) -> None:
         y, info = output.detach(), call.info
         self._buffer.add("activation_", info.name, activation_statistics(y, call.channel_dim, info.function, self._of_outputs))
+        if not self.world.is_alone:
+            self._buffer.add_row(join(f"{PART}channels", info.name), channel_parts(y, call.channel_dim))
         if histograms:
             self._buffer.add_row(join("activation_histogram", info.name), bin_counts(y))
 
     @torch.no_grad()
     def _measure_gradient(self, call: LayerCall, gradient: Tensor, scale: Tensor) -> None:
         self._buffer.add("gradient_", call.info.name, gradient_statistics(gradient.detach(), scale, self._of_gradients))
+        if not self.world.is_alone:
+            self._buffer.add(PART, call.info.name, {"gradient_mean": gradient.detach().float().mean() / scale})
 
 
 def _noting_first(parts: dict[int, Tensor], key: int) -> Callable[[Tensor], None]:

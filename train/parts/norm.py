@@ -308,6 +308,11 @@ class GroupNorm(_PerImageNorm):
         return f"{self.channels}, groups={self.groups}, eps={self.eps}"
 
 
+def synchronizes(model: nn.Module) -> bool:
+    """Return whether a model has batch norms with `sync`."""
+    return any(isinstance(module, BatchNorm) and module.sync for module in model.modules())
+
+
 @contextmanager
 def synchronized(model: nn.Module, world: World) -> Iterator[None]:
     """Let the batch norms with `sync` take their statistics over all ranks in forward passes inside the context."""

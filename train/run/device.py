@@ -103,6 +103,8 @@ def refuse_devices(trainer: TrainerSettings, device: torch.device) -> None:
         below = size - size % trainer.devices
         near = " or ".join(f"trainer.batch_size={n}" for n in (below, below + trainer.devices) if n)
         raise UsageError(f"{option}: every device gets as many images, and {size} cannot be divided so. Use {near}.")
+    if trainer.epochs == 0 or trainer.max_steps == 0:
+        raise UsageError(f"{option}: a run without a train step is one of one device. Use trainer.devices=1.")
     if trainer.compile:
         raise UsageError(f"{option}: trainer.compile=true works on one device only. Use trainer.compile=false.")
     if trainer.cuda_graph is True:

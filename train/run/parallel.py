@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,9 +25,11 @@ class DistributedForward:
 
     def __init__(self, model: nn.Module, world: World) -> None:
         self.model, self.world = model, world
-        self._parallel = DistributedDataParallel(
-            _WithSpare(model), broadcast_buffers=False, find_unused_parameters=True, bucket_cap_mb=BUCKET_MB
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the argument has another name in newer versions of torch
+            self._parallel = DistributedDataParallel(
+                _WithSpare(model), broadcast_buffers=False, find_unused_parameters=True, bucket_cap_mb=BUCKET_MB
+            )
 
     def __call__(self, images: Tensor) -> Tensor:
         with synchronized(self.model, self.world):

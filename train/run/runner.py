@@ -14,6 +14,7 @@ from train.data.contracts import Batch
 from train.observe.batch_moments import BatchMoments
 from train.observe.observer import Observer
 from train.parts.contracts import Staged
+from train.parts.norm import synchronizes
 from train.run.device import Placement
 from train.run.signals import StopSignal
 from train.run.step import Measurement, Score, TrainState, eval_step, set_learning_rate, table_of, update
@@ -77,7 +78,10 @@ class StepRunner:
         if self.moments.layers:
             self.moments.clear()
         else:
-            self.moments = BatchMoments(self.observer.normalized_layers, batch_size, total, capacity)
+            # Running averages of norms that look at their part alone are means over the parts.
+            world, layers = self.train_state.world, self.observer.normalized_layers
+            size = batch_size if world.is_alone or synchronizes(self.train_state.model) else batch_size // world.size
+            self.moments = BatchMoments(layers, size, total, capacity)
         return self.moments
 
     def _update(self, batch: Batch) -> Measurement:
@@ -88,7 +92,7 @@ class StepRunner:
 def observed_update(train_state: TrainState, observer: Observer, histograms: bool, batch: Batch) -> Measurement:
     """Run `update` with hooks on the model."""
     with observing_signals(train_state, observer, histograms), observer.observing_weights():
-        return update(train_state, batch)
+        return update(train_state, batch, observer.note_gradients)
 
 
 def observing_signals(train_state: TrainState, observer: Observer, histograms: bool) -> AbstractContextManager[None]:

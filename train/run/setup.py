@@ -155,7 +155,7 @@ class Setup(Assembly):
         """Return the observer of a model with its initial weights."""
         size = self.settings.observe.probe_size
         images = self.probe(readers, size) if size else None
-        return Observer(model, self.settings.observe, calls, images)
+        return Observer(model, self.settings.observe, calls, images, self.world)
 
     def probe(self, readers: Readers, size: int) -> Tensor:
         parts = self.parts

@@ -17,7 +17,7 @@ from train.parts.contracts import Average, SecondPass
 from train.run.device import Placement
 from train.run.parallel import share_buffers
 from train.run.stored_state import fitting
-from train.world import World
+from train.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TrainState:
     rates: Mapping[float, Tensor] = field(default_factory=dict)
     average: Average | None = None
     second_pass: SecondPass | None = None
-    world: World = World()
+    world: World = ALONE
 
     @property
     def calls_hooks(self) -> bool:
