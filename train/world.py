@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
 
 PATIENCE = timedelta(days=7)
 """How long a rank waits for another: rank 0 may write a large checkpoint, and a process may be stopped for a night."""
@@ -25,7 +26,7 @@ class World:
     rank: int = 0
     size: int = 1
 
-    def connect(self, store: dist.Store, device: torch.device) -> None:
+    def connect(self, store: Store, device: torch.device) -> None:
         """Make the process groups: one for tensors on `device`, one on the CPU for what only the hosts have to know.
 
         A rank that dies is noticed by its connections, or by who started it; no collective ends because others take their time.
@@ -33,9 +34,9 @@ class World:
         if self.is_alone:
             return
         backend = "nccl" if device.type == "cuda" else "gloo"
-        groups = dist.PrefixStore("groups", store)
+        groups = PrefixStore("groups", store)
         dist.init_process_group(backend, store=groups, rank=self.rank, world_size=self.size, timeout=PATIENCE)
-        self._control = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._control: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def close(self) -> None:
         """Leave the process groups."""
@@ -105,13 +106,13 @@ class _Mean(torch.autograd.Function):
     """The mean over all ranks. Each rank's input enters the mean of every rank, so its gradient is the mean of all gradients."""
 
     @staticmethod
-    def forward(context: Any, values: Tensor, size: int) -> Tensor:
-        context.size = size
+    def forward(ctx: Any, values: Tensor, size: int) -> Tensor:
+        ctx.size = size
         return _mean_of(values.clone(memory_format=torch.contiguous_format), size)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _mean_of(gradients[0].clone(memory_format=torch.contiguous_format), context.size), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _mean_of(gradients[0].clone(memory_format=torch.contiguous_format), ctx.size), None
 
 
 ALONE = World()

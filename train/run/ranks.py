@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch import distributed as dist
 from torch import multiprocessing
+from torch._C._distributed_c10d import Store, TCPStore
 
 from train.config import Settings
 from train.errors import RunError, UsageError
@@ -64,7 +65,7 @@ class Ranks:
         self.world = World(0, settings.trainer.devices)
         self._order = Order(settings, tuple(trusted()), self.world.size, 0)
         self._external = started_by_torchrun(environment)
-        self._store: dist.Store | None = None
+        self._store: Store | None = None
         self._processes: Sequence[BaseProcess] = ()
         self._done = threading.Event()
         if self._external:
@@ -81,11 +82,11 @@ class Ranks:
         order = Order(self._order.settings, self._order.trusted, self.world.size, threads)
         if self._external:
             self._store, _, _ = next(dist.rendezvous("env://"))
-            self._store.set("order", pickle.dumps(order))
+            self._store.set("order", pickle.dumps(order))  # pyright: ignore[reportArgumentType]
             return
         listener = socket.create_server((HOST, 0))  # no other machine is to reach it
         port = listener.getsockname()[1]
-        self._store = dist.TCPStore(
+        self._store = TCPStore(
             HOST, port, None, is_master=True, timeout=PATIENCE, wait_for_workers=False, master_listen_fd=listener.detach()
         )
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
@@ -176,7 +177,7 @@ def is_of_connection(error: BaseException) -> bool:
 def _follow(index: int, port: int, order: Order) -> None:
     """The other ranks that rank 0 starts."""
     _end_with(parent_process())
-    store = dist.TCPStore(HOST, port, None, is_master=False, timeout=timedelta(seconds=60), wait_for_workers=False)
+    store = TCPStore(HOST, port, None, is_master=False, timeout=timedelta(seconds=60), wait_for_workers=False)
     _take_part(store, World(index + 1, order.size), order, index + 1)
 
 
@@ -196,10 +197,10 @@ def dismiss_torchrun() -> None:
     """As rank 0 of torchrun: let the others end that wait for an order, as there is no run."""
     store, _, _ = next(dist.rendezvous("env://"))
     if not store.check(["order"]):
-        store.set("order", b"")
+        store.set("order", "")
 
 
-def _take_part(store: dist.Store, world: World, order: Order, place: int) -> None:
+def _take_part(store: Store, world: World, order: Order, place: int) -> None:
     """Train as one of the ranks. An error is what rank 0 then says."""
     for number in HELD_SIGNALS:  # rank 0 tells when to stop
         signal.signal(number, signal.SIG_IGN)
@@ -218,7 +219,7 @@ def _take_part(store: dist.Store, world: World, order: Order, place: int) -> Non
         sys.exit(1)
 
 
-def _join(store: dist.Store, world: World, device: torch.device) -> None:
+def _join(store: Store, world: World, device: torch.device) -> None:
     store.set(f"ready {world.rank}", "")
     world.connect(store, device)
 

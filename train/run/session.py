@@ -248,9 +248,8 @@ class Session:
     def explain(self, error: BaseException) -> RunError | None:
         """Return an error that tells the user what to do; None if `error` is not a known one."""
         setup = self.setup
-        explained = self.ranks.explain(error) or explain_error(
-            error, setup.settings.trainer, setup.placement, setup.parts.input_shape
-        )
+        ended = self.ranks.explain(error)
+        explained = ended or explain_error(error, setup.settings.trainer, setup.placement, setup.parts.input_shape)
         return explained or explain_unwritable(error, self.folder.path, self.folder.resume_command)
 
     def write_failure(self, error: BaseException, began: float) -> None:
