@@ -26,6 +26,8 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing
 from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
+from torch.multiprocessing.spawn import start_processes
 
 from train.config import Settings
 from train.errors import RunError, UsageError
@@ -81,7 +83,7 @@ class Ranks:
             torch.set_num_threads(threads)
         order = Order(self._order.settings, self._order.trusted, self.world.size, threads)
         if self._external:
-            self._store, _, _ = next(dist.rendezvous("env://"))
+            self._store, _, _ = next(rendezvous("env://"))
             self._store.set("order", pickle.dumps(order))  # pyright: ignore[reportArgumentType]
             return
         listener = socket.create_server((HOST, 0))  # no other machine is to reach it
@@ -92,12 +94,11 @@ class Ranks:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         main, sys.modules["__main__"] = sys.modules["__main__"], type(sys)("__main__")  # which each would run again
         try:
-            context = multiprocessing.start_processes(
-                _follow, (port, order), self.world.size - 1, join=False, start_method="spawn"
-            )
+            context = start_processes(_follow, (port, order), self.world.size - 1, join=False, start_method="spawn")
         finally:
             sys.modules["__main__"] = main
-        self._processes = context.processes
+        assert context is not None
+        self._processes = [process for process in context.processes if process is not None]
         threading.Thread(target=self._end_with_the_dead, daemon=True).start()
 
     def connect(self, device: torch.device) -> None:
@@ -185,7 +186,7 @@ def follow_torchrun() -> int:
     """Take part as one of the processes that torchrun has started, in what rank 0 orders. Return the exit code."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _end_with(None)
-    store, _, _ = next(dist.rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://"))
     store.wait(["order"], PATIENCE)
     content = store.get("order")
     if content:
@@ -195,7 +196,7 @@ def follow_torchrun() -> int:
 
 def dismiss_torchrun() -> None:
     """As rank 0 of torchrun: let the others end that wait for an order, as there is no run."""
-    store, _, _ = next(dist.rendezvous("env://"))
+    store, _, _ = next(rendezvous("env://"))
     if not store.check(["order"]):
         store.set("order", "")
 
