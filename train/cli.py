@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from train.command import arranged, as_typed, config_dir, config_folders
 from train.errors import Interrupted, RunError, UsageError
 from train.run.signals import stop_signals
+from train.run.torchrun import is_other_rank, started_by_torchrun
 from train.streams import protect_output, say, say_error
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def main() -> None:
         signal.signal(number, raise_interrupted)
     os.environ["TRAIN_FULL_ERROR"] = str(int(wants_traceback))
     try:
-        code = run_command()
+        code = run_as_rank() if started_by_torchrun() else run_command()
     except Exception as error:
         if wants_traceback:
             raise
@@ -143,6 +144,18 @@ def answered() -> bool:
     elif topics is not None:
         say(help_page([config_dir(), *config_folders(sys.argv[1:])], topics))
     return "--version" in sys.argv[1:] or topics is not None
+
+
+def run_as_rank() -> int:
+    """Run what the arguments ask for as one of the processes that torchrun started; all but the first do what that one orders."""
+    from train.run.ranks import dismiss_torchrun, follow_torchrun
+
+    if is_other_rank():
+        return follow_torchrun()
+    try:
+        return run_command()
+    finally:
+        dismiss_torchrun()
 
 
 def run_command() -> int:

@@ -21,8 +21,9 @@ PATIENCE_S = 60.0
 class Command:
     """A running command. `mark`: the value of a variable that all its processes inherit."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     mark: str
+    log: Path
 
     def processes(self) -> list[int]:
         """Return the ids of all processes that came of the command and are still there."""
@@ -31,6 +32,11 @@ class Command:
     def ranks(self) -> list[int]:
         """Return the ids of the other ranks: Python processes that were spawned."""
         return [pid for pid in self.processes() if b"spawn_main" in _read(Path(f"/proc/{pid}/cmdline"))]
+
+    def output(self) -> str:
+        """Return what the command has printed, when it has ended."""
+        self.process.wait(PATIENCE_S)
+        return self.log.read_text()
 
     def _is_of(self, entry: Path) -> bool:
         is_zombie = b") Z " in _read(entry / "stat")
@@ -61,22 +67,22 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 @contextmanager
 def started(folder: Path, arguments: Sequence[str], program: Sequence[str] = (str(COMMAND),)) -> Iterator[Command]:
     """Start a command in `folder`; at the end kill what is left of it."""
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [*program, *arguments],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", MARK: mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    command = Command(process, mark)
+    mark, log = uuid.uuid4().hex, folder / "output.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*program, *arguments],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", MARK: mark},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    command = Command(process, mark, log)
     try:
         yield command
     finally:
         for pid in command.processes():
             os.kill(pid, 9)
-        process.communicate()
+        process.wait()
 
 
 def records(run: Path) -> int:

@@ -24,7 +24,7 @@ from train.world import ALONE, World
 TOLERANCE = 1e-5
 """Of the largest gradient of a layer: float32 sums of half as many images, then of two such sums."""
 OF_BATCH_NORM = 5e-4
-"""torch's CPU kernel for batch norm sums less exactly than ours over all ranks, and a bias before a norm has noise for a gradient."""
+"""torch's CPU kernel for batch norm is less exact than our sums, and the gradient of a bias before a norm is noise."""
 NORMS = {"none": TOLERANCE, "layer": TOLERANCE, "instance": TOLERANCE, "group": TOLERANCE, "batch": OF_BATCH_NORM}
 PLAIN = [*SMALL, "regularization.dropout=0", "trainer.precision=float32", "trainer.batch_size=16"]
 
@@ -87,7 +87,7 @@ def test_run_on_two_devices_has_one_folder_and_the_records_of_one(train: Train, 
         assert math.isclose(two[key], value, rel_tol=1e-3, abs_tol=1e-6), key
     status: dict[str, Any] = dict(read_run(tmp_path / "2").status)
     assert status["devices"] == 2
-    assert "eager" in str(status["cuda_graph"])
+    assert "eager" in str(status["cuda_graph_reason"])
     assert {file.name for file in (tmp_path / "1").iterdir()} == {file.name for file in (tmp_path / "2").iterdir()}
 
 
@@ -96,7 +96,7 @@ def test_run_on_two_devices_has_one_folder_and_the_records_of_one(train: Train, 
     [
         (
             ["trainer.batch_size=9"],
-            "trainer.devices=2: every device gets as many images, and 9 cannot be divided so. Use trainer.batch_size=8 or trainer.batch_size=10.",
+            "trainer.devices=2: every device gets as many images, and 9 cannot be divided so. Use trainer.batch_size=8 or",
         ),
         (["trainer.device=cpu:0"], "trainer.device=cpu:0 names one device"),
         (["trainer.compile=true"], "trainer.compile=true works on one device only"),
@@ -107,10 +107,3 @@ def test_what_several_devices_cannot_do_is_refused(train: Train, arguments: list
     result = train(*SMALL, "trainer.devices=2", *arguments)
     assert result.returncode == 2
     assert message in " ".join(result.stderr.split())
-
-
-def test_other_number_of_processes_than_torchrun_started_is_refused(train: Train) -> None:
-    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
-    result = train(*SMALL, **variables)
-    assert result.returncode == 2
-    assert "trainer.devices=1: torchrun has started 2 processes (WORLD_SIZE=2). Use trainer.devices=2" in result.stderr

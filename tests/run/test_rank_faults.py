@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import SMALL
+from tests.conftest import Train
+from tests.harness import COMMAND, SMALL, run_content
 from tests.run.rank_processes import records, started, wait_until
 from train.store.run import read_run
 
@@ -32,12 +33,29 @@ def test_no_process_outlives_a_killed_rank(tmp_path: Path, dead: str) -> None:
         (other,) = command.ranks()
         os.kill(command.process.pid if dead == "rank 0" else other, signal.SIGKILL)
         assert command.ended()
-        output = command.process.communicate()[0]
+        output = command.output()
     assert read_run(run).state == "lost"
     if dead == "rank 1":
         assert command.process.returncode == 1
         assert "rank 1 of 2 was ended by SIGKILL (signal 9)" in output
         assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["trainer.devices=2"], ["trainer.devices=1"]])
+def test_torchrun_starts_one_run(tmp_path: Path, arguments: list[str]) -> None:
+    """Or none, where it starts another number of processes than the configuration says."""
+    launcher = [str(COMMAND.with_name("torchrun")), "--nproc-per-node=2", "--master-port=0", "--no-python", str(COMMAND)]
+    launcher[3:3] = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    with started(tmp_path, [*SMALL, "hydra.run.dir=run", *arguments], launcher) as command:
+        assert command.ended()
+        output = command.output()
+    if arguments == ["trainer.devices=2"]:
+        assert command.process.returncode == 0, output
+        assert read_run(tmp_path / "run").state == "done"
+    else:
+        assert "trainer.devices=1: torchrun has started 2 processes (WORLD_SIZE=2). Use trainer.devices=2" in output
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -50,16 +68,22 @@ def test_no_process_outlives_a_command_killed_as_it_starts(tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to_all", [False, True])
-def test_signal_ends_all_ranks_and_the_run_resumes(tmp_path: Path, to_all: bool) -> None:
+def test_signal_ends_all_ranks_and_resume_is_bit_exact(train: Train, tmp_path: Path, to_all: bool) -> None:
     """A terminal and a batch system send a signal to all processes."""
+    arguments = [*LONG, "trainer.max_steps=300", "norm=batch", "norm.sync=false", "regularization.dropout=0.1"]
     run = tmp_path / "run"
-    with started(tmp_path, ENDLESS) as command:
+    with started(tmp_path, arguments) as command:
         assert wait_until(lambda: records(run) > 3)
         for pid in [*(command.ranks() if to_all else ()), command.process.pid]:
             os.kill(pid, signal.SIGTERM)
         assert command.ended()
-        output = command.process.communicate()[0]
+        output = command.output()
     assert command.process.returncode == 128 + signal.SIGTERM, output
-    stored = read_run(run)
-    assert stored.state == "interrupted"
-    assert list((run / "checkpoints").glob("step-*.pt"))
+    assert read_run(run).state == "interrupted"
+    refused = train("resume=run", "trainer.devices=1")
+    assert refused.returncode == 2
+    assert "trainer.devices: 2 -> 1" in refused.stderr
+    resumed = train("resume=run")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert train(*arguments, "hydra.run.dir=whole").returncode == 0
+    assert run_content(run) == run_content(tmp_path / "whole")

@@ -21,6 +21,7 @@ from datetime import timedelta
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from typing import ClassVar
 
 import torch
 from torch import distributed as dist
@@ -30,10 +31,11 @@ from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import start_processes
 
 from train.config import Settings
-from train.errors import RunError, UsageError
+from train.errors import RunError
 from train.run.follower import train_as_rank
 from train.run.setup import prepare
 from train.run.signals import HELD_SIGNALS, signal_with_number
+from train.run.torchrun import refuse_other_size, started_by_torchrun
 from train.run.trust import set_trusted, trusted
 from train.world import PATIENCE, World
 
@@ -61,7 +63,12 @@ class Order:
 
 
 class Ranks:
-    """The other ranks of a run, as rank 0 sees them; there are none for a run on one device."""
+    """The other ranks of a run, as rank 0 sees them; there are none for a run on one device.
+
+    `ordered`: whether those that torchrun has started were told what to do.
+    """
+
+    ordered: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
         self.world = World(0, settings.trainer.devices)
@@ -71,7 +78,7 @@ class Ranks:
         self._processes: Sequence[BaseProcess] = ()
         self._done = threading.Event()
         if self._external:
-            refuse_other_size(settings.trainer.devices, int(environment["WORLD_SIZE"]))
+            refuse_other_size(settings.trainer.devices, environment)
 
     def start(self, device: torch.device) -> None:
         """Start the others, or tell those that torchrun started what to do. They prepare themselves meanwhile."""
@@ -84,6 +91,7 @@ class Ranks:
         order = Order(self._order.settings, self._order.trusted, self.world.size, threads)
         if self._external:
             self._store, _, _ = next(rendezvous("env://"))
+            Ranks.ordered = True
             self._store.set("order", pickle.dumps(order))  # pyright: ignore[reportArgumentType]
             return
         listener = socket.create_server((HOST, 0))  # no other machine is to reach it
@@ -155,20 +163,6 @@ class Ranks:
         os._exit(LOST)
 
 
-def started_by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether torchrun, or another launcher that sets its variables, has started this process and others with it."""
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys() and int(environment["WORLD_SIZE"]) > 1
-
-
-def refuse_other_size(devices: int, size: int) -> None:
-    """Raise UsageError where the configuration does not say how many processes there are: its results depend on that."""
-    if devices != size:
-        raise UsageError(
-            f"trainer.devices={devices}: torchrun has started {size} processes (WORLD_SIZE={size}). Use trainer.devices={size}, "
-            f"or start {devices} of them."
-        )
-
-
 def is_of_connection(error: BaseException) -> bool:
     """Return whether an exception says that the connection to another rank has ended."""
     texts = ("gloo", "connection", "NCCL", "Broken pipe")
@@ -195,9 +189,9 @@ def follow_torchrun() -> int:
 
 
 def dismiss_torchrun() -> None:
-    """As rank 0 of torchrun: let the others end that wait for an order, as there is no run."""
-    store, _, _ = next(rendezvous("env://"))
-    if not store.check(["order"]):
+    """As rank 0 of torchrun: let the others end that wait for an order, if there was no run."""
+    if not Ranks.ordered:
+        store, _, _ = next(rendezvous("env://"))
         store.set("order", "")
 
 
