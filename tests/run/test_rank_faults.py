@@ -13,14 +13,8 @@ from tests.harness import COMMAND, SMALL, run_content
 from tests.run.rank_processes import records, started, wait_until
 from train.store.run import read_run
 
-ENDLESS = [
-    *SMALL,
-    "trainer.devices=2",
-    "trainer.max_steps=null",
-    "trainer.epochs=1000",
-    "trainer.record_every=1",
-    "hydra.run.dir=run",
-]
+LONG = [*SMALL, "trainer.devices=2", "trainer.epochs=1000", "trainer.record_every=1", "hydra.run.dir=run"]
+ENDLESS = [*LONG, "trainer.max_steps=null"]
 
 
 @pytest.mark.slow

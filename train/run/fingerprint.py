@@ -81,7 +81,8 @@ def norms(model: nn.Module, calls: Sequence[Call], parts: Parts, chosen: str) ->
     """Count norm layers by type (`built`: of types that the chosen norm made, `others`: the rest) and biases in front of a norm.
 
     Such a bias is of a layer whose output a norm reads directly, so that the norm subtracts or absorbs the bias.
-    `scales`, `shifts`: how many of those built have a gamma and a beta.
+    `scales`, `shifts`: how many of those built have a gamma and a beta; `synchronized`: how many of them take the statistics of
+    the whole batch on several devices.
     """
     chosen_types = set() if parts.norm is None else parts.norm.types
     modules = list(_outermost(model, lambda module: type(module) in chosen_types or is_norm(module)))
@@ -94,6 +95,7 @@ def norms(model: nn.Module, calls: Sequence[Call], parts: Parts, chosen: str) ->
         "others": _by_type(module for module in modules if type(module) not in chosen_types),
         "scales": sum(getattr(module, "weight", None) is not None for module in built),
         "shifts": sum(getattr(module, "bias", None) is not None for module in built),
+        "synchronized": sum(bool(getattr(module, "sync", False)) for module in built),
         "standardized_convolutions": sum(isinstance(module, StandardizedConv2d) for module in model.modules()),
         "biases_before": sum(getattr(layer, "bias", None) is not None for layer in before),
     }

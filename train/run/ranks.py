@@ -30,8 +30,8 @@ from torch._C._distributed_c10d import Store, TCPStore
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import start_processes
 
-from train.config import Settings
-from train.errors import RunError
+from train.config import Settings, TrainerSettings
+from train.errors import RunError, UsageError
 from train.run.follower import train_as_rank
 from train.run.setup import prepare
 from train.run.signals import HELD_SIGNALS, signal_with_number
@@ -79,6 +79,8 @@ class Ranks:
         self._done = threading.Event()
         if self._external:
             refuse_other_size(settings.trainer.devices, environment)
+        elif not self.world.is_alone:
+            refuse_missing(settings.trainer)
 
     def start(self, device: torch.device) -> None:
         """Start the others, or tell those that torchrun started what to do. They prepare themselves meanwhile."""
@@ -161,6 +163,15 @@ class Ranks:
         for process in self._processes:
             process.kill()
         os._exit(LOST)
+
+
+def refuse_missing(trainer: TrainerSettings) -> None:
+    """Raise UsageError where this machine has fewer GPUs than a run is to train on."""
+    found = torch.cuda.device_count()
+    if trainer.device.partition(":")[0] in ("auto", "cuda") and 0 < found < trainer.devices:
+        raise UsageError(
+            f"trainer.devices={trainer.devices}: torch sees {found} GPU(s). Use trainer.devices={found}, or trainer.device=cpu."
+        )
 
 
 def is_of_connection(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Whether torchrun, or another launcher that sets its variables, has started this process and others with it. Imports no torch."""
+"""Whether torchrun, or a launcher that sets the same variables, has started this process with others. Imports no torch."""
 
 from __future__ import annotations
 

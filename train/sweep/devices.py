@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from omegaconf import OmegaConf
+
 from train.errors import UsageError
+from train.store.overrides import key_of
 from train.sweep.mps import required_tool
 
 Devices: TypeAlias = Literal["auto", "cpu"] | tuple[int, ...]
 LAUNCHER = "hydra.launcher"
+DEVICES_KEY = "trainer.devices"
 CGROUPS = Path("/sys/fs/cgroup")
 
 MAX_JOBS_PER_GPU = 8
@@ -35,7 +39,7 @@ class PoolSettings:
 
 @dataclass(frozen=True)
 class Slot:
-    """A device for one job at a time. `environment`: the variables that show the job this device and no other."""
+    """A device, or several GPUs, for one job at a time. `environment`: the variables that show the job these and no others."""
 
     device: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -54,12 +58,16 @@ class Allocation:
     @property
     def gpus(self) -> int:
         """The number of distinct GPUs."""
-        return len({slot.device for slot in self.slots if slot.device != "cpu"})
+        return sum(device.count(",") + 1 for device in self._places)
+
+    @property
+    def _places(self) -> set[str]:
+        return {slot.device for slot in self.slots if slot.device != "cpu"}
 
     @property
     def shared(self) -> bool:
         """Whether several jobs share a GPU, and thus its memory."""
-        return 0 < self.gpus < len(self.slots)
+        return 0 < len(self._places) < len(self.slots)
 
     def sharers(self, slot: Slot) -> int:
         """Return how many jobs at most are on the GPU of this slot; 1 on the CPU."""
@@ -94,27 +102,41 @@ def allocate(
     trainer_device: str,
     environment: Mapping[str, str] = os.environ,
     needed_bytes: int | None = None,
+    per_job: int = 1,
 ) -> Allocation:
     """Allocate slots for `runs` jobs with `trainer.device=trainer_device`, never more slots than jobs.
 
     CPU: one job per core with one thread, which is faster than fewer jobs with more threads. With fewer jobs than cores, the jobs
     share the cores. GPU: as many as its memory and the cores allow, when `needed_bytes`, the memory of a job, is known; else one
     job each. The user's OMP_NUM_THREADS sets the threads as `threads_per_job` does. UsageError for a GPU that does not exist.
+
+    `per_job`: `trainer.devices`. So many GPUs make a slot, for one job where `jobs_per_device` does not say more; on the CPU, a job
+    has so many processes.
     """
     names = [] if settings.devices == "cpu" else visible_gpus(environment)
     on_cpu = settings.devices == "cpu" or (settings.devices == "auto" and (not names or trainer_device in ("cpu", "mps")))
     threads = settings.threads_per_job or _user_threads(environment)
     if on_cpu:
-        count = max(1, min(runs, settings.jobs_per_device or cpu_cores() // (threads or 1)))
+        count = max(1, min(runs, settings.jobs_per_device or cpu_cores() // (threads or 1) // per_job))
         hidden = {} if trainer_device.startswith("cuda") else {"CUDA_VISIBLE_DEVICES": ""}
         return Allocation((Slot("cpu", hidden),) * count, threads or max(1, cpu_cores() // count))
     if trainer_device not in ("auto", "cuda", "cuda:0"):
         remedy = "Leave trainer.device out, or run on the CPU with hydra.launcher.devices=cpu trainer.device=cpu."
         raise UsageError(f"trainer.device={trainer_device}: each run of a sweep sees one GPU, that of its slot. {remedy}")
     chosen = [_gpu_name(names, index) for index in settings.devices] if isinstance(settings.devices, tuple) else names
-    each = settings.jobs_per_device or jobs_per_gpu(chosen, needed_bytes, environment)
-    slots = [_gpu_slot(name, environment) for _ in range(each) for name in chosen][: max(1, runs)]
+    each = settings.jobs_per_device or jobs_per_gpu(chosen, needed_bytes if per_job == 1 else None, environment)
+    places = [chosen[first : first + per_job] for first in range(0, len(chosen) - per_job + 1, per_job)]
+    if not places:
+        raise UsageError(f"trainer.devices={per_job}: the sweep has {len(chosen)} GPU(s). Use fewer, or trainer.device=cpu.")
+    slots = [_gpu_slot(",".join(place), environment) for _ in range(each) for place in places][: max(1, runs)]
     return Allocation(tuple(slots), threads or max(1, cpu_cores() // len(slots)))
+
+
+def devices_per_job(master: Any, jobs: Iterable[Sequence[str]] = ()) -> int:
+    """Return `trainer.devices`, the largest where it is swept: every slot suits every job. `master`: the sweep's configuration."""
+    typed = [override.partition("=")[2] for job in jobs for override in job if key_of(override) == DEVICES_KEY]
+    numbers = [str(OmegaConf.select(master, DEVICES_KEY, default=1)), *typed]
+    return max((int(number) for number in numbers if number.isdigit() and int(number)), default=1)
 
 
 def jobs_per_gpu(names: Sequence[str], needed_bytes: int | None, environment: Mapping[str, str] = os.environ) -> int:
@@ -172,7 +194,7 @@ def _nvidia_smi(query: str) -> str:
 
 
 def _gpu_slot(name: str, environment: Mapping[str, str]) -> Slot:
-    """Return the slot of a GPU. Indices of the user follow CUDA's order; those of nvidia-smi are in bus order."""
+    """Return the slot of a GPU, or of several, separated by commas. Indices of the user follow CUDA's order; those of nvidia-smi are in bus order."""
     order = {} if "CUDA_VISIBLE_DEVICES" in environment else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return Slot(f"cuda:{name}", order | {"CUDA_VISIBLE_DEVICES": name})
 

@@ -26,7 +26,7 @@ from train.store.run import read_status
 from train.sweep import job as job_call
 from train.sweep.compose import Compositions
 from train.sweep.conclude import exit_codes, explain_unwritten, unwritten
-from train.sweep.devices import Allocation, PoolSettings, allocate, describe_allocation
+from train.sweep.devices import Allocation, PoolSettings, allocate, describe_allocation, devices_per_job
 from train.sweep.display import Display, display_for
 from train.sweep.drawing import Drawings
 from train.sweep.fork_server import ForkServer, Worker
@@ -83,7 +83,8 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
     if not job_overrides:
         return []
     device = str(OmegaConf.select(request.master, "trainer.device", default="auto"))
-    allocation = allocate(request.settings, len(job_overrides), device, needed_bytes=request.needed_bytes)
+    per_job = devices_per_job(request.master, job_overrides)
+    allocation = allocate(request.settings, len(job_overrides), device, needed_bytes=request.needed_bytes, per_job=per_job)
     rows = rows_of(job_overrides, request.folder)
     jobs = [Job(initial_index + row.number - 1, list(job), row) for job, row in zip(job_overrides, rows, strict=True)]
     with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:

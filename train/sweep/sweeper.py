@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from train.command import as_typed, left_out, stored_command
 from train.errors import UsageError
 from train.report.make import ReportOptions
+from train.run.torchrun import refuse_torchrun
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
 from train.store.manifest import Manifest, read_manifest
@@ -23,7 +24,7 @@ from train.sweep import looks, plan_text
 from train.sweep.axes import SWEEP_ONLY, SweepRequest, read_request
 from train.sweep.calibrate import estimate_s, time_arms
 from train.sweep.check import ArmChecks, check_arms, compare_with_folder
-from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, parse_pool_settings
+from train.sweep.devices import Allocation, Slot, allocate, cpu_cores, devices_per_job, parse_pool_settings
 from train.sweep.fork_server import ForkServer
 from train.sweep.looks import LookPolicy
 from train.sweep.manifest import build_manifest, check_analysis, existing_manifest, newest_sweep
@@ -62,6 +63,7 @@ class Sweep:
 
         UsageError for every error that can be detected before the first job; no files are written then.
         """
+        refuse_torchrun()
         self.validate_preset()
         set_trusted(trusted_packages(self.master.trust, overrides))
         typed = (*as_typed(self.master.hydra.overrides.hydra), *overrides)
@@ -185,7 +187,7 @@ class Sweep:
             return Allocation((Slot("cpu"),) * max(1, int(settings.get("n_jobs") or 1)), cpu_cores())
         pool = parse_pool_settings(*(settings[key] for key in POOL_KEYS))
         device = str(OmegaConf.select(self.master, "trainer.device", default="auto"))
-        return allocate(pool, runs, device, needed_bytes=needed_bytes)
+        return allocate(pool, runs, device, needed_bytes=needed_bytes, per_job=devices_per_job(self.master))
 
     def folder(self) -> Path:
         configured = Path(str(self.master.hydra.sweep.dir)).expanduser()
