@@ -23,8 +23,6 @@ to average, or channels that the groups do not divide, raise `ShapeError` in `fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -32,11 +30,10 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from train.errors import ShapeError, UsageError
 from train.parts.contracts import NormFactory
-from train.world import World
+from train.world.norm import RankedBatchNorm
 
 Count = Annotated[int, Interval(ge=1)]
 Eps = Annotated[float, Interval(gt=0)]
@@ -132,7 +129,7 @@ class StandardizedConv2d(nn.Conv2d):
         return self._conv_forward(input, (self.weight - mean) * torch.rsqrt(variance + 1e-10), self.bias)
 
 
-class BatchNorm(_BatchNorm):
+class BatchNorm(RankedBatchNorm):
     """torch's batch norm for inputs of any rank from [N, C] on; state: `running_mean`, `running_var`, both [C].
 
     ShapeError: in training, a batch that holds one value per channel.
@@ -140,16 +137,10 @@ class BatchNorm(_BatchNorm):
 
     choice: ClassVar[str] = "batch"
     remedy: ClassVar[str] = "Use a larger trainer.batch_size or larger images, or norm=layer."
-    world: World | None = None
-    """Over which ranks the statistics are taken, inside `synchronized`."""
-
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1, sync: bool = False) -> None:
-        super().__init__(channels, eps=eps, momentum=momentum)
-        self.sync = sync
 
     def forward(self, input: Tensor) -> Tensor:
         if self.world is not None and self.training:
-            return self._over(self.world, input)
+            return self.over(self.world, input)
         gamma = _gamma(self.weight, self.bias)
         if gamma is self.weight or self.num_batches_tracked is None:
             return super().forward(input)
@@ -157,27 +148,6 @@ class BatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(int(self.training))
         averages, momentum = (self.running_mean, self.running_var), self.momentum or 0.0
         return F.batch_norm(input, *averages, gamma, self.bias, self.training, momentum, self.eps)
-
-    def _over(self, world: World, input: Tensor) -> Tensor:
-        """Normalise in training by the mean and the variance over all ranks, in float32. torch's SyncBatchNorm needs a GPU."""
-        x = input.float()
-        dims, shape = [0, *range(2, x.ndim)], (1, -1) + (1,) * (x.ndim - 2)
-        mean = world.mean(x.mean(dims))
-        centred = x - mean.view(shape)
-        variance = world.mean(centred.square().mean(dims))
-        self._follow(mean.detach(), variance.detach(), world.size * input.numel() // self.num_features)
-        y = centred * torch.rsqrt(variance + self.eps).view(shape)
-        y = y if self.weight is None else y * self.weight.view(shape)
-        return (y if self.bias is None else y + self.bias.view(shape)).to(input.dtype)
-
-    @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Update the running averages by a batch of `count` values per channel."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum or 0.0)
-        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.numel() == self.num_features:
@@ -306,24 +276,6 @@ class GroupNorm(_PerImageNorm):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, groups={self.groups}, eps={self.eps}"
-
-
-def synchronizes(model: nn.Module) -> bool:
-    """Return whether a model has batch norms with `sync`."""
-    return any(isinstance(module, BatchNorm) and module.sync for module in model.modules())
-
-
-@contextmanager
-def synchronized(model: nn.Module, world: World) -> Iterator[None]:
-    """Let the batch norms with `sync` take their statistics over all ranks in forward passes inside the context."""
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and module.sync]
-    try:
-        for norm in norms:
-            norm.world = world
-        yield
-    finally:
-        for norm in norms:
-            norm.world = None
 
 
 def _with_affine(module: nn.Module, scale: bool, shift: bool) -> nn.Module:

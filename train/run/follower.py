@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from train.run.loop import Loop, NoSaver, Reader, Saver, TrainResult
+from train.run.loop import Loop, NoSaver, Saver
 from train.run.setup import Setup
 from train.run.signals import StopSignal
-from train.run.step import Score
 from train.sinks.broadcast import BroadcastSink
 from train.world import World
 
@@ -57,18 +56,6 @@ def agreed_saver(own: Saver, world: World) -> Saver:
     return own if world.is_alone else AgreedSaver(own, world)
 
 
-def score_test_split(
-    setup: Setup, loop: Loop, test: Reader, result: TrainResult
-) -> tuple[bool, Score | None, list[int], dict[str, float] | None]:
-    """Evaluate the test split after the last step, unless `trainer.score_test` is false. Return whether it was to be done, the
-    score, the images of each class that are classified right, and the scores of further models; None where a signal came."""
-    classes = len(setup.parts.dataset.class_names)
-    is_scored = result.status == "done" and setup.settings.trainer.score_test
-    score, right = loop.score_by_class(test, classes) if is_scored else (None, [])
-    beside = None if score is None else loop.scores_beside(test, "test")
-    return is_scored, score, right, beside
-
-
 def train_as_rank(setup: Setup, connect: Callable[[], None]) -> None:
     """Train as another rank than the first: the same as in `Session.train`, without a folder, records and checkpoints."""
     world, stop = setup.world, agreed_stop(StopSignal(), setup.world)
@@ -85,6 +72,7 @@ def train_as_rank(setup: Setup, connect: Callable[[], None]) -> None:
         loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, saver=saver, runner=runner)
         if (state := world.from_first(None)) is not None:
             loop.load_state(state)
-        score_test_split(setup, loop, readers.test, loop.run())
+        if loop.run().status == "done" and setup.settings.trainer.score_test:
+            loop.score_test(readers.test, len(setup.parts.dataset.class_names))
     finally:
         readers.close()

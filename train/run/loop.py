@@ -231,6 +231,11 @@ class Loop:
         counter = ClassCounter(self.train_state.scored, self.train_state.placement, classes)
         return score_of(self.train_state.scored, counter.evaluate, split.eval_batches(), self.stop), counter.counts.tolist()
 
+    def score_test(self, split: Reader, classes: int) -> tuple[Score | None, list[int], dict[str, float] | None]:
+        """Return the score on the test split, the images of each class that are classified right, and `scores_beside`."""
+        score, right = self.score_by_class(split, classes)
+        return score, right, None if score is None else self.scores_beside(split, "test")
+
     def state(self) -> dict[str, Any]:
         """Return everything that the next update, the next record or the end depends on: the content of a checkpoint."""
         snapshot = self.divergence.snapshot

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from train.parts.norm import synchronized
 from train.world import World
+from train.world.norm import synchronized
 
 BUCKET_MB = 25
 """torch's default, stated since the sizes of the buckets decide the order of sums."""

@@ -32,9 +32,10 @@ from torch.multiprocessing.spawn import start_processes
 
 from train.config import Settings, TrainerSettings
 from train.errors import RunError, UsageError
-from train.run.follower import train_as_rank
+from train.run.follower import agreed_saver, agreed_stop, train_as_rank
+from train.run.loop import Saver
 from train.run.setup import prepare
-from train.run.signals import HELD_SIGNALS, signal_with_number
+from train.run.signals import HELD_SIGNALS, StopSignal, signal_with_number
 from train.run.torchrun import refuse_other_size, started_by_torchrun
 from train.run.trust import set_trusted, trusted
 from train.world import PATIENCE, World
@@ -138,6 +139,14 @@ class Ranks:
         if self._store.check(["error"]):
             return RunError(self._store.get("error").decode())
         return RankLostError(f"the connection to another of the {self.world.size} ranks has ended.")
+
+    def stop(self, own: StopSignal) -> StopSignal:
+        """Return the stop flag of a run on all its ranks."""
+        return agreed_stop(own, self.world)
+
+    def saver(self, own: Saver) -> Saver:
+        """Return the saver of a run on all its ranks."""
+        return agreed_saver(own, self.world)
 
     def end(self, failed: bool) -> None:
         """Let the other ranks end; `failed`: at once."""

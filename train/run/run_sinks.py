@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -41,8 +42,9 @@ def run_sinks(folder: RunFolder, arm: HParamsRow | None) -> tuple[Sink, Sink]:
     return BroadcastSink([JsonlSink(), views, HeatMapSink(views)]), views
 
 
-def delayed(sink: Sink, device: torch.device) -> Sink:
-    """Return a sink that writes later where the device computes meanwhile: on a GPU."""
+def delayed(sinks: Sequence[Sink], device: torch.device) -> Sink:
+    """Return one sink of several, which writes later where the device computes meanwhile: on a GPU."""
+    sink = BroadcastSink(sinks)
     return DelayedSink(sink) if device.type == "cuda" else sink
 
 

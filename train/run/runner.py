@@ -14,10 +14,10 @@ from train.data.contracts import Batch
 from train.observe.batch_moments import BatchMoments
 from train.observe.observer import Observer
 from train.parts.contracts import Staged
-from train.parts.norm import synchronizes
 from train.run.device import Placement
 from train.run.signals import StopSignal
 from train.run.step import Measurement, Score, TrainState, eval_step, set_learning_rate, table_of, update
+from train.world.norm import synchronizes
 
 
 class Kind(StrEnum):

@@ -21,7 +21,6 @@ from train.explain.sink import ExplanationSink
 from train.run.checkpoint import CheckpointSaver, FoundCheckpoint, find_checkpoint, prune_checkpoints
 from train.run.device import peak_bytes, reset_peak
 from train.run.explanation import explanation_sink
-from train.run.follower import agreed_saver, agreed_stop, score_test_split
 from train.run.loop import Loop, TrainResult
 from train.run.outcome import explain_error, explain_unwritable, json_value, summarise
 from train.run.ranks import RankLostError, Ranks
@@ -30,7 +29,6 @@ from train.run.run_sinks import delayed, run_sinks
 from train.run.setup import Setup, prepare
 from train.run.signals import StopSignal, handle_signals, signal_name
 from train.run.step import Score
-from train.sinks.broadcast import BroadcastSink
 from train.sinks.contracts import Sink, Summary
 from train.sinks.hparams import HParamsRow
 from train.store.log import log_file
@@ -157,7 +155,9 @@ class Session:
                 training = self.begin(title, readers, sink, views, stop, began)
             loop = training.loop
             result = self.run_loop(loop)
-            is_scored, test, right, beside = score_test_split(self.setup, loop, readers.test, result)
+            classes = len(self.setup.parts.dataset.class_names)
+            is_scored = result.status == "done" and self.setup.settings.trainer.score_test
+            test, right, beside = loop.score_test(readers.test, classes) if is_scored else (None, [], None)
         finally:
             readers.close()
         if test is not None and beside is not None:
@@ -208,12 +208,12 @@ class Session:
             log.warning(sentence)
         explanation = explanation_sink(setup, calls, observer, readers, views, self.folder.path, title)
         del calls  # their tensors may be on the device
-        sink = delayed(BroadcastSink([sink, explanation]), setup.placement.device)
+        sink = delayed([sink, explanation], setup.placement.device)
         first_batch = evidence["fingerprint"]["first_batch"]["sha256"]
         own_saver = CheckpointSaver(self.folder.path, self.checkpoints, resume_identity(self.folder.config), first_batch, sink)
         schedule = setup.parts.schedule
         runner = setup.runner(train_state, observer, plan)
-        stop, saver = agreed_stop(stop, setup.world), agreed_saver(own_saver, setup.world)
+        stop, saver = self.ranks.stop(stop), self.ranks.saver(own_saver)
         loop = Loop(train_state, schedule, readers.train, readers.val, plan, observer, sink, stop, began, saver, runner)
         restored = None
         if self.previous is not None:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("run", "observe", "data", "parts", "config.py", "rng.py", "tags.py", "world.py")
+PACKAGES = ("run", "observe", "data", "parts", "config.py", "rng.py", "tags.py", "world")
 """The sources that a run's numbers depend on. Reports, sinks and sweeps may change between two runs of one experiment."""
 
 EQUIVALENT = Path(__file__).with_name("equivalent_code.txt")

@@ -110,8 +110,8 @@ def allocate(
     share the cores. GPU: as many as its memory and the cores allow, when `needed_bytes`, the memory of a job, is known; else one
     job each. The user's OMP_NUM_THREADS sets the threads as `threads_per_job` does. UsageError for a GPU that does not exist.
 
-    `per_job`: `trainer.devices`. So many GPUs make a slot, for one job where `jobs_per_device` does not say more; on the CPU, a job
-    has so many processes.
+    `per_job`: `trainer.devices`. So many GPUs make a slot, for one job where `jobs_per_device` does not say more; on the CPU, a
+    job has so many processes.
     """
     names = [] if settings.devices == "cpu" else visible_gpus(environment)
     on_cpu = settings.devices == "cpu" or (settings.devices == "auto" and (not names or trainer_device in ("cpu", "mps")))
@@ -133,7 +133,10 @@ def allocate(
 
 
 def devices_per_job(master: Any, jobs: Iterable[Sequence[str]] = ()) -> int:
-    """Return `trainer.devices`, the largest where it is swept: every slot suits every job. `master`: the sweep's configuration."""
+    """Return `trainer.devices`, the largest where it is swept, so that every slot suits every job.
+
+    `master`: the sweep's configuration.
+    """
     typed = [override.partition("=")[2] for job in jobs for override in job if key_of(override) == DEVICES_KEY]
     numbers = [str(OmegaConf.select(master, DEVICES_KEY, default=1)), *typed]
     return max((int(number) for number in numbers if number.isdigit() and int(number)), default=1)
@@ -194,7 +197,7 @@ def _nvidia_smi(query: str) -> str:
 
 
 def _gpu_slot(name: str, environment: Mapping[str, str]) -> Slot:
-    """Return the slot of a GPU, or of several, separated by commas. Indices of the user follow CUDA's order; those of nvidia-smi are in bus order."""
+    """Return the slot of a GPU, or of several with commas. Indices of the user follow CUDA's order; those of nvidia-smi are in bus order."""
     order = {} if "CUDA_VISIBLE_DEVICES" in environment else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return Slot(f"cuda:{name}", order | {"CUDA_VISIBLE_DEVICES": name})
 
