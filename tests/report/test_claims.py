@@ -314,8 +314,8 @@ def test_find_threats_in_conditions() -> None:
     samples = [arm("a", 0.9), arm("b", 0.9)]
     facts = Facts(
         conditions=(
-            Conditions("a", (1000.0,), (0.1,), ("1.0",), ("cpu",), ("float32",)),
-            Conditions("b", (2000.0,), (0.1,), ("1.1",), ("cpu", "cuda"), ("float32",)),
+            Conditions("a", (1000.0,), (0.1,), ("1.0",), ("cpu",), ("float32",), device_counts=("1",)),
+            Conditions("b", (2000.0,), (0.1,), ("1.1",), ("cpu", "cuda"), ("float32",), device_counts=("2",)),
         ),
         test_size=900,
     )

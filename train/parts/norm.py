@@ -50,9 +50,7 @@ def batch(momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: 
     `momentum` is torch's: running = (1 - momentum) * running + momentum * batch. The lecture writes
     running = alpha * running + (1 - alpha) * batch, so momentum = 1 - alpha. The running variance collects the unbiased
     estimate (divided by n - 1), while training normalises with the biased one (divided by n).
-
-    `sync`: in a run on several devices, the statistics are those of the whole batch; else each device has those of its part, and
-    the running averages are the mean over the devices.
+    `sync`: on several devices the statistics of the whole batch; else of each device's part, and the mean of their averages.
     """
     return lambda channels: _with_affine(BatchNorm(channels, eps=eps, momentum=momentum, sync=sync), scale, shift)
 
@@ -146,8 +144,8 @@ class BatchNorm(RankedBatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         self.num_batches_tracked.add_(int(self.training))
-        averages, momentum = (self.running_mean, self.running_var), self.momentum or 0.0
-        return F.batch_norm(input, *averages, gamma, self.bias, self.training, momentum, self.eps)
+        averages = (self.running_mean, self.running_var)
+        return F.batch_norm(input, *averages, gamma, self.bias, self.training, self.momentum or 0.0, self.eps)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if self.training and input.numel() == self.num_features:

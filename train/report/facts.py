@@ -82,6 +82,7 @@ def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
         contradictions=contradictions(tried),
         ended=len(tried),
+        device_counts=tuple(sorted({str(_config_value(run, "trainer", "devices") or 1) for run in ended})),
     )
 
 

@@ -25,6 +25,7 @@ from train.parts.model.trace import Call, layers_before
 from train.parts.norm import StandardizedConv2d
 from train.parts.regularization import Regularization
 from train.run.build import Parts
+from train.run.contradictions import contradictions
 
 Fingerprint = dict[str, Any]
 _NAMES = 6
@@ -64,6 +65,11 @@ def fingerprint(
         "preprocess": preprocess.describe(),
         **decoding(parts.dataset),
     }
+
+
+def evidence(found: Fingerprint) -> dict[str, Any]:
+    """Return a fingerprint and the contradictions to it, as summary.json has them."""
+    return {"fingerprint": found, "contradictions": contradictions(found)}
 
 
 def decoding(dataset: Dataset) -> Fingerprint:

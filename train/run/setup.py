@@ -20,14 +20,12 @@ from train.observe.probe import plain_images, probe_images
 from train.parts.model.trace import Call, trace
 from train.run import preflight, unused
 from train.run.build import Parts, build
-from train.run.contradictions import contradictions
 from train.run.device import Placement, choose_placement, configure_determinism
-from train.run.fingerprint import fingerprint
+from train.run.fingerprint import evidence, fingerprint
 from train.run.graphs import GraphedRunner, refuse_graph
 from train.run.inputs import load_data
-from train.run.parallel import DistributedForward
 from train.run.recorder import TrainPlan
-from train.run.step import TrainState, rates_for
+from train.run.step import TrainState, forward_of, rates_for
 from train.sinks.contracts import RunInfo
 from train.store.inputs import Inputs
 from train.world import ALONE, World
@@ -117,13 +115,12 @@ class Setup(Assembly):
         """Return the model with the initial weights of the chosen init, and everything that updates it."""
         trainer = self.settings.trainer
         model = self.placement.place(self.initial_model(readers))
-        compiled = torch.compile(model) if trainer.compile else model
         optimizer = self.parts.new_optimizer(model)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return TrainState(
             model=model,
-            forward=compiled if self.world.is_alone else DistributedForward(model, self.world),
+            forward=forward_of(model, trainer.compile, self.world),
             optimizer=optimizer,
             scaler=torch.amp.GradScaler(self.placement.device.type, enabled=self.placement.dtype is torch.float16),
             placement=self.placement,
@@ -182,14 +179,14 @@ class Setup(Assembly):
             train_state.average,
             train_state.second_pass,
         )
-        return {"fingerprint": found, "contradictions": contradictions(found)}
+        return evidence(found)
 
     def info(self, title: str, folder: Path, readers: Readers, plan: TrainPlan) -> RunInfo:
         """Return the facts about a new run."""
         return RunInfo(
             folder=folder,
             name=title,
-            device=self.placement.describe(),
+            device=self.device_text(),
             precision=f"{self.placement.precision} ({self.placement.reason}), {self.placement.layout}",
             parameters=self.cost.parameters,
             flops_per_image=self.cost.flops,
@@ -204,11 +201,16 @@ class Setup(Assembly):
             test_size=len(readers.test),
         )
 
+    def device_text(self) -> str:
+        """Return the name of the hardware, and how often a run on several devices has it."""
+        described = self.placement.describe()
+        return described if self.world.is_alone else f"{self.world.size} x {described}"
+
     def facts(self, readers: Readers, plan: TrainPlan) -> Mapping[str, Any]:
         """Return what was chosen for this machine and measured on the data, for status.json."""
         placement = self.placement
         return {
-            "device": placement.describe(),
+            "device": self.device_text(),
             "precision": placement.precision,
             "precision_reason": placement.reason,
             "memory_format": placement.layout,

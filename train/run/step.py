@@ -15,7 +15,7 @@ from torch.nn import functional
 from train.data.contracts import Batch
 from train.parts.contracts import Average, SecondPass
 from train.run.device import Placement
-from train.run.parallel import share_buffers
+from train.run.parallel import DistributedForward, share_buffers
 from train.run.stored_state import fitting
 from train.world import ALONE, World
 
@@ -100,6 +100,13 @@ class TrainState:
 
 def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def forward_of(model: nn.Module, compiled: bool, world: World) -> Callable[[Tensor], Tensor]:
+    """Return `TrainState.forward`."""
+    if not world.is_alone:
+        return DistributedForward(model, world)
+    return torch.compile(model) if compiled else model
 
 
 def rates_for(optimizer: torch.optim.Optimizer, device: torch.device) -> dict[float, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from omegaconf import OmegaConf
 
 from train.errors import UsageError
+from train.run.torchrun import refuse_torchrun
 from train.store.overrides import key_of
 from train.sweep.mps import required_tool
 
@@ -113,6 +114,7 @@ def allocate(
     `per_job`: `trainer.devices`. So many GPUs make a slot, for one job where `jobs_per_device` does not say more; on the CPU, a
     job has so many processes.
     """
+    refuse_torchrun(environment)
     names = [] if settings.devices == "cpu" else visible_gpus(environment)
     on_cpu = settings.devices == "cpu" or (settings.devices == "auto" and (not names or trainer_device in ("cpu", "mps")))
     threads = settings.threads_per_job or _user_threads(environment)
@@ -197,7 +199,10 @@ def _nvidia_smi(query: str) -> str:
 
 
 def _gpu_slot(name: str, environment: Mapping[str, str]) -> Slot:
-    """Return the slot of a GPU, or of several with commas. Indices of the user follow CUDA's order; those of nvidia-smi are in bus order."""
+    """Return the slot of a GPU, or of several with commas.
+
+    Indices of the user follow CUDA's order; those of nvidia-smi are in bus order.
+    """
     order = {} if "CUDA_VISIBLE_DEVICES" in environment else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return Slot(f"cuda:{name}", order | {"CUDA_VISIBLE_DEVICES": name})
 

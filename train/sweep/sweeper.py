@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from train.command import as_typed, left_out, stored_command
 from train.errors import UsageError
 from train.report.make import ReportOptions
-from train.run.torchrun import refuse_torchrun
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import notes_on_command, refuse_in_sweep
 from train.store.manifest import Manifest, read_manifest
@@ -63,7 +62,6 @@ class Sweep:
 
         UsageError for every error that can be detected before the first job; no files are written then.
         """
-        refuse_torchrun()
         self.validate_preset()
         set_trusted(trusted_packages(self.master.trust, overrides))
         typed = (*as_typed(self.master.hydra.overrides.hydra), *overrides)

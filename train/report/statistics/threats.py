@@ -151,6 +151,7 @@ def _conditions(facts: Facts) -> _Findings:
     fields: tuple[tuple[str, str, Severity], ...] = (
         ("versions", "versions of the code", "serious"),
         ("devices", "devices", "caution"),
+        ("device_counts", "the number of devices", "caution"),
         ("precisions", "precisions", "caution"),
     )
     for name, what, severity in fields:
