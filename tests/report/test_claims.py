@@ -320,9 +320,10 @@ def test_find_threats_in_conditions() -> None:
         test_size=900,
     )
     by_kind = threats(samples, facts, comparisons=3)
-    assert {kind: by_kind[kind].severity for kind in ("versions", "devices", "budgets", "learning_rate")} == {
+    assert {kind: by_kind[kind].severity for kind in ("versions", "devices", "device_counts", "budgets", "learning_rate")} == {
         "versions": "serious",
         "devices": "caution",
+        "device_counts": "caution",
         "budgets": "serious",
         "learning_rate": "caution",
     }
