@@ -58,15 +58,14 @@ class Placement:
         return f"{self.device.type}, {torch.get_num_threads()} threads"
 
 
-def choose_placement(trainer: TrainerSettings, place: int = 0) -> Placement:
+def choose_placement(trainer: TrainerSettings, place: int | None = None) -> Placement:
     """Resolve `auto`. UsageError when the device is not available.
 
-    `place`: which device of this machine is that of this process, in a run on several.
+    `place`: which GPU of this machine is that of this process, in a run on several.
     """
     device = choose_device(trainer.device)
-    if trainer.devices > 1:
-        refuse_devices(trainer, device)
-        device = torch.device("cuda", place) if device.type == "cuda" else device
+    if place is not None and device.type == "cuda":
+        device = torch.device("cuda", place)
     dtype, reason = choose_precision(trainer.precision, device)
     channels_last = trainer.memory_format != "contiguous" and (trainer.memory_format == "channels_last" or device.type != "mps")
     return Placement(device, dtype, torch.channels_last if channels_last else torch.contiguous_format, reason)

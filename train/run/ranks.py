@@ -55,7 +55,7 @@ class RankLostError(RunError):
 
 @dataclass(frozen=True)
 class Order:
-    """What another rank needs to take part. `threads`: of its tensor operations; `place`: unset, the rank on this machine."""
+    """What another rank needs to take part. `threads`: of its tensor operations."""
 
     settings: Settings
     trusted: Sequence[str]
@@ -66,7 +66,8 @@ class Order:
 class Ranks:
     """The other ranks of a run, as rank 0 sees them; there are none for a run on one device.
 
-    `ordered`: whether those that torchrun has started were told what to do.
+    `place`: the number of this rank's GPU on this machine; `ordered`: whether those that torchrun has started were told what
+    to do.
     """
 
     ordered: ClassVar[bool] = False
@@ -76,6 +77,7 @@ class Ranks:
         self._order = Order(settings, tuple(trusted()), self.world.size, 0)
         self._external = started_by_torchrun(environment)
         self._store: Store | None = None
+        self.place = None if self.world.is_alone else int(environment.get("LOCAL_RANK", 0)) if self._external else 0
         self._processes: Sequence[BaseProcess] = ()
         self._done = threading.Event()
         if self._external:

@@ -54,7 +54,7 @@ def open_session(
         folder.refuse_if_taken()
     ranks = Ranks(settings)
     try:
-        setup = prepare(settings, typed, ranks.world)
+        setup = prepare(settings, typed, ranks.world, ranks.place)
     except (UsageError, RunError):
         raise
     except Exception as error:

@@ -20,7 +20,7 @@ from train.observe.probe import plain_images, probe_images
 from train.parts.model.trace import Call, trace
 from train.run import preflight, unused
 from train.run.build import Parts, build
-from train.run.device import Placement, choose_placement, configure_determinism
+from train.run.device import Placement, choose_placement, configure_determinism, refuse_devices
 from train.run.fingerprint import evidence, fingerprint
 from train.run.graphs import GraphedRunner, refuse_graph
 from train.run.inputs import load_data
@@ -41,10 +41,12 @@ class Assembly:
     cost: preflight.Cost
 
 
-def assemble(settings: Settings, place: int = 0) -> Assembly:
+def assemble(settings: Settings, place: int | None = None) -> Assembly:
     """Build and check everything that needs no data. UsageError names the option and the remedy."""
     configure_determinism(settings.trainer.deterministic)
     placement = choose_placement(settings.trainer, place)
+    if settings.trainer.devices > 1:
+        refuse_devices(settings.trainer, placement.device)
     if settings.trainer.cuda_graph is True:
         refuse_graph(placement.device)
     parts = build(settings)
@@ -52,7 +54,7 @@ def assemble(settings: Settings, place: int = 0) -> Assembly:
     return Assembly(settings, parts, placement, cost)
 
 
-def prepare(settings: Settings, typed: Sequence[str] = (), world: World = ALONE, place: int = 0) -> Setup:
+def prepare(settings: Settings, typed: Sequence[str] = (), world: World = ALONE, place: int | None = None) -> Setup:
     """Build, check and load what the user can get wrong, cheapest first. UsageError names the option and the remedy.
 
     `typed`: the overrides on the command line, of which none may be without effect on the result; `place`: the number of the
@@ -210,7 +212,7 @@ class Setup(Assembly):
         """Return what was chosen for this machine and measured on the data, for status.json."""
         placement = self.placement
         return {
-            "device": self.device_text(),
+            "device": placement.describe(),
             "precision": placement.precision,
             "precision_reason": placement.reason,
             "memory_format": placement.layout,
