@@ -91,6 +91,18 @@ def test_run_on_two_devices_has_one_folder_and_the_records_of_one(train: Train, 
     assert {file.name for file in (tmp_path / "1").iterdir()} == {file.name for file in (tmp_path / "2").iterdir()}
 
 
+@pytest.mark.slow
+def test_divergence_is_found_at_the_same_step_in_the_same_layer(train: Train, tmp_path: Path) -> None:
+    arguments = [*choices("none"), "observe=basic", "trainer.max_steps=4", "optimizer.lr=1e12"]
+    broken = []
+    for devices in (1, 2):
+        result = train(*arguments, f"trainer.devices={devices}", f"hydra.run.dir={devices}")
+        assert result.returncode == 3, result.stdout + result.stderr
+        broken.append([line for line in result.stdout.splitlines() if "broke first" in line or "diverged:" in line])
+    assert broken[0] == broken[1] != []
+    assert values(tmp_path / "1").keys() == values(tmp_path / "2").keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

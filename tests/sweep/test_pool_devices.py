@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.sweep.fake_gpu import fake_gpu
 from train.errors import UsageError
@@ -16,6 +17,7 @@ from train.sweep.devices import (
     PoolSettings,
     allocate,
     cpu_cores,
+    devices_per_job,
     jobs_per_gpu,
     parse_pool_settings,
     visible_gpus,
@@ -193,3 +195,33 @@ def test_mps_is_refused_without_its_tool() -> None:
     assert settings(mps=False).mps is False
     with pytest.raises(UsageError, match=r"hydra\.launcher\.mps=true: nvidia-cuda-mps-control"):
         settings(mps=True)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_run_on_several_gpus_has_all_of_its_slot() -> None:
+    environment = {"OMP_NUM_THREADS": "1"}
+    allocation = allocate(settings(), 3, "auto", environment, needed_bytes=1, per_job=2)
+    (slot,) = allocation.slots
+    assert slot.environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert allocation.gpus == 2
+    assert not allocation.shared
+    assert allocate(settings(jobs_per_device=2), 3, "auto", environment, per_job=2).shared
+    with pytest.raises(UsageError, match=r"trainer\.devices=3: the sweep has 2 GPU\(s\)"):
+        allocate(settings(), 3, "auto", environment, per_job=3)
+
+
+@pytest.mark.usefixtures("no_gpus")
+def test_run_of_several_processes_has_a_core_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "cpu_cores", lambda: 8)
+    assert len(allocate(settings(), 9, "cpu", {"OMP_NUM_THREADS": "1"}, per_job=2).slots) == 4
+
+
+def test_sweep_under_torchrun_is_refused() -> None:
+    variables = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with pytest.raises(UsageError, match="Leave torchrun out"):
+        allocate(settings(), 2, "cpu", variables)
+
+
+@pytest.mark.parametrize(("jobs", "expected"), [([], 2), ([["trainer.devices=4"], ["trainer.devices=1"]], 4)])
+def test_slots_suit_the_largest_number_of_devices(jobs: list[list[str]], expected: int) -> None:
+    assert devices_per_job(OmegaConf.create({"trainer": {"devices": 2}}), jobs) == expected

@@ -132,6 +132,7 @@ class Ranks:
         is_lost = error is None or is_of_connection(error)
         if not is_lost:
             return None
+        self._done.set()
         deadline = time.monotonic() + DEAD_S
         while not self._dead() and not self._store.check(["error"]) and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -167,9 +168,17 @@ class Ranks:
         return [process for process in self._processes if process.exitcode is not None]
 
     def _end_with_the_dead(self) -> None:
-        """In a thread: end this process if another rank is dead and no collective says so, as NCCL's do not."""
-        wait([process.sentinel for process in self._processes])
-        if self._done.wait(DEAD_S + 5):
+        """In a thread: end this process if another rank is dead and no collective says so, as NCCL's do not.
+
+        A rank that has done its part ends before rank 0 has written the results.
+        """
+        left = list(self._processes)
+        while not any(process.exitcode for process in left):
+            left = [process for process in left if process.exitcode is None]
+            if not left:
+                return
+            wait([process.sentinel for process in left])
+        if self._done.wait(2 * DEAD_S):
             return
         for process in self._processes:
             process.kill()
