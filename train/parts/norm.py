@@ -49,8 +49,7 @@ def batch(momentum: Momentum = 0.1, eps: Eps = 1e-5, scale: bool = True, shift: 
 
     `momentum` is torch's: running = (1 - momentum) * running + momentum * batch. The lecture writes
     running = alpha * running + (1 - alpha) * batch, so momentum = 1 - alpha. The running variance collects the unbiased
-    estimate (divided by n - 1), while training normalises with the biased one (divided by n).
-    `sync`: on several devices the statistics of the whole batch; else of each device's part, and the mean of their averages.
+    estimate (divided by n - 1), while training normalises with the biased one (divided by n). `sync`: see `train.world.norm`.
     """
     return lambda channels: _with_affine(BatchNorm(channels, eps=eps, momentum=momentum, sync=sync), scale, shift)
 

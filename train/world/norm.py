@@ -15,6 +15,8 @@ from train.world import World
 class RankedBatchNorm(_BatchNorm):
     """torch's batch norm, with `sync`: whether the statistics are those of all ranks, inside `synchronized`.
 
+    Without it each rank has those of its part, and the running averages become the mean over the ranks after a step.
+
     A subclass calls `over` in training when `world` is set.
     """
 
