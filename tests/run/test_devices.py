@@ -74,6 +74,11 @@ def values(run: Path) -> dict[tuple[int, str], float]:
     return {(r.step, tag): value for r in read_records(run / "metrics.jsonl") for tag, value in r.values.items()}
 
 
+def files(run: Path) -> list[str]:
+    """Return the names of a run's files; one of TensorBoard also has the time and the process in its name."""
+    return sorted(file.name.partition(".tfevents")[0] for file in run.iterdir())
+
+
 @pytest.mark.slow
 def test_run_on_two_devices_has_one_folder_and_the_records_of_one(train: Train, tmp_path: Path) -> None:
     arguments = [*choices("group"), "observe=full", "trainer.max_steps=3", "trainer.record_every=1"]
@@ -84,11 +89,11 @@ def test_run_on_two_devices_has_one_folder_and_the_records_of_one(train: Train, 
     one, two = (values(tmp_path / name) for name in "12")
     assert one.keys() == two.keys()
     for key, value in one.items():
-        assert math.isclose(two[key], value, rel_tol=1e-3, abs_tol=1e-6), key
+        assert math.isclose(two[key], value, rel_tol=1e-4, abs_tol=1e-6), key
     status: dict[str, Any] = dict(read_run(tmp_path / "2").status)
     assert status["devices"] == 2
     assert "eager" in str(status["cuda_graph_reason"])
-    assert {file.name for file in (tmp_path / "1").iterdir()} == {file.name for file in (tmp_path / "2").iterdir()}
+    assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
 @pytest.mark.slow
