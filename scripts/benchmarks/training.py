@@ -110,7 +110,7 @@ class TrainLoop:
         stop, clock = StopSignal(), HostClock()
         sink = self.open_sinks(steps, stop)
         reader, runner = TimedReader(self.readers.train, clock), TimedRunner(self.runner, clock)
-        sink = delayed(TimedSink(sink, clock), self.setup.placement.device)
+        sink = delayed([TimedSink(sink, clock)], self.setup.placement.device)
         loop = replace(self.loop, train=reader, sink=sink, stop=stop, runner=runner)
         return partial(self.run, loop, clock, steps)
 
