@@ -71,9 +71,9 @@ def test_page_lists_incomplete_runs_with_reasons(page):
     excluded = section(page, "excluded")
     assert "the training loss was not finite at step 14" in excluded
     assert "no &lt;b&gt;room&lt;/b&gt;" in excluded
-    assert re.search(r"<td>lost</td><td>its process ended without recording why", excluded)
-    assert re.search(r"<td>interrupted</td><td>SIGINT", excluded)
-    assert re.search(r"<td>running</td><td>at step 50, epoch 0.50 of 12, accuracy/val 0\.99", excluded)
+    assert re.search(r"<td data-label=.state.>lost</td><td>its process ended without recording why", excluded)
+    assert re.search(r"<td data-label=.state.>interrupted</td><td>SIGINT", excluded)
+    assert re.search(r"<td data-label=.state.>running</td><td>at step 50, epoch 0.50 of 12, accuracy/val 0\.99", excluded)
 
 
 def test_page_excludes_damaged_folders_and_copies(page, troubled):
@@ -230,7 +230,7 @@ def test_invalid_numbers_are_unknown(tmp_path):
     row = next(row for row in results(tmp_path) if row["folder"] == "a")
     assert (row["test_accuracy"], row["parameters"]) == ("", "")
     assert "metrics.jsonl has an invalid line" in page
-    assert re.search(r"<td>incomplete</td><td>the records in metrics.jsonl end at step 1 of 50", page)
+    assert re.search(r"<td data-label=.state.>incomplete</td><td>the records in metrics.jsonl end at step 1 of 50", page)
 
 
 @pytest.mark.parametrize(("codes", "is_threat"), [(("1de4736ba15e", "present"), False), (("1de4736ba15e", "0" * 12), True)])
