@@ -36,7 +36,7 @@ class PoolLauncher(Launcher):
         from train.sweep.pool import LaunchRequest
 
         self._request = LaunchRequest(
-            hydra_context.config_loader, config, _import_path(task_function), parse_pool_settings(*self._settings)
+            hydra_context.config_loader, config, import_path(task_function), parse_pool_settings(*self._settings)
         )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -47,7 +47,7 @@ class PoolLauncher(Launcher):
         return launch(request, job_overrides, initial_job_idx)
 
 
-def _import_path(function: TaskFunction) -> str:
+def import_path(function: TaskFunction) -> str:
     """Return `module:function`, with the module name by which another process can import it."""
     module = function.__module__
     if module == "__main__" and (spec := sys.modules["__main__"].__spec__) is not None:

@@ -18,7 +18,7 @@ from train.store.manifest import PlannedRun
 from train.store.planned_names import run_names
 from train.store.run import FINISHED, Run, read_status
 from train.streams import say
-from train.sweep.reuse import latest_attempts, stored_runs
+from train.sweep.reuse import latest_attempts, queued_runs, stored_runs
 from train.text import plural
 
 MAX_FAILURES = 20
@@ -31,6 +31,7 @@ STATE_ORDER = ("done", "diverged", "failed", "incomplete", "interrupted", "lost"
 STATE_TEXT = {
     "lost": "lost (process killed)",
     "running": "still running in another process",
+    "queued": "queued in Slurm",
     "missing": "not started",
 }
 
@@ -58,12 +59,14 @@ def explain_unwritten(folder: Path, error: OSError) -> str:
 
 def run_outcomes(folder: Path, planned: Sequence[PlannedRun], stored: Iterable[Run]) -> list[RunOutcome]:
     """Return the outcome of each planned run: that of the `stored` runs of the folder, or of `unwritten` where there is none."""
-    runs = latest_attempts(stored)
+    runs, queued = latest_attempts(stored), queued_runs(folder)
     outcomes = []
     for planned_run in planned:
         run, path = runs.get(planned_run.identity), folder / planned_run.folder
         if (reason := unwritten.get(path.absolute())) is not None:
             outcomes.append(RunOutcome(planned_run, "failed", reason, path))
+        elif planned_run.identity in queued and (run is None or run.state not in (*FINISHED, "running")):
+            outcomes.append(RunOutcome(planned_run, "queued", folder=run.folder if run else None))
         elif run is not None:
             outcomes.append(RunOutcome(planned_run, run.state, run.reason.partition(TO_RESUME)[0], run.folder))
         else:
@@ -91,6 +94,10 @@ def conclude(
     say(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
     for text in failure_lines(outcomes, run_names(folder)):
         say(text, wraps=True)
+    if all(outcome.state in ("queued", "running") for outcome in outcomes):
+        exit_codes.append(exit_code([], error))  # submitted, as was asked for
+        say(f"repeat {command}")
+        return exit_codes[-1]
     say(report_or_reason(folder, report), wraps=True)
     say(f"view   {tensorboard_command(folder)}")
     if len(outcomes) > MOST_SELECTED:
@@ -135,12 +142,12 @@ def _log_path(folder: Path | None) -> Path | None:
 
 
 def exit_code(outcomes: Sequence[RunOutcome], error: BaseException | None) -> int:
-    """Return 0 when every planned run is done or diverged, 128 + n when signal n ended the sweep, else 1."""
+    """Return 0 when every planned run is done, diverged or queued, 128 + n when signal n ended the sweep, else 1."""
     if isinstance(error, Interrupted):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 0 if error is None and all(outcome.state in FINISHED for outcome in outcomes) else 1
+    return 0 if error is None and all(outcome.state in (*FINISHED, "queued") for outcome in outcomes) else 1
 
 
 def report_or_reason(folder: Path, options: ReportOptions) -> str:

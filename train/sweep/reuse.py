@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from train.store.run import FINISHED, Run, find_runs, read_run
 from train.store.unrecorded import with_known_data
 from train.sweep.design import ComposedArm
 from train.sweep.settings import Rerun
+from train.sweep.submissions import held_folders
 
 Kind: TypeAlias = Literal["missing", "failed", "outdated", "diverged", "done", "running"]
 
@@ -84,7 +85,20 @@ def run_statuses(
             statuses.append(RunStatus(item, kind, other, _other_experiment(other, arm)))
         else:
             statuses.append(RunStatus(item, "missing"))
-    return statuses
+    return _with_queued(folder, statuses)
+
+
+def _with_queued(folder: Path, statuses: Sequence[RunStatus]) -> list[RunStatus]:
+    """Return the statuses, with runs that Slurm holds as `running`: its jobs make them sooner or later."""
+    queued = queued_runs(folder) if any(status.kind not in ("done", "diverged") for status in statuses) else set()
+    return [replace(s, kind="running") if s.planned.identity in queued and s.kind not in FINISHED else s for s in statuses]
+
+
+def queued_runs(folder: Path) -> set[str]:
+    """Return the identities of the runs of a sweep whose jobs Slurm holds. UsageError as of `held_folders`."""
+    held = held_folders(folder)
+    manifest = read_manifest(folder) if held else None
+    return {run.identity for run in manifest.runs if run.folder in held} if manifest else set()
 
 
 def _status_of_attempt(planned: PlannedRun, run: Run, inputs: Inputs, reuse_other_code: bool) -> RunStatus:

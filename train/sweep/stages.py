@@ -163,6 +163,12 @@ class StagedSweep:
             if scheduled:
                 results.append(self.launcher.launch(job_overrides(scheduled), len(self.attempted)))
                 self.attempted |= {run.planned.identity for run in scheduled}
+                if getattr(self.launcher, "ends_early", False):
+                    then = "to go on" if self.stage.is_last else "for the next stage"
+                    plan_text.show(
+                        [f"       when they have ended, repeat the command below {then}; train-report shows what is there"]
+                    )
+                    return
             following = self.following()
             if following is None:
                 return
