@@ -1,4 +1,4 @@
-"""The launcher `slurm`, in the package that Hydra searches. It imports its implementation `train.sweep.array` only for a sweep."""
+"""The launcher `slurm`, in the package that Hydra searches. It imports `train.sweep.array` only for a sweep."""
 
 from __future__ import annotations
 
