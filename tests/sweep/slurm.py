@@ -46,8 +46,10 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 @contextmanager
 def slurm_of_one_node(folder: Path) -> Iterator[dict[str, str]]:
     """Start Slurm in `folder`; yield the environment variables of those who use it. Skips the test where it cannot be started."""
-    if os.getuid() != 0 or (missing := [name for name in NEEDED if shutil.which(name) is None]):
-        pytest.skip(f"needs root and Slurm (apt-get install slurm-wlm munge): {missing if os.getuid() == 0 else 'not root'}")
+    if os.getuid() != 0:
+        pytest.skip("not root, so that Slurm cannot be started")
+    if missing := [name for name in NEEDED if shutil.which(name) is None]:
+        pytest.skip(f"Slurm is not installed (apt-get install slurm-wlm munge): {', '.join(missing)}")
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     key = folder / "munge.key"

@@ -44,12 +44,13 @@ unwritten: dict[Path, str] = {}
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The outcome of a planned run. `folder`: None when there is none."""
+    """The outcome of a planned run. `folder`: None when there is none; `is_held`: Slurm makes the run sooner or later."""
 
     planned: PlannedRun
     state: str
     reason: str = ""
     folder: Path | None = None
+    is_held: bool = False
 
 
 def explain_unwritten(folder: Path, error: OSError) -> str:
@@ -66,9 +67,10 @@ def run_outcomes(folder: Path, planned: Sequence[PlannedRun], stored: Iterable[R
         if (reason := unwritten.get(path.absolute())) is not None:
             outcomes.append(RunOutcome(planned_run, "failed", reason, path))
         elif planned_run.identity in queued and (run is None or run.state not in (*FINISHED, "running")):
-            outcomes.append(RunOutcome(planned_run, "queued", folder=run.folder if run else None))
+            outcomes.append(RunOutcome(planned_run, "queued", folder=run.folder if run else None, is_held=True))
         elif run is not None:
-            outcomes.append(RunOutcome(planned_run, run.state, run.reason.partition(TO_RESUME)[0], run.folder))
+            is_held = planned_run.identity in queued and run.state == "running"
+            outcomes.append(RunOutcome(planned_run, run.state, run.reason.partition(TO_RESUME)[0], run.folder, is_held))
         else:
             outcomes.append(_without_record(planned_run, path))
     return outcomes
@@ -94,8 +96,8 @@ def conclude(
     say(f"sweep  {counts_text(counts, len(outcomes))}  in {folder}")
     for text in failure_lines(outcomes, run_names(folder)):
         say(text, wraps=True)
-    if all(outcome.state in ("queued", "running") for outcome in outcomes):
-        exit_codes.append(exit_code([], error))  # submitted, as was asked for
+    if all(outcome.is_held for outcome in outcomes):  # just submitted: there is nothing to report
+        exit_codes.append(exit_code(outcomes, error))
         say(f"repeat {command}")
         return exit_codes[-1]
     say(report_or_reason(folder, report), wraps=True)
@@ -142,12 +144,12 @@ def _log_path(folder: Path | None) -> Path | None:
 
 
 def exit_code(outcomes: Sequence[RunOutcome], error: BaseException | None) -> int:
-    """Return 0 when every planned run is done, diverged or queued, 128 + n when signal n ended the sweep, else 1."""
+    """Return 0 when every planned run is done, diverged or in Slurm's hands, 128 + n when signal n ended the sweep, else 1."""
     if isinstance(error, Interrupted):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 0 if error is None and all(outcome.state in (*FINISHED, "queued") for outcome in outcomes) else 1
+    return 0 if error is None and all(outcome.state in FINISHED or outcome.is_held for outcome in outcomes) else 1
 
 
 def report_or_reason(folder: Path, options: ReportOptions) -> str:
