@@ -106,7 +106,7 @@ def test_command_ends_and_its_repetition_finds_the_runs(
     assert weights(folder) == undisturbed
 
 
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_sweep_survives_random_kills(
     seed: int,
     slurm: dict[str, str],
