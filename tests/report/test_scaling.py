@@ -302,7 +302,10 @@ MLP = ["model=mlp", "model.depth=4", "norm=none", "observe=basic", "trainer.max_
 REAL = {
     "kaiming": (["init=kaiming"], 0.0),
     "a fixed std": (["init=gaussian", "init.std=0.05"], 0.5),
-    "std 1 / fan_in": (["init=pytorch", f"init._target_={__name__}.power_of_fan_in", "+init.exponent=-1"], -0.5),
+    "std 1 / fan_in": (
+        ["init=pytorch", "~init.zero_gamma", f"init._target_={__name__}.power_of_fan_in", "+init.exponent=-1"],
+        -0.5,
+    ),
 }
 
 
