@@ -140,6 +140,9 @@ def test_benchmark_measures_every_section(tmp_path):
         for name, found in folder["images_per_core_s"].items():
             own_s = sum(window["own_s"] for window in folder["windows"] if window["contestant"] == name)
             assert found is None or found == pytest.approx(24 / own_s)
+        for name, found in folder["images_per_worker_core_s"].items():
+            workers_s = sum(window["workers_s"] for window in folder["windows"] if window["contestant"] == name)
+            assert found is None or found == pytest.approx(24 / workers_s)
         assert "img/s a core" in done.stdout
     assert ("No folder_turbojpeg: data.decoder=turbojpeg: this needs" in done.stdout) is ("folder_turbojpeg" not in readers)
     precisions = {name: detail.split(",")[0] for name, detail in loop["contestants"].items()}

@@ -23,7 +23,7 @@ from .fixed_cost import PARTS
 from .host_time import HOST_PARTS
 from .sections import Section
 from .sweep import RUNS
-from .windows import Window, processors
+from .windows import GRANULARITY_S, Window, processors
 
 SETTINGS = (*ENVIRONMENT, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES")
 Spread = tuple[float, float, float]
@@ -55,6 +55,13 @@ def core_speed(section: Section, contestant: str) -> float | None:
     windows = kept(section, contestant)
     times = [window.own_s for window in windows if window.own_s]
     return sum(window.images for window in windows) / sum(times) if len(times) == len(windows) else None
+
+
+def worker_speed(section: Section, contestant: str) -> float | None:
+    """Return the images of all windows per second of the workers' processor time; None where that is unknown or too little."""
+    windows = kept(section, contestant)
+    times = [window.workers_s or 0.0 for window in windows]
+    return sum(window.images for window in windows) / sum(times) if min(times) > GRANULARITY_S else None
 
 
 def core_ratio(section: Section, first: str, second: str) -> float | None:
@@ -148,6 +155,7 @@ def section_json(section: Section) -> dict[str, Any]:
         "images_per_s": {name: dict(zip(names, speed(section, name), strict=True)) for name in section.contestants},
         "ratios": {f"{a}/{b}": dict(zip(names, ratio(section, a, b), strict=True)) for a, b in section.ratios},
         "images_per_core_s": {name: core_speed(section, name) for name in section.contestants},
+        "images_per_worker_core_s": {name: worker_speed(section, name) for name in section.contestants},
         "core_ratios": {f"{a}/{b}": core_ratio(section, a, b) for a, b in section.ratios},
         "disturbance": disturbance(section),
         "notes": list(section.notes),
@@ -188,11 +196,11 @@ def table_of_speeds(section: Section) -> Table:
 
 
 def table_of_reading(section: Section) -> Table:
-    table = new_table(section.title, "img/s", "lowest .. highest", "img/s a core")
+    table = new_table(section.title, "img/s", "lowest .. highest", "img/s a core", "img/s a core\nof the workers")
     for name, detail in section.contestants.items():
         middle, low, high = speed(section, name)
-        core = core_speed(section, name)
-        add_row(table, name, detail, f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", f"{core:,.0f}" if core else "")
+        cores = (f"{found:,.0f}" if found else "" for found in (core_speed(section, name), worker_speed(section, name)))
+        add_row(table, name, detail, f"{middle:,.0f}", f"{low:,.0f} .. {high:,.0f}", *cores)
     return table
 
 

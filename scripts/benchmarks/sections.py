@@ -230,6 +230,7 @@ def prepare_folder(options: Options, folder: Path) -> tuple[Makers, Setup, list[
     notes = [
         "The short side of cached images is 256 pixels; caches are made before the windows.",
         "A core: images per second of processor time, of this process and its workers; others on the machine change it little.",
+        "The workers read, cut out and resize. This process mirrors and standardizes, which a GPU would do if there were one.",
     ]
     return makers, setup, [note, *absent, *notes]
 

@@ -61,7 +61,7 @@ class Window:
 
     `foreign`: the share of all processors' time that other processes used, None where it is unknown; `kept`: whether this is the
     attempt of its round that counts; `parts`: what the contestant says of its time, if anything; `own_s`: the processor time of
-    this process and its descendants, None where it is unknown."""
+    this process and its descendants, and `workers_s`: of the descendants, None where they are unknown."""
 
     contestant: str
     round: int
@@ -73,6 +73,7 @@ class Window:
     kept: bool = False
     parts: Seconds = field(default_factory=dict)
     own_s: float | None = None
+    workers_s: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -84,17 +85,18 @@ class Usage:
     """Processor time so far, in seconds.
 
     `all_s`: of everything on the processors that this process may use; `own_s`: of this process and its descendants, living and
-    ended."""
+    ended; `process_s`: of this process alone."""
 
     at: float
     all_s: float
     own_s: float
+    process_s: float
 
 
 def usage() -> Usage | None:
     """Return the processor time so far; None where the kernel does not report it."""
     try:
-        return Usage(time.perf_counter(), _busy_s(), _own_s())
+        return Usage(time.perf_counter(), _busy_s(), _own_s(), time.process_time())
     except (OSError, AttributeError, LookupError, psutil.Error):  # LookupError: a container shows fewer processors
         return None
 
@@ -171,9 +173,12 @@ def take(contestant: Contestant, procedure: Procedure, number: int, attempt: int
     after = usage()
     foreign = foreign_share(before, after)
     own_s = after.own_s - before.own_s if before and after else None
+    process_s = after.process_s - before.process_s if before and after else 0.0
+    workers_s = None if own_s is None else max(0.0, own_s - process_s)
     disturbed = foreign is not None and foreign > procedure.tolerance
     images = procedure.steps * procedure.batch_size
-    return Window(contestant.name, number, attempt, seconds, images, foreign, disturbed, parts=parts, own_s=own_s)
+    facts = (contestant.name, number, attempt, seconds, images, foreign, disturbed)
+    return Window(*facts, parts=parts, own_s=own_s, workers_s=workers_s)
 
 
 def line(window: Window, procedure: Procedure) -> str:

@@ -196,6 +196,18 @@ def test_preprocess_apply_is_the_formula(kind, memory_format, as_bytes):
     assert torch.equal(given, kept)  # the result is never the input itself
 
 
+@pytest.mark.parametrize("kind", sorted(REFERENCE))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [0, 9])
+def test_preprocess_of_channels_last_has_the_same_bits(kind, memory_format, channels, count):
+    images = random_bytes(count, channels, 6, 7, seed=1)
+    preprocess = Preprocess(kind, (0.2, 0.3, 0.4)[:channels], (0.5, 0.6, 0.7)[:channels])
+    out = preprocess.apply(images.contiguous(memory_format=torch.channels_last), memory_format)
+    assert out.is_contiguous(memory_format=memory_format)
+    assert torch.equal(out, preprocess.apply(images, memory_format))
+
+
 def test_preprocess_describe_is_what_it_applies():
     train = Arrays(random_bytes(20, 2, 3, 3), torch.zeros(20).long())
     standard = fit_pixels("standardize", train)

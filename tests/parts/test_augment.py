@@ -55,6 +55,18 @@ def test_flip_mirrors_drawn_images(shape, dtype):
     same(*one_by_one(augment.flip(), pictures(shape, dtype=dtype), lambda x, c: V.horizontal_flip(x) if c["flip"] else x))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 73, 75), (3, 74, 74), (1, 128, 128)], ids=["large", "just large", "grey"])
+def test_flip_of_large_images_keeps_their_layout(shape, memory_format, dtype):
+    images = pictures(shape, dtype=dtype).contiguous(memory_format=memory_format)
+    kept, draws = images.clone(), augment.flip().draw(rng(), len(images), shape)
+    flipped = augment.flip().apply(images, draws)
+    assert torch.equal(flipped, torch.where(draws["flip"][:, None, None, None], images.flip(3), images))
+    assert flipped.stride() == images.stride()
+    assert torch.equal(images, kept)
+
+
 @pytest.mark.parametrize("padding", [None, 0, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from train.data.cached_image import CachedReader
 from train.data.contracts import Decoding
@@ -67,19 +67,19 @@ class Decoder(Dataset[Tensor | RunError]):
         self.cache = cache
 
     def __getitem__(self, request: DecodeRequest) -> Tensor | RunError:
-        size = self.framing.size()
-        # Channels innermost, as they are decoded: turning them around in here would take 4 % of a worker's time.
-        images = torch.empty((len(request.paths), *size, self.channels), dtype=torch.uint8).permute(0, 3, 1, 2)
-        for row, (path, index) in enumerate(zip(request.paths, request.indices, strict=True)):
+        size, images = self.framing.size(), list[Tensor]()
+        for number, (path, index) in enumerate(zip(request.paths, request.indices, strict=True)):
             region = self.framing.test_region
             if request.epoch is not None:
                 draw = generator(self.augment_seed, "augment", request.epoch, index)
                 region = partial(self.framing.train_region, draw)
             try:
-                images[row] = self._image(path, request.rows[row] if request.rows else None, partial(_frame, region, size))
+                images.append(self._image(path, request.rows[number] if request.rows else None, partial(_frame, region, size)))
             except RunError as error:
                 return error
-        return images
+        # Channels innermost, as they are decoded: turning them around in here would take 4 % of a worker's time. In a worker,
+        # `default_collate` puts the batch into shared memory at once; a further copy took 40 % of its time on a cache of pixels.
+        return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
     def _image(self, path: str, row: Sequence[int] | None, frame: Frame) -> Tensor:
         if self.cache is not None and row is not None:

@@ -40,12 +40,15 @@ class Preprocess:
 
     def apply(self, images: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
         """Return a new float32 tensor in `memory_format`, on the same device, from uint8 or float [N, C, H, W]."""
-        scale, shift = _affine(self, images.dtype == torch.uint8, images.device)
         out = images.to(torch.float32, copy=True)  # changing the layout of floats afterwards is faster than of bytes here
+        rows = _rows_of_channels_last(out)
+        width = 0 if rows is None else out.shape[3]
+        scale, shift = _affine(self, images.dtype == torch.uint8, images.device, width)
+        values = out if rows is None else rows
         if scale is not None:
-            out.mul_(scale)
+            values.mul_(scale)
         if shift is not None:
-            out.add_(shift)
+            values.add_(shift)
         return out.contiguous(memory_format=memory_format)
 
     def describe(self) -> dict[str, object]:
@@ -89,16 +92,27 @@ def _of_kind(kind: Kind, moments: list[tuple[float, float]]) -> Preprocess:
     return Preprocess(kind, mean, std)
 
 
+def _rows_of_channels_last(images: Tensor) -> Tensor | None:
+    """Return images whose channels lie innermost as [N, H, W * C], which shares their memory; None for any others.
+
+    A factor of each channel is then a row: torch steps through three channels one by one, and through a row with vector
+    instructions."""
+    if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
+        return None
+    return images.permute(0, 2, 3, 1).flatten(2)
+
+
 @lru_cache(maxsize=64)
-def _affine(preprocess: Preprocess, is_byte: bool, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """Return factor and summand [C, 1, 1] on `device`, None where they change nothing.
+def _affine(preprocess: Preprocess, is_byte: bool, device: torch.device, width: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return factor and summand on `device`, None where they change nothing: [C, 1, 1], or [width * C] of a row if width > 0.
 
     Cached, because a copy to a GPU in each step would make the host wait."""
     unit = 255 if is_byte else 1
     scale = [1 / (unit * std) for std in preprocess.std]
     shift = [-mean / std for mean, std in zip(preprocess.mean, preprocess.std, strict=True)]
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64).to(torch.float32).to(device).view(-1, 1, 1)
+    def of_channels(values: list[float]) -> Tensor:
+        column = torch.tensor(values, dtype=torch.float64).to(torch.float32).to(device)
+        return column.repeat(width) if width else column.view(-1, 1, 1)
 
-    return None if set(scale) == {1.0} else column(scale), None if set(shift) <= {0.0} else column(shift)
+    return None if set(scale) == {1.0} else of_channels(scale), None if set(shift) <= {0.0} else of_channels(shift)

@@ -15,6 +15,9 @@ from torch import Tensor
 from train.parts.augment.op import TrainingOnly, as_float, centres, sample, uniform, uniform_int
 from train.parts.contracts import Draws, Shape, Visit
 
+LARGE = 2**14
+"""Values of an image from which on a call of torch for each image costs less than a mask over the batch, on a CPU."""
+
 
 @dataclass(frozen=True)
 class Flip(TrainingOnly):
@@ -28,7 +31,18 @@ class Flip(TrainingOnly):
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Mirror the drawn images."""
-        return torch.where(draws["flip"][:, None, None, None], images.flip(3), images)
+        chosen = draws["flip"]
+        if images.device.type == "cpu" and images.shape[1:].numel() >= LARGE:
+            return _flipped_one_by_one(images, chosen)
+        return torch.where(chosen[:, None, None, None], images.flip(3), images)
+
+
+def _flipped_one_by_one(images: Tensor, chosen: Tensor) -> Tensor:
+    """Return what `torch.where` would; for bytes of 224 x 224 pixels in a tenth of its time on a CPU."""
+    flipped = torch.empty_like(images)
+    for source, target, is_chosen in zip(images, flipped, chosen.tolist(), strict=True):
+        target.copy_(source.flip(2) if is_chosen else source)
+    return flipped
 
 
 def flip(p: Annotated[float, Interval(ge=0, le=1)] = 0.5) -> Flip:
