@@ -15,6 +15,7 @@ from PIL import Image
 
 from train.figures.batch import draw_batch
 from train.figures.profile import draw_profile
+from train.figures.signal import Point, draw_signal
 from train.figures.style import log_scale, style
 
 
@@ -46,6 +47,20 @@ def test_logarithmic_axis_has_numbers_within_a_decade_too(values) -> None:
         inside = {text for text in shown if low <= float(text) <= high}
     assert len(inside) >= 2
     assert len(inside) == len([text for text in shown if low <= float(text) <= high])
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 0.5, 0.7], [0.0, math.nan, math.inf], [1e-30, 1e30, 1.0]], ids=["usual", "none", "huge"]
+)
+@pytest.mark.parametrize("gap", ["", "the reason"])
+@pytest.mark.parametrize("name", ["conv1", "act$_1$", "blocks.12.attention.projection.weight.of.a.very.deep.module", "\u4e00"])
+def test_signal_of_any_values_is_drawn(values, gap, name) -> None:
+    points = [
+        Point(f"{name}{index}", index % 2 == 0, value, None if gap else value, None if gap else 1.0, 1.0, gap)
+        for index, value in enumerate(values)
+    ]
+    picture = Image.open(io.BytesIO(draw_signal(points, "norm=$x$")))
+    assert np.asarray(picture.convert("L"))[:, -3:].min() == 255  # nothing is cut off at the right
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 16])

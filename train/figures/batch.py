@@ -17,24 +17,31 @@ def draw_batch(plain: NDArray[np.float32], augmented: NDArray[np.float32], title
     low, high = float(plain.min()), float(plain.max())
     blocks = -(-count // _COLUMNS)
     height = 2 * blocks * _TILE_IN + 0.75
+    wide = _COLUMNS * _TILE_IN + 0.9
     with style():
-        figure = Figure(figsize=(_COLUMNS * _TILE_IN + 0.9, height))
-        grid = figure.subplots(2 * blocks, _COLUMNS, squeeze=False)
-        figure.subplots_adjust(0.09, 0.01, 0.995, 1 - 0.62 / height, wspace=0.04, hspace=0.04)
-        for axes in grid.flat:
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_visible(False)
+        figure = Figure(figsize=(wide, height))
+        # One pair of axes for all images: a pair for each takes three times as long.
+        axes = figure.add_axes((0.09, 0.01, 0.905, 1 - 0.62 / height - 0.01))
+        axes.set(xlim=(0, _COLUMNS), ylim=(2 * blocks, 0))
+        axes.axis("off")
         for index in range(count):
             row, column = 2 * (index // _COLUMNS), index % _COLUMNS
-            for axes, image in ((grid[row, column], plain[index]), (grid[row + 1, column], augmented[index])):
-                axes.imshow(_pixels(image, low, high), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            if column == 0:
-                grid[row, 0].set_ylabel("original", fontsize=8)
-                grid[row + 1, 0].set_ylabel("augmented", fontsize=8)
+            for place, image, name in ((row, plain[index], "original"), (row + 1, augmented[index], "augmented")):
+                pixels = _pixels(image, low, high)
+                box = _box(column, place, pixels.shape[1] / pixels.shape[0])
+                axes.imshow(pixels, extent=box, aspect="auto", cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                if column == 0:
+                    axes.text(-0.05, place + 0.5, name, fontsize=8, rotation=90, ha="right", va="center")
+        axes.set(xlim=(0, _COLUMNS), ylim=(2 * blocks, 0))
         figure.text(0.012, 1 - 0.08 / height, "first batch, as the network sees it", fontsize=11, va="top", weight="bold")
         figure.text(0.012, 1 - 0.3 / height, shortened(title, 110), fontsize=7.5, color="0.35", va="top")
         return to_png(figure)
+
+
+def _box(column: int, row: int, ratio: float) -> tuple[float, float, float, float]:
+    """Return left, right, bottom and top of an image of that width / height in its cell, with a gap around it."""
+    half = 0.48 * min(1.0, ratio), 0.48 / max(1.0, ratio)
+    return column + 0.5 - half[0], column + 0.5 + half[0], row + 0.5 + half[1], row + 0.5 - half[1]
 
 
 def _pixels(image: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:

@@ -5,18 +5,18 @@ Importing this module imports matplotlib.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+
+from train.figures.style import log_scale, room, shortened, style, tidy, to_png
 
 # Okabe & Ito's blue and vermilion: distinguishable with every kind of colour vision, and by lightness in print.
 _WEIGHTED, _ACTIVATION, _THEORY = "#0072B2", "#D55E00", "#555555"
-_WIDTH_IN, _HEIGHT_IN, _DPI, _MAX_LABELS = 9.5, 6.4, 100, 40
+_SIZE_IN, _MAX_LABELS = (9.5, 6.4), 40
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,26 @@ def draw_signal(points: Sequence[Point], title: str) -> bytes:
     """
     gradients = [math.nan if point.gradient_std is None else point.gradient_std for point in points]
     last = next((value for value in reversed(gradients) if _is_drawable(value)), math.nan)
-    figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), dpi=_DPI, layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    _chart(above, points, [point.std for point in points], [point.expected_std for point in points])
-    _chart(below, points, [value / last for value in gradients], [point.expected_gradient_std for point in points])
-    above.set_ylabel("std of the output")
-    below.set_ylabel("std of the gradient,\nrelative to the last layer")
-    _name_layers(below, points)
     notes = ["Theory assumes many channels. With fewer channels, single draws deviate more from it, increasingly so with depth."]
     if gap := next((point.gap for point in points if point.gap), ""):
         notes.append(f"No curve where theory does not cover a layer: {gap}.")
-    above.set_title(title, loc="left", fontsize=10, wrap=True)
-    figure.supxlabel("\n".join(notes), fontsize=8, x=0.01, ha="left")
-    above.legend(loc="best", fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    every = -(-len(points) // _MAX_LABELS)
+    names = [shortened(point.layer, 28) for point in points[::every]]
+    wide, high = _SIZE_IN
+    foot = 0.1 + 0.14 * len(notes)
+    with style():
+        figure = Figure(figsize=_SIZE_IN)
+        above, below = figure.subplots(2, 1, sharex=True)
+        figure.subplots_adjust(0.85 / wide, (foot + room(names, 7)) / high, 1 - 0.08 / wide, 1 - 0.26 / high, hspace=0.06)
+        _chart(above, points, [point.std for point in points], [point.expected_std for point in points])
+        _chart(below, points, [value / last for value in gradients], [point.expected_gradient_std for point in points])
+        above.set_ylabel("std of the output")
+        below.set_ylabel("std of the gradient,\nrelative to the last layer")
+        below.set_xticks(range(0, len(points), every), names, rotation=90, fontsize=7)
+        above.set_title(shortened(title, 120), loc="left", fontsize=8)
+        above.legend(loc="best")
+        figure.text(0.01, 0.06 / high, "\n".join(notes), fontsize=8, va="bottom")
+        return to_png(figure)
 
 
 def _chart(axes: Axes, points: Sequence[Point], values: Sequence[float], curve: Sequence[float | None]) -> None:
@@ -71,20 +75,12 @@ def _chart(axes: Axes, points: Sequence[Point], values: Sequence[float], curve: 
     ):
         drawn = [(i, value) for i, value in enumerate(values) if points[i].weighted == weighted and _is_drawable(value)]
         axes.plot([i for i, _ in drawn], [v for _, v in drawn], marker, color=color, markersize=4.5, label=label, zorder=2)
-    axes.set_yscale("log")
     shown = [value for value in [*values, *theory] if _is_drawable(value)]
-    if shown and max(shown) < 10 * min(shown):  # a log axis over less than a decade has no ticks
+    if shown and max(shown) < 10 * min(shown):  # so that a small spread looks small
         middle = math.sqrt(max(shown) * min(shown))
         axes.set_ylim(min(min(shown) / 1.2, middle / 3.2), max(max(shown) * 1.2, middle * 3.2))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _name_layers(axes: Axes, points: Sequence[Point]) -> None:
-    every = -(-len(points) // _MAX_LABELS)
-    ticks = list(range(0, len(points), every))
-    axes.set_xticks(ticks, [points[i].layer for i in ticks], rotation=90, fontsize=7)
+    log_scale(axes.yaxis)
+    tidy(axes)
 
 
 def _is_drawable(value: float) -> bool:
