@@ -41,7 +41,7 @@ def draw_profile(
         axes.set_ylabel("std of the activations")
         axes.set_title(shortened(title, 120), loc="left", fontsize=8)
         axes.legend(loc="best")
-        return to_png(figure)
+        return to_png(figure, dpi=100)
 
 
 def _drawable(values: Sequence[float | None]) -> list[float]:

@@ -62,7 +62,7 @@ def draw_signal(points: Sequence[Point], title: str) -> bytes:
         above.set_title(shortened(title, 120), loc="left", fontsize=8)
         above.legend(loc="best")
         figure.text(0.01, 0.06 / high, "\n".join(notes), fontsize=8, va="bottom")
-        return to_png(figure)
+        return to_png(figure, dpi=100)
 
 
 def _chart(axes: Axes, points: Sequence[Point], values: Sequence[float], curve: Sequence[float | None]) -> None:

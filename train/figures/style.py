@@ -160,10 +160,10 @@ def _dark_rules() -> bytes:
     return f"@media screen and (prefers-color-scheme:dark){{{''.join(rules)}}}".encode()
 
 
-def to_png(figure: Figure) -> bytes:
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
     """Return the figure as PNG. Call inside `style()`."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor="white")
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, facecolor="white")
     return buffer.getvalue()
 
 
