@@ -83,7 +83,7 @@ class ObserveSettings(BaseModel):
     """The keys of `observe`.
 
     `every`, `histogram_every`: 0 is never; `probe_size`: 0 is no probe; `every_step`: record batch-norm statistics at the steps
-    in between, too.
+    in between, too; `figures`: draw what was observed as the run ends.
     """
 
     model_config = STRICT
@@ -93,6 +93,7 @@ class ObserveSettings(BaseModel):
     histogram_every: Annotated[int, Ge(0)]
     probe_size: Literal[0] | Annotated[int, Ge(2)]
     layers: str | list[str]
+    figures: bool = True
 
 
 class ThresholdSettings(BaseModel):

@@ -42,6 +42,26 @@ def test_explanation_of_a_fading_signal_has_all_its_parts(train: Train, tmp_path
     assert summary["initial_verdict"]["kind"] == "fades"
 
 
+def test_figures_are_left_out_on_request_and_the_run_is_the_same(train: Train, tmp_path: Path) -> None:
+    overrides = [*SMALL, "observe.every=1", "trainer.max_steps=3"]
+    for name, figures in (("with", []), ("without", ["observe.figures=false"])):
+        assert train(*overrides, *figures, f"hydra.run.dir={name}").returncode == 0
+    drawn, bare = tmp_path / "with", tmp_path / "without"
+    assert len(list((drawn / "figures").iterdir())) > 4
+    assert not (bare / "figures").exists()
+    assert EventAccumulator(str(bare)).Reload().Tags()["images"] == []
+    statuses = [json.loads((folder / "status.json").read_text()) for folder in (drawn, bare)]
+    assert statuses[0]["identity"] == statuses[1]["identity"]
+    assert (drawn / "weights.pt").read_bytes() == (bare / "weights.pt").read_bytes()
+
+
+def test_sweep_without_figures_draws_none(train: Train, tmp_path: Path) -> None:
+    assert train("-m", *SMALL, "seed=0,1", "observe.figures=false", "hydra.sweep.dir=sweep").returncode == 0
+    assert len(list((tmp_path / "sweep").glob("*/summary.json"))) == 2
+    assert not list((tmp_path / "sweep").rglob("*.png"))
+    assert not list((tmp_path / "sweep").rglob("*.images"))
+
+
 def test_verdict_of_a_healthy_network_is_healthy(train: Train, tmp_path: Path) -> None:
     result = train(*SMALL, "model.width=32", "trainer.epochs=0", "trainer.max_steps=null")
     summary = json.loads((only_run(tmp_path) / "summary.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import StopSignal, handle_signals, held_signals
 from train.run.trust import set_trusted, trusted_packages
 from train.run.typed import refuse_in_job, refuse_in_run, typed_overrides
+from train.sinks import figures
 from train.sinks.hparams import hparams_row
 from train.store.code import code_difference
 from train.store.failure import RunRequest, requested_experiment, write_refusal
@@ -100,8 +102,10 @@ def train_job(job: Job, stop: StopSignal) -> JobResult:
     """Train the run of a job to its end, release its folder and return the result."""
     named = drop_groups(job.overrides, BOOKKEEPING)
     row = hparams_row(job.config, job.choices, named)
+    wants_figures = job.session.setup.settings.observe.figures
     try:
-        summary, exit_code = job.session.run(run_title(job.choices, named), row, stop)
+        with nullcontext() if wants_figures else figures.deferred():  # what is deferred here is never drawn
+            summary, exit_code = job.session.run(run_title(job.choices, named), row, stop)
     finally:
         job.session.folder.release()
     return JobResult(objective(summary.status, summary.val_accuracy, summary.test_accuracy), exit_code)

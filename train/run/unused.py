@@ -174,6 +174,7 @@ REASONS: Mapping[str, Callable[[RunFacts], str]] = {
     "trainer.max_steps": _epochs_end,
     "trainer.evaluate_every": _without_validation,
     "observe.every_step": _unobserved_every,
+    "observe.figures": _unobserved,
     "observe.layers": _unobserved,
     "observe.level": _unobserved,
     "observe.thresholds": _unobserved_steps,

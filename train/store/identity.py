@@ -70,6 +70,7 @@ INTRODUCED: tuple[KeyRule, ...] = (
     KeyRule("trainer.devices", 1),
     KeyRule("trainer.score_test", True),
     KeyRule("data.verify", False),
+    KeyRule("observe.figures", True),
     *_of_choices("train.parts.optimizer", "optimizer.bias_factor", 1.0, "sgd adamw"),
     *_of_choices("train.parts.optimizer", "optimizer.norm_factor", 1.0, "sgd adamw"),
     *_of_choices("train.parts.optimizer", "optimizer.head_factor", 1.0, "sgd adamw"),
@@ -97,6 +98,7 @@ EXECUTION = (
     KeyRule("data.check", True, target="train.data.image_folder."),
     KeyRule("data.cache_dir", None, target="train.data.image_folder."),
     KeyRule("trainer.cuda_graph", "auto"),
+    KeyRule("observe.figures", True),
 )
 """In the hash, their defaults replace every value, because version 1 hashed these keys."""
 
