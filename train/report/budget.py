@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from train.report import metric as metrics
 from train.report import table_text
 from train.report.arms import Arm, Study
 from train.report.budget_text import BUDGETS, budget_text, remark, short_budget
-from train.report.contracts import SMALLEST_EFFECT, Sample
+from train.report.contracts import SMALLEST_EFFECT, Sample, ends
 from train.report.findings import AnalysisKind, Conclusion, Findings, Row, Table
 from train.report.history import History
 from train.report.metric import Metric
@@ -156,8 +155,8 @@ def _table(
 def _figures(curves: Sequence[BudgetCurve], plan: _Plan, metric: Metric, smallest: float | None) -> Iterator[ReportFigure]:
     baseline, *_ = plan.cells
     styles = arm_styles([(name, name, name == baseline) for name in plan.cells])
-    scale = 100 if metric.is_share else 1
-    lines = [BudgetLine(styles[curve.arm], tuple(_ends(point, scale) for point in curve.points)) for curve in curves]
+    scale = metric.scale
+    lines = [BudgetLine(styles[curve.arm], tuple(ends(point, scale) for point in curve.points)) for curve in curves]
     unit = f" ({'points' if metric.is_share else metric.name})"
     caption = (
         f"Difference to {baseline} at the same budget, with 95 % intervals that hold jointly. Filled: the interval excludes 0."
@@ -168,13 +167,6 @@ def _figures(curves: Sequence[BudgetCurve], plan: _Plan, metric: Metric, smalles
         ticks = [short_budget(key, budget) for budget in plan.budgets]
         svg = draw_budgets(lines, ticks, smallest and scale * smallest, key, unit)
     yield ReportFigure(FIGURE, "Differences against the budget", caption, f"Differences to {baseline} at each budget", svg)
-
-
-def _ends(point: Any, scale: float) -> tuple[float, float, float]:
-    if point is None:
-        return (math.nan, math.nan, math.nan)
-    low, high = (math.nan if end is None else scale * end for end in (point.low, point.high))
-    return scale * point.difference, low, high
 
 
 NUMBERS = ("arm", "budget", "runs", "mean", "difference", "low", "high", "p_adjusted")

@@ -6,6 +6,7 @@ determine the value, such as an interval from one run; `note` then gives the rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias, get_args
@@ -92,6 +93,13 @@ class Effect:
     def bound(self) -> float | None:
         """Return the end of the interval that is farther from 0, an upper bound on the size of the effect."""
         return None if self.low is None or self.high is None else max(abs(self.low), abs(self.high))
+
+
+def ends(effect: Effect | None, scale: float = 1.0) -> tuple[float, float, float]:
+    """Return the difference and the ends of its interval, times `scale`, as figures draw them: NaN for what is not known."""
+    known = (None, None, None) if effect is None else (effect.difference, effect.low, effect.high)
+    difference, low, high = (math.nan if value is None else scale * value for value in known)
+    return difference, low, high
 
 
 @dataclass(frozen=True)

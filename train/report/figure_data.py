@@ -103,7 +103,7 @@ def _differences(analysis: Analysis, styles: Mapping[str, ArmStyle]) -> Iterator
     if not arms:
         return
     metric = analysis.metric
-    scale = 100 if metric.is_share else 1
+    scale = metric.scale
     rows = []
     for arm in arms:
         comparison = analysis.comparisons[arm.id]

@@ -34,6 +34,11 @@ class Metric:
         return split(self.tag)[0] == "accuracy"
 
     @property
+    def scale(self) -> int:
+        """By what values are multiplied to be displayed."""
+        return 100 if self.is_share else 1
+
+    @property
     def higher_is_better(self) -> bool | None:
         """Whether higher values are better; None for tags such as a learning rate, of which neither direction is."""
         return {"accuracy": True, "loss": False}.get(split(self.tag)[0])

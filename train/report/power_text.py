@@ -90,7 +90,7 @@ def _rounded_up(value: float) -> str:
 
 def _decimals(value: float, metric: Metric) -> int:
     """Return the decimals that show one digit of `value`, at least one."""
-    return max(1, -math.floor(math.log10(value * (100 if metric.is_share else 1))))
+    return max(1, -math.floor(math.log10(value * metric.scale)))
 
 
 def _row(name: str, cells: list[str], width: int) -> str:

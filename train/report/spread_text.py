@@ -24,7 +24,7 @@ TOO_WIDE = 5
 
 def sized(value: float, metric: Metric) -> str:
     """Format a standard deviation or a difference with two significant digits, in percentage points for a share."""
-    scaled = value * (100 if metric.is_share else 1)
+    scaled = value * metric.scale
     decimals = max(0, 1 - math.floor(math.log10(scaled))) if scaled > 0 else 0
     return f"{scaled:.{min(9, decimals)}f}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from train.escape import line
 from train.report import metric as metrics
 from train.report import table_text
 from train.report.arms import Arm, Study
-from train.report.contracts import SMALLEST_EFFECT, Effect, Sample
+from train.report.contracts import SMALLEST_EFFECT, Effect, Sample, ends
 from train.report.history import read_histories
 from train.report.make import read_study
 from train.report.metric import Metric
@@ -161,9 +160,9 @@ def _write(
 ) -> Path:
     from train.figures.paired import PairedRow, draw_pairs  # imports matplotlib
 
-    scale = 100 if metric.is_share else 1
+    scale = metric.scale
     rows = [
-        PairedRow(name, (_ends(both.first, scale), _ends(both.second, scale)), _reading(both.reading, metric))
+        PairedRow(name, (ends(both.first, scale), ends(both.second, scale)), _reading(both.reading, metric))
         for name, both in found.items()
     ]
     limit = smallest or (SMALLEST_EFFECT if metric.is_share else None)
@@ -178,13 +177,6 @@ def _write(
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write the figure ({error.strerror}). Name another folder.") from None
     return out / FIGURE
-
-
-def _ends(effect: Effect | None, scale: float) -> tuple[float, float, float]:
-    if effect is None:
-        return (math.nan, math.nan, math.nan)
-    low, high = (math.nan if end is None else scale * end for end in (effect.low, effect.high))
-    return scale * effect.difference, low, high
 
 
 def _numbers(name: str, both: SideBySide) -> Sequence[object]:

@@ -152,7 +152,7 @@ def _figures(spreads: Sequence[_ArmSpread], metric: Metric) -> Iterator[ReportFi
 
 
 def _figure_rows(item: _ArmSpread, metric: Metric, prefix: str) -> Iterator[SpreadRow]:
-    spread, scale = item.spread, 100 if metric.is_share else 1
+    spread, scale = item.spread, metric.scale
     for role in spread.roles:
         yield SpreadRow(prefix + role.role, _ends(role.share), _ends(role.alone, scale))
     if spread.rest is not None:

@@ -150,18 +150,20 @@ def layout(tags: Iterable[str] = (), bands: Mapping[str, tuple[str, str, str]] |
     `bands`: of arms, chart -> the tags of a line and of the lower and upper edge of the band around it, after the first category.
     """
     page = _layout.Layout()
-    for category, titles in charts(tags).items():
+    for number, (category, titles) in enumerate(charts(tags).items()):
         section = page.category.add(title=category, closed=category not in OPEN_CATEGORIES)
-        for title, tags in titles.items():
-            lines = _layout.MultilineChartContent(tag=[f"^{tag}$" for tag in tags])
+        for title, expressions in titles.items():
+            lines = _layout.MultilineChartContent(tag=[f"^{expression}$" for expression in expressions])
             section.chart.append(_layout.Chart(title=title, multiline=lines))
-        if bands:
-            section = page.category.add(title=BANDS)
-            for title, (line, low, high) in bands.items():
-                series = _layout.MarginChartContent.Series(value=line, lower=low, upper=high)
-                section.chart.append(_layout.Chart(title=title, margin=_layout.MarginChartContent(series=[series])))
-            bands = None
+        if bands and number == 0:
+            _add_bands(page.category.add(title=BANDS), bands)
     return _string(custom_scalars.CONFIG_SUMMARY_TAG, page.SerializeToString(), custom_scalars.create_summary_metadata())
+
+
+def _add_bands(section: Any, bands: Mapping[str, tuple[str, str, str]]) -> None:
+    for title, (line, low, high) in bands.items():
+        series = _layout.MarginChartContent.Series(value=line, lower=low, upper=high)
+        section.chart.append(_layout.Chart(title=title, margin=_layout.MarginChartContent(series=[series])))
 
 
 def hparams_table(columns: Mapping[str, Value], first: Collection[str], time_s: float) -> Any:
