@@ -1,4 +1,7 @@
-"""A Slurm of one node for tests: Debian's packages slurm-wlm and munge, without accounting and without GPUs."""
+"""A Slurm of one node for tests: Debian's packages slurm-wlm and munge, without accounting.
+
+A second node has GPUs and is always down: its jobs stay in the queue.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,19 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.harness import SMALL, run_content
+from train.store.run import Run, find_runs, read_run
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEP = [*SMALL, "trainer.epochs=3", "trainer.max_steps=null", "trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
+PATIENCE_S = 240
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 CONFIGURATION = """
 ClusterName=test
@@ -38,8 +48,11 @@ MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0,bf_interval=1
+GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+NodeName=absent NodeAddr=127.0.0.2 CPUs=8 Gres=gpu:4 State=DOWN
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes=absent MaxTime=INFINITE State=UP
 """
 
 
@@ -72,7 +85,7 @@ def slurm_of_one_node(folder: Path) -> Iterator[dict[str, str]]:
         while "idle" not in _answer(["sinfo", "--noheader", "--format=%T"], variables):
             assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text() + (folder / "slurmd.log").read_text()
             time.sleep(0.5)
-        yield variables
+        yield variables | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     finally:
         _answer(["scancel", "--me", "--signal=KILL", "--full"], variables)
         _answer(["scancel", "--me"], variables)
@@ -101,3 +114,81 @@ def _free_ports() -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def start(
+    python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str] = SWEEP
+) -> subprocess.Popen[str]:
+    settings = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", f"hydra.sweep.dir={folder}"]
+    command = [python, "-m", "train.cli", "-m", *sweep, *settings, *overrides]
+    return subprocess.Popen(command, env=os.environ | slurm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str] = SWEEP) -> tuple[str, int]:
+    """Run the command; return what it says, and its exit code."""
+    process = start(python, folder, slurm, *overrides, sweep=sweep)
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    return said, process.returncode
+
+
+def ask(slurm: dict[str, str], *command: str) -> str:
+    """Return what a command of Slurm's says."""
+    return subprocess.run(command, env=os.environ | slurm, check=True, capture_output=True, text=True).stdout
+
+
+def undisturbed_sweep(folder: Path, python: str, sweep: Sequence[str] = SWEEP) -> dict[tuple[str, ...], Any]:
+    """Make the sweep on this machine, and return its contents."""
+    command = [python, "-m", "train.cli", "-m", *sweep, f"hydra.sweep.dir={folder}"]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=PATIENCE_S)
+    return contents(folder)
+
+
+def repeat(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str] = SWEEP) -> str:
+    """Run the command, and return what it says after its jobs have left the queue."""
+    said, _ = finish(python, folder, slurm, *overrides, sweep=sweep)
+    wait_for_queue(slurm)
+    return said
+
+
+def queue(slurm: dict[str, str]) -> list[str]:
+    return ask(slurm, "squeue", "--me", "--array", "--noheader", "--format=%i").split()
+
+
+def release(slurm: dict[str, str]) -> None:
+    """Start what waits: a job that was queued again would wait for two minutes."""
+    for job in queue(slurm):
+        subprocess.run(
+            ["scontrol", "update", f"JobId={job}", "StartTime=now"], env=os.environ | slurm, capture_output=True, check=False
+        )
+
+
+def wait_for_queue(slurm: dict[str, str], ended: Callable[[], bool] = lambda: False) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while queue(slurm) and not ended():
+        assert time.monotonic() < deadline, queue(slurm)
+        time.sleep(0.5)
+
+
+def runs_of(folder: Path) -> dict[tuple[str, ...], Run]:
+    """Return overrides -> run; each is there once."""
+    runs = [read_run(path) for path in find_runs([folder])]
+    found = {run.overrides: run for run in runs}
+    assert len(found) == len(runs)
+    return found
+
+
+def contents(folder: Path) -> dict[tuple[str, ...], Any]:
+    """Return overrides -> weights and records of a run. A step that was recorded twice is there twice."""
+    return {overrides: run_content(run.folder) for overrides, run in runs_of(folder).items()}
+
+
+def workers(slurm: dict[str, str]) -> list[int]:
+    """Return the processes of the jobs."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            is_ours = f"SLURM_CONF={slurm['SLURM_CONF']}".encode() in environment
+            if is_ours and any(line.startswith(b"SLURM_PROCID=") for line in environment):
+                found.append(int(folder.name))
+    return found

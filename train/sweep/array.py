@@ -26,12 +26,12 @@ from omegaconf import DictConfig
 from train.errors import Interrupted, UsageError
 from train.run.signals import requeue_of_submitit
 from train.store.run import FINISHED, read_run
-from train.sweep.devices import cpu_cores, parse_pool_settings
+from train.sweep.devices import cpu_cores, devices_per_job, parse_pool_settings
 from train.sweep.fork_server import ForkServer
 from train.sweep.plan_text import show
 from train.sweep.pool import LaunchRequest
 from train.sweep.pool import launch as launch_pool
-from train.sweep.submissions import ANSWER_S, draw_name, queue, record
+from train.sweep.submissions import ANSWER_S, draw_name, queue, record, superseded
 from train.text import plural
 
 LAUNCHER = "hydra.launcher"
@@ -40,6 +40,8 @@ COMMON = frozenset(
     {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name", "stderr_to_stdout"}
 )
 """The keys that submitit has for every engine; the others belong to Slurm."""
+ASKING_FOR_GPUS = frozenset({"gres", "gpus", "gpus_per_socket", "gpus_per_task", "tres_per_task"})
+"""Options of sbatch, besides `gpus_per_node`."""
 SUBDIR_KEY = "hydra.sweep.subdir"
 WAIT_S = 5.0
 
@@ -55,6 +57,7 @@ class Chunk:
     jobs: tuple[tuple[str, ...], ...]
     folders: tuple[str, ...]
     first: int
+    name: str
     singletons: Mapping[Any, Any]
 
     def __call__(self) -> None:
@@ -63,7 +66,12 @@ class Chunk:
         setup_globals()
         importlib.import_module(self.task.partition(":")[0]).register_resolvers()
         request = LaunchRequest(self.loader, self.master, self.task, parse_pool_settings(**self.settings))
-        due = [job for job, folder in zip(self.jobs, self.folders, strict=True) if not _is_finished(request.folder / folder)]
+        others = superseded(request.folder, self.name)
+        due = [
+            job
+            for job, folder in zip(self.jobs, self.folders, strict=True)
+            if folder not in others and not _is_finished(request.folder / folder)
+        ]
         requeue = requeue_of_submitit()
         is_preempted = False
 
@@ -120,34 +128,42 @@ def submit(
     starts = range(0, len(job_overrides), size)
     folders = [folder_of(job) for job in job_overrides]
     parts = [tuple(folders[start : start + size]) for start in starts]
-    chunks = [
-        Chunk(
-            *(loader, master, task, pool, tuple(tuple(job) for job in job_overrides[start : start + size]), part, first + start),
-            Singleton.get_state(),
-        )
-        for start, part in zip(starts, parts, strict=True)
-    ]
     name = draw_name()
-    folder = record(sweep, name, parts)
-    executor = submitit.AutoExecutor(folder / "%j", cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
+    jobs = [tuple(tuple(job) for job in job_overrides[start : start + size]) for start in starts]
+    chunks = [
+        Chunk(loader, master, task, pool, part, names, first + start, name, Singleton.get_state())
+        for start, part, names in zip(starts, jobs, parts, strict=True)
+    ]
     wanted = {key: value for key, value in settings.items() if key not in OURS and value is not None}
     if wanted.get("gpus_per_node") == "auto":
-        wanted["gpus_per_node"] = gpus_of_cluster(wanted.get("partition"))
+        wanted["gpus_per_node"] = gpus_of_job(wanted, devices_per_job(master, job_overrides))
     wanted["additional_parameters"] = {"requeue": True, **dict(wanted.get("additional_parameters") or {})}
+    folder = record(sweep, name, parts)
+    executor = submitit.AutoExecutor(folder / "%j", cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
     try:
-        executor.update_parameters(
-            name=name, **{key if key in COMMON else f"slurm_{key}": value for key, value in wanted.items() if value is not None}
-        )
+        number = _submitted(executor, name, wanted, chunks)
+        each = f" of up to {plural(size, 'run')}" if size > 1 else ""
+        show([f"slurm  submitted job array {number}: {plural(len(chunks), 'job')}{each}; squeue --job={number} shows them"])
+        while settings["wait"] and any(queued == name for queued, _ in queue(sweep)):
+            time.sleep(WAIT_S)
+    except KeyboardInterrupt:
+        show([f"slurm  jobs that Slurm has taken go on: squeue --name={name} shows them, scancel --name={name} ends them"])
+        raise
+    return [JobReturn(overrides=list(job), status=JobStatus.UNKNOWN) for job in job_overrides]
+
+
+def _submitted(executor: Any, name: str, settings: Mapping[str, Any], chunks: Sequence[Chunk]) -> str:
+    """Submit the jobs and return the number of their array. UsageError when Slurm refuses them, with its words."""
+    import submitit  # pyright: ignore[reportMissingImports]
+
+    parameters = {key if key in COMMON else f"slurm_{key}": value for key, value in settings.items() if value is not None}
+    try:
+        executor.update_parameters(name=name, **parameters)
         with executor.batch():
             jobs = [executor.submit(chunk) for chunk in chunks]
     except (OSError, RuntimeError, TypeError, ValueError, submitit.core.utils.FailedJobError) as error:
         raise UsageError(f"hydra/launcher=slurm: the jobs were not submitted: {str(error).strip()}") from None
-    number = jobs[0].job_id.partition("_")[0]
-    each = f" of up to {plural(size, 'run')}" if size > 1 else ""
-    show([f"slurm  submitted job array {number}: {plural(len(chunks), 'job')}{each}; squeue --job={number} shows them"])
-    while settings["wait"] and any(queued == name for queued, _ in queue(sweep)):
-        time.sleep(WAIT_S)
-    return [JobReturn(overrides=list(job), status=JobStatus.UNKNOWN) for job in job_overrides]
+    return jobs[0].job_id.partition("_")[0]
 
 
 def folder_of(job: Sequence[str]) -> str:
@@ -161,12 +177,24 @@ def threads(cpus_per_task: int | None, at_once: int) -> int | None:
     return None if cpus_per_task is None or "OMP_NUM_THREADS" in os.environ else max(1, cpus_per_task // at_once)
 
 
-def gpus_of_cluster(partition: str | None) -> int | None:
-    """Return 1 when a node of the partition (None: of any) has GPUs, else None: Slurm then refuses a job that asks for one.
+def gpus_of_job(settings: Mapping[str, Any], devices: int) -> int | None:
+    """Return how many GPUs a job asks for: those of one run where its partition has any; None if the user asks in other words.
+
+    `settings`: those of the launcher that are not null; `devices`: of a run. Slurm refuses a job that asks for a GPU where there
+    is none, and one that asks twice.
+    """
+    named = {str(key).replace("-", "_") for key in (*settings, *(settings.get("additional_parameters") or {}))}
+    if named & ASKING_FOR_GPUS:
+        return None
+    return devices if has_gpus(settings.get("partition") or os.environ.get("SBATCH_PARTITION")) else None
+
+
+def has_gpus(partition: str | None) -> bool:
+    """Return whether a node of the partition has GPUs. None: of the cluster's default one, of any if there is none.
 
     UsageError when Slurm cannot be asked.
     """
-    command = ["sinfo", "--noheader", "--format=%G", *([f"--partition={partition}"] if partition else [])]
+    command = ["sinfo", "--noheader", "--format=%P|%G", *([f"--partition={partition}"] if partition else [])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -175,7 +203,10 @@ def gpus_of_cluster(partition: str | None) -> int | None:
             f"hydra/launcher=slurm: Slurm does not answer here (sinfo: {words}). Start the sweep where jobs are "
             "submitted, or use hydra/launcher=slurm_local."
         ) from None
-    return 1 if any(part.strip().startswith("gpu") for line in done.stdout.splitlines() for part in line.split(",")) else None
+    lines = [line.strip().partition("|") for line in done.stdout.splitlines()]
+    default = [line for line in lines if line[0].endswith("*")]  # so sinfo marks it
+    chosen = lines if partition or not default else default
+    return any(part.strip().startswith("gpu") for *_, resources in chosen for part in resources.split(","))
 
 
 def check(settings: Mapping[str, Any]) -> None:
