@@ -198,3 +198,12 @@ def test_numbers_of_any_size_are_written(analysis: Analysis, sweep: Path) -> Non
     found = results(analysis, sweep)
     huge = replace(found, rows=tuple(tuple(1 << 80 if isinstance(value, int) else value for value in row) for row in found.rows))
     assert table_of(results_parquet(huge)).num_rows == 9
+
+
+def test_report_of_a_sweep_of_which_nothing_has_started_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So a cluster reports runs that wait in its queue."""
+    folder = write_sweep(tmp_path / "sweep", {("norm=batch",): (0.8,)}, without=1)
+    with caplog.at_level(logging.INFO):
+        make_report([folder], folder, ReportOptions())
+    assert caplog.messages == []
+    assert pq.read_table(folder / RESULTS).num_rows == pq.read_table(folder / CURVES).num_rows == 0

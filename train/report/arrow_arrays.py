@@ -20,11 +20,11 @@ _LONGEST = (1 << 31) - 1
 
 def array(kind: pa.DataType, values: Sequence[Any]) -> pa.Array:
     """Return the values, None for unknown ones. `kind`: of text, whole numbers, floats, flags, or microseconds since 1970."""
-    known = None if None not in values else np.asarray([value is not None for value in values])
+    known = None if None not in values else np.asarray([value is not None for value in values], dtype=np.bool_)
     if kind == pa.string():
         return _texts(values, known)
     if kind == pa.bool_():
-        return _of_buffers(kind, len(values), known, _bits(np.asarray([bool(value) for value in values])))
+        return _of_buffers(kind, len(values), known, _bits(np.asarray([bool(value) for value in values], dtype=np.bool_)))
     if kind == pa.float64():
         return of_numbers(np.asarray([0.0 if value is None else value for value in values], dtype=np.float64), kind, known)
     whole = ((value - _EPOCH) // _UNIT if isinstance(value, datetime) else value or 0 for value in values)

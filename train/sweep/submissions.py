@@ -8,7 +8,6 @@ them yet, and submits their runs anew: a job makes only the runs of which its su
 from __future__ import annotations
 
 import json
-import re
 import secrets
 import subprocess
 from collections.abc import Sequence
@@ -72,7 +71,10 @@ def held_folders(sweep: Path) -> set[str]:
 
 
 def queue(sweep: Path) -> set[tuple[str, int]]:
-    """Return the name and the number in its array of each of this user's jobs in Slurm. UsageError as of `held_folders`."""
+    """Return the name and the number in its array of each of this user's jobs in Slurm. UsageError as of `held_folders`.
+
+    submitit makes no array of one job: its number is 0.
+    """
     command = ["squeue", "--me", "--array", "--noheader", "--format=%j|%K"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
@@ -85,7 +87,7 @@ def queue(sweep: Path) -> set[tuple[str, int]]:
             f"Repeat the command where it answers, or remove {sweep / SUBMITTED} if none is."
         )
     lines = (line.strip().rpartition("|") for line in done.stdout.splitlines())
-    return {(name, int(number)) for name, _, number in lines if re.fullmatch(r"[0-9]+", number)}
+    return {(name, int(number) if number.isdigit() else 0) for name, _, number in lines if name}
 
 
 def _recorded(sweep: Path) -> dict[str, Submission]:

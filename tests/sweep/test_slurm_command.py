@@ -1,0 +1,191 @@
+"""The command on a real Slurm: what it asks for, what it says, and what it leaves when it is stopped or refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.harness import SMALL
+from tests.sweep.slurm import (
+    PATIENCE_S,
+    ask,
+    contents,
+    finish,
+    queue,
+    release,
+    repeat,
+    runs_of,
+    slurm_of_one_node,
+    start,
+    undisturbed_sweep,
+    wait_for_queue,
+)
+from train.store.run import find_runs, read_run
+
+SHORT = [*SMALL, "trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
+ONE = [*SMALL, "trainer.device=cpu", "seed=0"]
+HELD = "hydra.launcher.additional_parameters={hold: true}"
+"""The jobs wait until somebody releases them."""
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with slurm_of_one_node(tmp_path_factory.mktemp("slurm")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def python(python_with: Callable[[str], str], slurm: dict[str, str]) -> Iterator[str]:
+    """The Python of an environment with submitit. At the end of the test no job is left."""
+    yield python_with("submitit")
+    subprocess.run(["scancel", "--me"], env=os.environ | slurm, check=True)
+    wait_for_queue(slurm)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [
+        ((), "N/A"),
+        (("hydra.launcher.partition=gpu",), "gres/gpu:1"),
+        (("hydra.launcher.partition=gpu", "trainer.devices=2"), "gres/gpu:2"),
+        (("hydra.launcher.partition=gpu", "hydra.launcher.gres='gpu:3'"), "gres/gpu:3"),
+        (("hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=null"), "N/A"),
+    ],
+    ids=["none in the default partition", "one", "one for each device", "gres", "null"],
+)
+def test_job_asks_for_the_gpus_of_its_partition(
+    overrides: Sequence[str], asked: str, python: str, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    said, code = finish(python, tmp_path / "sweep", slurm, HELD, *overrides, sweep=ONE)
+    assert code == 0, said
+    assert ask(slurm, "squeue", "--me", "--noheader", "--format=%b").split() == [asked]
+
+
+@pytest.mark.parametrize("setting", ["partition=nowhere", "constraint=nothing"])
+def test_what_slurm_refuses_is_said_in_its_words(setting: str, python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    said, code = finish(python, folder, slurm, f"hydra.launcher.{setting}", sweep=ONE)
+    assert code == 2, said
+    assert "hydra/launcher=slurm: the jobs were not submitted: " in said
+    assert "Invalid" in said or "invalid" in said
+    assert "Traceback" not in said
+    assert queue(slurm) == []
+    assert "sweep  1 run: 1 done" in repeat(python, folder, slurm, "hydra.launcher.wait=true", sweep=ONE)
+
+
+def test_runs_that_wait_in_slurm_are_reported_and_found_by_the_next_command(
+    python: str, slurm: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "sweep"
+    said, code = finish(python, folder, slurm, HELD, sweep=SHORT)
+    assert code == 0, said
+    command = [sys.executable, "-m", "train.report.cli", str(folder)]
+    report = subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert "4 not started" in report.stdout + (folder / "report.md").read_text()
+    asking = subprocess.run([sys.executable, "-m", "train.listing.cli", str(folder)], env=os.environ | slurm, check=False)
+    assert asking.returncode in (0, 2)
+    again, _ = finish(python, folder, slurm, "sweep.resume=last", sweep=SHORT)
+    assert "submitted" not in again, again
+    assert "4 queued in Slurm" in again
+    for job in queue(slurm):
+        ask(slurm, "scontrol", "release", job)
+    wait_for_queue(slurm)
+    assert "sweep  4 runs: 4 done" in repeat(python, folder, slurm, "sweep.resume=last", sweep=SHORT)
+
+
+def test_command_that_waits_and_is_stopped_says_what_goes_on(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    process = start(python, folder, slurm, "hydra.launcher.wait=true", HELD, sweep=SHORT)
+    deadline = time.monotonic() + PATIENCE_S
+    while len(queue(slurm)) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    time.sleep(2)  # it waits for the jobs now
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    (name,) = set(re.findall(r"scancel --name=(train-\w+)", said))
+    assert f"jobs that Slurm has taken go on: squeue --name={name}" in said
+    assert set(ask(slurm, "squeue", "--me", "--noheader", "--format=%j").split()) == {name}
+    for job in queue(slurm):
+        ask(slurm, "scontrol", "release", job)
+    waited, code = finish(python, folder, slurm, "hydra.launcher.wait=true", sweep=SHORT)
+    wait_for_queue(slurm)
+    assert code == 0, waited
+    assert "sweep  4 runs: 4 done" in repeat(python, folder, slurm, sweep=SHORT)
+
+
+def test_stages_follow_as_the_command_is_repeated(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    """A stage is decided by the command that follows it; the last one makes the report."""
+    sweep = [*SMALL, "trainer.device=cpu", "norm=none,batch", "optimizer.lr=0.01,0.1", "sweep.tune=optimizer.lr", "seed=range(2)"]
+    folder = tmp_path / "sweep"
+    first = repeat(python, folder, slurm, sweep=sweep)
+    assert "repeat the command below for the next stage" in first, first
+    tuned = len(runs_of(folder))
+    second = repeat(python, folder, slurm, sweep=sweep)
+    assert "submitted" in second, second
+    assert "repeat the command below to go on" in second
+    assert len(runs_of(folder)) > tuned
+    last = repeat(python, folder, slurm, sweep=sweep)
+    assert "submitted" not in last, last
+    assert (folder / "report.html").exists()
+    assert {run.state for run in runs_of(folder).values()} == {"done"}
+
+
+def test_runs_of_one_job_share_it(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    folder, together = tmp_path / "sweep", ("hydra.launcher.runs_per_job=4", "hydra.launcher.runs_at_once=2")
+    assert "1 job of up to 4 runs" in repeat(python, folder, slurm, *together, "hydra.launcher.cpus_per_task=2", sweep=SHORT)
+    assert contents(folder) == undisturbed_sweep(tmp_path / "undisturbed", python, SHORT)
+    (log,) = (folder / ".submitit").rglob("*_log.out")
+    assert "2 at a time" in log.read_text()
+
+
+def test_array_that_a_killed_command_still_sends_is_not_made_twice(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    """sbatch outlives the command, and hands over its jobs after those of the repeated command."""
+    folder, slow = tmp_path / "sweep", tmp_path / "slow"
+    slow.mkdir()
+    real, go = shutil.which("sbatch"), tmp_path / "go"
+    script = f'#!/bin/sh\ncp "$1" {tmp_path}/late.sh\ntouch {tmp_path}/sends\nexec setsid sh -c "sleep 600"\n'
+    (slow / "sbatch").write_text(script)
+    (slow / "sbatch").chmod(0o755)
+    process = start(python, folder, slurm | {"PATH": f"{slow}:{os.environ['PATH']}"}, sweep=SHORT)
+    deadline = time.monotonic() + PATIENCE_S
+    while not (tmp_path / "sends").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    subprocess.run(["pkill", "-f", "sleep 600"], check=False)
+    assert not go.exists()
+    said, _ = finish(python, folder, slurm, sweep=SHORT)
+    assert "submitted job array" in said, said
+    ask(slurm, str(real), str(tmp_path / "late.sh"))
+    wait_for_queue(slurm)
+    assert "sweep  4 runs: 4 done" in repeat(python, folder, slurm, sweep=SHORT)
+    assert contents(folder) == undisturbed_sweep(tmp_path / "undisturbed", python, SHORT)
+    late, made = sorted((folder / ".submitit").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert len(list(late.glob("*_result.pkl"))) == len(list(made.glob("*_result.pkl"))) == 4
+    assert not any("running" in log.read_text() for log in late.glob("*_log.out"))
+
+
+def test_run_goes_on_after_the_time_limit_of_its_job(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    """A minute is the shortest limit that Slurm has; submitit's signal comes before it."""
+    sweep = [*ONE, "trainer.max_steps=null", "trainer.epochs=100000", "trainer.evaluate_every=100000"]
+    folder, limits = tmp_path / "sweep", ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
+    finish(python, folder, slurm, *limits, sweep=sweep)
+    deadline = time.monotonic() + PATIENCE_S
+    while not any("resum" in (path / "train.log").read_text() for path in find_runs([folder])):
+        assert time.monotonic() < deadline, [read_run(path).status for path in find_runs([folder])]
+        release(slurm)
+        time.sleep(1)
+    assert len(runs_of(folder)) == 1
