@@ -31,7 +31,7 @@ from train.sweep.fork_server import ForkServer
 from train.sweep.plan_text import show
 from train.sweep.pool import LaunchRequest
 from train.sweep.pool import launch as launch_pool
-from train.sweep.submissions import ANSWER_S, draw_name, queue, record, superseded
+from train.sweep.submissions import ANSWER_S, draw_name, queue, record
 from train.text import plural
 
 LAUNCHER = "hydra.launcher"
@@ -57,7 +57,6 @@ class Chunk:
     jobs: tuple[tuple[str, ...], ...]
     folders: tuple[str, ...]
     first: int
-    name: str
     singletons: Mapping[Any, Any]
 
     def __call__(self) -> None:
@@ -66,12 +65,7 @@ class Chunk:
         setup_globals()
         importlib.import_module(self.task.partition(":")[0]).register_resolvers()
         request = LaunchRequest(self.loader, self.master, self.task, parse_pool_settings(**self.settings))
-        others = superseded(request.folder, self.name)
-        due = [
-            job
-            for job, folder in zip(self.jobs, self.folders, strict=True)
-            if folder not in others and not _is_finished(request.folder / folder)
-        ]
+        due = [job for job, folder in zip(self.jobs, self.folders, strict=True) if not _is_finished(request.folder / folder)]
         requeue = requeue_of_submitit()
         is_preempted = False
 
@@ -131,7 +125,7 @@ def submit(
     name = draw_name()
     jobs = [tuple(tuple(job) for job in job_overrides[start : start + size]) for start in starts]
     chunks = [
-        Chunk(loader, master, task, pool, part, names, first + start, name, Singleton.get_state())
+        Chunk(loader, master, task, pool, part, names, first + start, Singleton.get_state())
         for start, part, names in zip(starts, jobs, parts, strict=True)
     ]
     wanted = {key: value for key, value in settings.items() if key not in OURS and value is not None}

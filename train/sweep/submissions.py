@@ -1,8 +1,8 @@
 """What a sweep has submitted to Slurm, and which of its runs Slurm still holds: those are never submitted again.
 
 A submission is written down before it is made, under the name of its jobs, which is drawn. So also a command that is killed in
-between leaves no run that is queued and not known. If it is killed while Slurm takes the jobs, the repeated command may not see
-them yet, and submits their runs anew: a job makes only the runs of which its submission is the latest (`superseded`).
+between leaves no run that is queued and not known. Where it is killed before Slurm has told it their number, the jobs end at once,
+as submitit finds no work of that number: the runs may be submitted again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import secrets
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from train.errors import UsageError
@@ -26,14 +25,6 @@ MOST_BYTES = 64 * 1024**2
 ANSWER_S = 60.0
 
 
-@dataclass(frozen=True)
-class Submission:
-    """One job array. `number`: its place among the submissions of the sweep; `jobs`: the folders of the runs of each job."""
-
-    number: int
-    jobs: list[list[str]]
-
-
 def draw_name() -> str:
     """Return a new name for a submission and its jobs. Nobody who hands on a sweep can have placed a file under it."""
     return f"train-{secrets.token_hex(6)}"
@@ -42,17 +33,8 @@ def draw_name() -> str:
 def record(sweep: Path, name: str, jobs: Sequence[Sequence[str]]) -> Path:
     """Write down the folders of the runs of each job, and return the folder of the submission."""
     folder = ((Folder(sweep) / SUBMITTED).make() / name).make()
-    number = 1 + max((submission.number for submission in _recorded(sweep).values()), default=0)
-    folder.write(RECORD, json.dumps({"format": 1, "number": number, "jobs": [list(job) for job in jobs]}).encode())
+    folder.write(RECORD, json.dumps({"format": 1, "jobs": [list(job) for job in jobs]}).encode())
     return folder.path
-
-
-def superseded(sweep: Path, name: str) -> set[str]:
-    """Return the folders, below that of a sweep, of the runs that were submitted again after the submission of this name."""
-    recorded = _recorded(sweep)
-    own = recorded.get(name, Submission(0, []))
-    later = [other.jobs for key, other in recorded.items() if (other.number, key) > (own.number, name)]
-    return {folder for jobs in later for job in jobs for folder in job}
 
 
 def held_folders(sweep: Path) -> set[str]:
@@ -60,13 +42,13 @@ def held_folders(sweep: Path) -> set[str]:
 
     UsageError when runs were submitted and Slurm does not answer.
     """
-    recorded = _recorded(sweep)
-    if not recorded:
+    jobs = _recorded(sweep)
+    if not jobs:
         return set()
     held: set[str] = set()
     for name, number in queue(sweep):
-        if name in recorded:
-            held.update(*recorded[name].jobs[number : number + 1])
+        recorded = jobs.get(name, [])
+        held.update(*recorded[number : number + 1])
     return held
 
 
@@ -90,14 +72,13 @@ def queue(sweep: Path) -> set[tuple[str, int]]:
     return {(name, int(number) if number.isdigit() else 0) for name, _, number in lines if name}
 
 
-def _recorded(sweep: Path) -> dict[str, Submission]:
-    """Return name -> submission. What cannot be read was never submitted by this program."""
+def _recorded(sweep: Path) -> dict[str, list[list[str]]]:
+    """Return name -> folders of the runs of each job. What cannot be read was never submitted by this program."""
     found = {}
     with suppress(OSError, ValueError):
         submissions = Folder(sweep) / SUBMITTED
         for name in submissions.subfolders():
-            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-                content = json.loads((submissions / name).read(RECORD, MOST_BYTES))
-                jobs = [[str(folder) for folder in job] for job in content["jobs"]]
-                found[name] = Submission(int(content.get("number", 0)), jobs)
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                jobs = json.loads((submissions / name).read(RECORD, MOST_BYTES))["jobs"]
+                found[name] = [[str(folder) for folder in job] for job in jobs]
     return found
