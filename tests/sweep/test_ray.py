@@ -1,56 +1,197 @@
-"""A sweep on a Ray started here: a killed worker's run is started again by Ray, and counted once."""
+"""A sweep on a real Ray: its workers and its command are killed at random, and its results are those of the pool."""
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.harness import SMALL
-from train.store.run import find_runs, read_run
+from tests.harness import SMALL, run_content
+from tests.run.rank_processes import records
+from tests.sweep.test_pool import AWKWARD
+from tests.sweep.test_pool import SMALL as AWKWARD_RUN
+from train.store.run import Run, find_runs, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "TRAIN_TEST_RAY"
+PATIENCE_S = 240
+ON_RAY = ["hydra/launcher=ray_cluster", "+hydra.launcher.ray.init.num_cpus=2"]
+SWEEP = [*SMALL, "trainer.epochs=20", "trainer.max_steps=null", "checkpoint.every_steps=5", "trainer.record_every=1"]
+SWEEP += ["trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")]
 
 
-def workers(mark: str) -> list[int]:
-    """Return the processes that Ray has for runs of the command with this mark in its environment."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            is_run = (folder / "cmdline").read_bytes().startswith(b"ray::_run_job")
-            if is_run and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
+class Sweep:
+    """A sweep in a process group of its own; `mark` is in the environment of all its processes, those of its Ray included."""
+
+    def __init__(self, python: str, folder: Path, *overrides: str) -> None:
+        self.folder, self.mark = folder / "sweep", uuid.uuid4().hex
+        path = f"{ROOT}{os.pathsep}{AWKWARD}"
+        variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", MARK: self.mark}
+        command = [python, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), *overrides, f"hydra.sweep.dir={self.folder}"]
+        self.log = folder / f"{self.mark}.txt"
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=os.environ | variables, stdout=output, stderr=output, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def ended(self) -> str:
+        """Wait for the end of the command, and return what it has printed."""
+        self.process.wait(PATIENCE_S)
+        return self.said
+
+    def processes(self, name: bytes = b"") -> list[int]:
+        """Return the living processes of the sweep whose command line begins with `name`."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                is_ours = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
+                if is_ours and (entry / "cmdline").read_bytes().startswith(name):
+                    found.append(int(entry.name))
+        return found
+
+    def workers(self) -> list[int]:
+        """Return the processes in which Ray makes runs."""
+        return self.processes(b"ray::")
+
+    def wait_until(self, condition: Callable[[], Any], alive: bool = True) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, self.said
+            assert not alive or self.process.poll() is None or condition(), self.said
+            time.sleep(0.1)
+
+    def wait_for_records(self, count: int) -> None:
+        """Wait until a run has `count` records more than all had when this was called."""
+        before = self.records()
+        self.wait_until(lambda: any(number >= before.get(path, 0) + count for path, number in self.records().items()))
+
+    def records(self) -> dict[Path, int]:
+        return {path: records(path) for path in find_runs([self.folder])}
+
+
+@contextmanager
+def swept(python: str, folder: Path, *overrides: str) -> Iterator[Sweep]:
+    """Start a sweep; at the end kill what is left of it."""
+    sweep = Sweep(python, folder, *overrides)
+    try:
+        yield sweep
+    finally:
+        for pid in sweep.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        sweep.process.wait()
+
+
+def runs_of(folder: Path) -> dict[tuple[str, ...], Run]:
+    """Return overrides -> run; each is there once."""
+    runs = [read_run(path) for path in find_runs([folder])]
+    found = {run.overrides: run for run in runs}
+    assert len(found) == len(runs)
     return found
 
 
-@pytest.mark.long
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-def test_run_of_a_killed_worker_is_made_once(python_with: Callable[[str], str], tmp_path: Path) -> None:
-    folder, mark = tmp_path / "sweep", str(os.getpid())
-    settings = [
-        "hydra/launcher=ray_cluster",
-        "+hydra.launcher.ray.init.num_cpus=2",
-        "trainer.device=cpu",
-        f"hydra.sweep.dir={folder}",
+def contents(folder: Path) -> dict[tuple[str, ...], Any]:
+    return {overrides: run_content(run.folder) for overrides, run in runs_of(folder).items()}
+
+
+@pytest.fixture(scope="module")
+def python(python_with: Callable[[str], str]) -> str:
+    return python_with("ray")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, python: str) -> dict[tuple[str, ...], Any]:
+    with swept(python, tmp_path_factory.mktemp("undisturbed"), *SWEEP) as sweep:
+        assert "4 runs: 4 done" in sweep.ended()
+    return contents(sweep.folder)
+
+
+@pytest.mark.parametrize(("seed", "number"), [(0, signal.SIGKILL), (1, signal.SIGINT)])
+def test_sweep_survives_random_kills(
+    seed: int, number: signal.Signals, python: str, undisturbed: dict[tuple[str, ...], Any], tmp_path: Path
+) -> None:
+    """Workers that train are killed, then the command, or Ctrl-C stops it: nothing trains on without it."""
+    draw = random.Random(seed)
+    with swept(python, tmp_path, *SWEEP, *ON_RAY) as sweep:
+        for _ in range(2):
+            sweep.wait_for_records(draw.randrange(5, 30))
+            with suppress(ProcessLookupError):
+                os.kill(draw.choice(sweep.workers()), signal.SIGKILL)
+        sweep.wait_for_records(draw.randrange(5, 30))
+        if number == signal.SIGKILL:
+            sweep.process.kill()
+        else:  # from a terminal, to the whole process group
+            os.killpg(sweep.process.pid, number)
+        said = sweep.ended()
+        sweep.wait_until(lambda: not sweep.processes(), alive=False)
+    assert "its process was lost; Ray has started another" in said
+    assert "Traceback" not in said
+    if number == signal.SIGINT:
+        assert sweep.process.returncode == 128 + signal.SIGINT, said
+        assert "stopping: running jobs save and exit" in said
+        assert "interrupted" in {run.state for run in runs_of(sweep.folder).values()} <= {"done", "interrupted"}
+    with swept(python, tmp_path, *SWEEP, *ON_RAY) as sweep:
+        said = sweep.ended()
+    assert "resume from a checkpoint" in said
+    assert "sweep  4 runs: 4 done" in said
+    assert contents(sweep.folder) == undisturbed
+
+
+def test_run_whose_process_dies_always_is_one_failed_row(python: str, tmp_path: Path) -> None:
+    run = [override for override in AWKWARD_RUN if not override.startswith("hydra.launcher")]
+    settings = [*ON_RAY, "model.how=dies,fine,diverges,fails", "hydra.launcher.ray.remote.max_retries=1"]
+    with swept(python, tmp_path, *run, *settings) as sweep:
+        said = sweep.ended()
+    assert sweep.process.returncode == 1
+    assert "sweep  4 runs: 1 done, 1 diverged, 2 failed" in said
+    found = {run.config["model"]["how"]: run for run in runs_of(sweep.folder).values()}
+    assert found["dies"].state == "failed"
+    assert found["dies"].reason.startswith("its process was killed; Ray has made it 2 times")
+    assert "hydra.launcher.ray.remote.max_retries=1" in said
+    assert found["fails"].reason == "ValueError: this model fails on purpose"
+    assert "its process was lost; Ray has started another" in said
+    assert "Traceback" not in said
+
+
+def test_screen_is_that_of_a_sweep_on_this_machine(python: str, tmp_path: Path) -> None:
+    """Each run, which has half a CPU and two devices here, is one line as it starts and one as it ends."""
+    settings = [*ON_RAY, "hydra.launcher.ray.remote.num_cpus=0.5", "trainer.devices=2"]
+    with swept(python, tmp_path, *SMALL, "trainer.device=cpu", "norm=none,batch", *settings) as sweep:
+        said = sweep.ended()
+    assert sweep.process.returncode == 0, said
+    body = said.partition("2 runs, 4 at a time on Ray (1 node), 0.5 CPUs each\n")[2].partition("\n\n")[0].splitlines()
+    assert body[0] == f"folder: {sweep.folder}"
+    assert sorted(line.partition("] ")[2].partition(" after ")[0] for line in body[1:]) == [
+        *("done norm=batch", "done norm=none (baseline)", "running norm=batch (cpu)", "running norm=none (baseline) (cpu)")
     ]
-    command = [python_with("ray"), "-m", "train.cli", "-m", *SMALL, "norm=none,batch", *settings]
-    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", MARK: mark}
-    with (tmp_path / "said").open("w") as output:
-        process = subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output)
-    deadline = time.monotonic() + 240
-    while not (found := workers(mark)):
-        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "said").read_text()  # noqa: PT018
-        time.sleep(0.2)
-    os.kill(found[0], signal.SIGKILL)
-    assert process.wait(240) == 0, (tmp_path / "said").read_text()
-    said = (tmp_path / "said").read_text()
-    assert [read_run(run).state for run in find_runs([folder])] == ["done", "done"]
-    assert "2 runs: 2 done" in said
-    assert "parameters" not in said  # the first screen of a run, through the driver
+    assert {run.status["devices"] for run in runs_of(sweep.folder).values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.devices=4"], "hydra.launcher.ray.remote: a run asks for num_cpus=4 and no node has more than 2"),
+        (["hydra.launcher.ray.remote.num_gpus=some"], "hydra.launcher.ray.remote.num_gpus=some: use auto, or a number"),
+        (["+hydra.launcher.ray.remote.nocpus=1"], "hydra.launcher.ray.remote: Ray does not take these options"),
+    ],
+)
+def test_what_ray_cannot_do_is_one_message(overrides: list[str], message: str, python: str, tmp_path: Path) -> None:
+    with swept(python, tmp_path, *SMALL, "trainer.device=cpu", "norm=none,batch", *ON_RAY, *overrides) as sweep:
+        said = " ".join(sweep.ended().split())
+    assert sweep.process.returncode == 2, said
+    assert message in said
+    assert "Traceback" not in said

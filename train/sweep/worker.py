@@ -44,7 +44,7 @@ def run(connection: Connection, log: str) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     os.setsid()
-    _redirect(log)
+    redirect(log)
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -69,7 +69,7 @@ def run(connection: Connection, log: str) -> None:
             os.killpg(0, signal.SIGKILL)
 
 
-def _redirect(log: str) -> None:
+def redirect(log: str) -> None:
     """Append stdout and stderr to the log, line by line. The server's stdin is empty already."""
     with open_log(log) as target:
         for descriptor in (1, 2):
