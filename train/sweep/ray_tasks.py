@@ -84,7 +84,7 @@ class TaskJob(Job):
         assert self.folder is not None
         status = read_status(self.folder)
         process = process_of(status)
-        is_other = process not in (self.before, self.process)
+        is_other = process not in (self.before, self.process) and ("device" in status or status.get("status") in END_STATES)
         if is_other:
             self.row.device = ""
             self.row.attempt += bool(self.process)
@@ -213,6 +213,8 @@ class Tasks:
         if isinstance(error, errors.RayTaskError):
             cause = getattr(error, "cause", error)
             return f"Ray could not make the run: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
+        if not Cluster.connected().nodes:
+            return "Ray itself was lost, with all its nodes"
         lost = {errors.NodeDiedError: "its node was lost", errors.OutOfMemoryError: "Ray ended it, as its node ran out of memory"}
         what = next((words for kind, words in lost.items() if isinstance(error, kind)), "its process was killed")
         again = self.settings.retries
