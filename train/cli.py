@@ -147,7 +147,7 @@ def answered() -> bool:
 
 
 def run_as_rank() -> int:
-    """Run what the arguments ask for as one of the processes that torchrun started; all but the first do what that one orders."""
+    """Run what the arguments ask for as one of the processes that torchrun started; the first has the settings."""
     from train.run.ranks import dismiss_torchrun, follow_torchrun
 
     if is_other_rank():

@@ -25,8 +25,8 @@ class AgreedStop(StopSignal):
 
     def __bool__(self) -> bool:
         if self.signal is None:
-            told = self._world.first_says(2 * (self._own.signal or 0) + self._own.pop_save_request())
-            self.signal, self._save = told // 2 or None, self._save or bool(told % 2)
+            value = self._world.first_says(2 * (self._own.signal or 0) + self._own.pop_save_request())
+            self.signal, self._save = value // 2 or None, self._save or bool(value % 2)
         return self.signal is not None
 
 

@@ -47,6 +47,7 @@ END_S = 10.0
 DEAD_S = 5.0
 """How long rank 0 has to notice that another rank is dead, before it ends as well."""
 LOST = 1
+GLOO_SOURCES = "gloo/transport/"
 
 
 class RankLostError(RunError):
@@ -54,8 +55,8 @@ class RankLostError(RunError):
 
 
 @dataclass(frozen=True)
-class Order:
-    """What another rank needs to take part. `threads`: of its tensor operations."""
+class RankSettings:
+    """What rank 0 broadcasts to the others, so that they can take part. `threads`: of its tensor operations."""
 
     settings: Settings
     trusted: Sequence[str]
@@ -66,15 +67,15 @@ class Order:
 class Ranks:
     """The other ranks of a run, as rank 0 sees them; there are none for a run on one device.
 
-    `place`: the number of this rank's GPU on this machine; `ordered`: whether those that torchrun has started were told what
-    to do.
+    `place`: the number of this rank's GPU on this machine; `has_broadcast`: whether those that torchrun has started have their
+    settings.
     """
 
-    ordered: ClassVar[bool] = False
+    has_broadcast: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, environment: Mapping[str, str] = os.environ) -> None:
         self.world = World(0, settings.trainer.devices)
-        self._order = Order(settings, tuple(trusted()), self.world.size, 0)
+        self._settings = settings
         self._external = started_by_torchrun(environment)
         self._store: Store | None = None
         self.place = None if self.world.is_alone else int(environment.get("LOCAL_RANK", 0)) if self._external else 0
@@ -86,18 +87,18 @@ class Ranks:
             refuse_missing(settings.trainer)
 
     def start(self, device: torch.device) -> None:
-        """Start the others, or tell those that torchrun started what to do. They prepare themselves meanwhile."""
+        """Start the others, or broadcast the settings to those that torchrun started. They prepare themselves meanwhile."""
         if self.world.is_alone:
             return
         threads = torch.get_num_threads()
         if device.type == "cpu":
             threads = max(1, threads // (1 if self._external else self.world.size))
             torch.set_num_threads(threads)
-        order = Order(self._order.settings, self._order.trusted, self.world.size, threads)
+        settings = RankSettings(self._settings, tuple(trusted()), self.world.size, threads)
         if self._external:
             self._store, _, _ = next(rendezvous("env://"))
-            Ranks.ordered = True
-            self._store.set("order", pickle.dumps(order))  # pyright: ignore[reportArgumentType]
+            Ranks.has_broadcast = True
+            self._store.set("settings", pickle.dumps(settings))  # pyright: ignore[reportArgumentType]
             return
         listener = socket.create_server((HOST, 0))  # no other machine is to reach it
         port = listener.getsockname()[1]
@@ -107,7 +108,7 @@ class Ranks:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
         main, sys.modules["__main__"] = sys.modules["__main__"], type(sys)("__main__")  # which each would run again
         try:
-            context = start_processes(_follow, (port, order), self.world.size - 1, join=False, start_method="spawn")
+            context = start_processes(_follow, (port, settings), self.world.size - 1, join=False, start_method="spawn")
         finally:
             sys.modules["__main__"] = main
         assert context is not None
@@ -195,48 +196,51 @@ def refuse_missing(trainer: TrainerSettings) -> None:
 
 
 def is_of_connection(error: BaseException) -> bool:
-    """Return whether an exception says that the connection to another rank has ended."""
-    texts = ("gloo", "connection", "NCCL", "Broken pipe")
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
+    """Return whether an exception says that the connection to another rank has ended.
+
+    NCCL raises torch's DistBackendError and a TCPStore its DistNetworkError. Where a rank is killed, gloo raises a RuntimeError
+    and no class of it (torch 2.14): its text begins with the place in gloo's sources, `[.../gloo/transport/tcp/pair.cc:561]`.
+    """
+    return isinstance(error, dist.DistError) or (type(error) is RuntimeError and GLOO_SOURCES in str(error))
 
 
-def _follow(index: int, port: int, order: Order) -> None:
+def _follow(index: int, port: int, settings: RankSettings) -> None:
     """The other ranks that rank 0 starts."""
     _end_with(parent_process())
     store = TCPStore(HOST, port, None, is_master=False, timeout=timedelta(seconds=60), wait_for_workers=False)
-    _take_part(store, World(index + 1, order.size), order, index + 1)
+    _take_part(store, World(index + 1, settings.size), settings, index + 1)
 
 
 def follow_torchrun() -> int:
-    """Take part as one of the processes that torchrun has started, in what rank 0 orders. Return the exit code."""
+    """Take part as one of the processes that torchrun has started, with the settings of rank 0. Return the exit code."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _end_with(None)
     store, _, _ = next(rendezvous("env://"))
-    store.wait(["order"], PATIENCE)
-    content = store.get("order")
+    store.wait(["settings"], PATIENCE)
+    content = store.get("settings")
     if content:
         _take_part(store, World(rank, size), pickle.loads(content), int(os.environ.get("LOCAL_RANK", rank)))
     return 0
 
 
 def dismiss_torchrun() -> None:
-    """As rank 0 of torchrun: let the others end that wait for an order, if there was no run."""
-    if not Ranks.ordered:
+    """As rank 0 of torchrun: let the others end that wait for settings, if there was no run."""
+    if not Ranks.has_broadcast:
         store, _, _ = next(rendezvous("env://"))
-        store.set("order", "")
+        store.set("settings", "")
 
 
-def _take_part(store: Store, world: World, order: Order, place: int) -> None:
+def _take_part(store: Store, world: World, settings: RankSettings, place: int) -> None:
     """Train as one of the ranks. An error is what rank 0 then says."""
-    for number in HELD_SIGNALS:  # rank 0 tells when to stop
+    for number in HELD_SIGNALS:  # rank 0 broadcasts when to stop
         signal.signal(number, signal.SIG_IGN)
     log = logging.getLogger("train")
     log.addHandler(logging.NullHandler())
     log.propagate = False
-    torch.set_num_threads(order.threads)
-    set_trusted(tuple(order.trusted))
+    torch.set_num_threads(settings.threads)
+    set_trusted(tuple(settings.trusted))
     try:
-        setup = prepare(order.settings, world=world, place=place)
+        setup = prepare(settings.settings, world=world, place=place)
         train_as_rank(setup, lambda: _join(store, world, setup.placement.device))
         world.close()
     except Exception as error:

@@ -68,17 +68,17 @@ class World:
         """Return the number that rank 0 gives, so that all do the same. The hosts wait for each other, the devices do not."""
         if self.is_alone:
             return number
-        told = torch.tensor(number)
-        dist.broadcast(told, 0, group=self._control)
-        return int(told)
+        value = torch.tensor(number)
+        dist.broadcast(value, 0, group=self._control)
+        return int(value)
 
     def from_first(self, value: Any) -> Any:
         """Return what rank 0 gives, anything that can be pickled."""
         if self.is_alone:
             return value
-        told = [value]
-        dist.broadcast_object_list(told, 0, group=self._control, device=torch.device("cpu"))
-        return told[0]
+        values = [value]
+        dist.broadcast_object_list(values, 0, group=self._control, device=torch.device("cpu"))
+        return values[0]
 
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
