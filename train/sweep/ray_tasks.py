@@ -222,7 +222,7 @@ class Tasks:
 
     def record_outcome(self, job: TaskJob, outcome: JobOutcome) -> None:
         now, row = time.monotonic(), job.row
-        has_started = job.folder is not None and (job.observe(now, len(self.cluster.nodes) > 1) or row.has_started)
+        has_started = job.folder is not None and (self.observe(job, now) or row.has_started)
         row.started_at, row.ended_at = row.started_at or now, now
         row.state, row.reason, row.remaining_s = outcome.state, outcome.reason, None
         if outcome.state == "interrupted" and not has_started:
@@ -237,6 +237,14 @@ class Tasks:
         stops = OmegaConf.select(self.master, "sweep.on_error", default="continue") == "stop"
         if stops and row.state in ("failed", "interrupted"):
             self.cancel_unstarted()
+
+    def observe(self, job: TaskJob, now: float) -> bool:
+        """Read how far a run is; say when another process makes it than before. Return whether one has started."""
+        attempt = job.row.attempt
+        has_started = job.observe(now, len(self.cluster.nodes) > 1)
+        if job.row.attempt > attempt:
+            self.display.message(f"{job.row.number}: {job.row.label}: its process was lost; Ray has started another")
+        return has_started
 
     def cancel_unstarted(self) -> None:
         """Start no run any more that has not started."""
@@ -272,8 +280,6 @@ class Tasks:
             return
         self.displayed_at = now
         for job in self.submitted.values():
-            if job.observe(now, len(self.cluster.nodes) > 1):
-                if job.row.attempt > 1:
-                    self.display.message(f"{job.row.number}: {job.row.label}: its process was lost; Ray has started another")
+            if self.observe(job, now):
                 self.display.job_started(job.row)
         self.display.update([job.row for job in self.jobs], self.slots, now)
