@@ -1,8 +1,8 @@
 """What a sweep has submitted to Slurm, and which of its runs Slurm still holds: those are never submitted again.
 
 A submission is written down before it is made, under the name of its jobs, which is drawn. So also a command that is killed in
-between leaves no run that is queued and not known. Where it is killed before Slurm has told it their number, the jobs end at once,
-as submitit finds no work of that number: the runs may be submitted again.
+between leaves no run that is queued and not known. If it is killed before Slurm has told it their number, the jobs end at once:
+submitit finds no work of that number. Their runs may be submitted again.
 """
 
 from __future__ import annotations
