@@ -334,6 +334,13 @@ def test_find_threats_in_conditions() -> None:
     assert severities == sorted(severities, key=["serious", "caution", "note"].index)
 
 
+def test_many_machines_are_counted() -> None:
+    facts = Facts(conditions=(Conditions("a", hosts=tuple(f"node{number}" for number in range(9))), Conditions("b")))
+    found = threats([arm("a", 0.9), arm("b", 0.9)], facts)["hosts"]
+    assert found.severity == "note"
+    assert "Runs differ in machines (node0; node1; node2; node3; node4; node5; 3 more)" in found.sentence
+
+
 @pytest.mark.parametrize("module", ["train.report.contracts", "train.report.claims", "train.report.statistics.threats"])
 def test_import_does_not_load_torch(module: str) -> None:
     program = f"import sys, {module}; print('torch' in sys.modules)"

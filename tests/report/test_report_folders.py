@@ -243,3 +243,17 @@ def test_versions_threat_ignores_equivalent_code(tmp_path, codes, is_threat):
             write_run(tmp_path / f"{norm}{seed}", [f"norm={norm}", f"seed={seed}"], 0.5 + seed / 100, status=status)
     report(tmp_path)
     assert ("differ in versions of the code" in (tmp_path / "report.md").read_text()) == is_threat
+
+
+def test_page_says_which_machine_made_a_run(tmp_path):
+    """A run that was preempted may have been made by two."""
+    for seed, host in enumerate(("node1", "node2", "node1")):
+        write_run(tmp_path / f"a{seed}", [f"seed={seed}"], 0.8, status={"host": host})
+        write_run(tmp_path / f"b{seed}", ["norm=none", f"seed={seed}"], 0.6, status={"host": "node1"})
+    before = {"time": "", "step": 5, "status": "interrupted", "reason": "", "host": "node3"}
+    write_run(tmp_path / "b3", ["norm=none", "seed=3"], 0.6, status={"host": "node1", "resumed": [before]})
+    page = report(tmp_path)
+    assert "node1 (5 runs), node2 (1 run), node3 then node1 (1 run)" in " ".join(page.split())
+    assert "Runs differ in machines (node1; node2; node3), not equally in all arms" in page
+    hosts = {row["folder"]: row["host"] for row in results(tmp_path)}
+    assert (hosts["a1"], hosts["b3"]) == ("node2", "node3 then node1")

@@ -144,7 +144,7 @@ class Conditions:
     """The conditions under which the runs of one arm were trained; more than one value in a field means that the runs differ.
 
     `budgets`: training images seen by the completed runs (steps x batch size); `learning_rates`: peak values;
-    `device_counts`: on how many devices a run trained;
+    `device_counts`: on how many devices a run trained; `hosts`: names of machines, of all parts of resumed runs;
     `contradictions`: sentence -> the number of runs, of `ended` ones, whose network lacks a chosen ingredient.
     """
 
@@ -157,6 +157,7 @@ class Conditions:
     contradictions: Mapping[str, int] = field(default_factory=dict)
     ended: int = 0
     device_counts: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,16 @@ def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
         precisions=tuple(sorted({str(run.status.get("precision", "")) for run in ended})),
         contradictions=contradictions(tried),
         ended=len(tried),
+        hosts=tuple(sorted({host for run in ended for host in hosts_of(run)})),
         device_counts=tuple(sorted({str(_config_value(run, "trainer", "devices") or 1) for run in ended})),
     )
+
+
+def hosts_of(run: Run) -> tuple[str, ...]:
+    """Return the machines that made a run, in order: a resumed one may have several. Those that it did not record are left out."""
+    resumed = run.status.get("resumed") or ()
+    hosts = (part.get("host") for part in (*resumed, run.status) if isinstance(part, Mapping))
+    return tuple(dict.fromkeys(host for host in hosts if host and isinstance(host, str)))
 
 
 def code_versions(runs: Sequence[Run]) -> dict[Path, str]:

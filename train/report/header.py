@@ -10,7 +10,7 @@ from train.command import stored_command
 from train.report import table_text
 from train.report.analysis import Analysis
 from train.report.arms import Study
-from train.report.facts import code_version
+from train.report.facts import code_version, hosts_of
 from train.report.looks import looks_text
 from train.report.plan_threats import metric_origin
 from train.report.subset import others_text
@@ -24,6 +24,8 @@ DESIGNS = {
     "one_at_a_time": "one at a time: the baseline, and variants with a single change",
     "leave_one_out": "leave one out: the full recipe, and variants with one ingredient replaced",
 }
+MOST_MACHINES = 6
+"""Machines that a page names; results.csv has that of every run."""
 _STATES = ("done", "diverged", "failed", "lost", "incomplete", "interrupted", "running", "queued")
 
 
@@ -80,7 +82,16 @@ def setup_fields(study: Study, evaluated: str = "") -> Iterable[tuple[str, str]]
             runs, lambda run: ", ".join(filter(None, (str(run.status.get("device", "")), str(run.status.get("precision", "")))))
         ),
     )
+    yield "Machine", _machines(runs)
     yield "Folders", ", ".join(map(str, study.collection.folders))
+
+
+def _machines(runs: Sequence[Run]) -> str:
+    """Return the machines, each with the number of runs that it made, the one with most first."""
+    made = Counter(" then ".join(hosts_of(run)) for run in runs)
+    found = [f"{name} ({plural(count, 'run')})" for name, count in made.most_common() if name]
+    more = len(found) - MOST_MACHINES
+    return ", ".join([*found[:MOST_MACHINES], *([f"{more} more"] if more > 0 else [])]) or table_text.UNKNOWN
 
 
 def _of_table(analysis: Analysis) -> Iterable[tuple[str, str]]:

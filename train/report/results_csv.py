@@ -16,7 +16,7 @@ from train.report.analysis import Analysis
 from train.report.arms import Arm
 from train.report.collect import factors_of, settings_of
 from train.report.contracts import Pairwise
-from train.report.facts import code_version
+from train.report.facts import code_version, hosts_of
 from train.report.metric import as_float
 from train.report.paths import relative_path
 from train.store.run import Run
@@ -32,7 +32,7 @@ IDENTITY: dict[str, Kind] = {
 }
 _NUMBERS: dict[str, Kind] = {"steps": "whole", "time_s": "real", "images_per_s": "real"}
 _NUMBERS |= dict.fromkeys(("parameters", "flops_per_image", "peak_memory_bytes"), "whole")
-_PROVENANCE: dict[str, Kind] = {"started": "time", **dict.fromkeys(("device", "precision", "code", "command"), "text")}
+_PROVENANCE: dict[str, Kind] = {"started": "time", **dict.fromkeys(("device", "precision", "host", "code", "command"), "text")}
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ def _provenance(run: Run) -> Iterable[Any]:
     return (
         *(_number(run.summary.get(key)) for key in _NUMBERS),
         *(status.get(key) for key in ("started", "device", "precision")),
+        " then ".join(hosts_of(run)) or None,
         code_version(run),
         train_command(run.overrides),
     )

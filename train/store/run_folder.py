@@ -144,7 +144,8 @@ class RunFolder:
         `status`: its last status.json; `step`: the step to resume from. Everything that the run wrote about its end is removed;
         at step 0 its records are removed too.
         """
-        resumption = {"time": timestamp(), "step": step, "status": status.get("status"), "reason": status.get("reason", "")}
+        before = {"status": status.get("status"), "reason": status.get("reason", ""), "host": status.get("host", "")}
+        resumption = {"time": timestamp(), "step": step, **before}
         kept = {key: value for key, value in status.items() if key not in _ENDING_FIELDS}
         resumed = [*(status.get("resumed") or ()), resumption]
         self._status = kept | self._ownership(config, choices, inputs) | {"resumed": resumed}

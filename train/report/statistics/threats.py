@@ -19,6 +19,7 @@ from train.text import MINUS, listed, number, plural, settings, short_percent
 ALPHA = 0.05
 CEILING = 0.99
 FEW_RUNS = 3
+MOST_NAMED = 6
 SPREAD_RATIO = 3.0
 CONTRADICTIONS = "contradicting_runs"
 SHARED: dict[bool | None, str] = {
@@ -143,7 +144,7 @@ def _constant(data: _Evidence) -> _Findings:
 
 
 def condition_threats(facts: Facts) -> tuple[Threat, ...]:
-    """Return in which versions of the code, devices and precisions runs differ."""
+    """Return in which versions of the code, devices, precisions and machines runs differ."""
     return tuple(Threat(*found) for found in _conditions(facts))
 
 
@@ -153,6 +154,7 @@ def _conditions(facts: Facts) -> _Findings:
         ("devices", "devices", "caution"),
         ("device_counts", "the number of devices", "caution"),
         ("precisions", "precisions", "caution"),
+        ("hosts", "machines", "note"),
     )
     for name, what, severity in fields:
         values = [tuple(getattr(conditions, name)) for conditions in facts.conditions]
@@ -161,7 +163,8 @@ def _conditions(facts: Facts) -> _Findings:
             is_unequal = len({tuple(sorted(set(arm_values))) for arm_values in values if arm_values}) > 1
             cause = "not equally in all arms, so it may cause differences between arms"
             consequence = cause if is_unequal else "each of which is in every arm"
-            yield name, f"Runs differ in {what} ({'; '.join(every)}), {consequence}.", severity if is_unequal else "note"
+            named = "; ".join([*every[:MOST_NAMED], *([f"{len(every) - MOST_NAMED} more"] if len(every) > MOST_NAMED else [])])
+            yield name, f"Runs differ in {what} ({named}), {consequence}.", severity if is_unequal else "note"
 
 
 def _budgets(data: _Evidence) -> _Findings:
