@@ -88,7 +88,7 @@ def _conditions(arm: Arm, versions: Mapping[Path, str]) -> Conditions:
 
 
 def hosts_of(run: Run) -> tuple[str, ...]:
-    """Return the machines that made a run, in order: a resumed one may have several. Those that it did not record are left out."""
+    """Return the machines that made a run, in order: a resumed one may have several. Those that are not recorded are left out."""
     resumed = run.status.get("resumed") or ()
     hosts = (part.get("host") for part in (*resumed, run.status) if isinstance(part, Mapping))
     return tuple(dict.fromkeys(host for host in hosts if host and isinstance(host, str)))
