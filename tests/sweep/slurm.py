@@ -49,6 +49,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0,bf_interval=1
 GresTypes=gpu
+MaxArraySize=9
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 NodeName=absent NodeAddr=127.0.0.2 CPUs=8 Gres=gpu:4 State=DOWN
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP

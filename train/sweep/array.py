@@ -42,6 +42,10 @@ COMMON = frozenset(
 """The keys that submitit has for every engine; the others belong to Slurm."""
 ASKING_FOR_GPUS = frozenset({"gres", "gpus", "gpus_per_socket", "gpus_per_task", "tres_per_task"})
 """Options of sbatch, besides `gpus_per_node`."""
+MORE_RUNS_PER_JOB = (
+    f"\nA cluster limits the jobs of an array (scontrol show config | grep MaxArraySize). Let a job make several runs: "
+    f"{LAUNCHER}.runs_per_job=8"
+)
 SUBDIR_KEY = "hydra.sweep.subdir"
 WAIT_S = 5.0
 
@@ -156,7 +160,9 @@ def _submitted(executor: Any, name: str, settings: Mapping[str, Any], chunks: Se
         with executor.batch():
             jobs = [executor.submit(chunk) for chunk in chunks]
     except (OSError, RuntimeError, TypeError, ValueError, submitit.core.utils.FailedJobError) as error:
-        raise UsageError(f"hydra/launcher=slurm: the jobs were not submitted: {str(error).strip()}") from None
+        words = str(error).strip()
+        remedy = MORE_RUNS_PER_JOB if "job array specification" in words else ""
+        raise UsageError(f"hydra/launcher=slurm: the jobs were not submitted: {words}{remedy}") from None
     return jobs[0].job_id.partition("_")[0]
 
 
