@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.sweep.slurm import slurm_of_one_node, wait_for_queue
 from train import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +62,18 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str
         return python
 
     return install
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment variables of a real Slurm of one node."""
+    with slurm_of_one_node(tmp_path_factory.mktemp("slurm")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def python(python_with: Callable[[str], str], slurm: dict[str, str]) -> Iterator[str]:
+    """The Python of an environment with submitit. At the end of the test Slurm has no job left."""
+    yield python_with("submitit")
+    subprocess.run(["scancel", "--me"], env=os.environ | slurm, check=True)
+    wait_for_queue(slurm)

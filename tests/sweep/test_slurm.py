@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from tests.sweep.slurm import (
     queue,
     release,
     repeat,
-    slurm_of_one_node,
     start,
     undisturbed_sweep,
     wait_for_queue,
@@ -36,12 +35,6 @@ SWEEP = [
 ]
 """Each of its runs takes some seconds."""
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with slurm_of_one_node(tmp_path_factory.mktemp("slurm")) as variables:
-        yield variables
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +80,7 @@ def test_sweep_survives_random_kills(
     command.kill()
     command.communicate()
     hits = 0
-    for _ in range(3):
+    for _ in range(2):
         finish(python, folder, slurm, sweep=SWEEP)
         wait_for_queue(slurm, lambda: in_training(folder))
         time.sleep(draw.uniform(0, 1))

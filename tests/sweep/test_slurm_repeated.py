@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,6 @@ from tests.sweep.slurm import (
     queue,
     repeat,
     runs_of,
-    slurm_of_one_node,
     start,
     wait_for_queue,
 )
@@ -31,20 +28,6 @@ ONE = [*SMALL, "trainer.device=cpu", "seed=0"]
 HELD = "hydra.launcher.additional_parameters={hold: true}"
 """The jobs wait until somebody releases them."""
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with slurm_of_one_node(tmp_path_factory.mktemp("slurm")) as variables:
-        yield variables
-
-
-@pytest.fixture
-def python(python_with: Callable[[str], str], slurm: dict[str, str]) -> Iterator[str]:
-    """The Python of an environment with submitit. At the end of the test no job is left."""
-    yield python_with("submitit")
-    subprocess.run(["scancel", "--me"], env=os.environ | slurm, check=True)
-    wait_for_queue(slurm)
 
 
 def release_held(slurm: dict[str, str]) -> None:
@@ -82,26 +65,6 @@ def test_run_whose_files_appear_late_is_not_made_again(python: str, slurm: dict[
     assert found.status == run.status, "it has the times of the first attempt"
     logs = [log.read_text() for log in (folder / ".submitit").rglob("*_log.out")]
     assert sorted("running" in log for log in logs) == [False, True]
-
-
-def test_job_leaves_its_runs_to_a_later_submission(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
-    """Slurm may take the jobs of a killed command after the repeated one has asked for them, and has submitted them again."""
-    folder, blind = tmp_path / "sweep", tmp_path / "blind"
-    assert finish(python, folder, slurm, HELD, sweep=ONE)[1] == 0
-    earlier = queue(slurm)
-    blind.mkdir()
-    (blind / "squeue").write_text("#!/bin/sh\n")
-    (blind / "squeue").chmod(0o755)
-    said, _ = finish(python, folder, slurm | {"PATH": f"{blind}:{os.environ['PATH']}"}, HELD, sweep=ONE)
-    assert "submitted job" in said, said
-    assert len(queue(slurm)) == 2
-    ask(slurm, "scontrol", "release", *earlier)
-    wait_for_queue(slurm, lambda: not set(earlier) & set(queue(slurm)))
-    assert runs_of(folder) == {}
-    release_held(slurm)
-    wait_for_queue(slurm)
-    assert "sweep  1 run: 1 done" in repeat(python, folder, slurm, sweep=ONE)
-    assert len(runs_of(folder)) == 1
 
 
 def test_command_stopped_while_it_submits_loses_nothing(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
