@@ -5,6 +5,7 @@ A second node has GPUs and is always down: its jobs stay in the queue.
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import socket
@@ -181,6 +182,16 @@ def runs_of(folder: Path) -> dict[tuple[str, ...], Run]:
 def contents(folder: Path) -> dict[tuple[str, ...], Any]:
     """Return overrides -> weights and records of a run. A step that was recorded twice is there twice."""
     return {overrides: run_content(run.folder) for overrides, run in runs_of(folder).items()}
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    """Return run -> what the report says of it, but for times and places."""
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    other = ("folder", "time", "started", "images_per_s", "peak_memory", "command", "precision", "device")
+    found = {row["seed"] + row["norm"]: {key: value for key, value in row.items() if not key.startswith(other)} for row in rows}
+    assert len(found) == len(rows)
+    return found
 
 
 def workers(slurm: dict[str, str]) -> list[int]:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness import SMALL, run_content
 from tests.run.rank_processes import records
+from tests.sweep.slurm import table
 from tests.sweep.test_pool import AWKWARD
 from tests.sweep.test_pool import SMALL as AWKWARD_RUN
 from train.store.run import Run, find_runs, read_run
@@ -115,15 +116,15 @@ def python(python_with: Callable[[str], str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, python: str) -> dict[tuple[str, ...], Any]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, python: str) -> tuple[Any, Any]:
     with swept(python, tmp_path_factory.mktemp("undisturbed"), *SWEEP) as sweep:
         assert "4 runs: 4 done" in sweep.ended()
-    return contents(sweep.folder)
+    return contents(sweep.folder), table(sweep.folder)
 
 
 @pytest.mark.parametrize(("seed", "number"), [(0, signal.SIGKILL), (1, signal.SIGINT)])
 def test_sweep_survives_random_kills(
-    seed: int, number: signal.Signals, python: str, undisturbed: dict[tuple[str, ...], Any], tmp_path: Path
+    seed: int, number: signal.Signals, python: str, undisturbed: tuple[Any, Any], tmp_path: Path
 ) -> None:
     """Workers that train are killed, then the command, or Ctrl-C stops it: nothing trains on without it."""
     draw = random.Random(seed)
@@ -148,7 +149,7 @@ def test_sweep_survives_random_kills(
         said = sweep.ended()
     assert "resume from a checkpoint" in said
     assert "sweep  4 runs: 4 done" in said
-    assert contents(sweep.folder) == undisturbed
+    assert (contents(sweep.folder), table(sweep.folder)) == undisturbed
 
 
 def test_run_whose_process_dies_always_is_one_failed_row(python: str, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.sweep.slurm import (
     release,
     repeat,
     start,
+    table,
     undisturbed_sweep,
     wait_for_queue,
     workers,
@@ -30,7 +31,7 @@ from tests.sweep.slurm import (
 from train.store.run import find_runs, read_run
 
 SWEEP = [
-    *(*SMALL, "trainer.max_steps=null", "trainer.epochs=240", "trainer.evaluate_every=80", "checkpoint.every_steps=100"),
+    *(*SMALL, "trainer.max_steps=null", "trainer.epochs=400", "trainer.evaluate_every=100", "checkpoint.every_steps=100"),
     *("trainer.device=cpu", "norm=none,batch", "seed=range(2)"),
 ]
 """Each of its runs takes some seconds."""
@@ -38,12 +39,13 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, python_with: Callable[[str], str]) -> dict[tuple[str, ...], Any]:
-    return undisturbed_sweep(tmp_path_factory.mktemp("undisturbed") / "sweep", python_with("submitit"), SWEEP)
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, python_with: Callable[[str], str]) -> tuple[Any, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    return undisturbed_sweep(folder, python_with("submitit"), SWEEP), table(folder)
 
 
 def test_command_ends_and_its_repetition_finds_the_runs(
-    slurm: dict[str, str], python_with: Callable[[str], str], undisturbed: dict[tuple[str, ...], Any], tmp_path: Path
+    slurm: dict[str, str], python_with: Callable[[str], str], undisturbed: tuple[Any, Any], tmp_path: Path
 ) -> None:
     python, folder = python_with("submitit"), tmp_path / "sweep"
     said, code = finish(python, folder, slurm, "hydra.launcher.runs_per_job=2", sweep=SWEEP)
@@ -57,7 +59,7 @@ def test_command_ends_and_its_repetition_finds_the_runs(
     last = repeat(python, folder, slurm, "hydra.launcher.runs_per_job=2", sweep=SWEEP)
     assert "sweep  4 runs: 4 done" in last, last
     assert "submitted" not in last
-    assert contents(folder) == undisturbed
+    assert (contents(folder), table(folder)) == undisturbed
 
 
 def in_training(folder: Path) -> bool:
@@ -70,7 +72,7 @@ def test_sweep_survives_random_kills(
     seed: int,
     slurm: dict[str, str],
     python_with: Callable[[str], str],
-    undisturbed: dict[tuple[str, ...], Any],
+    undisturbed: tuple[Any, Any],
     tmp_path: Path,
 ) -> None:
     python, folder, draw = python_with("submitit"), tmp_path / "sweep", random.Random(seed)
@@ -80,10 +82,11 @@ def test_sweep_survives_random_kills(
     command.kill()
     command.communicate()
     hits = 0
-    for _ in range(2):
-        finish(python, folder, slurm, sweep=SWEEP)
+    for _ in range(3):
+        if not queue(slurm):
+            finish(python, folder, slurm, sweep=SWEEP)
         wait_for_queue(slurm, lambda: in_training(folder))
-        time.sleep(draw.uniform(0, 1))
+        time.sleep(draw.uniform(0, 0.5))
         was_training = in_training(folder)
         if found := workers(slurm):
             with suppress(ProcessLookupError):
@@ -100,4 +103,4 @@ def test_sweep_survives_random_kills(
         if "sweep  4 runs: 4 done" in said:
             break
     assert "sweep  4 runs: 4 done" in said, said
-    assert contents(folder) == undisturbed
+    assert (contents(folder), table(folder)) == undisturbed

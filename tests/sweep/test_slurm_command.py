@@ -122,6 +122,14 @@ def test_runs_of_one_job_share_it(python: str, slurm: dict[str, str], tmp_path: 
     assert "2 at a time" in log.read_text()
 
 
+def test_run_on_two_devices_is_one_job(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
+    folder, devices = tmp_path / "sweep", ("trainer.devices=2", "hydra.launcher.cpus_per_task=2")
+    said = repeat(python, folder, slurm, *devices, "hydra.launcher.wait=true", sweep=ONE)
+    assert "sweep  1 run: 1 done" in said, said
+    assert [run.status["devices"] for run in runs_of(folder).values()] == [2]
+    assert contents(folder) == undisturbed_sweep(tmp_path / "undisturbed", python, [*ONE, "trainer.devices=2"])
+
+
 def test_array_that_a_killed_command_still_sends_is_not_made_twice(python: str, slurm: dict[str, str], tmp_path: Path) -> None:
     """The command dies while sbatch sends, and Slurm takes the jobs after those of the repeated command."""
     folder, slow, sent = tmp_path / "sweep", tmp_path / "slow", tmp_path / "sent.sh"
