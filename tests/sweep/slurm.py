@@ -188,7 +188,7 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
     """Return run -> what the report says of it, but for times and places."""
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    other = ("folder", "time", "started", "images_per_s", "peak_memory", "command", "precision", "device")
+    other = ("folder", "time", "started", "images_per_s", "peak_memory", "command", "precision", "device", "host", "code")
     found = {row["seed"] + row["norm"]: {key: value for key, value in row.items() if not key.startswith(other)} for row in rows}
     assert len(found) == len(rows)
     return found
