@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.harness import SMALL, run_content
+from tests.harness import SMALL
 from tests.run.rank_processes import records
-from tests.sweep.slurm import table
+from tests.sweep.slurm import contents, runs_of, table
 from tests.sweep.test_pool import AWKWARD
 from tests.sweep.test_pool import SMALL as AWKWARD_RUN
-from train.store.run import Run, find_runs, read_run
+from train.store.run import find_runs, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "TRAIN_TEST_RAY"
@@ -96,18 +96,6 @@ def swept(python: str, folder: Path, *overrides: str) -> Iterator[Sweep]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         sweep.process.wait()
-
-
-def runs_of(folder: Path) -> dict[tuple[str, ...], Run]:
-    """Return overrides -> run; each is there once."""
-    runs = [read_run(path) for path in find_runs([folder])]
-    found = {run.overrides: run for run in runs}
-    assert len(found) == len(runs)
-    return found
-
-
-def contents(folder: Path) -> dict[tuple[str, ...], Any]:
-    return {overrides: run_content(run.folder) for overrides, run in runs_of(folder).items()}
 
 
 @pytest.fixture(scope="module")
