@@ -22,7 +22,10 @@ from tests.harness import SMALL, run_content
 from train.store.run import Run, find_runs, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEP = [*SMALL, "trainer.epochs=3", "trainer.max_steps=null", "trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
+ONE = [*SMALL, "trainer.device=cpu", "seed=0"]
+SHORT = [*SMALL, "trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
+HELD = "hydra.launcher.additional_parameters={hold: true}"
+"""The jobs wait until somebody releases them."""
 PATIENCE_S = 240
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 CONFIGURATION = """
@@ -118,15 +121,13 @@ def _free_ports() -> list[int]:
     return ports
 
 
-def start(
-    python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str] = SWEEP
-) -> subprocess.Popen[str]:
+def start(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str]) -> subprocess.Popen[str]:
     settings = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", f"hydra.sweep.dir={folder}"]
     command = [python, "-m", "train.cli", "-m", *sweep, *settings, *overrides]
     return subprocess.Popen(command, env=os.environ | slurm, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str] = SWEEP) -> tuple[str, int]:
+def finish(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str]) -> tuple[str, int]:
     """Run the command; return what it says, and its exit code."""
     process = start(python, folder, slurm, *overrides, sweep=sweep)
     said, _ = process.communicate(timeout=PATIENCE_S)
@@ -138,14 +139,14 @@ def ask(slurm: dict[str, str], *command: str) -> str:
     return subprocess.run(command, env=os.environ | slurm, check=True, capture_output=True, text=True).stdout
 
 
-def undisturbed_sweep(folder: Path, python: str, sweep: Sequence[str] = SWEEP) -> dict[tuple[str, ...], Any]:
+def undisturbed_sweep(folder: Path, python: str, sweep: Sequence[str]) -> dict[tuple[str, ...], Any]:
     """Make the sweep on this machine, and return its contents."""
     command = [python, "-m", "train.cli", "-m", *sweep, f"hydra.sweep.dir={folder}"]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True, timeout=PATIENCE_S)
     return contents(folder)
 
 
-def repeat(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str] = SWEEP) -> str:
+def repeat(python: str, folder: Path, slurm: dict[str, str], *overrides: str, sweep: Sequence[str]) -> str:
     """Run the command, and return what it says after its jobs have left the queue."""
     said, _ = finish(python, folder, slurm, *overrides, sweep=sweep)
     wait_for_queue(slurm)

@@ -17,7 +17,10 @@ import pytest
 
 from tests.harness import COMMAND, SMALL
 from tests.sweep.slurm import (
+    HELD,
+    ONE,
     PATIENCE_S,
+    SHORT,
     ask,
     contents,
     finish,
@@ -31,10 +34,6 @@ from tests.sweep.slurm import (
 )
 from train.store.run import find_runs, read_run
 
-SHORT = [*SMALL, "trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
-ONE = [*SMALL, "trainer.device=cpu", "seed=0"]
-HELD = "hydra.launcher.additional_parameters={hold: true}"
-"""The jobs wait until somebody releases them."""
 pytestmark = pytest.mark.long
 
 

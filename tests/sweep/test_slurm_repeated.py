@@ -12,7 +12,10 @@ import pytest
 
 from tests.harness import SMALL
 from tests.sweep.slurm import (
+    HELD,
+    ONE,
     PATIENCE_S,
+    SHORT,
     ask,
     contents,
     finish,
@@ -23,10 +26,6 @@ from tests.sweep.slurm import (
     wait_for_queue,
 )
 
-SWEEP = [*SMALL, "trainer.device=cpu", "norm=none,batch", "seed=range(2)"]
-ONE = [*SMALL, "trainer.device=cpu", "seed=0"]
-HELD = "hydra.launcher.additional_parameters={hold: true}"
-"""The jobs wait until somebody releases them."""
 pytestmark = pytest.mark.long
 
 
@@ -74,7 +73,7 @@ def test_command_stopped_while_it_submits_loses_nothing(python: str, slurm: dict
     script = f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\ntouch {tmp_path}/sent\nsleep 600\n'
     (slow / "sbatch").write_text(script)
     (slow / "sbatch").chmod(0o755)
-    process = start(python, folder, slurm | {"PATH": f"{slow}:{os.environ['PATH']}"}, HELD, sweep=SWEEP)
+    process = start(python, folder, slurm | {"PATH": f"{slow}:{os.environ['PATH']}"}, HELD, sweep=SHORT)
     deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "sent").exists():
         assert time.monotonic() < deadline
@@ -84,12 +83,12 @@ def test_command_stopped_while_it_submits_loses_nothing(python: str, slurm: dict
     assert process.returncode == 130, said
     assert "jobs that Slurm has taken go on: squeue --name=train-" in said
     assert "Traceback" not in said
-    found, _ = finish(python, folder, slurm, sweep=SWEEP)
+    found, _ = finish(python, folder, slurm, sweep=SHORT)
     assert "submitted" not in found, found
     assert "sweep  4 runs: 4 queued in Slurm" in found
     ask(slurm, "scancel", "--me")  # they would not find their pickles, which the command did not get to put in place
     wait_for_queue(slurm)
-    assert "sweep  4 runs: 4 done" in finish(python, folder, slurm, "hydra.launcher.wait=true", sweep=SWEEP)[0]
+    assert "sweep  4 runs: 4 done" in finish(python, folder, slurm, "hydra.launcher.wait=true", sweep=SHORT)[0]
     assert len(runs_of(folder)) == 4
 
 

@@ -123,20 +123,16 @@ def submit(
         "retries": 1,
         "mps": "auto",
     }
-    starts = range(0, len(job_overrides), size)
-    folders = [folder_of(job) for job in job_overrides]
-    parts = [tuple(folders[start : start + size]) for start in starts]
-    name = draw_name()
-    jobs = [tuple(tuple(job) for job in job_overrides[start : start + size]) for start in starts]
-    chunks = [
-        Chunk(loader, master, task, pool, part, names, first + start, Singleton.get_state())
-        for start, part, names in zip(starts, jobs, parts, strict=True)
-    ]
+    name, chunks = draw_name(), []
+    for start in range(0, len(job_overrides), size):
+        jobs = tuple(tuple(job) for job in job_overrides[start : start + size])
+        folders = tuple(map(folder_of, jobs))
+        chunks.append(Chunk(loader, master, task, pool, jobs, folders, first + start, Singleton.get_state()))
     wanted = {key: value for key, value in settings.items() if key not in OURS and value is not None}
     if wanted.get("gpus_per_node") == "auto":
         wanted["gpus_per_node"] = gpus_of_job(wanted, devices_per_job(master, job_overrides))
     wanted["additional_parameters"] = {"requeue": True, **dict(wanted.get("additional_parameters") or {})}
-    folder = record(sweep, name, parts)
+    folder = record(sweep, name, [chunk.folders for chunk in chunks])
     executor = submitit.AutoExecutor(folder / "%j", cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"])
     try:
         number = _submitted(executor, name, wanted, chunks)
