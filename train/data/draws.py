@@ -7,8 +7,8 @@ from itertools import islice
 
 import torch
 
-from train.parts.augment import send
-from train.parts.contracts import Draws, Op, PerImage, Shape, Visit
+from train.parts.augment import draws_per_image, send
+from train.parts.contracts import Draws, Op, Shape, Visit
 
 AHEAD = 32
 """At most, steps whose draws move to a GPU together: a copy takes the host longer than the few bytes of one step are worth."""
@@ -35,7 +35,7 @@ def drawn_ahead(op: Op, steps: Iterable[tuple[torch.Generator, Visit]], shape: S
 
 def drawn(op: Op, generator: torch.Generator, visit: Visit, shape: Shape) -> Draws:
     """Return what `op` draws for the images of a visit."""
-    if isinstance(op, PerImage):
+    if draws_per_image(op):
         return op.draw_for(generator, visit, shape)
     return op.draw(generator, len(visit.indices), shape)
 

@@ -95,6 +95,7 @@ class BatchMoments:
 
     def __init__(self, layers: Sequence[NormalizedLayer], batch_size: int, total: int, capacity: int) -> None:
         self.layers = tuple(layer.layer for layer in layers)
+        self._tags = [(join("activation_mean", layer), join("activation_std", layer)) for layer in self.layers]
         self.every = -(-total // MOST_ROWS) or 1
         self.next_step = 0
         """The rows of all steps below this number have been popped."""
@@ -190,9 +191,8 @@ class BatchMoments:
         means, stds, usable = (column[:count].tolist() for column in self._compute())
         rows: list[tuple[int, dict[str, float]]] = []
         for i, step in enumerate(self._steps[:count]):
-            indices = [j for j in range(len(self.layers)) if usable[i][j]]
-            values = {join("activation_mean", self.layers[j]): means[i][j] for j in indices}
-            values |= {join("activation_std", self.layers[j]): stds[i][j] for j in indices}
+            columns = [column for column in zip(self._tags, means[i], stds[i], usable[i], strict=True) if column[3]]
+            values = {tags[0]: mean for tags, mean, _, _ in columns} | {tags[1]: std for tags, _, std, _ in columns}
             if values:
                 rows.append((step, values))
         self.next_step = self._steps[count - 1] + 1

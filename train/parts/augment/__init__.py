@@ -9,7 +9,7 @@ from train.parts.augment.framing import MultiScale, multi_scale
 from train.parts.augment.geometry import AlternatingFlip, Crop, Flip, Rotate, alternating_flip, crop, flip, rotate
 from train.parts.augment.mixing import Cutmix, Mixup, cutmix, mixup
 from train.parts.augment.op import TrainingOnly, as_float
-from train.parts.augment.pipeline import Pipeline, is_own, mixes, send
+from train.parts.augment.pipeline import Pipeline, draws_per_image, is_own, mixes, send
 from train.parts.augment.pixels import Color, Cutout, Erase, color, cutout, erase
 from train.parts.augment.policy import Policy, rand_augment, trivial_augment
 
@@ -33,6 +33,7 @@ __all__ = [
     "crop",
     "cutmix",
     "cutout",
+    "draws_per_image",
     "erase",
     "flip",
     "is_own",

@@ -58,9 +58,9 @@ class MultiScale:
         _, height, width = shape
         short = min(height, width)
         low, high, _, crop = self._lengths(height, width)
-        target = low + uniform_int(generator, torch.full((count,), high - low))
-        top = uniform_int(generator, resized(height, short, target) - crop)
-        left = uniform_int(generator, resized(width, short, target) - crop)
+        target = low + uniform_int(generator, (count,), high - low)
+        top = uniform_int(generator, (count,), resized(height, short, target) - crop)
+        left = uniform_int(generator, (count,), resized(width, short, target) - crop)
         return {"target": target, "top": top, "left": left}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
@@ -84,7 +84,7 @@ class MultiScale:
     def train_region(self, generator: torch.Generator, height: int, width: int) -> Region:
         """Draw a random crop, as (top, left, height, width) in pixels of the source. `fit_to_data` has no effect here."""
         low, high = self.short_side
-        target = low + int(uniform_int(generator, torch.tensor(high - low)))
+        target = low + int(uniform_int(generator, (), high - low))
         across, down = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         side = self.crop * min(height, width) / target
         return (height - side) * down, (width - side) * across, side, side

@@ -84,8 +84,7 @@ class Crop(TrainingOnly):
 
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw `top`, `left`: int64 [N], the corner of the crop in the padded image."""
-        last = torch.tensor(2 * self.pixels(shape[1], shape[2]))
-        top, left = uniform_int(generator, last.expand(2, count))
+        top, left = uniform_int(generator, (2, count), 2 * self.pixels(shape[1], shape[2]))
         return {"top": top, "left": left}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:

@@ -57,7 +57,7 @@ class Cutmix(_Mixing):
         half = 0.5 * (1 - beta(generator, count, self.alpha)).sqrt()
         edges: list[Tensor] = []
         for side in (height, width):
-            centre, reach = uniform_int(generator, torch.tensor(side - 1).expand(count)), (half * side).long()
+            centre, reach = uniform_int(generator, (count,), side - 1), (half * side).long()
             edges += [(centre - reach).clamp(min=0), (centre + reach).clamp(max=side)]
         top, bottom, left, right = edges
         share = 1 - (bottom - top) * (right - left) / (height * width)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,9 +33,9 @@ def uniform(generator: torch.Generator, count: int, low: float, high: float) -> 
     return torch.rand(count, generator=generator) * (high - low) + low
 
 
-def uniform_int(generator: torch.Generator, high: Tensor) -> Tensor:
-    """Draw int64 in the shape of `high`, uniform over 0, 1, ..., `high`, both ends included; `high` is int64."""
-    return (torch.rand(high.shape, generator=generator, dtype=torch.float64) * (high + 1)).long()
+def uniform_int(generator: torch.Generator, size: Sequence[int], high: Tensor | int) -> Tensor:
+    """Draw int64 of `size`, uniform over 0, 1, ..., `high`, both ends included. `high`: one number, or int64 of `size`."""
+    return (torch.rand(size, generator=generator, dtype=torch.float64) * (high + 1)).long()
 
 
 def centres(size: int, device: torch.device) -> Tensor:

@@ -95,7 +95,7 @@ class Erase(TrainingOnly):
         first = fits.int().argmax(1, keepdim=True)
         chosen = fits.any(1) & (torch.rand(count, generator=generator) < self.p)
         high, wide = (side.view(count, ATTEMPTS).gather(1, first)[:, 0] * chosen for side in (high, wide))
-        top, left = uniform_int(generator, height - high), uniform_int(generator, width - wide)
+        top, left = (uniform_int(generator, (count,), last) for last in (height - high, width - wide))
         return {"top": top, "left": left, "height": high, "width": wide}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
@@ -133,9 +133,9 @@ class Cutout(TrainingOnly):
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:
         """Draw `top`, `left`: int64 [N], the corner of the square, which may lie outside of the image."""
         _, height, width = shape
-        last_row, last_column = (torch.tensor(length - 1).expand(count) for length in (height, width))
         half = self.side(height, width) // 2
-        return {"top": uniform_int(generator, last_row) - half, "left": uniform_int(generator, last_column) - half}
+        top, left = (uniform_int(generator, (count,), length - 1) - half for length in (height, width))
+        return {"top": top, "left": left}
 
     def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Fill the drawn squares with zeros."""

@@ -57,8 +57,8 @@ class Policy(TrainingOnly):
     def draw(self, generator: torch.Generator, count: int, shape: Shape) -> Draws:  # noqa: ARG002
         """Draw `number`: int64 [N, count], of `NAMES`, and `magnitude`: float32 [N, count], from -1 to 1."""
         size = (count, self.count)
-        number = uniform_int(generator, torch.tensor(len(NAMES) - 1).expand(size))
-        drawn = uniform_int(generator, torch.tensor(LEVELS - 1).expand(size))
+        number = uniform_int(generator, size, len(NAMES) - 1)
+        drawn = uniform_int(generator, size, LEVELS - 1)
         level = drawn if self.level is None else torch.full(size, self.level)
         sign = 1 - 2 * (torch.rand(size, generator=generator) < 0.5).float()
         return {"number": number, "magnitude": sign * level / (LEVELS - 1)}
