@@ -40,15 +40,11 @@ LEFT_OUT = {
     "times": ("* time_s", "* images_per_s", "* started", "* wall_s", "status.json: resumed.*.time"),
     "memory and judgements": ("* peak_memory_bytes", *(f"results.csv: row * {column}" for column in ("trained", "plan", "arm"))),
     "places and versions": (
-        *("summary.json: folder", "status.json: pid", "* host", "status.json: resumed.*.host", "status.json: versions.*"),
+        *("summary.json: folder", "status.json: pid", "*host", "status.json: versions.*", "* test_correct_by_class*"),
         *("status.json: identity_version", "status.json: git*", "* code", "results.csv: row * command"),
         *("status.json: cuda_graph*", "status.json: data", "status.json: own_*", "status.json: input_shape*"),
     ),
-    "facts not recorded before": (
-        "* expected_signal*",
-        "* test_correct_by_class*",
-        *(f"summary.json: fingerprint.{name}" for name in NEW.split()),
-    ),
+    "facts not recorded before": ("* expected_signal*", *(f"summary.json: fingerprint.{name}" for name in NEW.split())),
     "sentences": (
         *("* reason", "status.json: resumed.*.reason", "status.json: precision_reason", "status.json: diagnosis.text"),
         *("status.json: diagnosis.advice*", "summary.json: initial_verdict.sentence", "summary.json: contradictions*"),

@@ -203,6 +203,29 @@ def test_write_failure_releases_the_lock(tmp_path: Path) -> None:
     assert is_held(tmp_path / "other") is False, "also if the status could not be written"
 
 
+@pytest.mark.parametrize("state", ["done", "diverged"])
+def test_failure_is_not_written_over_a_run_that_has_ended(state: str, tmp_path: Path) -> None:
+    """Another process made the run, and let go of it between a refusal and the record of it."""
+    request, folder = RunRequest({"seed": 0}, ["seed=0"], {}), RunFolder(tmp_path / "run")
+    folder.claim(request.config, request.overrides)
+    with pytest.raises(UsageError, match="another process"):
+        write_failure(folder.path, request, "failed", "refused", exit_code=1)
+    folder.update(status=state)
+    folder.release()
+    before = folder.status_file.read_bytes()
+    assert not write_failure(folder.path, request, "failed", "refused", exit_code=1)
+    assert folder.status_file.read_bytes() == before
+    assert is_held(folder.path) is False
+
+
+def test_failure_is_written_over_a_run_whose_process_is_lost(tmp_path: Path) -> None:
+    request, folder = RunRequest({"seed": 0}, ["seed=0"], {}), RunFolder(tmp_path / "run")
+    folder.claim(request.config, request.overrides)
+    folder.release()
+    assert write_failure(folder.path, request, "failed", "killed", exit_code=137)
+    assert (read_run(folder.path).state, read_run(folder.path).reason) == ("failed", "killed")
+
+
 def start_train(folder: Path, *more: str) -> subprocess.Popen[str]:
     arguments = [str(COMMAND), *SMALL, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -17,7 +17,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from tests.sweep.slurm import slurm_of_one_node, wait_for_queue
+from tests.sweep.slurm import slurm_of, wait_for_queue
 from train import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +67,8 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment variables of a real Slurm of one node."""
-    with slurm_of_one_node(tmp_path_factory.mktemp("slurm")) as variables:
-        yield variables
+    with slurm_of(tmp_path_factory.mktemp("slurm")) as started:
+        yield started.variables
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""A Slurm of one node for tests: Debian's packages slurm-wlm and munge, without accounting.
+"""A Slurm on this machine for tests: Debian's packages slurm-wlm and munge, without accounting.
 
-A second node has GPUs and is always down: its jobs stay in the queue.
+Each of its nodes is a process, with a host name of its own where there are several. One more has GPUs and is always down: its
+jobs stay in the queue.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,14 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket={folder}/munge.socket
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
+SlurmctldPort={port}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdTimeout={timeout}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -54,43 +56,66 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0,bf_interval=1
 GresTypes=gpu
 MaxArraySize=9
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+{nodes}
 NodeName=absent NodeAddr=127.0.0.2 CPUs=8 Gres=gpu:4 State=DOWN
-PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=all Nodes={names} LLN=YES Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=absent MaxTime=INFINITE State=UP
 """
 
 
+@dataclass(frozen=True)
+class Slurm:
+    """A Slurm that runs. `variables`: environment variables of those who use it; `nodes`: name -> process, the slurmd."""
+
+    variables: dict[str, str]
+    nodes: Mapping[str, subprocess.Popen[bytes]]
+
+
 @contextmanager
-def slurm_of_one_node(folder: Path) -> Iterator[dict[str, str]]:
-    """Start Slurm in `folder`; yield the environment variables of those who use it. Skips the test where it cannot be started."""
+def slurm_of(folder: Path, names: Sequence[str] = (), cpus: int = 2) -> Iterator[Slurm]:
+    """Start Slurm in `folder`, on nodes of these names with `cpus` each; () is one, under the name of this machine.
+
+    Skips the test where it cannot be started.
+    """
     if os.getuid() != 0:
         pytest.skip("not root, so that Slurm cannot be started")
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"Slurm is not installed (apt-get install slurm-wlm munge): {', '.join(missing)}")
-    for name in ("state", "spool"):
-        (folder / name).mkdir(parents=True)
+    (folder / "state").mkdir(parents=True)
+    commands = {name: ["unshare", "--uts", "sh", "-c", f"hostname {name}; exec slurmd -D -N {name}"] for name in names}
+    if names and subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no host names of their own for the nodes: unshare --uts is not allowed")
+    host = socket.gethostname().partition(".")[0]
+    commands = commands or {host: ["slurmd", "-D", "-N", host]}
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     files = (f"--{name}={folder}/munge.{end}" for name, end in (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log")))
     munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--seed-file={folder}/munge.seed", *files]
     configuration = folder / "slurm.conf"
+    ports = _free_ports(len(commands) + 1)
+    nodes = "\n".join(
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} State=UNKNOWN"
+        for name, port in zip(commands, ports, strict=False)
+    )
     configuration.write_text(
-        CONFIGURATION.format(host=socket.gethostname().partition(".")[0], folder=folder, ports=_free_ports())
+        CONFIGURATION.format(
+            host=host, folder=folder, port=ports[-1], nodes=nodes, names=",".join(commands), timeout=5 if names else 300
+        )
     )
     variables = {"SLURM_CONF": str(configuration)}
     processes = [subprocess.Popen(munged, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
     try:
         _wait(folder / "munge.socket")
-        for command in (["slurmctld", "-D"], ["slurmd", "-D"]):
-            with (folder / f"{command[0]}.out").open("w") as output:
+        for name, command in {"slurmctld": ["slurmctld", "-D"], **commands}.items():
+            with (folder / f"{name}.out").open("w") as output:
                 processes.append(subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output))
         deadline = time.monotonic() + 60
-        while "idle" not in _answer(["sinfo", "--noheader", "--format=%T"], variables):
-            assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text() + (folder / "slurmd.log").read_text()
+        while _answer(["sinfo", "--noheader", "--Node", "--format=%T"], variables).split().count("idle") < len(commands):
+            assert time.monotonic() < deadline, "".join(path.read_text() for path in folder.glob("slurm*.log"))
             time.sleep(0.5)
-        yield variables | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        users = variables | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        yield Slurm(users, dict(zip(commands, processes[-len(commands) :], strict=True)))
     finally:
         _answer(["scancel", "--me", "--signal=KILL", "--full"], variables)
         _answer(["scancel", "--me"], variables)
@@ -113,8 +138,8 @@ def _wait(path: Path) -> None:
         time.sleep(0.1)
 
 
-def _free_ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()

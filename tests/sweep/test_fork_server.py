@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import multiprocessing
 import os
 import resource
@@ -25,6 +26,7 @@ from PIL import Image
 from tests.harness import SMALL
 from train.errors import RunError, UsageError
 from train.store.run import read_run
+from train.store.run_folder import RunFolder
 from train.sweep.compose import Compositions
 from train.sweep.devices import parse_pool_settings
 from train.sweep.fork_server import SERVER_LOST, ForkServer, Worker
@@ -327,6 +329,25 @@ def test_jobs_that_have_ended_keep_no_configuration(tmp_path: Path, loader: Any,
     returns = launch(request, jobs, 0)
     assert all(isinstance(job.return_value, float) for job in returns)
     assert configurations() <= before
+
+
+@pytest.mark.slow
+def test_killed_job_leaves_the_folder_to_the_process_that_makes_its_run(
+    tmp_path: Path, loader: Any, fork_server: ForkServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when Slurm has taken a job from a node that it cannot reach, and the process there goes on."""
+    master = loader.load_configuration("config", [f"hydra.sweep.dir={tmp_path}"], RunMode.MULTIRUN)
+    settings = parse_pool_settings("cpu", 1, 1, None, 1, False)
+    request = LaunchRequest(loader, master, f"{CALLS}:dies", settings, fork_server)
+    folder = RunFolder(tmp_path / "0")
+    folder.claim({"seed": 0}, ["seed=0"])
+    try:
+        launch(request, [[*SMALL, "hydra.sweep.subdir=0"]], 0)
+    finally:
+        folder.release()
+    assert "another process" in capsys.readouterr().out
+    assert json.loads(folder.status_file.read_text())["status"] == "running"
+    assert not (tmp_path / "previous").exists()
 
 
 def configurations() -> int:

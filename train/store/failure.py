@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from train.errors import RunError, UsageError
 from train.store.files import STATUS_FILE, write_json
 from train.store.identity import experiment_of
-from train.store.lock import is_held
 from train.store.log import log_file
+from train.store.run import FINISHED
 from train.store.run_folder import RunFolder, write_config
 from train.store.stored import read_stored
 
@@ -46,26 +46,39 @@ def requested_experiment(config: DictConfig) -> dict[str, Any]:
     return experiment_of({str(key): value for key, value in content.items()})
 
 
-def write_failure(path: Path, request: RunRequest, status: Literal["failed", "interrupted"], reason: str, **fields: Any) -> None:
+def write_failure(path: Path, request: RunRequest, status: Literal["failed", "interrupted"], reason: str, **fields: Any) -> bool:
     """Write into `path` that the run ended with `status`. Files that exist there stay, except that status.json is updated.
 
-    UsageError or OSError when the folder cannot be written, or another process is using it.
+    Return whether it did: not over the result of a run that another process has finished there meanwhile. UsageError or OSError
+    when the folder cannot be written, or another process is using it.
     """
     folder = RunFolder(path, request.own_parts)
     try:
         folder.claim(request.config, request.overrides, request.choices)
     except UsageError:
-        if not folder.has_status or is_held(path):
+        if not folder.has_status:
             raise
-        # The run had started, but perhaps its process was killed just after it had claimed the folder.
-        write_config(path, request.config, request.overrides, keep=True)
-        previous = read_stored(path, STATUS_FILE)
-        write_json(folder.status_file, previous | {"status": status, "reason": reason} | fields)
-        return
+        return _end_stored(folder, request, {"status": status, "reason": reason, **fields})
     try:
         folder.update(status=status, reason=reason, **fields)
     finally:
         folder.release()
+    return True
+
+
+def _end_stored(folder: RunFolder, request: RunRequest, ending: Mapping[str, Any]) -> bool:
+    """Write the ending of a run that is in `folder` already, as `write_failure` does."""
+    folder.lock()
+    try:
+        previous = read_stored(folder.path, STATUS_FILE)
+        if previous.get("status") in FINISHED:
+            return False
+        # The process of the run was perhaps killed just after it had claimed the folder.
+        write_config(folder.path, request.config, request.overrides, keep=True)
+        write_json(folder.status_file, {**previous, **ending})
+    finally:
+        folder.release()
+    return True
 
 
 def write_refusal(path: Path, request: RunRequest, error: Exception) -> None:

@@ -6,9 +6,9 @@ import math
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -128,12 +128,26 @@ def resolve_outcome(job: Job, exit_code: int, seconds: float, limit_minutes: flo
         return JobOutcome(state, str(status.get("reason", "")), external or (shared and code == OutOfMemoryError.exit_code))
     state, reason = _unrecorded_outcome(job, exit_code, limit_minutes)
     code = SIGNALLED - exit_code if exit_code < 0 else exit_code or 1
-    try:
-        write_failure(job.folder, job.run_request, state, reason, exit_code=code, wall_s=round(seconds, 3))
-    except (OSError, ValueError, UsageError) as error:
-        reason += f"; this could not be written to its run folder ({error})"
     transient = exit_code == SERVER_LOST or (exit_code < 0 and -exit_code in TRANSIENT_SIGNALS - job.sent_signals)
-    return JobOutcome(state, reason, transient)
+    return record_end(job, JobOutcome(state, reason, transient), exit_code=code, wall_s=round(seconds, 3))
+
+
+def record_end(job: Job, outcome: JobOutcome, **fields: Any) -> JobOutcome:
+    """Write to the run folder how a job ended that could not; return how its run stands then.
+
+    Another process may hold the folder, as that of a Slurm job whose node was given up, or have finished the run in it. Then the
+    job is not tried again: that would move the folder away.
+    """
+    assert job.folder is not None
+    assert outcome.state in ("failed", "interrupted")
+    try:
+        if write_failure(job.folder, job.run_request, outcome.state, outcome.reason, **fields):
+            return outcome
+    except (OSError, ValueError, UsageError) as error:
+        more = "" if str(error) in outcome.reason else f"; this could not be written to its run folder ({error})"
+        return replace(outcome, reason=outcome.reason + more, transient=False)
+    status = read_status(job.folder)
+    return JobOutcome(status["status"], str(status.get("reason", "")), transient=False)
 
 
 CUDA_ERRORS = ("CUDA error", "CUDNN_STATUS_", "CUBLAS_STATUS_")

@@ -19,13 +19,12 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import SIGNALLED, Interrupted, UsageError
-from train.store.failure import write_failure
 from train.store.run import FINISHED, read_status
 from train.sweep import job as job_call
 from train.sweep.compose import Compositions
 from train.sweep.conclude import unwritten
 from train.sweep.display import display_for
-from train.sweep.jobs import Job, JobOutcome, compose_job, note_sharers
+from train.sweep.jobs import Job, JobOutcome, compose_job, note_sharers, record_end
 from train.sweep.progress import END_STATES, JobProgress, rows_of
 from train.sweep.ray_cluster import LAUNCHER, Cluster, RaySettings, connect
 from train.sweep.ray_run import StoppedError, TaskRequest, make_run
@@ -199,13 +198,9 @@ class Tasks:
         state, reason = "failed", self.reason(error)
         if self.signals.first is not None:
             state, reason = "interrupted", "its process was ended when the sweep was stopped"
-        try:
-            compose_job(job, self.compositions, self.folder)
-            code = SIGNALLED + self.signals.first if self.signals.first is not None else 1
-            write_failure(job.folder, job.run_request, state, reason, exit_code=code)
-        except (OSError, ValueError, UsageError) as unwritable:
-            reason += f"; this could not be written to its run folder ({unwritable})"
-        return JobOutcome(state, reason, transient=False)
+        compose_job(job, self.compositions, self.folder)
+        code = SIGNALLED + self.signals.first if self.signals.first is not None else 1
+        return record_end(job, JobOutcome(state, reason, transient=False), exit_code=code)
 
     def reason(self, error: Exception | None) -> str:
         """Return why Ray gave up a run that has not recorded an end."""
