@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Train
 from tests.harness import COMMAND, SMALL, run_content
-from tests.run.rank_processes import records, started, wait_until
+from tests.run.rank_processes import Command, records, started, wait_until
 from train.store.run import read_run
 
 LONG = [*SMALL, "trainer.devices=2", "trainer.epochs=1000", "trainer.record_every=1", "hydra.run.dir=run"]
@@ -50,6 +53,45 @@ def test_torchrun_starts_one_run(tmp_path: Path, arguments: list[str]) -> None:
     else:
         assert "trainer.devices=1: torchrun has started 2 processes (WORLD_SIZE=2). Use trainer.devices=2" in output
         assert not (tmp_path / "run").exists()
+
+
+@contextmanager
+def started_on_two_machines(folders: Sequence[Path], arguments: Sequence[str]) -> Iterator[tuple[Command, Command]]:
+    """Start a torchrun with one process in each of two folders, as on two machines that share no files."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        where = ["--master-addr=127.0.0.1", f"--master-port={free.getsockname()[1]}"]
+    launcher = [str(COMMAND.with_name("torchrun")), "--nnodes=2", "--nproc-per-node=1", *where]
+    first, second = ([*launcher, f"--node-rank={rank}", "--no-python", str(COMMAND)] for rank in range(2))
+    for folder in folders:
+        folder.mkdir()
+    with started(folders[0], arguments, first) as leader, started(folders[1], arguments, second) as follower:
+        yield leader, follower
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_machines_trains_as_on_one(train: Train, tmp_path: Path) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    arguments = [*SMALL, "trainer.devices=2", "norm=batch", "regularization.dropout=0.1", "hydra.run.dir=run"]
+    with started_on_two_machines(folders, arguments) as commands:
+        assert all(command.ended() for command in commands)
+        said = "".join(command.output() for command in commands)
+    assert [command.process.returncode for command in commands] == [0, 0], said
+    assert not (folders[1] / "run").exists()
+    assert train(*arguments).returncode == 0
+    assert run_content(folders[0] / "run") == run_content(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_no_machine_goes_on_without_the_other(tmp_path: Path, lost: int) -> None:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    with started_on_two_machines(folders, ENDLESS) as commands:
+        assert wait_until(lambda: records(folders[0] / "run") > 3)
+        for pid in commands[lost].processes():
+            os.kill(pid, signal.SIGKILL)
+        assert commands[1 - lost].ended()
+        assert commands[1 - lost].process.returncode != 0
+    assert read_run(folders[0] / "run").state == "lost"
 
 
 @pytest.mark.slow
