@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,8 @@ from tests.sweep.slurm import (
     ask,
     contents,
     finish,
+    in_training,
+    processes_of,
     queue,
     release,
     repeat,
@@ -57,12 +58,6 @@ def train_on_both(python: str, folder: Path, cluster: Slurm) -> Run:
     return found[NODES[1]]
 
 
-def in_training(folder: Path) -> dict[str, Run]:
-    """Return node -> the run there that has saved a checkpoint and has not ended."""
-    running = (run for run in runs_of(folder).values() if run.state == "running")
-    return {run.status["host"]: run for run in running if list(run.folder.glob("checkpoints/step-*"))}
-
-
 def wait_until_given_up(cluster: Slurm) -> None:
     """Wait until Slurm has noticed that the second node does not answer, and the jobs have left the queue."""
     slurm, deadline = cluster.variables, time.monotonic() + PATIENCE_S
@@ -79,11 +74,8 @@ def test_sweep_goes_on_when_a_node_is_lost(python: str, cluster: Slurm, tmp_path
     """All its processes end at once, as without power. Slurm makes its job on the other node, where the run resumes."""
     folder = tmp_path / "sweep"
     lost = train_on_both(python, folder, cluster)
-    world = Path(f"/proc/{cluster.nodes[NODES[1]].pid}/ns/uts").stat().st_ino
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "ns" / "uts").stat().st_ino == world:
-                os.kill(int(process.name), signal.SIGKILL)
+    for pid in processes_of(cluster.nodes[NODES[1]]):
+        os.kill(pid, signal.SIGKILL)
     wait_until_given_up(cluster)
     last = repeat(python, folder, cluster.variables, sweep=SWEEP)
     assert "sweep  2 runs: 2 done" in last, last
