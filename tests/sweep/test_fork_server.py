@@ -350,6 +350,18 @@ def test_killed_job_leaves_the_folder_to_the_process_that_makes_its_run(
     assert not (tmp_path / "previous").exists()
 
 
+@pytest.mark.slow
+def test_killed_job_whose_folder_cannot_be_moved_is_not_tried_again(
+    tmp_path: Path, loader: Any, fork_server: ForkServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    master = loader.load_configuration("config", [f"hydra.sweep.dir={tmp_path}"], RunMode.MULTIRUN)
+    request = LaunchRequest(loader, master, f"{CALLS}:dies", parse_pool_settings("cpu", 1, 1, None, 1, False), fork_server)
+    (tmp_path / "previous").touch()
+    launch(request, [[*SMALL, "hydra.sweep.subdir=0"], [*SMALL, "hydra.sweep.subdir=1"]], 0)
+    assert capsys.readouterr().out.count("; not tried again: what is in its folder cannot be moved away") == 2
+    assert [read_run(tmp_path / name).state for name in "01"] == ["failed", "failed"]
+
+
 def configurations() -> int:
     gc.collect()
     return sum(type(thing) is DictConfig for thing in gc.get_objects())

@@ -5,6 +5,7 @@ Programs that answer as NVIDIA's do stand in for them; tests marked `cuda` use t
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,11 @@ import pytest
 from tests.sweep.fake_gpu import NOWHERE, FakeGpu, fake_gpu
 from tests.sweep.test_pool import Sweep, wait_until
 from train.errors import UsageError
+from train.store.lock import is_held
+from train.store.run_folder import RunFolder
 from train.sweep.devices import cpu_cores
 from train.sweep.fork_server import ForkServer
+from train.sweep.jobs import note_sharers
 from train.sweep.mps import PIPES, daemon, find_tool, is_there, service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,3 +238,15 @@ def test_fatal_error_of_a_neighbour_costs_no_run(tmp_path: Path) -> None:
     assert "CUDA error" in runs["violates"].reason
     assert "once more without MPS" in sweep.output
     assert sweep.processes() == []
+
+
+def test_number_of_jobs_is_not_noted_in_a_folder_that_another_process_has(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.claim({"seed": 0}, ["seed=0"])
+    before = folder.status_file.read_bytes()
+    note_sharers(folder.path, 2, mps=True)
+    assert folder.status_file.read_bytes() == before
+    folder.release()
+    note_sharers(folder.path, 2, mps=True)
+    assert json.loads(folder.status_file.read_text()).items() >= {"jobs_on_device": 2, "mps": True}.items()
+    assert is_held(folder.path) is False

@@ -23,6 +23,7 @@ from train.run.dry_run import check_configs, first_batches
 from train.store.identity import arm_id, identity, run_id
 from train.store.manifest import merge_manifests
 from train.store.run import read_run
+from train.store.run_folder import RunFolder
 from train.sweep.manifest import build_manifest
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RunStatus, prepare_folder, run_statuses, stored_runs
@@ -239,6 +240,20 @@ def test_run_whose_records_were_cut_short_is_made_again(tmp_path: Path) -> None:
     scheduled = prepare_folder(sweep, status, may_resume=True)
     assert not scheduled.resumes
     assert not folder.exists()
+
+
+def test_folder_that_a_process_uses_is_not_moved_away(tmp_path: Path) -> None:
+    """It may have begun between the look at the folder and the decision to make its run."""
+    sweep = tmp_path / "out"
+    (status,) = statuses(checked_plan([*catalogue.SMALL, "norm=none"]), sweep)
+    folder = RunFolder(sweep / status.planned.folder)
+    folder.claim({"seed": 0}, ["seed=0"])
+    with pytest.raises(OSError, match="another process is using it"):
+        prepare_folder(sweep, status, may_resume=True)
+    assert folder.has_status
+    folder.release()
+    prepare_folder(sweep, status, may_resume=True)
+    assert not folder.path.exists()
 
 
 @pytest.mark.parametrize("cut", [0, 1])

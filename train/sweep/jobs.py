@@ -19,9 +19,10 @@ from train.run.job import chosen_options, is_search, own_parts_of_job
 from train.run.resume import user_overrides
 from train.run.signals import signal_with_number
 from train.store.failure import RunRequest, requested_experiment, write_failure
-from train.store.files import CONSOLE_LOG, STATUS_FILE, write_json
+from train.store.files import CONSOLE_LOG, write_json
 from train.store.inside import Folder
 from train.store.run import read_status
+from train.store.run_folder import RunFolder
 from train.sweep.compose import Compositions, hydra_config
 from train.sweep.devices import Slot
 from train.sweep.fork_server import SERVER_LOST, Worker
@@ -170,9 +171,15 @@ def device_text(slot: Slot, sharers: int, mps: bool) -> str:
 
 def note_sharers(folder: Path, sharers: int, mps: bool) -> None:
     """Write into status.json how many jobs could be on the GPU of a run that has ended, as its times depend on it."""
-    if sharers > 1 and (status := read_status(folder)):
-        with suppress(OSError):  # nothing else depends on it
-            write_json(folder / STATUS_FILE, status | {"jobs_on_device": sharers, "mps": mps})
+    if sharers == 1 or not read_status(folder):
+        return
+    run = RunFolder(folder)
+    with suppress(OSError, UsageError):  # nothing else depends on it, and another process may have the folder
+        run.lock()
+        try:
+            write_json(run.status_file, read_status(folder) | {"jobs_on_device": sharers, "mps": mps})
+        finally:
+            run.release()
 
 
 def _unrecorded_outcome(job: Job, exit_code: int, limit_minutes: float | None) -> tuple[Literal["failed", "interrupted"], str]:

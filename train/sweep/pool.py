@@ -41,7 +41,7 @@ from train.sweep.jobs import (
 )
 from train.sweep.mps import service
 from train.sweep.progress import rows_of
-from train.sweep.reuse import archive
+from train.sweep.reuse import set_aside
 from train.sweep.stop import SignalCounter
 from train.text import plural
 
@@ -228,13 +228,14 @@ class Pool:
         again = client and may_be_caused_by_another(job, outcome)
         retry = again or (outcome.transient and job.row.attempt - job.without_mps <= self.settings.retries)
         retry = retry and not self.signals.count
+        if retry and (problem := set_aside(self.request.folder, job.folder)):
+            retry, outcome = False, replace(outcome, reason=f"{outcome.reason}; not tried again: {problem}")
         if retry or not self.drawings.start(job, figures):
             self.free.append(job.slot)
         if retry:
             job.without_mps |= again
             reason, how = outcome.reason.partition("\n")[0], "once more without MPS" if again else "retrying"
             self.display.message(f"{job.row.number}: {job.row.label}: {reason}; {how}")
-            archive(self.request.folder, job.folder)
             job.row.attempt += 1
             job.row.state = "waiting"
             self.waiting.append(job)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from train.errors import UsageError
+from train.errors import UsageError, remedy
 from train.run.checkpoint import newest_valid
 from train.run.resume import can_resume, differences, user_overrides
 from train.store.code import code_difference
@@ -16,6 +17,7 @@ from train.store.files import PREVIOUS
 from train.store.identity import SEEDS
 from train.store.inputs import Inputs, code_differences, data_differences, read_data, some
 from train.store.inside import Folder, is_there
+from train.store.lock import is_held
 from train.store.manifest import Manifest, PlannedRun, experiment_overrides, read_manifest
 from train.store.records import reach
 from train.store.run import FINISHED, Run, find_runs, read_run
@@ -172,11 +174,30 @@ def _can_resume(run: Run) -> bool:
     return checkpoint is not None and reach(run.folder, run.config, checkpoint.step)
 
 
+def unmoved(error: OSError) -> str:
+    """Return the sentence that a run folder could not be archived."""
+    return f"what is in its folder cannot be moved away ({error.filename}: {error.strerror}).{remedy(error)}"
+
+
 def archive(sweep: Path, folder: Path) -> Path:
-    """Move a run folder, a link itself, to the sweep's `previous/`, which `find_runs` skips, and return its new path."""
+    """Move a run folder, a link itself, to the sweep's `previous/`, which `find_runs` skips, and return its new path.
+
+    OSError when it cannot be moved, or a process holds it.
+    """
+    if is_held(folder):
+        raise OSError(errno.EBUSY, "another process is using it", str(folder))
     previous = (Folder(sweep) / PREVIOUS).make()
     attempt = 1
     while previous.exists(name := f"{folder.name}.{attempt}"):
         attempt += 1
     Folder(folder.parent).move(folder.name, previous, name)
     return previous.path / name
+
+
+def set_aside(sweep: Path, folder: Path) -> str:
+    """Archive the folder of an attempt. Return why that cannot be done, or an empty string."""
+    try:
+        archive(sweep, folder)
+    except OSError as error:
+        return unmoved(error)
+    return ""

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from train.command import override, repeat_command
-from train.errors import RunError, UsageError, remedy
+from train.errors import RunError, UsageError
 from train.report.options import ReportOptions
 from train.sinks.hparams import hparams_row
 from train.store.manifest import Manifest, PlannedRun, read_manifest
@@ -26,7 +26,7 @@ from train.sweep import plan_text
 from train.sweep.conclude import conclude, run_outcomes, unwritten
 from train.sweep.manifest import add_plan, build_manifest, locked, set_sweep_dir, writable
 from train.sweep.plan import SweepPlan
-from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, stored_runs
+from train.sweep.reuse import RERUN_KINDS, RunStatus, ScheduledRun, prepare_folder, run_statuses, stored_runs, unmoved
 from train.sweep.settings import SweepSettings
 from train.text import plural
 
@@ -202,7 +202,7 @@ class StagedSweep:
             return prepare_folder(self.folder, status, self.settings.rerun != "all")
         except OSError as error:
             where = (self.folder / status.planned.folder).absolute()
-            unwritten[where] = f"what is in its folder cannot be moved away ({error.filename}: {error.strerror}).{remedy(error)}"
+            unwritten[where] = unmoved(error)
             self.attempted |= {status.planned.identity}
             return None
 
