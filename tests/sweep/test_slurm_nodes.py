@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,11 @@ def cluster(tmp_path: Path) -> Iterator[Slurm]:
         yield started
 
 
+@pytest.fixture(scope="module")
+def undisturbed(python_with: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Any]:
+    return undisturbed_sweep(tmp_path_factory.mktemp("undisturbed") / "sweep", python_with("submitit"), SWEEP)
+
+
 @pytest.fixture
 def python(python_with: Callable[[str], str]) -> str:
     return python_with("submitit")
@@ -70,7 +76,9 @@ def wait_until_given_up(cluster: Slurm) -> None:
         time.sleep(0.5)
 
 
-def test_sweep_goes_on_when_a_node_is_lost(python: str, cluster: Slurm, tmp_path: Path) -> None:
+def test_sweep_goes_on_when_a_node_is_lost(
+    python: str, cluster: Slurm, undisturbed: dict[tuple[str, ...], Any], tmp_path: Path
+) -> None:
     """All its processes end at once, as without power. Slurm makes its job on the other node, where the run resumes."""
     folder = tmp_path / "sweep"
     lost = train_on_both(python, folder, cluster)
@@ -82,13 +90,15 @@ def test_sweep_goes_on_when_a_node_is_lost(python: str, cluster: Slurm, tmp_path
     assert "submitted" not in last
     moved = runs_of(folder)[lost.overrides].status
     assert ([attempt["host"] for attempt in moved["resumed"]], moved["host"]) == ([NODES[1]], NODES[0])
-    assert contents(folder) == undisturbed_sweep(tmp_path / "undisturbed", python, SWEEP)
+    assert contents(folder) == undisturbed
     page = (folder / "report.md").read_text()
     assert re.search(r"\*\*Machine:\*\* node\d.*\(1 run\), node\d.*\(1 run\)", page)
     assert "node1 then node0" in page
 
 
-def test_run_of_a_node_that_is_cut_off_is_not_made_twice(python: str, cluster: Slurm, tmp_path: Path) -> None:
+def test_run_of_a_node_that_is_cut_off_is_not_made_twice(
+    python: str, cluster: Slurm, undisturbed: dict[tuple[str, ...], Any], tmp_path: Path
+) -> None:
     """Slurm takes the job to the other node while the run's process, which it cannot reach, still has the folder."""
     folder = tmp_path / "sweep"
     cut_off = train_on_both(python, folder, cluster)
@@ -107,4 +117,4 @@ def test_run_of_a_node_that_is_cut_off_is_not_made_twice(python: str, cluster: S
     assert "submitted" not in last
     status = runs_of(folder)[cut_off.overrides].status
     assert (status["host"], status.get("resumed")) == (NODES[1], None)
-    assert contents(folder) == undisturbed_sweep(tmp_path / "undisturbed", python, SWEEP)
+    assert contents(folder) == undisturbed
