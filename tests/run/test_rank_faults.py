@@ -21,7 +21,7 @@ ENDLESS = [*LONG, "trainer.max_steps=null"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dead", ["rank 0", "rank 1"])
+@pytest.mark.parametrize("dead", [pytest.param("rank 0", marks=pytest.mark.long), "rank 1"])
 def test_no_process_outlives_a_killed_rank(tmp_path: Path, dead: str) -> None:
     """Rank 0 is the command itself."""
     run = tmp_path / "run"
@@ -68,7 +68,7 @@ def started_on_two_machines(folders: Sequence[Path], arguments: Sequence[str]) -
         yield leader, follower
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_on_two_machines_trains_as_on_one(train: Train, tmp_path: Path) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     arguments = [*SMALL, "trainer.devices=2", "norm=batch", "regularization.dropout=0.1", "hydra.run.dir=run"]
@@ -81,7 +81,7 @@ def test_torchrun_on_two_machines_trains_as_on_one(train: Train, tmp_path: Path)
     assert run_content(folders[0] / "run") == run_content(tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [0, 1])
 def test_no_machine_goes_on_without_the_other(tmp_path: Path, lost: int) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
@@ -94,7 +94,7 @@ def test_no_machine_goes_on_without_the_other(tmp_path: Path, lost: int) -> None
     assert read_run(folders[0] / "run").state == "lost"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_process_outlives_a_command_killed_as_it_starts(tmp_path: Path) -> None:
     with started(tmp_path, ENDLESS) as command:
         assert wait_until(lambda: bool(command.ranks()))
@@ -103,7 +103,7 @@ def test_no_process_outlives_a_command_killed_as_it_starts(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True])
+@pytest.mark.parametrize("to_all", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_signal_ends_all_ranks_and_resume_is_bit_exact(train: Train, tmp_path: Path, to_all: bool) -> None:
     """A terminal and a batch system send a signal to all processes."""
     arguments = [*LONG, "trainer.max_steps=300", "norm=batch", "norm.sync=false", "regularization.dropout=0.1"]

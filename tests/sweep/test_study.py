@@ -64,7 +64,7 @@ def test_study_arms_can_run_with_five_seeds(study: str) -> None:
         assert set().union(*changed) == {"augment", "init", "norm", "regularization"}
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", [name if name == "lecture" else pytest.param(name, marks=pytest.mark.long) for name in STUDIES])
 def test_study_tunes_three_rates_around_the_one_that_it_has_without_tuning(study: str) -> None:
     plan, single = plan_of(study), plan_of(study, "sweep.tune=null")
     assert plan.tuning == Tuning((100_000, 100_001), 0.5, 2)
