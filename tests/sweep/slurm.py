@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,10 +36,10 @@ ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={sockets}/munge
 SlurmctldPort={port}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool-%n
+SlurmdSpoolDir={sockets}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -88,23 +89,21 @@ def slurm_of(folder: Path, names: Sequence[str] = (), cpus: int = 2) -> Iterator
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
-    files = (f"--{name}={folder}/munge.{end}" for name, end in (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log")))
-    munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--seed-file={folder}/munge.seed", *files]
+    sockets = Path(tempfile.mkdtemp(prefix="slurm-"))  # the system allows no path of a socket that is longer than 108 bytes
+    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+    munged = ["munged", "--foreground", "--force", f"--socket={sockets}/munge", *files]
     configuration = folder / "slurm.conf"
     ports = _free_ports(len(commands) + 1)
     nodes = "\n".join(
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} State=UNKNOWN"
         for name, port in zip(commands, ports, strict=False)
     )
-    configuration.write_text(
-        CONFIGURATION.format(
-            host=host, folder=folder, port=ports[-1], nodes=nodes, names=",".join(commands), timeout=5 if names else 300
-        )
-    )
+    values = {"host": host, "folder": folder, "sockets": sockets, "port": ports[-1], "timeout": 5 if names else 300}
+    configuration.write_text(CONFIGURATION.format(**values, nodes=nodes, names=",".join(commands)))
     variables = {"SLURM_CONF": str(configuration)}
     processes = [subprocess.Popen(munged, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
     try:
-        _wait(folder / "munge.socket")
+        _wait(sockets / "munge")
         for name, command in {"slurmctld": ["slurmctld", "-D"], **commands}.items():
             with (folder / f"{name}.out").open("w") as output:
                 processes.append(subprocess.Popen(command, env=os.environ | variables, stdout=output, stderr=output))
@@ -122,6 +121,7 @@ def slurm_of(folder: Path, names: Sequence[str] = (), cpus: int = 2) -> Iterator
             process.terminate()
         for process in processes:
             process.wait(30)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def own_host_names(name: str, command: str) -> list[str]:

@@ -58,8 +58,10 @@ def train_on_both(python: str, folder: Path, cluster: Slurm) -> Run:
     """Start the sweep; return the run of the second node once both nodes train."""
     said, code = finish(python, folder, cluster.variables, sweep=SWEEP)
     assert code == 0, said
+    deadline = time.monotonic() + PATIENCE_S
     while (found := in_training(folder)).keys() != set(NODES):
         assert queue(cluster.variables), (found, said)
+        assert time.monotonic() < deadline, (found, ask(cluster.variables, "squeue", "--me"))
         time.sleep(0.05)
     return found[NODES[1]]
 
