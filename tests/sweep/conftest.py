@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +16,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from tests.sweep.slurm import slurm_of, wait_for_queue
+from tests.sweep.slurm import empty_queue, slurm_of
 from train import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,5 +74,4 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 def python(python_with: Callable[[str], str], slurm: dict[str, str]) -> Iterator[str]:
     """The Python of an environment with submitit. At the end of the test Slurm has no job left."""
     yield python_with("submitit")
-    subprocess.run(["scancel", "--me"], env=os.environ | slurm, check=True)
-    wait_for_queue(slurm)
+    empty_queue(slurm)

@@ -223,6 +223,15 @@ def wait_for_queue(slurm: dict[str, str], ended: Callable[[], bool] = lambda: Fa
         time.sleep(0.5)
 
 
+def empty_queue(slurm: dict[str, str]) -> None:
+    """End all jobs, also one that submitit queues again meanwhile."""
+    deadline = time.monotonic() + PATIENCE_S
+    while queue(slurm):
+        assert time.monotonic() < deadline, queue(slurm)
+        ask(slurm, "scancel", "--me")
+        time.sleep(0.5)
+
+
 def runs_of(folder: Path) -> dict[tuple[str, ...], Run]:
     """Return overrides -> run; each is there once."""
     runs = [read_run(path) for path in find_runs([folder])]
