@@ -163,9 +163,8 @@ def test_run_goes_on_after_the_time_limit_of_its_job(python: str, slurm: dict[st
     folder, limits = tmp_path / "sweep", ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
     finish(python, folder, slurm, *limits, sweep=sweep)
     deadline = time.monotonic() + PATIENCE_S
-    while not any(
-        "Resuming at step" in log.read_text() for log in folder.glob("*/train.log")
-    ):  # the folder is there before its log
+    # A run's folder is there before its log.
+    while not any("Resuming at step" in log.read_text() for log in folder.glob("*/train.log")):
         assert time.monotonic() < deadline, [read_run(path).status for path in find_runs([folder])]
         release(slurm)
         time.sleep(1)
