@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.harness import SMALL, run_content
+from tests.sweep.nodes import own_host_name
 from train.store.run import Run, find_runs, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,7 +84,7 @@ def slurm_of(folder: Path, names: Sequence[str] = (), cpus: int = 2) -> Iterator
     if missing := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"Slurm is not installed (apt-get install slurm-wlm munge): {', '.join(missing)}")
     (folder / "state").mkdir(parents=True)
-    commands = {name: own_host_names(name, f"exec slurmd -D -N {name}") for name in names}
+    commands = {name: own_host_name(name, f"exec slurmd -D -N {name}") for name in names}
     host = socket.gethostname().partition(".")[0]
     commands = commands or {host: ["slurmd", "-D", "-N", host]}
     key = folder / "munge.key"
@@ -122,34 +123,6 @@ def slurm_of(folder: Path, names: Sequence[str] = (), cpus: int = 2) -> Iterator
         for process in processes:
             process.wait(30)
         shutil.rmtree(sockets, ignore_errors=True)
-
-
-def own_host_names(name: str, command: str) -> list[str]:
-    """Return what runs a command of the shell on a machine called `name`, but for the name this one.
-
-    Skips the test where that is not allowed.
-    """
-    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no host names of their own for the nodes: unshare --uts is not allowed")
-    return ["unshare", "--uts", "sh", "-c", f"hostname {name}; {command}"]
-
-
-def processes_of(node: subprocess.Popen[bytes]) -> list[int]:
-    """Return all processes with the host name of a node. `node`: one of them; none are left where that has ended."""
-    if node.poll() is not None:
-        return []
-    found, name = [], Path(f"/proc/{node.pid}/ns/uts").stat().st_ino
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "ns" / "uts").stat().st_ino == name:
-                found.append(int(process.name))
-    return found
-
-
-def in_training(folder: Path) -> dict[str, Run]:
-    """Return host name -> the run there that has saved a checkpoint and has not ended."""
-    running = (run for run in runs_of(folder).values() if run.state == "running")
-    return {run.status["host"]: run for run in running if list(run.folder.glob("checkpoints/step-*"))}
 
 
 def _answer(command: list[str], variables: dict[str, str]) -> str:

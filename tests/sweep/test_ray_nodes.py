@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.harness import SMALL
-from tests.sweep.slurm import contents, in_training, own_host_names, processes_of, runs_of, undisturbed_sweep
+from tests.sweep.nodes import NODES, SWEEP, end, in_training, own_host_name
+from tests.sweep.slurm import contents, runs_of, undisturbed_sweep
 from tests.sweep.test_ray import PATIENCE_S, swept
 
-SWEEP = [
-    *(*SMALL, "trainer.max_steps=null", "trainer.epochs=400", "trainer.evaluate_every=100", "checkpoint.every_steps=100"),
-    *("trainer.device=cpu", "norm=none,batch", "seed=0"),
-]
-NODES = ("node0", "node1")
 WITHOUT_TOKENS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 LEAST_STORE_BYTES = 80_000_000
 pytestmark = pytest.mark.long
@@ -51,7 +44,7 @@ def cluster(tmp_path: Path, python_with: Callable[[str], str]) -> Iterator[RayCl
             log = folder / f"{name}.txt"
             with log.open("w") as output:
                 nodes[name] = subprocess.Popen(
-                    own_host_names(name, command),
+                    own_host_name(name, command),
                     env=os.environ | WITHOUT_TOKENS | {"OMP_NUM_THREADS": "1"},
                     stdout=output,
                     stderr=output,
@@ -65,10 +58,7 @@ def cluster(tmp_path: Path, python_with: Callable[[str], str]) -> Iterator[RayCl
         yield RayCluster(python, address, nodes)
     finally:
         for process in nodes.values():
-            for pid in processes_of(process):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait(30)
+            end(process)
 
 
 def test_sweep_goes_on_when_a_node_is_lost(cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,8 +69,7 @@ def test_sweep_goes_on_when_a_node_is_lost(cluster: RayCluster, tmp_path: Path, 
     with swept(cluster.python, tmp_path, *SWEEP, *on_ray) as sweep:
         sweep.wait_until(lambda: in_training(sweep.folder).keys() == set(NODES))
         lost = in_training(sweep.folder)[NODES[1]]
-        for pid in processes_of(cluster.nodes[NODES[1]]):
-            os.kill(pid, signal.SIGKILL)
+        end(cluster.nodes[NODES[1]])
         said = sweep.ended()
     assert sweep.process.returncode == 0, said
     assert "2 runs, 2 at a time on Ray (2 nodes), 1 CPU each" in said

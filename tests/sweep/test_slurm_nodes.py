@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.harness import SMALL
+from tests.sweep.nodes import NODES, SWEEP, end, in_training
 from tests.sweep.slurm import (
     PATIENCE_S,
     Slurm,
     ask,
     contents,
     finish,
-    in_training,
-    processes_of,
     queue,
     release,
     repeat,
@@ -30,11 +28,6 @@ from tests.sweep.slurm import (
 )
 from train.store.run import Run
 
-SWEEP = [
-    *(*SMALL, "trainer.max_steps=null", "trainer.epochs=400", "trainer.evaluate_every=100", "checkpoint.every_steps=100"),
-    *("trainer.device=cpu", "norm=none,batch", "seed=0"),
-]
-NODES = ("node0", "node1")
 pytestmark = pytest.mark.long
 
 
@@ -84,8 +77,7 @@ def test_sweep_goes_on_when_a_node_is_lost(
     """All its processes end at once, as without power. Slurm makes its job on the other node, where the run resumes."""
     folder = tmp_path / "sweep"
     lost = train_on_both(python, folder, cluster)
-    for pid in processes_of(cluster.nodes[NODES[1]]):
-        os.kill(pid, signal.SIGKILL)
+    end(cluster.nodes[NODES[1]])
     wait_until_given_up(cluster)
     last = repeat(python, folder, cluster.variables, sweep=SWEEP)
     assert "sweep  2 runs: 2 done" in last, last
