@@ -16,8 +16,9 @@ from train.data.contracts import Batch
 from train.data.readers import Readers
 from train.observe.observer import Observer
 from train.parts.model.trace import trace
+from train.run.runner import observed_update
 from train.run.setup import Setup, prepare
-from train.run.step import TrainState
+from train.run.step import TrainState, set_learning_rate
 
 ONE = torch.ones(())
 NOISE = ["data=noise", "data.shape=[3,16,16]", "data.classes=4", "data.train_size=24", "data.test_size=8", "data.val_fraction=0"]
@@ -137,9 +138,8 @@ def observed_values(train_state: TrainState, observer: Observer, batches: list[B
     *first, last = batches
     for batch in first:
         train_step(train_state, batch, 1.0)
-    scale = train_state.scaler.scale(torch.ones(()))
-    with observer.observing_signals(scale), observer.observing_weights():
-        train_step(train_state, last, 1.0)
+    set_learning_rate(train_state, 1.0)
+    observed_update(train_state, observer, False, last)
     return dict(observer.collect().values)
 
 

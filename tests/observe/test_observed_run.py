@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.harness import train_in_process
 from tests.observe.reference import BASE, prepared
+from train.run.runner import StepRunner
 from train.sinks.contracts import Sink
 from train.store.metrics import read_records
 from train.store.run_folder import RunFolder
@@ -42,6 +44,32 @@ def test_observation_does_not_change_the_trained_weights(precision: str, tmp_pat
     off, full = (torch.load(run.weights_file, weights_only=True) for run in runs.values())
     assert all(torch.equal(off[name], full[name]) for name in off)
     assert losses_and_accuracies(runs["off"]) == losses_and_accuracies(runs["full"])
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of torch that are made inside, but those that only look at a tensor in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_observing_a_step_takes_few_operations() -> None:
+    """Each is a kernel on a GPU, which takes longer to start than to work on a small tensor."""
+    setup, readers = prepared([*BASE, "observe=basic", "norm=batch"])
+    train_state = setup.train_state(readers)
+    observer = setup.observer(train_state.model, setup.trace(train_state.model), readers)
+    runner, batches = StepRunner(train_state, observer), readers.train.epoch(0)
+    runner.train(next(batches), 1.0)
+    with Operations() as plain:
+        runner.train(next(batches), 1.0)
+    with Operations() as observed:
+        runner.observe(next(batches), 1.0, histograms=False)
+    assert (observed.count - plain.count) / len(observer.layers) < 72
 
 
 def test_second_pass_of_a_step_is_not_observed(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from train.observe.measurements import BINS, LIMIT, bin_counts, histogram_from_c
 from train.observe.statistics import (
     LARGEST_POWER,
     activation_statistics,
-    euclidean_norm,
+    euclidean_norms,
     gradient_statistics,
     magnitude,
     similarity,
     standard_deviation,
+    standard_deviations,
 )
 from train.tags import measured
 
@@ -110,7 +111,7 @@ def test_statistics_survive_squares_outside_float32(size: float) -> None:
     assert statistics["mean"].item() == pytest.approx(y.double().mean().item(), rel=1e-5)
     assert gradient_statistics(y, ONE, {"std"})["std"].item() == expected
     assert standard_deviation(y).item() == expected
-    assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-5)
+    assert euclidean_norms([y])[0].item() == pytest.approx(y.double().norm().item(), rel=1e-5)
     assert similarity(y).item() == pytest.approx(similarity(y / size).item(), abs=1e-5)
 
 
@@ -124,12 +125,21 @@ def test_magnitude_is_the_power_of_two_of_frexp() -> None:
     assert magnitude(torch.tensor(-3.0)).item() == 4
 
 
+def test_many_tensors_have_the_statistics_of_each_alone() -> None:
+    tensors = [normal([8, 3, 3, 3]), 1e-25 * normal([40]), 1e25 * normal([5, 7]), torch.zeros(4), normal([3]).bfloat16()]
+    tensors += [torch.tensor([1.0, bad]) for bad in (math.nan, math.inf)]
+    for together, alone in ((standard_deviations, standard_deviation), (euclidean_norms, lambda x: euclidean_norms([x])[0])):
+        found = together(tensors)
+        assert [repr(value) for value in found.tolist()] == [repr(alone(x).item()) for x in tensors]
+        assert len(together([])) == 0
+
+
 def test_statistics_of_many_values_are_exact() -> None:
     y = normal([512, 4, 64, 64]) + 1
     expected = reference_statistics(y, 1, "relu")
     assert as_floats(activation_statistics(y, 1, "relu", ALL)) == pytest.approx(expected, rel=1e-5)
     assert standard_deviation(y).item() == pytest.approx(expected["std"], rel=1e-5)
-    assert euclidean_norm(y).item() == pytest.approx(y.double().norm().item(), rel=1e-6)
+    assert euclidean_norms([y])[0].item() == pytest.approx(y.double().norm().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

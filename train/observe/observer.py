@@ -16,7 +16,7 @@ from train.observe.combine import PART, channel_parts
 from train.observe.contracts import LayerInfo
 from train.observe.layers import LayerCall, find_layer_calls, observed_layers, select_names
 from train.observe.measurements import Histogram, MeasurementBuffer, Observation, Table, bin_counts
-from train.observe.statistics import activation_statistics, euclidean_norm, gradient_statistics, similarity
+from train.observe.statistics import activation_statistics, euclidean_norms, gradient_statistics, similarity
 from train.observe.weights import WeightObserver
 from train.parts.isolation import has_averages, isolated
 from train.parts.kinds import WeightedLayer
@@ -72,7 +72,10 @@ class Observer:
         measures_steps = settings.every or settings.histogram_every
         self._weights = WeightObserver(self._weighted, measured(settings.level) if measures_steps else ())
         self._buffer = MeasurementBuffer()
-        self._norms: dict[str, dict[int, Tensor]] = {}
+        self._gradients: dict[str, dict[int, Tensor]] = {}
+        """Those of the parameters, by layer and `id`, until they are measured."""
+        self._gradient_norms: dict[str, Tensor] = {}
+        self._scale: Tensor | float = 1.0
 
     def due(self, step: int, last: int) -> bool:
         """Return whether the train step number `step` (from 0) is to be observed."""
@@ -98,7 +101,7 @@ class Observer:
         """Measure one forward and backward pass of the model; outside the context no hook is attached.
 
         `scale`: the loss scale, the factor on the loss from which the backward pass starts. Gradients are measured as the
-        backward pass computes them, before any clipping.
+        backward pass computes them; those of parameters at its end, by `note_gradients`, or when the context ends.
         """
 
         def on_output(call: LayerCall, output: Tensor) -> None:
@@ -106,25 +109,33 @@ class Observer:
             if output.requires_grad:
                 stack.callback(output.register_hook(lambda gradient: self._measure_gradient(call, gradient, scale)).remove)
 
-        norms = self._norms = defaultdict(dict)
+        self._gradients = {name: {} for name in self._weighted}
+        self._gradient_norms, self._scale = {}, scale
         with ExitStack() as stack:
             stack.enter_context(self._hooked(on_output))
             for name, layer in self._weighted.items() if self.world.is_alone else ():
                 for parameter in layer.parameters(recurse=False):
                     if parameter.requires_grad:
-                        stack.callback(parameter.register_hook(_noting_first(norms[name], id(parameter))).remove)
+                        stack.callback(parameter.register_hook(_keeping_first(self._gradients[name], id(parameter))).remove)
             yield
-        for name, parts in norms.items():
-            if parts:
-                self._buffer.add("", name, {"parameter_gradient_norm": euclidean_norm(torch.stack(list(parts.values()))) / scale})
+        self.note_gradients()
+        for name, norm in self._gradient_norms.items():
+            self._buffer.add("", name, {"parameter_gradient_norm": norm})
 
     @torch.no_grad()
     def note_gradients(self) -> None:
-        """Measure the gradients of the parameters, on several devices: only after the backward pass they are of the batch."""
-        for name, layer in () if self.world.is_alone else self._weighted.items():
-            for parameter in layer.parameters(recurse=False):
-                if parameter.grad is not None and parameter.requires_grad:
-                    self._norms[name][id(parameter)] = euclidean_norm(parameter.grad)
+        """Measure the gradients of the parameters after the first backward pass, before clipping or a second pass changes them.
+
+        On several devices, only then they are of the whole batch.
+        """
+        if not self.world.is_alone:
+            self._gradients = {name: _gradients_of(layer) for name, layer in self._weighted.items()}
+        layers = {name: list(gradients.values()) for name, gradients in self._gradients.items() if gradients}
+        self._gradients = {}
+        if layers:
+            norms = euclidean_norms([gradient for gradients in layers.values() for gradient in gradients])
+            of_layers = euclidean_norms(norms.split([len(gradients) for gradients in layers.values()])) / self._scale
+            self._gradient_norms = dict(zip(layers, of_layers.unbind(), strict=True))
 
     @contextmanager
     def observing_weights(self) -> Iterator[None]:
@@ -196,14 +207,18 @@ class Observer:
             self._buffer.add(PART, call.info.name, {"gradient_mean": gradient.detach().float().mean() / scale})
 
 
-def _noting_first(parts: dict[int, Tensor], key: int) -> Callable[[Tensor], None]:
-    """Return a hook that keeps the norm of a parameter's gradient in the first backward pass; a step may make a second one."""
+def _keeping_first(gradients: dict[int, Tensor], key: int) -> Callable[[Tensor], None]:
+    """Return a hook that keeps the gradient of the first backward pass; a step may make a second one."""
 
-    def note(gradient: Tensor) -> None:
-        if key not in parts:
-            parts[key] = euclidean_norm(gradient.detach())
+    def keep(gradient: Tensor) -> None:
+        gradients.setdefault(key, gradient.detach())
 
-    return note
+    return keep
+
+
+def _gradients_of(layer: nn.Module) -> dict[int, Tensor]:
+    parameters = [parameter for parameter in layer.parameters(recurse=False) if parameter.requires_grad]
+    return {id(parameter): parameter.grad for parameter in parameters if parameter.grad is not None}
 
 
 def select_layers(

@@ -9,10 +9,11 @@ buffer; hence `work.mul_(work)` and `out=`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from train.observe.contracts import SATURATED
 
@@ -78,13 +79,18 @@ def magnitude(x: Tensor) -> Tensor:
     a signal that fades or explodes through twenty layers reaches. Dividing by a power of 2 is exact, so other signals keep every
     bit. One eighth of x is enough because float32 holds squares over 38 orders of magnitude.
     """
-    sample = x[: -(-len(x) // 8)] if x.ndim else x
-    peak = torch.maximum(sample.amax(), -sample.amin())
-    below = (peak.view(torch.int32) & EXPONENT).view(
-        torch.float32
-    )  # the power of 2 at or below the peak; frexp takes more kernels
-    power = 2 * below.clamp(2.0 ** (-LARGEST_POWER - 1), 2.0 ** (LARGEST_POWER - 1))
-    return torch.where((peak > 0) & (peak < torch.inf), power, 1.0)
+    return _power_of_two(_peak(x))
+
+
+def _peak(x: Tensor) -> Tensor:
+    return (x[: -(-len(x) // 8)] if x.ndim else x).abs().amax()
+
+
+def _power_of_two(peak: Tensor) -> Tensor:
+    """Return `magnitude` for peaks of any shape. Few operations, as each is a kernel: `frexp` and `where` take more."""
+    usual = functional.threshold(torch.nan_to_num(peak, nan=0.5, posinf=0.5), 0, 0.5)  # what is 0 or not finite counts as 0.5
+    below = (usual.view(torch.int32) & EXPONENT).view(torch.float32)
+    return 2 * below.clamp(2.0 ** (-LARGEST_POWER - 1), 2.0 ** (LARGEST_POWER - 1))
 
 
 def count_nonfinite(x: Tensor, work: Tensor | None = None) -> Tensor:
@@ -97,18 +103,34 @@ def standard_deviation(x: Tensor) -> Tensor:
     """Return the std over all values, dividing by their number."""
     x = x.float()
     unit = magnitude(x)
-    work = x * unit.reciprocal()
+    return _variance(x * unit.reciprocal()).sqrt() * unit
+
+
+def standard_deviations(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the `standard_deviation` of each tensor, [n]. On a GPU, many together take fewer kernels."""
+    return _roots(tensors, _variance)
+
+
+def _variance(work: Tensor) -> Tensor:
+    """Return the variance of all values of `work`, and overwrite it."""
     work.sub_(work.mean())
-    return work.mul_(work).mean().sqrt() * unit
+    return work.mul_(work).mean()
 
 
-def euclidean_norm(x: Tensor) -> Tensor:
-    """Return the Euclidean norm over all values, more exactly than `vector_norm`, which sums the squares of long tensors less
-    accurately."""
-    x = x.float()
-    unit = magnitude(x)
-    work = x * unit.reciprocal()
-    return work.mul_(work).sum().sqrt() * unit
+def euclidean_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm over all values of each tensor, [n]; more exactly than `vector_norm`, which sums the squares of
+    long tensors less accurately."""
+    return _roots(tensors, lambda work: work.mul_(work).sum())
+
+
+def _roots(tensors: Sequence[Tensor], square: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the root of what `square` makes of each tensor, [n]. It gets the tensor divided by its magnitude, to overwrite."""
+    if not tensors:
+        return torch.empty(0)
+    floats = [x.float() for x in tensors]
+    units = _power_of_two(torch.stack([_peak(x) for x in floats]))
+    squares = [square(x * inverse) for x, inverse in zip(floats, units.reciprocal().unbind(), strict=True)]
+    return torch.stack(squares).sqrt() * units
 
 
 def similarity(y: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from train.observe.measurements import MeasurementBuffer
-from train.observe.statistics import euclidean_norm, standard_deviation
+from train.observe.statistics import euclidean_norms, standard_deviations
 
 
 class WeightObserver:
@@ -23,16 +23,18 @@ class WeightObserver:
         self.layers = layers
         self.wanted = wanted
         self._initial = self._copy() if "weight_distance" in wanted else {}
+        self._initial_norms = euclidean_norms(list(self._initial.values()))
 
     @torch.no_grad()
     def measure(self, buffer: MeasurementBuffer) -> None:
-        for name, weight in self._weights():
-            statistics: dict[str, Tensor] = {}
-            if "weight_std" in self.wanted:
-                statistics["weight_std"] = standard_deviation(weight)
-            if name in self._initial:
-                statistics["weight_distance"] = relative_distance(weight, self._initial[name])
-            buffer.add("", name, statistics)
+        weights = self._weights()
+        measured: dict[str, Mapping[str, Tensor]] = {}
+        if "weight_std" in self.wanted:
+            measured["weight_std"] = _by_name(weights, standard_deviations(list(weights.values())))
+        if self._initial:
+            measured["weight_distance"] = _by_name(self._initial, distances(weights, self._initial) / self._initial_norms)
+        for name in weights:
+            buffer.add("", name, {statistic: values[name] for statistic, values in measured.items()})
 
     def before(self) -> dict[str, Tensor]:
         """Return the state before the update that `after` needs."""
@@ -40,17 +42,21 @@ class WeightObserver:
 
     @torch.no_grad()
     def after(self, before: Mapping[str, Tensor], buffer: MeasurementBuffer) -> None:
-        for name, weight in self._weights():
-            if name in before:
-                buffer.add("", name, {"update_ratio": relative_distance(weight, before[name])})
+        ratios = distances(self._weights(), before) / euclidean_norms(list(before.values()))
+        for name, ratio in _by_name(before, ratios).items():
+            buffer.add("", name, {"update_ratio": ratio})
 
-    def _weights(self) -> list[tuple[str, Tensor]]:
-        return [(name, layer.weight.detach()) for name, layer in self.layers.items() if isinstance(layer.weight, Tensor)]
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: layer.weight.detach() for name, layer in self.layers.items() if isinstance(layer.weight, Tensor)}
 
     def _copy(self) -> dict[str, Tensor]:
-        return {name: weight.clone() for name, weight in self._weights()}
+        return {name: weight.clone() for name, weight in self._weights().items()}
 
 
-def relative_distance(w: Tensor, origin: Tensor) -> Tensor:
-    """Return |w - origin| / |origin|."""
-    return euclidean_norm(w - origin) / euclidean_norm(origin)
+def distances(weights: Mapping[str, Tensor], origins: Mapping[str, Tensor]) -> Tensor:
+    """Return |w - origin| of each origin, [n]."""
+    return euclidean_norms([weights[name] - origin for name, origin in origins.items()])
+
+
+def _by_name(names: Iterable[str], values: Tensor) -> dict[str, Tensor]:
+    return dict(zip(names, values.unbind(), strict=True))
