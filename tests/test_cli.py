@@ -198,7 +198,7 @@ def test_run_dir_with_a_run_is_refused_and_unchanged(train: Train, tmp_path: Pat
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_simultaneous_runs_get_distinct_folders(real_train: Train, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda _: real_train(*SMALL), range(2)))
@@ -220,7 +220,7 @@ def test_divergence_has_its_own_status_and_exit_code(train: Train, tmp_path: Pat
     assert not any("accuracy/test" in row.values for row in rows)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)])
 def test_signal_interrupts_the_run_and_saves_its_weights(tmp_path: Path, number: signal.Signals, code: int) -> None:
     arguments = [*SMALL, "trainer.epochs=100000", "trainer.max_steps=null"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

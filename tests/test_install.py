@@ -196,7 +196,7 @@ def test_install_serves_simultaneous_starts(tmp_path: Path) -> None:
     assert builds(checkout) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_install_follows_changes(installed: Path, tmp_path: Path) -> None:
     """Another pyproject.toml, another place of the checkout, another Python: each is noticed at the next start."""
     checkout = tmp_path / "elsewhere"

@@ -69,6 +69,7 @@ image_folder(sys.argv[1], size=224, short_side=224, cache="uint8").load()
 """
 
 
+@pytest.mark.long
 def test_disk_that_fills_meanwhile_is_one_message(tmp_path: Path, caches: Path) -> None:
     """A limit on the size of files simulates it."""
     root = large_images(tmp_path / "photos", 1)

@@ -401,6 +401,7 @@ def test_kill_at_any_moment_leaves_a_whole_cache_or_none(root: Path, caches: Pat
         assert {path.name: path.read_bytes() for path in caches.glob("*.arrow")} == expected
 
 
+@pytest.mark.long
 def test_processes_that_start_together_make_one_cache(root: Path) -> None:
     program = "import os, sys; from train.data import cache_build; from train.data.image_folder import image_folder; "
     program += "write = cache_build.write_cache; "

@@ -190,7 +190,7 @@ def test_report_rejects_unwritable_out(sweep, train_report, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_arms_with_long_names_are_drawn(tmp_path):
     for i in range(20):
         for seed in range(1 + i % 2):

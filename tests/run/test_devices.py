@@ -96,7 +96,7 @@ def test_run_on_two_devices_has_one_folder_and_the_records_of_one(train: Train, 
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_divergence_is_found_at_the_same_step_in_the_same_layer(train: Train, tmp_path: Path) -> None:
     arguments = [*choices("none"), "observe=basic", "trainer.max_steps=4", "optimizer.lr=1e12"]
     broken = []

@@ -119,7 +119,7 @@ MOMENTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds open files in /proc")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_resume_after_sigkill_within_save_is_bit_exact(uninterrupted: Path, tmp_path: Path, moment: str) -> None:
@@ -160,7 +160,7 @@ LIMITS: dict[str, tuple[int, list[str]]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_full_disk_is_one_message(tmp_path: Path) -> None:
     cases = [(str(tmp_path / name), *case) for name, case in LIMITS.items()]
     result = subprocess.run(
@@ -248,7 +248,7 @@ def test_run_folder_that_cannot_be_created_is_one_message(tmp_path: Path) -> Non
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_deleted_run_folder_is_one_message(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     endless = [str(COMMAND), *RUN, "trainer.epochs=100000", f"hydra.run.dir={folder}"]

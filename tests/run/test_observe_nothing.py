@@ -87,6 +87,7 @@ def test_observing_changes_nothing_in_other_models(tmp_path: Path, model: str) -
     assert_observing_changes_nothing(tmp_path, [*base, *f"model={model}".split()])
 
 
+@pytest.mark.long
 def test_observing_changes_nothing_in_torchvision_model(tmp_path: Path) -> None:
     """The ReLUs of this model work in place."""
     base = [item for item in BASE if not item.startswith("model.")]

@@ -38,13 +38,17 @@ def test_no_process_outlives_a_killed_rank(tmp_path: Path, dead: str) -> None:
         assert "Traceback" not in output
 
 
-@pytest.mark.slow
+TORCHRUN = [
+    *(str(COMMAND.with_name("torchrun")), "--nproc-per-node=2", "--master-port=0"),
+    *("--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--no-python", str(COMMAND)),
+]
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [["trainer.devices=2"], ["trainer.devices=1"]])
 def test_torchrun_starts_one_run(tmp_path: Path, arguments: list[str]) -> None:
     """Or none, where it starts another number of processes than the configuration says."""
-    launcher = [str(COMMAND.with_name("torchrun")), "--nproc-per-node=2", "--master-port=0", "--no-python", str(COMMAND)]
-    launcher[3:3] = ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    with started(tmp_path, [*SMALL, "hydra.run.dir=run", *arguments], launcher) as command:
+    with started(tmp_path, [*SMALL, "hydra.run.dir=run", *arguments], TORCHRUN) as command:
         assert command.ended()
         output = command.output()
     if arguments == ["trainer.devices=2"]:
@@ -53,6 +57,30 @@ def test_torchrun_starts_one_run(tmp_path: Path, arguments: list[str]) -> None:
     else:
         assert "trainer.devices=1: torchrun has started 2 processes (WORLD_SIZE=2). Use trainer.devices=2" in output
         assert not (tmp_path / "run").exists()
+
+
+ABORTS_AT_ITS_END = """
+import atexit, os
+from torch import nn
+
+def norm():
+    if os.environ["RANK"] == "1":
+        atexit.register(os.abort)
+    return nn.BatchNorm2d
+"""
+
+
+@pytest.mark.long
+def test_end_of_the_interpreter_fails_no_rank_that_has_done_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C++ once aborted one there, in a hundred runs: "terminate called without an active exception"."""
+    (tmp_path / "aborts.py").write_text(ABORTS_AT_ITS_END)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = [*SMALL, "trainer.devices=2", "norm=none", "norm._target_=aborts.norm", "trust=aborts", "hydra.run.dir=run"]
+    with started(tmp_path, arguments, TORCHRUN) as command:
+        assert command.ended()
+        output = command.output()
+    assert command.process.returncode == 0, output
+    assert read_run(tmp_path / "run").state == "done"
 
 
 @contextmanager
@@ -102,7 +130,7 @@ def test_no_process_outlives_a_command_killed_as_it_starts(tmp_path: Path) -> No
         assert command.ended()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("to_all", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_signal_ends_all_ranks_and_resume_is_bit_exact(train: Train, tmp_path: Path, to_all: bool) -> None:
     """A terminal and a batch system send a signal to all processes."""

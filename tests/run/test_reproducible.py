@@ -61,7 +61,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_same_command_is_bit_exact(real_train: Train, tmp_path: Path) -> None:
     """In processes whose hashes of strings differ, so that no set or dictionary decides an order."""
     folders = [tmp_path / name for name in ("first", "second")]

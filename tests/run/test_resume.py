@@ -138,6 +138,7 @@ REPEATED_SIGNALS = {
 """Moment -> the reason in the folder then, and the steps whose validation scores are recorded by then."""
 
 
+@pytest.mark.long
 def test_repeated_resume_is_bit_exact(uninterrupted: RunContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt at a step, during assembly, within the validation split, at the probe and at the last step of an epoch; then
     save on demand."""

@@ -121,7 +121,7 @@ sys.meta_path.insert(0, Within())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_signal_during_the_import_of_torch_waits_for_its_end(tmp_path: Path) -> None:
     """An exception within it may pass through C++, which aborts the process."""
     (tmp_path / "sitecustomize.py").write_text(SIGNAL_WITHIN_IMPORT)
@@ -134,7 +134,7 @@ def test_signal_during_the_import_of_torch_waits_for_its_end(tmp_path: Path) -> 
     assert not list(tmp_path.glob("outputs/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_signal_to_process_group_interrupts_run_in_order(tmp_path: Path) -> None:
     """As a batch system sends it, also to the processes that decode images. The run resumes with another number of these."""
     generator = random.Random(0)

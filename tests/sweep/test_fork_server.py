@@ -240,6 +240,7 @@ def test_server_that_may_open_too_few_files_refuses_and_goes_on(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_no_process_outlives_killed_parent(tmp_path: Path) -> None:
     program = (
         "from train.sweep.fork_server import ForkServer\n"
@@ -275,6 +276,7 @@ def test_call_may_start_processes_that_decode_images(fork_server: ForkServer, tm
     wait_until(lambda: not any(map(is_alive, pids)))
 
 
+@pytest.mark.long
 def test_main_module_runs_once_and_current_folder_shadows_no_module(tmp_path: Path) -> None:
     """The program has no guard `if __name__ == "__main__"`."""
     for module in ("multiprocessing", "selectors", "torch", "train"):

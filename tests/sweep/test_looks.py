@@ -117,7 +117,7 @@ def test_page_shows_the_interval_of_the_look_that_decided(decided: tuple[Path, s
     assert "planned before the first run, after 3 and 6 seeds per arm" in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_repeated_sweep_makes_the_same_decisions_and_no_run_twice(
     decided: tuple[Path, str], sweep_in: Train, tmp_path: Path
 ) -> None:
@@ -219,7 +219,7 @@ def test_stage_has_the_seeds_of_open_arms_and_of_the_baseline(
     assert tuple(policy.seeds(decisions, look).values()) == seeds
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_failed_runs_leave_an_arm_open_until_they_are_made_again(sweep_in: Train, tmp_path: Path) -> None:
     arms = ["model.how=fine,fails,diverges", "seed=range(2)", "sweep.until=decided", "sweep.max_seeds=4"]
     result = sweep_in(tmp_path, *arms)

@@ -121,7 +121,7 @@ def test_service_that_fails_is_left_out_unless_wanted(
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sweep_under_mps_repeats_what_a_neighbour_may_have_broken(gpu: FakeGpu, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=fine,breaks_under_mps", *SHARED)
     assert sweep.wait_for_exit() == 0, sweep.output
@@ -142,7 +142,7 @@ def test_sweep_under_mps_repeats_what_a_neighbour_may_have_broken(gpu: FakeGpu, 
     assert sweep.processes() == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL])
 def test_daemon_ends_with_a_stopped_sweep(gpu: FakeGpu, tmp_path: Path, number: signal.Signals) -> None:
     sweep = Sweep(tmp_path, "model.how=dawdles", "seed=0,1", "trainer.epochs=1000", "trainer.max_steps=null", *SHARED)

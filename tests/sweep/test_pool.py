@@ -157,6 +157,7 @@ def test_retries_repeat_killed_jobs_and_archive_first_attempts(sweep: Sweep) -> 
     assert "; retrying" in sweep.output
 
 
+@pytest.mark.long
 def test_pool_writes_run_folder_of_job_that_crashed_early(tmp_path: Path) -> None:
     sweep = Sweep(
         tmp_path, "model.how=early,fine", "hydra/sweeper=basic", "sweep.on_error=stop", "hydra.launcher.jobs_per_device=1"
@@ -182,6 +183,7 @@ def test_first_signal_lets_running_jobs_save_and_exit(tmp_path: Path, number: si
     assert sweep.processes() == []
 
 
+@pytest.mark.long
 def test_second_signal_kills_all_jobs(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=sleeps", "seed=0,1")
     sweep.wait_for(lambda: sweep.training_count() == 2)
@@ -222,6 +224,7 @@ def test_sweep_that_hangs_is_killed_and_shows_where_it_stood(tmp_path: Path) -> 
     assert sweep.processes() == []
 
 
+@pytest.mark.long
 def test_run_folder_that_cannot_be_made_is_one_failed_run(
     train: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -264,6 +267,7 @@ def test_disk_that_is_full_at_the_start_is_said_at_once(tmp_path: Path, size: st
         assert "2 runs: 2 failed" in result.stdout
 
 
+@pytest.mark.long
 def test_killed_controller_leaves_no_process(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=sleeps", "seed=0,1")
     sweep.wait_for(lambda: sweep.training_count() == 2)
@@ -273,6 +277,7 @@ def test_killed_controller_leaves_no_process(tmp_path: Path) -> None:
     wait_until(lambda: not sweep.processes(), 2.0)
 
 
+@pytest.mark.long
 def test_killed_fork_server_fails_its_job_alone(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, "model.how=sleeps,fine", "hydra.launcher.jobs_per_device=1")
     sweep.wait_for(lambda: sweep.training_count() == 1)

@@ -22,7 +22,7 @@ def search(real_train: Train, *arguments: str) -> subprocess.CompletedProcess[st
     return real_train(*SEARCH, *SMALL, "trainer.max_steps=4", "hydra.sweep.dir=out", *arguments, PYTHONPATH=path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("pool", marks=pytest.mark.long)])
 def test_search_goes_on_after_runs_without_a_score(real_train: Train, tmp_path: Path, launcher: str) -> None:
     result = search(real_train, f"hydra/launcher={launcher}")

@@ -32,6 +32,8 @@ from train.text import listed
 PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in (cli.config_dir() / "study").glob("*.yaml")}
 STUDIES = sorted(name for name, preset in PRESETS.items() if "report" not in preset)
 """Those that compare arms; the others have an analysis of their own."""
+LARGE = {"modern", "modern_bare"}
+IN_FULL = [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in STUDIES]
 GROWTH = {"width": "model.width", "depth": "model.depth"}
 """Studies of the signal as a network grows, and what grows; nothing is compared by accuracy."""
 
@@ -48,7 +50,7 @@ def plan_of(study: str, *overrides: str) -> SweepPlan:
         return make_plan(request, settings, hydra.config_loader, master)
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("study", IN_FULL)
 def test_study_arms_can_run_with_five_seeds(study: str) -> None:
     plan = plan_of(study, "sweep.tune=null")
     assert not plan.dropped, "a preset has no duplicate or impossible levels"

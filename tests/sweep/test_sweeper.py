@@ -274,7 +274,7 @@ def test_invalid_sweep_prints_one_message_and_writes_nothing(train: Train, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_signal_ends_sweep_with_conclusion(tmp_path: Path) -> None:
     arguments = ["-m", *SMALL, *BASIC, "seed=0,1", "trainer.epochs=100000", "trainer.max_steps=null", "hydra.sweep.dir=out"]
     process = subprocess.Popen([str(COMMAND), *arguments], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)

@@ -139,6 +139,7 @@ def analysed(folder: Path, **options: Any) -> Analysis:
     return analyse_folders([folder], ReportOptions(tensorboard=False, **options))
 
 
+@pytest.mark.long
 def test_choice_is_made_from_tuning_seeds_alone_and_kept(tmp_path: Path) -> None:
     command = [TUNE, "norm=none,batch", RATES, "seed=range(3)"]
     sweep = Sweep(tmp_path / "out", *command)
@@ -158,6 +159,7 @@ def test_choice_is_made_from_tuning_seeds_alone_and_kept(tmp_path: Path) -> None
         assert again.lines == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("within", [False, True], ids=["after", "within"])
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 def test_killed_sweep_makes_the_same_choices_when_repeated(tmp_path: Path, stages: int, within: bool) -> None:

@@ -4,8 +4,8 @@ A batch norm updates its running averages as new = (1 - m) old + m batch, with m
 step therefore give the batch statistics of each channel, batch = old + (new - old) / m, and these give the mean and std of the
 whole layer. No hooks are needed, so this works for compiled models too.
 
-The mean and inverse std that the kernel of a batch norm saves for its backward pass (`torch._batch_norm_impl_index`, private) would
-need no limit on rounding, but a copy per norm and step; here two concatenations before a step and two after it serve all norms.
+The mean and inverse std that the kernel of a batch norm saves for its backward pass (`torch._batch_norm_impl_index`, private)
+would need no limit on rounding, but a copy per norm and step; here two concatenations before a step and two after it serve all.
 
 Letters: R rows (steps), L layers, C channels of all these layers together, c channels of one layer.
 """

@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import distributed as dist
@@ -204,7 +205,7 @@ def is_of_connection(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and GLOO_SOURCES in str(error))
 
 
-def _follow(index: int, port: int, settings: RankSettings) -> None:
+def _follow(index: int, port: int, settings: RankSettings) -> NoReturn:
     """The other ranks that rank 0 starts."""
     _end_with(parent_process())
     store = TCPStore(HOST, port, None, is_master=False, timeout=timedelta(seconds=60), wait_for_workers=False)
@@ -212,7 +213,7 @@ def _follow(index: int, port: int, settings: RankSettings) -> None:
 
 
 def follow_torchrun() -> int:
-    """Take part as one of the processes that torchrun has started, with the settings of rank 0. Return the exit code."""
+    """Take part as one of the processes that torchrun has started, with the settings of rank 0. Return 0 if there is no run."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _end_with(None)
     store, _, _ = next(rendezvous("env://"))
@@ -230,8 +231,8 @@ def dismiss_torchrun() -> None:
         store.set("settings", "")
 
 
-def _take_part(store: Store, world: World, settings: RankSettings, place: int) -> None:
-    """Train as one of the ranks. An error is what rank 0 then says."""
+def _take_part(store: Store, world: World, settings: RankSettings, place: int) -> NoReturn:
+    """Train as one of the ranks, and end this process. An error is what rank 0 then says."""
     for number in HELD_SIGNALS:  # rank 0 broadcasts when to stop
         signal.signal(number, signal.SIG_IGN)
     log = logging.getLogger("train")
@@ -239,14 +240,24 @@ def _take_part(store: Store, world: World, settings: RankSettings, place: int) -
     log.propagate = False
     torch.set_num_threads(settings.threads)
     set_trusted(tuple(settings.trusted))
+    code = 0
     try:
         setup = prepare(settings.settings, world=world, place=place)
         train_as_rank(setup, lambda: _join(store, world, setup.placement.device))
         world.close()
     except Exception as error:
+        code = 1
         if not is_of_connection(error):
             store.set("error", f"rank {world.rank} of {world.size}: {type(error).__name__}: {' '.join(str(error).split())}")
-        sys.exit(1)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process without the end of its interpreter, where C++ once aborted a rank that had done its part."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _join(store: Store, world: World, device: torch.device) -> None:
