@@ -156,6 +156,19 @@ def test_run_whose_process_dies_always_is_one_failed_row(python: str, tmp_path: 
     assert "Traceback" not in said
 
 
+def test_run_that_another_process_still_makes_is_not_made_twice(python: str, tmp_path: Path) -> None:
+    """As on a node that is cut off: Ray gives up its process and makes the run again."""
+    run = [override for override in AWKWARD_RUN if not override.startswith("hydra.launcher")]
+    with swept(python, tmp_path, *run, *ON_RAY, "model.how=is_cut_off,fine") as sweep:
+        said = sweep.ended()
+    assert sweep.process.returncode == 1
+    assert "sweep  2 runs: 1 done, 1 still running in another process" in said
+    assert "is using this run folder" in " ".join(said.split())
+    assert "its process was killed" not in said
+    assert "Traceback" not in said
+    assert {run.state for run in runs_of(sweep.folder).values()} == {"done", "running"}
+
+
 def test_screen_is_that_of_a_sweep_on_this_machine(python: str, tmp_path: Path) -> None:
     """Each run, which has half a CPU and two devices here, is one line as it starts and one as it ends."""
     settings = [*ON_RAY, "hydra.launcher.ray.remote.num_cpus=0.5", "trainer.devices=2"]

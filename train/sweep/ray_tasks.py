@@ -19,12 +19,13 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 
 from train.errors import SIGNALLED, Interrupted, UsageError
+from train.store.files import CONSOLE_LOG
 from train.store.run import FINISHED, read_status
 from train.sweep import job as job_call
 from train.sweep.compose import Compositions
 from train.sweep.conclude import unwritten
 from train.sweep.display import display_for
-from train.sweep.jobs import Job, JobOutcome, compose_job, note_sharers, record_end
+from train.sweep.jobs import Job, JobOutcome, compose_job, last_line, note_sharers, record_end
 from train.sweep.progress import END_STATES, JobProgress, rows_of
 from train.sweep.ray_cluster import LAUNCHER, Cluster, RaySettings, connect
 from train.sweep.ray_run import StoppedError, TaskRequest, make_run
@@ -195,16 +196,18 @@ class Tasks:
             return JobOutcome(state, str(status.get("reason", "")), transient=False)
         if self.signals.first is not None and not has_started:
             return JobOutcome("interrupted", "", transient=False)
-        state, reason = "failed", self.reason(error)
+        state, reason = "failed", self.reason(job.folder, error)
         if self.signals.first is not None:
             state, reason = "interrupted", "its process was ended when the sweep was stopped"
         compose_job(job, self.compositions, self.folder)
         code = SIGNALLED + self.signals.first if self.signals.first is not None else 1
         return record_end(job, JobOutcome(state, reason, transient=False), exit_code=code)
 
-    def reason(self, error: Exception | None) -> str:
-        """Return why Ray gave up a run that has not recorded an end."""
+    def reason(self, folder: Path, error: Exception | None) -> str:
+        """Return why a run has not recorded an end: what its job has printed last if that has returned, else what Ray says."""
         errors = self.ray.exceptions
+        if error is None:
+            return last_line(folder / CONSOLE_LOG) or "its job has returned without a run"
         if isinstance(error, errors.RayTaskError):
             cause = getattr(error, "cause", error)
             return f"Ray could not make the run: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}"

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -50,6 +51,20 @@ def die_once() -> None:
         die()
 
 
+def be_cut_off() -> None:
+    """Die, and leave a process that has nothing of this one but the lock of its run folder."""
+    if os.fork():
+        time.sleep(1)  # till the other has left the process group, which is killed with this process
+        die()
+    os.setsid()
+    for file in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if file.readlink().name != ".lock":
+                os.close(int(file.name))
+    time.sleep(600)
+    os._exit(0)
+
+
 def break_under_mps() -> None:
     if "CUDA_MPS_PIPE_DIRECTORY" in os.environ:
         raise RuntimeError("CUDA error: unspecified launch failure")
@@ -74,6 +89,7 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "dawdles": dawdle,
     "dies": die,
     "dies_once": die_once,
+    "is_cut_off": be_cut_off,
     "breaks_under_mps": break_under_mps,
     "hogs": hog,
     "violates": violate,
