@@ -10,7 +10,7 @@ import ast
 import hashlib
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -46,26 +46,28 @@ def source_id(source: bytes) -> str:
 
     It visits the syntax tree field by field, because `ast.dump` and `ast.unparse` differ between versions of Python.
     """
-    return hashlib.sha256("\0".join(_tokens(ast.parse(source))).encode()).hexdigest()
+    tokens: list[str] = []
+    _add_tokens(ast.parse(source), tokens)
+    return hashlib.sha256("\0".join(tokens).encode()).hexdigest()
 
 
-def _tokens(node: Any) -> Iterator[str]:
+def _add_tokens(node: Any, tokens: list[str]) -> None:
     if isinstance(node, ast.AST):
-        yield type(node).__name__
+        tokens.append(type(node).__name__)
         for name in node._fields:
             value = getattr(node, name, None)
             if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some format specifications with an empty string
                 value = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
             if value is not None and value != [] and name != "kind":  # `kind` is the u of u"", and type comments are comments
-                yield name
-                yield from _tokens(value)
-        yield ")"
+                tokens.append(name)
+                _add_tokens(value, tokens)
+        tokens.append(")")
     elif isinstance(node, list):
         for item in node:
             if not _does_nothing(item):
-                yield from _tokens(item)
+                _add_tokens(item, tokens)
     else:
-        yield f"{type(node).__name__} {node!r}"
+        tokens.append(f"{type(node).__name__} {node!r}")
 
 
 def _does_nothing(node: Any) -> bool:
