@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -39,6 +42,7 @@ COMPARING_SWEEPERS = (
 )
 """The sweepers that run what they were told. Any other searches: it is told the score of each run."""
 
+SESSION = "train.run.session"
 TITLE_GROUPS = ("experiment", "data", "model", "init", "norm", "augment", "regularization", "optimizer", "schedule")
 
 
@@ -166,13 +170,31 @@ def start(
     previous = run_to_resume(folder, bookkeeping["resume"])
     if previous is not None:
         refuse_changes(previous, content)
-    with held_signals():
-        from train.run.session import open_session  # imports torch
+    import_session()
+    from train.run.session import open_session
 
     with loading_shown():
         session = open_session(settings, folder, checkpoints, previous, typed)
     session.claim_folder(content, user_overrides(overrides), choices)
     return session
+
+
+def import_session() -> None:
+    """Import what trains a run, torch above all.
+
+    The garbage collector, which would search half a million new objects again and again, is off meanwhile, and leaves them out
+    afterwards.
+    """
+    if SESSION in sys.modules:
+        return
+    gc.disable()
+    try:
+        with held_signals():
+            importlib.import_module(SESSION)
+            importlib.import_module("torch._inductor")  # as `torch.use_deterministic_algorithms` does
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def resolve_config(config: DictConfig) -> dict[str, Any]:

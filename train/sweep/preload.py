@@ -89,8 +89,10 @@ def receive_or_refuse(client: socket.socket, size: int) -> list[int]:
 
 os.fork = fork_or_refuse
 reduction.recvfds = receive_or_refuse
+gc.disable()  # it would search all the new objects again and again, in vain
 for _name in MODULES:
     import_package(_name)
 code_id()  # hash the sources that are loaded now, once for all workers
 gc.collect()
 gc.freeze()  # else the first collection in each worker would copy every page that holds an object
+gc.enable()
