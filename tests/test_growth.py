@@ -36,7 +36,7 @@ from train.sweep.settings import parse_sweep
 AT_MOST = 2.3
 """How many times the CPU time twice the work may take."""
 NOISE_S = 0.02
-MOST_PAIRS = 6
+MOST_PAIRS = 10
 """How often both are measured before the growth counts as real."""
 MEMORY = 1.1
 """How many times the memory twice the work may take where nothing is to be kept."""
