@@ -51,6 +51,7 @@ BELOW: dict[str, set[str]] = {
     "sweep": {
         "report",
         "run",
+        "collector",
         "config",
         "sinks",
         "store",
@@ -69,7 +70,9 @@ BELOW: dict[str, set[str]] = {
     "slips": {"help", "command", "escape", "errors"},
     "help": {"command", "escape", "errors"},
     "naming": set(),
+    "collector": set(),
     "run": {
+        "collector",
         "config",
         "explain",
         "observe",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from train.collector import uncollected
 from train.run.step import TrainState
 
 
@@ -69,7 +70,7 @@ class CudaCapture(Capture):
         self._pool = None  # after an error, the memory of the graphs made before is not for others
         with (
             torch.cuda.stream(torch.cuda.current_stream(self._device)),  # torch does not leave its own if the capture fails
-            uncollected(),
+            uncollected(),  # an old graph or tensor that is freed would end the capture
             undone_on_error(self._train_state),
             capturable(self._train_state.optimizer),
             # Threads of the reader may call CUDA meanwhile.
@@ -95,18 +96,6 @@ def shortage_of(step: int, copies: int, free: int) -> str:
     if needed <= free:
         return ""
     return f"it needs {needed / 2**30:.1f} GiB, part of them for eager steps beside it, and {free / 2**30:.1f} GiB are free"
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Keep the garbage collector off inside the context: an old graph or tensor that it frees would end a capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager

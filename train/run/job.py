@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from train.collector import uncollected
 from train.command import as_typed, own_parts
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, CompositionError, Interrupted
@@ -187,14 +188,11 @@ def import_session() -> None:
     """
     if SESSION in sys.modules:
         return
-    gc.disable()
-    try:
+    with uncollected():
         with held_signals():
             importlib.import_module(SESSION)
             importlib.import_module("torch._inductor")  # as `torch.use_deterministic_algorithms` does
         gc.freeze()
-    finally:
-        gc.enable()
 
 
 def resolve_config(config: DictConfig) -> dict[str, Any]:

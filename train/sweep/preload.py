@@ -15,6 +15,7 @@ import socket
 import sys
 from multiprocessing import reduction
 
+from train.collector import uncollected
 from train.store.code import code_id
 
 MODULES = (
@@ -89,10 +90,9 @@ def receive_or_refuse(client: socket.socket, size: int) -> list[int]:
 
 os.fork = fork_or_refuse
 reduction.recvfds = receive_or_refuse
-gc.disable()  # it would search all the new objects again and again, in vain
-for _name in MODULES:
-    import_package(_name)
-code_id()  # hash the sources that are loaded now, once for all workers
-gc.collect()
-gc.freeze()  # else the first collection in each worker would copy every page that holds an object
-gc.enable()
+with uncollected():  # the collector would search all the new objects again and again, in vain
+    for _name in MODULES:
+        import_package(_name)
+    code_id()  # hash the sources that are loaded now, once for all workers
+    gc.collect()
+    gc.freeze()  # else the first collection in each worker would copy every page that holds an object
