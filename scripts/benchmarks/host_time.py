@@ -64,6 +64,7 @@ class TimedRunner(StepRunner):
     def __init__(self, runner: StepRunner, clock: HostClock) -> None:
         super().__init__(runner.train_state, runner.observer)
         self.runner = runner
+        self.runs_ahead = runner.runs_ahead
         self.clock = clock
 
     def train(self, batch: Batch, lr_factor: float) -> Measurement:

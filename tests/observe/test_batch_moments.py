@@ -43,7 +43,7 @@ def test_batch_moments_match_the_reference_at_every_step(model: str, precision: 
         with moments.recording(step), moments.storing(), recorder.recording():
             train_step(train_state, batch, 1.0)
         references.append(recorder.statistics_by_tag(1.0))
-    rows = moments.pop_rows()
+    rows = moments.send_rows()()
     assert [step for step, _ in rows] == list(range(6))
     weighted = {name for name, module in train_state.model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     for step, values in rows:
@@ -51,7 +51,7 @@ def test_batch_moments_match_the_reference_at_every_step(model: str, precision: 
         for tag, value in values.items():
             std = references[step][tag.replace("_mean", "_std")]
             assert value == pytest.approx(references[step][tag], abs=TOLERANCE * std), f"{tag} at step {step}"
-    assert moments.pop_rows() == [], "rows are popped once"
+    assert moments.send_rows()() == [], "rows are popped once"
 
 
 # Choice of layers
@@ -106,7 +106,7 @@ def test_find_normalized_layers_selects_direct_norm_inputs() -> None:
     recorder = SignalRecorder(zoo)
     with moments.recording(0), moments.storing(), recorder.recording():
         zoo(torch.randn(5, 2, 3, 3, generator=torch.Generator().manual_seed(0)))
-    ((_, values),) = moments.pop_rows()
+    ((_, values),) = moments.send_rows()()
     reference = recorder.statistics_by_tag(1.0)
     assert len(values) == 12
     assert values == pytest.approx({tag: reference[tag] for tag in values}, rel=1e-4, abs=1e-5)
@@ -127,13 +127,13 @@ def test_batch_moments_need_exactly_one_batch_per_step() -> None:
         with moments.recording(step), moments.storing():
             for _ in range(calls):
                 net(x)
-    assert [step for step, _ in moments.pop_rows()] == [0]
+    assert [step for step, _ in moments.send_rows()()] == [0]
     net.train()
     for step, calls in [(3, 2), (4, 1)]:
         with moments.recording(step), moments.storing():
             for _ in range(calls):
                 net(x)
-    assert [step for step, _ in moments.pop_rows()] == [4]
+    assert [step for step, _ in moments.send_rows()()] == [4]
 
 
 # Resolution of float32 averages
@@ -150,7 +150,7 @@ def recovered_stds(inputs: list[Tensor]) -> dict[int, float]:
     for step, x in enumerate(inputs):
         with moments.recording(step), moments.storing(), torch.no_grad():
             net(x)
-    return {step: values["activation_std/0"] for step, values in moments.pop_rows()}
+    return {step: values["activation_std/0"] for step, values in moments.send_rows()()}
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-4, 0.0), (1e3, 0.0), (1e12, 0.0), (1.0, 300.0), (1.0, 1e5), (0.03, 0.0)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.harness import settings_for, train_in_process
 from tests.steps import train_step
 from train.data.array_reader import ArrayReader
 from train.data.readers import Readers
+from train.observe.arrival import Arrival
 from train.run.divergence import NanWatch
 from train.run.setup import Setup, prepare
 from train.run.step import TrainState
@@ -167,6 +170,37 @@ def test_nan_watch_finds_first_nonfinite_without_waiting() -> None:
         for step in range(5):
             watch.add(step, losses[step])
     assert watch.first_nonfinite(wait=True) == 2
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 50, 4)])
+def test_numbers_arrive_without_waiting_and_as_they_were_when_sent(shape: tuple[int, ...]) -> None:
+    numbers = torch.randn(shape, device=DEVICE)
+    expected = numbers.cpu()
+    assert torch.equal(Arrival(numbers).take(), expected)  # the first one takes pinned memory
+    with forbid_waiting():
+        torch.cuda._sleep(10**8)
+        arrival = Arrival(numbers)
+        numbers.zero_()
+        assert not arrival.is_there
+    assert torch.equal(arrival.take(), expected)
+    later = Arrival(numbers + 1)
+    assert torch.equal(later.take(), torch.ones(shape))
+
+
+def test_context_of_the_gpu_is_begun_in_a_thread() -> None:
+    program = """
+import threading
+import torch
+from train.run.device import begin_context
+begin_context(torch.device("cuda", 0))
+assert threading.active_count() == 2
+for thread in threading.enumerate()[1:]:
+    thread.join()
+assert torch._C._cuda_hasPrimaryContext(0)
+begin_context(torch.device("cuda", 99))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second GPU that torch can use")

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.run.twins import (
     PARTS,
     SMALL,
     VARIANTS,
+    Rows,
     begin,
     begin_with,
     copied,
@@ -38,11 +39,13 @@ from tests.run.twins import (
     uncaptured,
 )
 from tests.steps import train_step
+from train.data.contracts import Batch
 from train.errors import UsageError
 from train.rng import seed_device
 from train.run.capture import Capture, capturable, shortage_of
 from train.run.checkpoint import encode_checkpoint
 from train.run.graphs import WARM_STEPS, GraphedRunner, foreign_part
+from train.run.loop import Loop, NoSaver, Reader
 from train.run.runner import Kind, StepRunner, evaluate
 from train.run.signals import StopSignal
 from train.run.static_step import first_difference
@@ -134,6 +137,89 @@ def test_loop_of_static_steps_diverges_at_the_same_step(every: int) -> None:
     assert (ended[0].reason, ended[0].steps) == (ended[1].reason, ended[1].steps)
     assert rows.rows == expected.rows
     assert same(loop.train_state.state(), eager.train_state.state())
+
+
+class BrokenReader:
+    """A reader that fails after some batches of the first epoch."""
+
+    def __init__(self, reader: Reader, batches: int) -> None:
+        self.reader, self.batches = reader, batches
+        self.steps_per_epoch = reader.steps_per_epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        yield from itertools.islice(self.reader.epoch(epoch, start), self.batches)
+        raise OSError("the disk is gone")
+
+    def eval_batches(self) -> Iterator[Batch]:
+        return self.reader.eval_batches()
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_loop_that_fails_has_recorded_every_step_before(batches: int) -> None:
+    """Also what was measured in the last of them, and waits for the next one where steps are launched ahead."""
+    seen = []
+    for static in (False, True):
+        loop, rows = new_loop("observe.every=2", "trainer.record_every=1", static=static)
+        with pytest.raises(OSError, match="the disk is gone"):
+            dataclasses.replace(loop, train=BrokenReader(loop.train, batches)).run()
+        seen.append(rows.rows)
+    assert seen[0] == seen[1]
+    assert seen[0][-1][0] == batches
+
+
+class NotingSaver(NoSaver):
+    """Notes how many records there are whenever the state would be saved: after every step."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.noted = rows, list[int]()
+
+    def due(self, done: int) -> bool:  # noqa: ARG002
+        return True
+
+    def save(self, loop: Loop) -> None:
+        self.noted.append(len(self.rows.rows))
+        loop.state()
+
+
+def test_checkpoint_comes_after_all_records_before_it() -> None:
+    savers = []
+    for static in (False, True):
+        loop, rows = new_loop("observe.every=2", static=static)
+        savers.append(NotingSaver(rows))
+        dataclasses.replace(loop, saver=savers[-1]).run()
+    assert savers[0].noted == savers[1].noted
+    assert len(savers[0].noted) == 14
+
+
+class NotingCapture(Capture):
+    """Notes how many records there are whenever a step is launched, and what it is launched for."""
+
+    def __init__(self) -> None:
+        self.rows: Rows | None = None
+        self.noted = list[list[int]]()
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        self.noted.append(noted := [])
+
+        def launch() -> None:
+            assert self.rows is not None
+            noted.append(len(self.rows.rows))
+            step()
+
+        return launch
+
+
+def test_next_step_is_launched_before_the_measurements_of_an_observed_one_are_recorded() -> None:
+    """Else a GPU would have nothing to do until the host has recorded them."""
+    capture = NotingCapture()
+    overrides = ["observe.every=4", "observe.every_step=false", "observe.probe_size=0", "trainer.record_every=50"]
+    whole = [*overrides, "data.val_fraction=0", "trainer.max_steps=11"]
+    loop, rows = loop_of(begin(*ON_CPU, *whole), static=True, capture=capture)
+    capture.rows = rows
+    loop.run()
+    trained = capture.noted[0]
+    assert [row[0] for row in rows.rows] == [0, 4, 8, 10, 11]
+    assert trained == [1, 1, 2, 2, 2], "before steps 3, 5, 6, 7 and 9: the record of step 4 follows step 5"
 
 
 @pytest.mark.parametrize("end", [4, pytest.param(9, marks=pytest.mark.long)])

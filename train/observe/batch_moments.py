@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from train.observe.arrival import Arrival
 from train.observe.layers import LayerCall
 from train.parts.model.trace import TRACED_IMAGES, Call
 from train.tags import join
@@ -36,7 +37,8 @@ MAX_ROUNDING_SHARE = 0.01
 """Values whose rounding error exceeds this share of the layer's std are dropped. For signals much smaller than the initial
 running variance (1), this drops the early steps: float32 averages cannot resolve them."""
 
-Columns: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Row: TypeAlias = tuple[int, dict[str, float]]
+"""A step and its values by tag."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class BatchMoments:
     """Stores the running averages around train steps and computes the layers' mean and std from them later.
 
     `batch_size`: images of each train step; `total`: train steps of the run; `capacity`: the number of rows that fit on the
-    device before `pop_rows`. Storing is a few copies between device tensors; only `pop_rows` makes the host wait.
+    device before `send_rows`. Storing is a few copies between device tensors; only the rows make the host wait.
     """
 
     def __init__(self, layers: Sequence[NormalizedLayer], batch_size: int, total: int, capacity: int) -> None:
@@ -140,7 +142,7 @@ class BatchMoments:
         if not self.due(step):
             yield
             return
-        assert len(self._steps) < self._capacity, "the buffer is full: call pop_rows first"
+        assert len(self._steps) < self._capacity, "the buffer is full: call send_rows first"
         self._row = len(self._steps)
         try:
             yield
@@ -181,40 +183,43 @@ class BatchMoments:
         torch.cat(self._sources, out=averages)
         torch.cat(self._counters, out=counts)
 
-    def pop_rows(self, before: int | None = None) -> list[tuple[int, dict[str, float]]]:
-        """Return (step, tag -> value) for the stored steps below `before` (None: all) and remove them; the only copy to the host.
+    def send_rows(self, before: int | None = None) -> Callable[[], list[Row]]:
+        """Remove the stored steps below `before` (None: all), and return what waits for their values and returns them.
 
-        A layer has values only if its norm saw exactly one batch in the train step and the rounding error is small enough
-        (MAX_ROUNDING_SHARE).
+        They are copied to the host meanwhile, all at once. A layer has values only if its norm saw exactly one batch in the train
+        step and the rounding error is small enough (MAX_ROUNDING_SHARE).
         """
         count = len(self._steps) if before is None else sum(step < before for step in self._steps)
         if not count:
-            return []
+            return list
         # Compute all rows, used or not: how a device sums a row may depend on the number of rows, and a resumed run has fewer.
-        means, stds, usable = (column[:count].tolist() for column in self._compute())
-        rows: list[tuple[int, dict[str, float]]] = []
-        for i, step in enumerate(self._steps[:count]):
-            columns = [column for column in zip(self._tags, means[i], stds[i], usable[i], strict=True) if column[3]]
-            values = {tags[0]: mean for tags, mean, _, _ in columns} | {tags[1]: std for tags, _, std, _ in columns}
+        steps, columns = self._steps[:count], Arrival(self._compute()[:, :count])
+        self.next_step = steps[-1] + 1
+        self._keep(self._steps[count:], self._averages[count:], self._counts[count:])
+        return lambda: self._rows(steps, columns)
+
+    def _rows(self, steps: Sequence[int], columns: Arrival) -> list[Row]:
+        rows: list[Row] = []
+        for step, means, stds, usable in zip(steps, *columns.take().tolist(), strict=True):
+            used = [value for value in zip(self._tags, means, stds, usable, strict=True) if value[3]]
+            values = {tags[0]: mean for tags, mean, _, _ in used} | {tags[1]: std for tags, _, std, _ in used}
             if values:
                 rows.append((step, values))
-        self.next_step = self._steps[count - 1] + 1
-        self._keep(self._steps[count:], self._averages[count:], self._counts[count:])
         return rows
 
     def fill(self) -> None:
         """Compute the columns of all rows, where `launch` finds them: what a CUDA graph captures. It has many small kernels."""
         self._columns = self._moments()
 
-    def _compute(self) -> Columns:
+    def _compute(self) -> Tensor:
         if self.launch is None:
             return self._moments()
         self.launch()
         return self._columns
 
     @torch.no_grad()
-    def _moments(self) -> Columns:
-        """Return mean, std (dividing by the number of values) and whether they are usable, each [R, L].
+    def _moments(self) -> Tensor:
+        """Return mean, std (dividing by the number of values) and 1 where they are usable, else 0: [3, R, L].
 
         std^2 = mean over the channels of their variances + variance over the channels of their means. It is infinite from 1e19
         on, where squares exceed float32.
@@ -233,7 +238,7 @@ class BatchMoments:
         error = mean_error + variance_error / (2 * std)
         inexact = error > MAX_ROUNDING_SHARE * std  # False for NaN: non-finite values are recorded too
         once = self._counts[:, 1] - self._counts[:, 0] == 1
-        return mean, std, once & ~inexact & (lost[0] + lost[1] == 0)
+        return torch.stack((mean, std, (once & ~inexact & (lost[0] + lost[1] == 0)).to(mean.dtype)))
 
     def _keep(self, steps: list[int], averages: Tensor, counts: Tensor) -> None:
         self._steps = steps

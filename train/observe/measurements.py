@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from train.observe.arrival import Arrival
 from train.observe.combine import Measured, combined
 from train.tags import join
 from train.world import ALONE, World
@@ -109,8 +110,8 @@ class MeasurementBuffer:
         """Add what was taken. It comes before what is added by other calls until `read`."""
         self._tables.append(table)
 
-    def read(self, layers: Iterable[str], world: World = ALONE) -> Observation:
-        """Return everything added since the last call, in one copy from the device, and clear the buffer.
+    def send(self, layers: Iterable[str], world: World = ALONE) -> Callable[[], Observation]:
+        """Copy everything added since the last call to the host, at once, clear the buffer, and return what waits for it.
 
         The layers of a statistic come in the order of `layers`. `world`: the ranks that measured parts of a batch, of which this
         is one collective.
@@ -119,12 +120,16 @@ class MeasurementBuffer:
         tables = self._tables if added is None else [*self._tables, added]
         self._tables = []
         if not tables:
-            return Observation()
-        of_ranks = [_measured(tables, numbers) for numbers in world.gathered(torch.cat([t.numbers for t in tables])).tolist()]
-        measured = of_ranks[0] if world.is_alone else combined(of_ranks)
-        finite = {tag: row for tag, row in measured.rows.items() if math.isfinite(row[0]) and math.isfinite(row[1])}
-        histograms = tuple(histogram_from_counts(tag, row) for tag, row in finite.items())
-        return Observation(ordered_tags(measured.scalars, layers), histograms)
+            return Observation
+        arrival = Arrival(world.gathered(torch.cat([table.numbers for table in tables])))
+        return lambda: _observation([_measured(tables, numbers) for numbers in arrival.take().tolist()], layers)
+
+
+def _observation(of_ranks: Sequence[Measured], layers: Iterable[str]) -> Observation:
+    measured = of_ranks[0] if len(of_ranks) == 1 else combined(of_ranks)
+    finite = {tag: row for tag, row in measured.rows.items() if math.isfinite(row[0]) and math.isfinite(row[1])}
+    histograms = tuple(histogram_from_counts(tag, row) for tag, row in finite.items())
+    return Observation(ordered_tags(measured.scalars, layers), histograms)
 
 
 def _measured(tables: Sequence[Table], numbers: Sequence[float]) -> Measured:

@@ -85,8 +85,12 @@ class Observer:
         return due(step, self.settings.histogram_every, last)
 
     def collect(self) -> Observation:
-        """Return everything measured since the last call; the only copy from the device to the host."""
-        return self._buffer.read(self._names, self.world)
+        """Return everything measured since the last call."""
+        return self.send()()
+
+    def send(self) -> Callable[[], Observation]:
+        """Copy everything measured since the last call to the host, the only copy, and return what waits for it."""
+        return self._buffer.send(self._names, self.world)
 
     def take(self) -> Table | None:
         """Return what was measured by hooks since the last call as one tensor on the device; `put` adds it for `collect`."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from train.data.contracts import Batch
+from train.observe.arrival import Arrival
 from train.run.signals import StopSignal
 from train.run.step import TrainState
 from train.run.stored_state import fitting, refuse_unlike
@@ -30,9 +31,7 @@ class NanWatch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._losses: list[tuple[int, Tensor]] = []
-        self._sent: deque[tuple[tuple[int, ...], Tensor, torch.cuda.Event]] = deque()
-        self._free: list[Tensor] = []
-        """Pinned memory of losses that have arrived. Allocating it makes the host wait."""
+        self._sent: deque[tuple[tuple[int, ...], Arrival]] = deque()
 
     def add(self, step: int, loss: Tensor) -> None:
         self._losses.append((step, loss))
@@ -42,12 +41,7 @@ class NanWatch:
     def _send(self) -> None:
         steps, losses = zip(*self._losses, strict=True)
         self._losses.clear()
-        host = self._free.pop() if self._free else torch.empty(COPY_EVERY, dtype=losses[0].dtype, pin_memory=True)
-        host[: len(losses)].copy_(torch.stack(losses), non_blocking=True)
-        event = torch.cuda.Event()
-        # The default is the current device's stream. On another device the event would not wait for the copy.
-        event.record(torch.cuda.current_stream(self._device))
-        self._sent.append((steps, host, event))
+        self._sent.append((steps, Arrival(torch.stack(losses))))
 
     def first_nonfinite(self, wait: bool = False) -> int | None:
         """Return the first step whose loss was NaN or infinite among those that have arrived. `wait`: for all of them first."""
@@ -57,14 +51,11 @@ class NanWatch:
         if wait and self._losses:
             self._send()
         while self._sent:
-            steps, losses, event = self._sent[0]
-            if wait:
-                event.synchronize()
-            elif not event.query():
+            steps, losses = self._sent[0]
+            if not wait and not losses.is_there:
                 return None
             self._sent.popleft()
-            self._free.append(losses)
-            for step, loss in zip(steps, losses.tolist(), strict=False):
+            for step, loss in zip(steps, losses.take().tolist(), strict=True):
                 if not math.isfinite(loss):
                     return step
         return None

@@ -118,6 +118,7 @@ class GraphedRunner(StepRunner):
             self._stay_eager(Kind.TRAIN, reason)
         else:
             self._capture = capture or CudaCapture(train_state)
+            self.runs_ahead = True
         if not train_state.calls_hooks:
             for kind in (Kind.OBSERVED, Kind.HISTOGRAMS):
                 self._ways[kind].reason = "a compiled model calls no hooks, so the original is observed"

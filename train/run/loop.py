@@ -86,7 +86,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.runner = self.runner or StepRunner(self.train_state, self.observer)
         moments = self.runner.moments_for(self.plan.batch_size, self.plan.total, capacity=SNAPSHOT_EVERY)
-        self.recorder = Recorder(self.sink, self.plan, moments, self.began)
+        self.recorder = Recorder(self.sink, self.plan, moments, self.began, waits=not self.runner.runs_ahead)
         self.stepper = Stepper(self.runner, self.schedule, self.plan, self.recorder)
         self.divergence = DivergenceWatch(self.train_state, keep_snapshots=bool(self.observer.layers))
         self.steps = 0
@@ -103,10 +103,13 @@ class Loop:
             self.stepper.observe_initial(self.train.epoch(0))
         if not self.evaluated:
             self.evaluate_when_due()
-        with self.recorder.clock.running():
-            for step, batch in () if self.stop else self.batches(self.steps):
-                if not self.train_on(step, batch):
-                    break
+        try:
+            with self.recorder.clock.running():
+                for step, batch in () if self.stop else self.batches(self.steps):
+                    if not self.train_on(step, batch):
+                        break
+        finally:
+            self.recorder.settle()
         status: Literal["done", "interrupted"] = "interrupted" if self.stop else "done"
         self.save()
         if self.divergence.failed_step is not None:
@@ -125,6 +128,7 @@ class Loop:
 
     def result(self, status: Literal["done", "diverged", "interrupted"], reason: str = "") -> TrainResult:
         recorder = self.recorder
+        recorder.settle()
         return TrainResult(status, reason, self.steps, recorder.train_loss, recorder.val, recorder.clock.seconds)
 
     def batches(self, start: int) -> Iterator[tuple[int, Batch]]:
@@ -167,6 +171,7 @@ class Loop:
     def save(self) -> None:
         """Save the state, unless the loss is not finite: such a run cannot resume."""
         if not self.diverged(wait=True) and self.plan.total:
+            self.recorder.settle()
             self.saver.save(self)
 
     def diverged(self, wait: bool) -> bool:

@@ -37,12 +37,14 @@ class Stepper:
         """Run one train step, observed where that is due."""
         if step == 0:
             self.observe_probe()
-        if self.observer.due(step, self.plan.total - 1):
+        if is_observed := self.observer.due(step, self.plan.total - 1):
             measurement = self._hooked(step, batch, self.runner)
-            self.recorder.record_moments()
         else:
             with self.recorder.moments.recording(step):
                 measurement = self._plain(step, batch, self.runner)
+        self.recorder.settle()  # what the steps before have left, while the device computes this one
+        if is_observed:
+            self.recorder.record_moments()
         self.record_observation(step)
         return measurement
 
@@ -72,7 +74,7 @@ class Stepper:
             self.runner.observe_probe()
 
     def record_observation(self, step: int) -> None:
-        self.recorder.record_observation(step, self.observer.collect())
+        self.recorder.record_observation(step, self.observer.send())
 
     def _plain(self, step: int, batch: Batch, runner: StepRunner) -> Measurement:
         self._seed_dropout(step)

@@ -1,16 +1,23 @@
-"""What was measured since the last record, and its records; the best score; and the training time."""
+"""What was measured since the last record, and its records; the best score; and the training time.
+
+On a GPU the host would wait for each number that it records, and the GPU then for the next step. So numbers are recorded after
+the next step was launched, and before anything else is recorded.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from train.observe.batch_moments import BatchMoments
+from train.observe.arrival import Arrival
+from train.observe.batch_moments import BatchMoments, Row
 from train.observe.measurements import Observation
 from train.run.step import Measurement, Score, table_of
 from train.sinks.contracts import Sink
@@ -73,28 +80,44 @@ class Stopwatch:
 class Recorder:
     """The measurements of a training that are not recorded yet, and the scores so far.
 
-    `moments`: of the batch norms; `began`: the value of `time.perf_counter` when the run started; `train_loss`: of the last
-    record.
+    `moments`: of the batch norms; `began`: the value of `time.perf_counter` when the run started; `waits`: False where numbers
+    are recorded when `settle` is called; `train_loss`: of the last record.
     """
 
     sink: Sink
     plan: TrainPlan
     moments: BatchMoments
     began: float
+    waits: bool = True
     clock: Stopwatch = field(default_factory=Stopwatch)
     unrecorded: list[Measurement] = field(default_factory=list)
     train_loss: float | None = None
     val: Score | None = None
     best: Best | None = None
+    _expected: deque[Callable[[], None]] = field(default_factory=deque)
+    """Records of numbers that are on their way."""
+
+    def settle(self) -> None:
+        """Wait for all numbers that are on their way, and record them in the order in which they were sent."""
+        while self._expected:
+            self._expected.popleft()()
+
+    def _expect(self, record: Callable[[], None]) -> None:
+        self._expected.append(record)
+        if self.waits:
+            self.settle()
 
     def record_training(self, done: int, lr: float) -> None:
         """Record mean loss and accuracy since the last record; the only copy of both from device to host."""
-        if not self.unrecorded:
-            return
-        loss, correct = table_of(self.unrecorded).mean(dim=0).tolist()
-        self.unrecorded.clear()
+        if self.unrecorded:
+            table = Arrival(table_of(self.unrecorded))
+            self.unrecorded.clear()
+            self._expect(partial(self._record_training, done, lr, table))
+
+    def _record_training(self, done: int, lr: float, table: Arrival) -> None:
+        loss, correct = table.take().double().mean(dim=0).tolist()
         self.train_loss = loss
-        self.record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
+        self._record(done, {"loss/train": loss, "accuracy/train": correct / self.plan.batch_size, "lr": lr})
 
     def drop_last(self, count: int) -> None:
         """Drop the measurements of the last `count` steps, as far as they are not recorded yet."""
@@ -110,23 +133,36 @@ class Recorder:
             return True
         return False
 
-    def record_observation(self, step: int, observation: Observation) -> None:
-        """Record what was observed at `step`, if anything was."""
-        if observation.values:
-            self.record(step, dict(observation.values))
-        for histogram in observation.histograms:
+    def record_observation(self, step: int, observation: Callable[[], Observation]) -> None:
+        """Record what was observed at `step`, if anything was. `observation`: what `Observer.send` returned."""
+        self._expect(partial(self._record_observation, step, observation))
+
+    def _record_observation(self, step: int, observation: Callable[[], Observation]) -> None:
+        observed = observation()
+        if observed.values:
+            self._record(step, dict(observed.values))
+        for histogram in observed.histograms:
             self.sink.histogram(histogram.tag, step, histogram.edges, histogram.counts)
 
     def record_moments(self, before: int | None = None) -> None:
         """Record batch-norm moments before step `before` (None: all), once no replay needs them or a later step is recorded."""
-        for step, values in self.moments.pop_rows(before):
-            self.record(step, values)
+        self._expect(partial(self._record_moments, self.moments.send_rows(before)))
+
+    def _record_moments(self, rows: Callable[[], list[Row]]) -> None:
+        for step, values in rows():
+            self._record(step, values)
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Record values that are on the host, after those that are on their way."""
+        self.settle()
+        self._record(step, values)
+
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
         self.sink.record(Record(step, self.plan.epochs(step), time.perf_counter() - self.began, values))
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint."""
+        self.settle()
         return {
             "losses": [m.loss.clone() for m in self.unrecorded],  # a view would bring along everything beside it
             "correct": [m.correct.clone() for m in self.unrecorded],

@@ -39,6 +39,8 @@ class StepRunner:
         self.train_state = train_state
         self.observer = observer
         self.moments = BatchMoments((), 0, 0, 0)
+        self.runs_ahead = train_state.placement.device.type == "cuda"
+        """Whether a step may be launched while the device is still at the one before."""
         self._compute = {
             Kind.TRAIN: self._update,
             Kind.OBSERVED: partial(observed_update, train_state, observer, False),
@@ -151,5 +153,5 @@ def score_of(
         examples += len(batch.labels)
         if stop:
             return None
-    loss, correct = (table_of(measurements).sum(dim=0) / examples).tolist()
+    loss, correct = (table_of(measurements).cpu().double().sum(dim=0) / examples).tolist()
     return Score(loss, correct, examples)
