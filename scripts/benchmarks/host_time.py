@@ -64,8 +64,11 @@ class TimedRunner(StepRunner):
     def __init__(self, runner: StepRunner, clock: HostClock) -> None:
         super().__init__(runner.train_state, runner.observer)
         self.runner = runner
-        self.runs_ahead = runner.runs_ahead
         self.clock = clock
+
+    @property
+    def runs_ahead(self) -> bool:
+        return self.runner.runs_ahead
 
     def train(self, batch: Batch, lr_factor: float) -> Measurement:
         began = self.clock.now()

@@ -44,7 +44,8 @@ from train.errors import UsageError
 from train.rng import seed_device
 from train.run.capture import Capture, capturable, shortage_of
 from train.run.checkpoint import encode_checkpoint
-from train.run.graphs import WARM_STEPS, GraphedRunner, foreign_part
+from train.run.graph_choice import foreign_part
+from train.run.graphs import WARM_STEPS, GraphedRunner
 from train.run.loop import Loop, NoSaver, Reader
 from train.run.runner import Kind, StepRunner, evaluate
 from train.run.signals import StopSignal

@@ -21,6 +21,8 @@ from torch import nn
 from train.config import TrainerSettings
 from train.errors import UsageError
 
+GRAPH_OPTION = "trainer.cuda_graph=true"
+GRAPH_REMEDY = "Use trainer.cuda_graph=auto, which then trains without one, with the same bits."
 _GPU = re.compile(r"(?:gpu|cuda)?[: ]?(?P<index>\d+)|gpu")
 """What other tools call a GPU: 0, gpu, gpu:1, cuda0."""
 
@@ -110,6 +112,15 @@ def refuse_devices(trainer: TrainerSettings, device: torch.device) -> None:
         raise UsageError(f"{option}: trainer.compile=true works on one device only. Use trainer.compile=false.")
     if trainer.cuda_graph is True:
         raise UsageError(f"{option}: trainer.cuda_graph=true works on one device only. Use trainer.cuda_graph=auto.")
+
+
+def refuse_graph(device: torch.device) -> None:
+    """Raise UsageError, as `trainer.cuda_graph=true` cannot be fulfilled on `device`; do nothing on CUDA."""
+    if device.type != "cuda":
+        raise UsageError(
+            f"{GRAPH_OPTION}: a train step can be a CUDA graph on an NVIDIA GPU only, and this run is on {device.type}. "
+            f"{GRAPH_REMEDY}"
+        )
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:

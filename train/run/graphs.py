@@ -17,15 +17,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from torch import nn
 
 from train.data.contracts import Batch
 from train.errors import UsageError
 from train.observe.observer import Observer
 from train.run.capture import Capture, CudaCapture, release_locals
+from train.run.device import GRAPH_OPTION, GRAPH_REMEDY
+from train.run.graph_choice import Choice, reason_for_eager
 from train.run.runner import Kind, StepRunner
 from train.run.static_probe import StaticProbe
 from train.run.static_step import Form, Places, StaticStep, changing_tensors, form_of, run_both_ways
@@ -33,56 +34,12 @@ from train.run.step import Measurement, TrainState, update
 
 log = logging.getLogger("train")
 
-Choice: TypeAlias = Literal["auto"] | bool
-
 WARM_STEPS = 3
 """Eager steps before a capture. Train steps warm up for each other, observed or not; each kind has to be run once itself. The
 last is watched: a graph cannot hold what waits for the device."""
 
 PROBE = "observation of the probe"
-OPTION = "trainer.cuda_graph=true"
-REMEDY = "Use trainer.cuda_graph=auto, which then trains without one, with the same bits."
-CAPTURED_PACKAGES = ("torch", "torchvision", "train")
-"""`auto` trusts their parts to do the same at every step."""
 TRAINING = (Kind.TRAIN, Kind.OBSERVED, Kind.HISTOGRAMS)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def refuse_graph(device: torch.device) -> None:
-    """Raise UsageError, as `trainer.cuda_graph=true` cannot be fulfilled on `device`; do nothing on CUDA."""
-    if device.type != "cuda":
-        raise UsageError(
-            f"{OPTION}: a train step can be a CUDA graph on an NVIDIA GPU only, and this run is on {device.type}. {REMEDY}"
-        )
-
-
-def reason_for_eager(train_state: TrainState, choice: Choice) -> str:
-    """Return why no capture is tried, or an empty string.
-
-    `choice`: the value of `trainer.cuda_graph`. True captures parts of the user's own, too. They may count steps in Python, which
-    no check can see.
-    """
-    device, optimizer = train_state.placement.device, train_state.optimizer
-    if not train_state.world.is_alone:
-        return f"a run on {train_state.world.size} devices is eager, as nobody has measured the other yet"
-    if choice is False:
-        return "trainer.cuda_graph=false"
-    if device.type != "cuda":
-        return f"the device is {device.type}"
-    if not train_state.rates:
-        return f"the optimizer {type(optimizer).__name__} reads its learning rate on the host"
-    return "" if choice is True else foreign_part(train_state.model, optimizer)
-
-
-def foreign_part(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
-    """Return what the first part of the train step is that is neither torch's, torchvision's nor ours, or an empty string."""
-    for name, part in [*model.named_modules(), ("the optimizer", optimizer)]:
-        kind = type(part)
-        if kind.__module__.partition(".")[0] not in CAPTURED_PACKAGES:
-            return f"{name or 'the model'} is a {kind.__module__}.{kind.__qualname__}, which may change from step to step"
-        if "forward" in vars(part) or any(getattr(part, hooks, None) for hooks in _HOOKS):
-            return f"{name or 'the model'} has a hook or a forward of its own, which may change from step to step"
-    return ""
 
 
 @dataclass
@@ -118,10 +75,14 @@ class GraphedRunner(StepRunner):
             self._stay_eager(Kind.TRAIN, reason)
         else:
             self._capture = capture or CudaCapture(train_state)
-            self.runs_ahead = True
         if not train_state.calls_hooks:
             for kind in (Kind.OBSERVED, Kind.HISTOGRAMS):
                 self._ways[kind].reason = "a compiled model calls no hooks, so the original is observed"
+
+    @property
+    def runs_ahead(self) -> bool:
+        """As of every runner; also where steps are as those of a GPU, without one."""
+        return super().runs_ahead or not self.reason
 
     @property
     def captured(self) -> list[Kind]:
@@ -297,5 +258,5 @@ class GraphedRunner(StepRunner):
             self._drop_graphs()
         self._ways[kind].reason = reason
         if self._choice is True and kind is not Kind.EVALUATION:
-            raise UsageError(f"{OPTION}: the {kind} cannot be a CUDA graph: {reason}. {REMEDY}")
+            raise UsageError(f"{GRAPH_OPTION}: the {kind} cannot be a CUDA graph: {reason}. {GRAPH_REMEDY}")
         log.info("the %s is eager, not a CUDA graph: %s", kind, reason)

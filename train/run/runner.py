@@ -39,14 +39,17 @@ class StepRunner:
         self.train_state = train_state
         self.observer = observer
         self.moments = BatchMoments((), 0, 0, 0)
-        self.runs_ahead = train_state.placement.device.type == "cuda"
-        """Whether a step may be launched while the device is still at the one before."""
         self._compute = {
             Kind.TRAIN: self._update,
             Kind.OBSERVED: partial(observed_update, train_state, observer, False),
             Kind.HISTOGRAMS: partial(observed_update, train_state, observer, True),
             Kind.EVALUATION: partial(eval_step, train_state.scored, train_state.placement),
         }
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step is launched while the device may still be at the one before."""
+        return self.train_state.placement.device.type == "cuda"
 
     def begin_epoch(self, epoch: int) -> bool:
         """Prepare the model for an epoch. Return whether its train steps are others than before."""

@@ -20,9 +20,9 @@ from train.observe.probe import plain_images, probe_images
 from train.parts.model.trace import Call, trace
 from train.run import preflight, unused
 from train.run.build import Parts, build
-from train.run.device import Placement, begin_context, choose_placement, configure_determinism, refuse_devices
+from train.run.device import Placement, begin_context, choose_placement, configure_determinism, refuse_devices, refuse_graph
 from train.run.fingerprint import evidence, fingerprint
-from train.run.graphs import GraphedRunner, refuse_graph
+from train.run.graphs import GraphedRunner
 from train.run.inputs import load_data
 from train.run.recorder import TrainPlan
 from train.run.step import TrainState, forward_of, rates_for
