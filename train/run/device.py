@@ -10,8 +10,6 @@ import os
 import re
 import resource
 import sys
-import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,20 +159,6 @@ def configure_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def begin_context(device: torch.device) -> None:
-    """Begin to make the context of a GPU, half a second of the driver's work, in a thread; the first use of the GPU waits for it.
-
-    The end of the process waits for the thread, too, as the driver may not be left in the middle of it.
-    """
-    if device.type == "cuda":
-        threading.Thread(target=_make_context, args=(device,)).start()
-
-
-def _make_context(device: torch.device) -> None:
-    with suppress(Exception):  # the first use of the GPU meets it again
-        torch.cuda.mem_get_info(device)  # needs a context, and lets other threads of Python run
 
 
 def reset_peak(device: torch.device) -> None:

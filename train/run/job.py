@@ -20,6 +20,7 @@ from train.collector import uncollected
 from train.command import as_typed, own_parts
 from train.config import CheckpointSettings, check, parse
 from train.errors import SIGNALLED, CompositionError, Interrupted
+from train.run.context import begin_context
 from train.run.loading import loading_shown
 from train.run.resume import refuse_changes, run_to_resume, user_overrides
 from train.run.signals import StopSignal, handle_signals, held_signals
@@ -171,6 +172,7 @@ def start(
     previous = run_to_resume(folder, bookkeeping["resume"])
     if previous is not None:
         refuse_changes(previous, content)
+    begin_context(settings.trainer.device, settings.trainer.devices)
     import_session()
     from train.run.session import open_session
 

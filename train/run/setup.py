@@ -20,7 +20,7 @@ from train.observe.probe import plain_images, probe_images
 from train.parts.model.trace import Call, trace
 from train.run import preflight, unused
 from train.run.build import Parts, build
-from train.run.device import Placement, begin_context, choose_placement, configure_determinism, refuse_devices, refuse_graph
+from train.run.device import Placement, choose_placement, configure_determinism, refuse_devices, refuse_graph
 from train.run.fingerprint import evidence, fingerprint
 from train.run.graphs import GraphedRunner
 from train.run.inputs import load_data
@@ -61,7 +61,6 @@ def prepare(settings: Settings, typed: Sequence[str] = (), world: World = ALONE,
     device on this machine.
     """
     assembly = assemble(settings, place)
-    begin_context(assembly.placement.device)
     unused.refuse_unread(typed, settings)
     data = load_data(settings, assembly.parts.dataset)
     steps_per_epoch = whole_batches(len(data.splits.train), settings.trainer.batch_size)  # rejects a batch larger than the split
