@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ from train.sweep.fork_server import ForkServer, Worker
 from train.sweep.jobs import Job
 from train.sweep.progress import JobRow
 
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+"""A PNG of one pixel."""
 CPU = Allocation((Slot("cpu"),), 1)
 GPU = Allocation((Slot("cuda:0", {"CUDA_VISIBLE_DEVICES": "0"}),), 1)
 
@@ -93,3 +97,26 @@ def test_drawing_that_takes_too_long_is_killed(tmp_path: Path, fork_server: Fork
     drawings.kill(100.0 + LIMIT_S)
     assert drawings.finish(ended(fork_server)) is job.slot
     assert said
+
+
+def test_drawings_are_completed_whoever_waits_for_their_processes(tmp_path: Path, fork_server: ForkServer) -> None:
+    said: list[str] = []
+    drawings = Drawings(fork_server, CPU, said.append)
+    for name, failing in (("first", True), ("second", False)):
+        job = a_job(tmp_path / name)
+        drawings.start(job, pickled(tmp_path / name, partial(bytes, 4) if failing else partial(base64.b64decode, DOT)))
+        if failing:
+            ended(fork_server)
+    drawings.complete()
+    assert not drawings.workers
+    assert not fork_server.workers
+    assert len(said) == 1, said
+
+
+def test_drawings_that_take_too_long_end_the_wait(tmp_path: Path, fork_server: ForkServer) -> None:
+    said: list[str] = []
+    drawings = Drawings(fork_server, CPU, said.append, clock=chain([100.0], repeat(100.0 + LIMIT_S)).__next__)
+    assert drawings.start(a_job(tmp_path / "run"), pickled(tmp_path / "run", partial(time.sleep, 600)))  # pyright: ignore[reportArgumentType]
+    drawings.complete()
+    assert not fork_server.workers
+    assert "its figures were not drawn" in "".join(said)

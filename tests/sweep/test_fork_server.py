@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -165,6 +166,19 @@ def test_stopped_process_is_named_once_until_it_goes_on() -> None:
                 assert len(said) == count
         process.kill()
     assert all(text.startswith(message) for text in said)
+
+
+def test_what_was_left_to_the_end_is_waited_for_unless_by_an_exception() -> None:
+    waited: list[str] = []
+    with ForkServer(threads=1) as server:
+        for word in ("first", "second"):
+            server.at_end(partial(waited.append, word))
+        assert not waited
+    assert waited == ["first", "second"]
+    with suppress(ValueError), ForkServer(threads=1) as server:
+        server.at_end(partial(waited.append, "third"))
+        raise ValueError("in the block")
+    assert waited == ["first", "second"]
 
 
 def test_log_that_cannot_be_written_starts_no_process(fork_server: ForkServer, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_daemon_ends_with_its_block(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatc
     assert gpu.left_nothing(pid)
 
 
+def test_end_of_a_daemon_is_waited_for_later_unless_its_block_fails(gpu: FakeGpu) -> None:
+    waits: list[Callable[[], object]] = []
+    with daemon(gpu.tool, {}, waits.append):
+        pid = gpu.pid()
+    (wait,) = waits
+    wait()
+    assert gpu.left_nothing(pid)
+    with suppress(ValueError), daemon(gpu.tool, {}, waits.append):
+        pid = gpu.pid()
+        raise ValueError("in the block")
+    assert gpu.left_nothing(pid)
+    assert len(waits) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_daemon_ends_with_a_killed_process(gpu: FakeGpu, number: signal.Signals) -> None:
     program = (
@@ -86,7 +101,7 @@ def test_service_uses_a_daemon_of_its_own(gpu: FakeGpu, fork_server: ForkServer)
     with service(None, {"CUDA_VISIBLE_DEVICES": str(NOWHERE)}, fork_server) as client:
         assert client[PIPES] == gpu.calls("start")[0][0]
         pid = gpu.pid()
-    assert gpu.left_nothing(pid)
+    wait_until(lambda: gpu.left_nothing(pid), 10)
     with service(False, {}, fork_server) as client:
         assert not client
     assert len(gpu.calls("start")) == 1

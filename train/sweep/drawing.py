@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from train.errors import RunError
 from train.store.files import CONSOLE_LOG
 from train.sweep.devices import Allocation, Slot
-from train.sweep.fork_server import ForkServer, Worker
+from train.sweep.fork_server import KILL_S, ForkServer, Worker
 from train.sweep.job import DRAW
 from train.sweep.jobs import Job
 
+POLL_S = 0.2
 LIMIT_S = 120.0
 """Time after which such a process is killed. The figures are lost then; of the run, nothing is."""
 
@@ -52,6 +53,15 @@ class Drawings:
         if worker.exit_code:
             self.say(f"{job.row.number}: {job.row.label}: its figures were not drawn; see {job.folder}/{CONSOLE_LOG}")
         return None if self.allocation.gpus else job.slot
+
+    def complete(self) -> None:
+        """Wait until all that was started is drawn, or killed. Another launch may have waited for some of these workers."""
+        latest = max((limit for _, limit in self.workers.values()), default=0.0) + KILL_S
+        while any(worker.exit_code is None for worker in self.workers) and self.clock() < latest:
+            self.fork_server.wait(POLL_S)
+            self.kill(self.clock())
+        for worker in list(self.workers):
+            self.finish(worker)
 
     def kill(self, now: float = math.inf) -> None:
         """Kill the workers whose time is up at `now`."""

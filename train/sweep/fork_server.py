@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -96,7 +96,8 @@ class ForkServer:
     threads: threads of each worker's tensor operations, unless `start` sets them. modules: what the server is to import besides.
     workers: those whose exit `wait` has not returned yet. watch: says of the server and of workers when they are stopped.
     failure: what is raised when no process can be started; UsageError as long as nothing has been done.
-    A context manager: leaving it ends every worker. So does the death of this process, whatever its cause.
+    A context manager: leaving it waits for what was left to `at_end`, unless by an exception, and ends every worker. So does the
+    death of this process, whatever its cause.
 
         with ForkServer(threads=1) as fork_server:
             fork_server.start("package.module:function", argument)
@@ -112,6 +113,7 @@ class ForkServer:
         self._context = multiprocessing.get_context("forkserver")
         self._is_starting = False
         self.failure: type[UsageError | RunError] = UsageError
+        self._at_end: list[Callable[[], object]] = []
         self._ensure_server()
         self.watch = StopWatch(self._processes)
         with suppress(RuntimeError):  # the system allows no more threads
@@ -120,8 +122,16 @@ class ForkServer:
     def __enter__(self) -> ForkServer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            while self._at_end and kind is None:
+                self._at_end.pop(0)()
+        finally:
+            self.close()
+
+    def at_end(self, wait: Callable[[], object]) -> None:
+        """Let something that was begun go on until this object is left; `wait` is then called, and waits for it."""
+        self._at_end.append(wait)
 
     def start(
         self,

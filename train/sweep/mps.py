@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def service(wanted: bool | None, variables: Mapping[str, str], fork_server: Fork
     if tool is None or is_there(tool):
         yield {}
         return
-    with daemon(tool, variables) as client:
+    with daemon(tool, variables, fork_server.at_end) as client:
         problem = "its daemon does not start" if client is None else _problem(variables, client, fork_server)
         if problem and wanted:
             raise UsageError(f"hydra.launcher.mps=true: {problem}. Leave the key out: runs then share a GPU in turn.")
@@ -99,12 +99,18 @@ def _uses_gpu(environment: Mapping[str, str], fork_server: ForkServer) -> bool:
     return worker.value is True
 
 
+def _at_once(wait: Callable[[], object]) -> None:
+    wait()
+
+
 @contextmanager
-def daemon(tool: str, variables: Mapping[str, str]) -> Iterator[Mapping[str, str] | None]:
+def daemon(
+    tool: str, variables: Mapping[str, str], at_end: Callable[[Callable[[], object]], None] = _at_once
+) -> Iterator[Mapping[str, str] | None]:
     """Run a daemon inside the block. Gives the variables by which a process becomes its client; None when it does not start.
 
-    `variables`: those of the jobs that choose the order of the GPUs. The daemon ends with the block, or with this process, even
-    if that is killed.
+    `variables`: those of the jobs that choose the order of the GPUs; `at_end`: gets what waits for the end of the daemon, which
+    begins with that of the block. It also ends with this process, even if that is killed.
     """
     folder = Path(tempfile.mkdtemp(prefix="train-mps-"))
     client = {PIPES: str(folder / "pipes"), LOGS: str(folder / "logs")}
@@ -122,11 +128,22 @@ def daemon(tool: str, variables: Mapping[str, str]) -> Iterator[Mapping[str, str
     )
     try:
         yield client if _run(tool, own, "", "-d") == 0 else None
-    finally:
-        assert watcher.stdin is not None
-        watcher.stdin.close()
+    except BaseException:
+        _end(watcher)()
+        raise
+    at_end(_end(watcher))
+
+
+def _end(watcher: subprocess.Popen[bytes]) -> Callable[[], None]:
+    """Let the watcher end the daemon; return what waits for that."""
+    assert watcher.stdin is not None
+    watcher.stdin.close()
+
+    def wait() -> None:
         with suppress(subprocess.TimeoutExpired):  # it goes on without us
             watcher.wait(END_S)
+
+    return wait
 
 
 def uses_gpu(_: object = None) -> bool:

@@ -92,6 +92,7 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
         with service(wanted, allocation.slots[0].environment, fork_server) as mps:
             pool = Pool(request, jobs, replace(allocation, mps=mps), fork_server, display_for(sys.stdout))
             pool.run()
+        fork_server.at_end(pool.drawings.complete)
     exit_codes.append(int(any(job.row.state == "failed" for job in jobs)))
     if pool.signals.first is not None:
         raise Interrupted(pool.signals.first)
@@ -126,12 +127,12 @@ class Pool:
         self.displayed_at = -math.inf
 
     def run(self) -> None:
-        """Run the jobs until none is running or waiting, and all figures are drawn."""
+        """Run the jobs until none is running or waiting. Figures may be drawn until the fork server is closed."""
         self.display.open(self.request.folder, [job.row for job in self.jobs], describe_allocation(self.allocation))
         self.fork_server.watch.say, self.fork_server.failure = self.display.message, RunError
         try:
             with self.signals.listening():
-                while self.waiting or self.running or self.drawings.workers:
+                while self.waiting or self.running:
                     self.poll()
             self.show(always=True)
             if again := sum(job.without_mps for job in self.jobs):
@@ -149,7 +150,7 @@ class Pool:
             self.is_held = False
             if worker in self.running:
                 self.finish(self.running.pop(worker), worker)
-            elif (slot := self.drawings.finish(worker)) is not None:
+            elif worker in self.drawings.workers and (slot := self.drawings.finish(worker)) is not None:
                 self.free.append(slot)
         self.enforce_limits()
         self.show()
@@ -185,7 +186,7 @@ class Pool:
         self.waiting.appendleft(job)
         self.is_held = True
         if not self.signals.count:  # else a signal ended the server, and cancels the job
-            if not self.running and not self.drawings.workers:
+            if not self.fork_server.workers:
                 raise error
             self.display.message(f"{job.row.number}: {job.row.label}: waits until another run has ended: {error}")
 
