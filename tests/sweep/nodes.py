@@ -19,6 +19,8 @@ SWEEP = [
     *("trainer.device=cpu", "norm=none,batch", "seed=0"),
 ]
 """A run for each node, of some seconds."""
+RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+"""Ray's workers have niceness 15 by default: beside a busy neighbour, a run then gets 4 % of a core and takes minutes."""
 
 
 def own_host_name(name: str, command: str) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.sweep.nodes import RAY_VARIABLES
 from tests.sweep.test_pool import AWKWARD, SMALL
 from train.store.run import find_runs, read_run
 
@@ -24,7 +25,7 @@ LAUNCHERS = {"joblib_cores": "joblib", "slurm_local": "submitit", "ray_cluster":
 
 
 def run_sweep(python: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = {"PYTHONPATH": f"{ROOT}{os.pathsep}{AWKWARD}", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    variables = {"PYTHONPATH": f"{ROOT}{os.pathsep}{AWKWARD}", "OMP_NUM_THREADS": "1", **RAY_VARIABLES}
     small = [override for override in SMALL if not override.startswith("hydra.launcher")]
     command = [python, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), *small, *arguments, f"hydra.sweep.dir={folder}"]
     return subprocess.run(command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=300, check=False)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness import SMALL
 from tests.run.rank_processes import records
+from tests.sweep.nodes import RAY_VARIABLES
 from tests.sweep.slurm import contents, runs_of, table
 from tests.sweep.test_pool import AWKWARD
 from tests.sweep.test_pool import SMALL as AWKWARD_RUN
@@ -37,7 +38,7 @@ class Sweep:
     def __init__(self, python: str, folder: Path, *overrides: str) -> None:
         self.folder, self.mark = folder / "sweep", uuid.uuid4().hex
         path = f"{ROOT}{os.pathsep}{AWKWARD}"
-        variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", MARK: self.mark}
+        variables = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **RAY_VARIABLES, MARK: self.mark}
         variables["AWKWARD_MARK"] = str(folder / "mark")
         command = [python, "-m", "train.cli", "-m", "--config-dir", str(AWKWARD), *overrides, f"hydra.sweep.dir={self.folder}"]
         self.log = folder / f"{self.mark}.txt"
@@ -52,7 +53,7 @@ class Sweep:
 
     def ended(self) -> str:
         """Wait for the end of the command, and return what it has printed."""
-        self.process.wait(PATIENCE_S)
+        self.wait_until(lambda: self.process.poll() is not None)
         return self.said
 
     def processes(self) -> list[int]:

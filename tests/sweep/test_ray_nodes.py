@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.sweep.nodes import NODES, SWEEP, end, in_training, own_host_name
+from tests.sweep.nodes import NODES, RAY_VARIABLES, SWEEP, end, in_training, own_host_name
 from tests.sweep.slurm import contents, runs_of, undisturbed_sweep
 from tests.sweep.test_ray import PATIENCE_S, swept
 
-WITHOUT_TOKENS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+WITHOUT_TOKENS = {"RAY_AUTH_MODE": "disabled", **RAY_VARIABLES}
 LEAST_STORE_BYTES = 80_000_000
 pytestmark = pytest.mark.long
 
