@@ -17,7 +17,8 @@ from train.data.contracts import Arrays, Splits
 from train.data.readers import ReaderSettings, open_readers
 from train.data.split import split_validation
 from train.run.build import Parts, build
-from train.run.dry_run import ConfigCheck, check_configs
+from train.run.config_check import ConfigCheck
+from train.run.dry_run import check_configs
 from train.run.memory import CONTEXT_BYTES, LIVE_TENSORS, MARGIN, TrainingMemory, data_bytes, needed_bytes, saved_bytes
 from train.run.memory import training_memory as estimate
 

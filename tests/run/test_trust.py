@@ -19,7 +19,8 @@ from train.command import override
 from train.data.decode import decode
 from train.errors import RunError, UsageError
 from train.run.build import build
-from train.run.dry_run import ConfigCheck, check_configs
+from train.run.config_check import ConfigCheck
+from train.run.dry_run import check_configs
 from train.run.job import start_run
 from train.run.resumed_job import folder_to_resume
 from train.run.trust import trusted, trusted_packages

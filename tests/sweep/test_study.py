@@ -20,7 +20,8 @@ from train.errors import UsageError
 from train.report.budget import check as check_budgets
 from train.report.options import ReportOptions
 from train.report.variance import check
-from train.run.dry_run import ConfigCheck, check_configs
+from train.run.config_check import ConfigCheck
+from train.run.dry_run import check_configs
 from train.store.choices import Tuning
 from train.store.manifest import read_manifest
 from train.sweep.axes import read_request

@@ -16,6 +16,7 @@ from train.data.listing import listed_once
 from train.data.readers import Readers
 from train.errors import UsageError
 from train.run import unused
+from train.run.config_check import ConfigCheck
 from train.run.fingerprint import first_batch
 from train.run.inputs import load_data
 from train.run.loop import Loop, Reader
@@ -53,22 +54,6 @@ class DataFacts:
     bytes: int
     own_validation: bool
     content: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class ConfigCheck:
-    """What a dry run found out about a configuration.
-
-    `problem`: why no run can start with it, or None; `needed_bytes`: the GPU memory of a run, None if not asked for or unknown.
-    `unread` and `notes`: sentences on overrides without effect on it, which are refused and noted, by override. `inputs`: what
-    goes into a run besides the configuration, None if that is unknown.
-    """
-
-    problem: str | None = None
-    needed_bytes: int | None = None
-    unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    inputs: Inputs | None = None
 
 
 def check_configs(request: tuple[Sequence[Mapping[str, Any]], Trust, bool, Sequence[str]]) -> list[ConfigCheck]:

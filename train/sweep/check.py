@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from train.progress import Tell
+from train.run.config_check import ConfigCheck
 from train.run.trust import trusted
 from train.sinks.loading import loading_view
 from train.store.identity import place_of_data, with_place
@@ -21,9 +22,6 @@ from train.sweep.devices import cpu_cores
 from train.sweep.fork_server import ForkServer, Worker
 from train.sweep.plan import SweepPlan
 from train.sweep.reuse import RunStatus, run_statuses
-
-if TYPE_CHECKING:
-    from train.run.dry_run import ConfigCheck
 
 CALL = "train.run.dry_run:check_configs"
 FIRST_BATCHES = "train.run.dry_run:first_batches"
@@ -80,7 +78,7 @@ def _found(
     tell: Tell,
 ) -> dict[str, ConfigCheck]:
     """Return what workers found out about each arm. Nothing of one that crashed its worker: its own run will report that."""
-    pending, found = groups_of_arms(arms, cpu_cores()), dict[str, "ConfigCheck"]()
+    pending, found = groups_of_arms(arms, cpu_cores()), dict[str, ConfigCheck]()
     while pending:
         groups = {
             fork_server.start(
