@@ -16,10 +16,9 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,8 +26,8 @@ from types import ModuleType
 from typing import Any
 
 from train.errors import FEW_OF_EITHER, SHORTAGES, RunError, UsageError, remedy
-from train.run.signals import HELD_SIGNALS
 from train.sweep import worker as worker_process
+from train.sweep.server_process import ensure_server, kill_server, server_pid, thread_variables
 from train.sweep.watch import StopWatch, has_ended, is_stopped
 from train.sweep.worker import Told, open_log
 
@@ -93,9 +92,9 @@ class Worker:
 class ForkServer:
     """A server process that forks workers. The constructor returns before its imports are done; the first `start` waits for them.
 
-    threads: threads of each worker's tensor operations, unless `start` sets them. modules: what the server is to import besides.
-    workers: those whose exit `wait` has not returned yet. watch: says of the server and of workers when they are stopped.
-    failure: what is raised when no process can be started; UsageError as long as nothing has been done.
+    threads: threads of each worker's tensor operations, unless `start` sets them. workers: those whose exit `wait` has not yet
+    returned. watch: says of the server and of workers when they are stopped. failure: what is raised when no process can be
+    started; UsageError as long as nothing has been done.
     A context manager: leaving it waits for what was left to `at_end`, unless by an exception, and ends every worker. So does the
     death of this process, whatever its cause.
 
@@ -104,12 +103,11 @@ class ForkServer:
             (worker,) = fork_server.wait()
     """
 
-    def __init__(self, threads: int, modules: Sequence[str] = ()) -> None:
+    def __init__(self, threads: int) -> None:
         if "forkserver" not in multiprocessing.get_all_start_methods():
             raise UsageError("hydra/launcher=pool: this system cannot fork processes. Use hydra/launcher=basic or joblib.")
         self.threads = threads
         self.workers: list[Worker] = []
-        self._modules = [*modules, "train.sweep.preload"]
         self._context = multiprocessing.get_context("forkserver")
         self._is_starting = False
         self.failure: type[UsageError | RunError] = UsageError
@@ -151,7 +149,7 @@ class ForkServer:
         if log is not None:
             self._check_log(log)
         threads = threads or self.threads
-        variables = os.environ | _thread_variables(threads) | dict(environment or {})
+        variables = os.environ | thread_variables(threads) | dict(environment or {})
         self._ensure_server()
         try:
             connection, its_end = self._context.Pipe()
@@ -197,47 +195,30 @@ class ForkServer:
         while self.workers and time.monotonic() < deadline and not self._is_stopped():
             self.wait(0.1)
         if self.workers:
-            self.kill_server()
+            kill_server()
         self._reap(list(self.workers))
 
     def end_waiting(self) -> None:
         """Kill the server, and so all workers, if it keeps this process waiting: it is stopped, or a start does not return."""
         if self._is_starting or self._is_stopped():
-            self.kill_server()
-
-    def kill_server(self) -> None:
-        """Kill the server: every call that waits for it, or for a worker, returns at once."""
-        if (pid := _server_pid()) is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            kill_server()
 
     def _is_stopped(self) -> bool:
-        pid = _server_pid()
+        pid = server_pid()
         return pid is not None and is_stopped(pid)
 
     def _processes(self) -> dict[int, str]:
         """Return id -> what it does, for the server and all workers."""
-        pid = _server_pid()
+        pid = server_pid()
         server = {} if pid is None else {pid: "the fork server, which starts the jobs"}
         return server | {worker.pid: worker.what for worker in list(self.workers)}
 
     def _ensure_server(self) -> None:
         """Start the server unless it runs."""
-        self._context.set_forkserver_preload(self._modules)  # anew: the pool that decodes images sets its own
-        environment = dict(os.environ)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-        # Python 3.11 starts it with the current folder on its path, where a file could shadow a module, and without our path.
-        os.environ.update(_thread_variables(self.threads), PYTHONSAFEPATH="1", PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
         try:
-            resource_tracker.ensure_running()  # the first time it lets SIGINT and SIGTERM through again
-            signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-            forkserver.ensure_running()
+            ensure_server()
         except OSError as error:
             raise self._cannot_start(error) from error
-        finally:
-            os.environ.clear()
-            os.environ.update(environment)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start(self, process: BaseProcess) -> int:
         """Start the process and return its id. Hides the main module, which `multiprocessing` would run again in each worker."""
@@ -246,7 +227,7 @@ class ForkServer:
         try:
             process.start()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:  # the last two: before all was sent
-            pid = _server_pid()
+            pid = server_pid()
             cause = "It has ended." if pid is None or has_ended(pid, within_s=0.5) else FEW_OF_EITHER
             raise self.failure(f"{SERVER} started no process. {cause}") from error
         except OSError as error:
@@ -278,14 +259,3 @@ class ForkServer:
             worker.reap()
             self.workers.remove(worker)
         return workers
-
-
-def _thread_variables(count: int) -> dict[str, str]:
-    """Return the variables that libraries read at import. OpenBLAS gets one thread: it starts its threads at import, and a fork
-    keeps only one."""
-    return {"OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count), "OPENBLAS_NUM_THREADS": "1"}
-
-
-def _server_pid() -> int | None:
-    """Return the id of the server; None without one of this process's own."""
-    return forkserver._forkserver._forkserver_pid  # pyright: ignore[reportAttributeAccessIssue]

@@ -42,6 +42,7 @@ from train.sweep.jobs import (
 from train.sweep.mps import service
 from train.sweep.progress import rows_of
 from train.sweep.reuse import set_aside
+from train.sweep.server_process import kill_server
 from train.sweep.stop import SignalCounter
 from train.text import plural
 
@@ -282,7 +283,7 @@ class Pool:
                 self.send(job, signal.SIGKILL)
         self.drawings.kill(now)
         if now >= self.give_up_at:
-            self.fork_server.kill_server()
+            kill_server()
 
     def send(self, job: Job, number: int) -> None:
         assert job.worker is not None

@@ -94,5 +94,4 @@ with uncollected():  # the collector would search all the new objects again and 
     for _name in MODULES:
         import_package(_name)
     code_id()  # hash the sources that are loaded now, once for all workers
-    gc.collect()
     gc.freeze()  # else the first collection in each worker would copy every page that holds an object

@@ -38,9 +38,6 @@ SUBDIR = "${job_name:${hydra.overrides.task}}"
 
 POOL_KEYS = ("devices", "jobs_per_device", "threads_per_job", "timeout_minutes", "retries", "mps")
 
-TORCHVISION_CHOICES = ("torchvision", "cifar", "fashion_mnist", "svhn", "imagenet")
-"""Words in overrides that choose a part of torchvision. The fork server then imports it once for all jobs: a second each."""
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -74,8 +71,7 @@ class Sweep:
         tune_seeds = self.settings.tune_seeds if self.settings.tuned else 1
         max_runs = math.prod(len(axis.levels) for axis in request.axes) * max(seeds, tune_seeds)
         allocation = self.allocate(max_runs)
-        modules = ["torchvision"] if any(name in " ".join(overrides) for name in TORCHVISION_CHOICES) else []
-        with ForkServer(allocation.threads, modules) as fork_server:  # imports while the arms are composed
+        with ForkServer(allocation.threads) as fork_server:
             staged, statuses, checks = self.plan(request, planned_looks, typed, allocation, fork_server)
             if self.settings.dry_run:
                 plan_text.show(plan_text.power_lines(staged.plan, staged.folder, self.settings.spread, self.report))

@@ -1,0 +1,91 @@
+"""What the command of a sweep does before its first run: as little as it can, and what takes long at the same time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness import COMMAND, SMALL
+from train.cli import ENVIRONMENT
+
+SWEEP = ["-m", *SMALL, "norm=none,batch", "seed=range(2)", "trainer.device=cpu"]
+MARK = "TRAIN_TEST_START"
+
+SEEN_WHEN_IMPORTED = """
+import sys
+from pathlib import Path
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "train.sweep.sweeper":
+            children = Path("/proc/self/task").glob("*/children")
+            lines = [Path(f"/proc/{pid}/cmdline").read_text() for child in children for pid in child.read_text().split()]
+            print("forkserver" in "".join(lines))
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def run_program(before: str, after: str, arguments: list[str], folder: Path) -> list[str]:
+    """Run the command between two pieces of code, in one process; return the lines that it printed."""
+    program = f"{before}\nfrom train import cli\ntry:\n cli.main()\nexcept SystemExit: pass\n{after}"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return result.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_command_of_a_sweep_never_imports_torch(tmp_path: Path) -> None:
+    """Not even to read what a worker returns: the import takes a second and a half, in which no run can start."""
+    after = "import sys; print('torch' in sys.modules)"
+    printed = run_program("", after, [*SWEEP, f"hydra.sweep.dir={tmp_path}/sweep"], tmp_path)
+    assert any("4 runs: 4 done" in line for line in printed)
+    assert (tmp_path / "sweep/report.html").exists()
+    assert printed[-1] == "False"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_fork_server_imports_torch_while_the_command_imports_its_own(tmp_path: Path) -> None:
+    refused = [*SWEEP, "sweep.design=none_such"]
+    assert run_program(SEEN_WHEN_IMPORTED, "", refused, tmp_path) == ["True"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_refused_sweep_leaves_no_process_that_goes_on_importing(tmp_path: Path) -> None:
+    """It would hold the outputs of the command, for which a pipe would wait."""
+    environment = os.environ | {MARK: str(tmp_path)}
+    output = tmp_path / "output"
+    with output.open("w") as file:
+        command = [str(COMMAND), *SWEEP, "hydra.launcher.retries=-1"]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, stdout=file, stderr=file, timeout=60, check=False)
+    assert result.returncode == 2
+    assert output.read_text().startswith("train: hydra.launcher.retries=-1")
+    deadline = time.monotonic() + 1
+    while (left := processes_with(f"{MARK}={tmp_path}")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def processes_with(variable: str) -> list[str]:
+    """Return the living processes with a variable in their environment. A zombie has none."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if variable.encode() in variables:
+            found.append(entry.name)
+    return found
