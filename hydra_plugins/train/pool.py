@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 if TYPE_CHECKING:
     from train.sweep.fork_server import ForkServer
+    from train.sweep.mps import Service
     from train.sweep.pool import LaunchRequest
 
 
@@ -29,6 +30,8 @@ class PoolLauncher(Launcher):
         """A fork server that the sweeper has started already, if any; reusing it saves the import."""
         self.needed_bytes: int | None = None
         """The GPU memory that a run needs, if the sweeper has estimated it."""
+        self.mps: Service | None = None
+        """NVIDIA's service for the next launch, if it was begun."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Validate the settings; UsageError for an invalid one."""
@@ -39,11 +42,22 @@ class PoolLauncher(Launcher):
             hydra_context.config_loader, config, import_path(task_function), parse_pool_settings(*self._settings)
         )
 
+    def begin_mps(self, environment: Mapping[str, str], fork_server: ForkServer) -> None:
+        """Begin NVIDIA's service for the first launch: its start takes seconds, in which the sweeper checks the arms.
+
+        `environment`: variables by which a job sees its GPU.
+        """
+        from train.sweep.mps import Service
+
+        self.mps = Service(environment, fork_server)
+        fork_server.at_end(self.mps.ending.close)  # nothing is launched where all runs have ended
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from train.sweep.pool import launch
 
         assert self._request is not None
-        request = replace(self._request, fork_server=self.fork_server, needed_bytes=self.needed_bytes)
+        request = replace(self._request, fork_server=self.fork_server, needed_bytes=self.needed_bytes, mps=self.mps)
+        self.mps = None
         return launch(request, job_overrides, initial_job_idx)
 
 

@@ -24,7 +24,7 @@ from train.store.run_folder import RunFolder
 from train.sweep.devices import cpu_cores
 from train.sweep.fork_server import ForkServer
 from train.sweep.jobs import note_sharers
-from train.sweep.mps import PIPES, daemon, find_tool, is_there, service
+from train.sweep.mps import PIPES, Service, daemon, find_tool, is_there, service
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ("hydra.launcher.jobs_per_device=2", "trainer.device=auto")
@@ -107,6 +107,28 @@ def test_service_uses_a_daemon_of_its_own(gpu: FakeGpu, fork_server: ForkServer)
     assert len(gpu.calls("start")) == 1
 
 
+def test_service_is_tried_while_other_workers_end(gpu: FakeGpu, fork_server: ForkServer) -> None:
+    """They are left to those who started them, such as figures of an earlier stage. The trial is nobody else's either."""
+    others = [fork_server.start("builtins:len", "abc") for _ in range(2)]
+    begun = Service({"CUDA_VISIBLE_DEVICES": str(NOWHERE)}, fork_server)
+    wait_until(lambda: len(gpu.calls("start")) == 1, 10)
+    assert fork_server.wait(30, others[:1]) == others[:1]
+    with service(True, {}, fork_server, begun) as client:
+        assert client[PIPES] == gpu.calls("start")[0][0]
+        assert fork_server.wait(30) == others[1:]
+    assert [other.value for other in others] == [3, 3]
+    assert not fork_server.workers
+
+
+def test_service_that_was_begun_in_vain_ends(gpu: FakeGpu, fork_server: ForkServer) -> None:
+    """Its runs turned out to be too large to share a GPU."""
+    begun = Service({}, fork_server)
+    pid = gpu.pid()
+    with service(False, {}, fork_server, begun) as client:
+        assert not client
+        wait_until(lambda: gpu.left_nothing(pid), 10)
+
+
 def test_service_leaves_a_running_daemon_alone(gpu: FakeGpu, fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_there(gpu.tool)
     (gpu.folder / "machine").mkdir()
@@ -167,6 +189,22 @@ def test_daemon_ends_with_a_stopped_sweep(gpu: FakeGpu, tmp_path: Path, number: 
     sweep.wait_for_exit(60)
     wait_until(lambda: gpu.left_nothing(pid), 10)
     wait_until(lambda: not sweep.processes(), 5)
+
+
+@pytest.mark.long
+def test_daemon_starts_while_arms_are_checked_and_ends_with_a_sweep_that_starts_no_run(gpu: FakeGpu, tmp_path: Path) -> None:
+    """The batch is found to be too large when the data are known; the second time, all runs have ended already."""
+    refused = Sweep(tmp_path, "seed=0,1", "trainer.batch_size=1000", *SHARED)
+    assert refused.wait_for_exit() == 2, refused.output
+    assert len(gpu.calls("start")) == 1
+    wait_until(lambda: len(gpu.calls("quit")) == 1 and not refused.processes(), 10)
+    assert not Path(gpu.calls("start")[0][0]).parent.exists()
+    for count in (2, 3):
+        sweep = Sweep(tmp_path, "seed=0,1", *SHARED)
+        assert sweep.wait_for_exit() == 0, sweep.output
+        assert [len(gpu.calls(name)) for name in ("start", "quit")] == [count, count]
+        assert not sweep.processes()
+    assert "] running" not in sweep.output
 
 
 @pytest.mark.long

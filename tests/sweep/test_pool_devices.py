@@ -185,6 +185,35 @@ def test_jobs_per_gpu_goes_by_the_smallest_that_may_be_meant(tmp_path: Path, mon
     assert jobs_per_gpu(["MIG-1"], GIB, {"CUDA_VISIBLE_DEVICES": "MIG-1"}) == 1
 
 
+@pytest.mark.parametrize(
+    ("changed", "runs", "needed", "may"),
+    [
+        ({}, 1000, 90 * GIB, True),  # before it is known that two do not fit
+        ({}, 1000, None, True),
+        ({}, 2, None, False),
+        ({"mps": False}, 1000, None, False),
+        ({"jobs_per_device": 1}, 1000, None, False),
+        ({"jobs_per_device": 2}, 3, None, True),
+        ({"devices": "cpu"}, 1000, None, False),
+    ],
+)
+def test_sweep_that_may_share_a_gpu_is_known_before_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], runs: int, needed: int | None, may: bool
+) -> None:
+    machine(tmp_path, monkeypatch, 16, count=2)
+    assert allocate(settings(**changed), runs, "auto", {}, needed).may_use_mps is may
+
+
+def test_nvidia_smi_answers_each_question_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take a second, while a sweep waits."""
+    machine(tmp_path, monkeypatch, 16)
+    tool, log = tmp_path / "tools" / "nvidia-smi", tmp_path / "log"
+    tool.write_text(f"#!/bin/sh\necho call >> {log}\necho '0, 81559, Disabled'\n")
+    for _ in range(3):
+        jobs_per_gpu(["0"], GIB, {})
+    assert log.read_text() == "call\n"
+
+
 def test_sharers_of_the_cpu_are_not_counted() -> None:
     allocation = allocate(settings(devices="cpu", jobs_per_device=3), 9, "auto", {}, GIB)
     assert [allocation.sharers(slot) for slot in allocation.slots] == [1, 1, 1]

@@ -6,7 +6,7 @@ Both need the data, and so torch: workers of the fork server do it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _found(
         }
         pending = []
         while groups:
-            for worker in _ended(fork_server, tell):
+            for worker in _ended(fork_server, groups, tell):
                 group = groups.pop(worker)
                 if isinstance(worker.value, list):
                     found |= zip(group, worker.value, strict=True)
@@ -97,10 +97,10 @@ def _found(
     return found
 
 
-def _ended(fork_server: ForkServer, tell: Tell) -> list[Worker]:
-    """Wait for workers and return those that have ended. Tells meanwhile how far the data set is that one of them loads."""
-    while not (ended := fork_server.wait(TOLD_EVERY_S)) and fork_server.workers:
-        for told in [worker.told for worker in fork_server.workers if worker.told is not None][:1]:
+def _ended(fork_server: ForkServer, workers: Collection[Worker], tell: Tell) -> list[Worker]:
+    """Wait for one of these workers and return those that have ended. Tells meanwhile how far the data set is that one loads."""
+    while not (ended := fork_server.wait(TOLD_EVERY_S, workers)) and any(worker.exit_code is None for worker in workers):
+        for told in [worker.told for worker in workers if worker.told is not None][:1]:
             tell(*told)
     return ended
 
@@ -156,8 +156,7 @@ def first_batches(
     """Return hash of a first batch -> id of its data, for resolved experiments; nothing for those whose batch cannot be made."""
     worker = fork_server.start(FIRST_BATCHES, ([dict(config) for config in configs], trusted()), environment=environment)
     with loading_view(sys.stdout) as tell:
-        while worker in fork_server.workers:
-            _ended(fork_server, tell)
+        _ended(fork_server, [worker], tell)
     return dict(pair for pair in worker.value if all(pair)) if isinstance(worker.value, list) else {}
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -50,11 +52,13 @@ class Slot:
 class Allocation:
     """All slots of a sweep, and the number of threads of each job.
 
-    `mps`: variables that make a job a client of NVIDIA's Multi-Process Service; empty without it."""
+    `mps`: variables that make a job a client of NVIDIA's Multi-Process Service; empty without it. `may_use_mps`: whether they
+    may get some, as jobs share a GPU, or would if it was known how much memory they need."""
 
     slots: tuple[Slot, ...]
     threads: int
     mps: Mapping[str, str] = field(default_factory=dict)
+    may_use_mps: bool = False
 
     @property
     def gpus(self) -> int:
@@ -126,12 +130,16 @@ def allocate(
         remedy = "Leave trainer.device out, or run on the CPU with hydra.launcher.devices=cpu trainer.device=cpu."
         raise UsageError(f"trainer.device={trainer_device}: each run of a sweep sees one GPU, that of its slot. {remedy}")
     chosen = [_gpu_name(names, index) for index in settings.devices] if isinstance(settings.devices, tuple) else names
-    each = settings.jobs_per_device or jobs_per_gpu(chosen, needed_bytes if per_job == 1 else None, environment)
+    at_most, each = (
+        settings.jobs_per_device or jobs_per_gpu(chosen, needed if per_job == 1 else None, environment)
+        for needed in (1, needed_bytes)
+    )
     places = [chosen[first : first + per_job] for first in range(0, len(chosen) - per_job + 1, per_job)]
     if not places:
         raise UsageError(f"trainer.devices={per_job}: the sweep has {len(chosen)} GPU(s). Use fewer, or trainer.device=cpu.")
     slots = [_gpu_slot(",".join(place), environment) for _ in range(each) for place in places][: max(1, runs)]
-    return Allocation(tuple(slots), threads or max(1, cpu_cores() // len(slots)))
+    may_use_mps = settings.mps is not False and len(places) < min(runs, at_most * len(places))
+    return Allocation(tuple(slots), threads or max(1, cpu_cores() // len(slots)), may_use_mps=may_use_mps)
 
 
 def devices_per_job(master: Any, jobs: Iterable[Sequence[str]] = ()) -> int:
@@ -191,7 +199,13 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def _nvidia_smi(query: str) -> str:
     """Return nvidia-smi's answer to a query, a line for each GPU, memory in MiB; empty without that tool."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    tool = shutil.which("nvidia-smi")
+    return "" if tool is None else _answer(tool, query)
+
+
+@cache  # it may take a second, and GPUs do not come and go
+def _answer(tool: str, query: str) -> str:
+    command = [tool, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -171,17 +171,17 @@ class ForkServer:
             connection.send((variables, threads, call, argument))
         return worker
 
-    def wait(self, timeout: float | None = None) -> list[Worker]:
-        """Return the workers that exited since the last call. Waits up to `timeout` seconds for one (None: no limit); returns at
-        once without workers."""
+    def wait(self, timeout: float | None = None, among: Collection[Worker] | None = None) -> list[Worker]:
+        """Return the workers that exited since the last call, of all or of those `among`. Waits up to `timeout` seconds for one
+        (None: no limit); returns at once when none is left."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self.workers:
-            connections = [worker.connection for worker in self.workers if not worker.connection.closed]
-            sentinels = [worker.process.sentinel for worker in self.workers]
+        while waited := [worker for worker in self.workers if among is None or worker in among]:
+            connections = [worker.connection for worker in waited if not worker.connection.closed]
+            sentinels = [worker.process.sentinel for worker in waited]
             ready = wait([*connections, *sentinels], None if deadline is None else max(0.0, deadline - time.monotonic()))
-            for worker in self.workers:
+            for worker in waited:
                 worker.receive()
-            exited = [worker for worker in self.workers if worker.process.sentinel in ready]
+            exited = [worker for worker in waited if worker.process.sentinel in ready]
             if exited or not ready:
                 return self._reap(exited)
         return []
@@ -202,6 +202,10 @@ class ForkServer:
         """Kill the server, and so all workers, if it keeps this process waiting: it is stopped, or a start does not return."""
         if self._is_starting or self._is_stopped():
             kill_server()
+
+    def kill(self) -> None:
+        """Kill the server, and so all workers."""
+        kill_server()
 
     def _is_stopped(self) -> bool:
         pid = server_pid()

@@ -13,12 +13,12 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from train.errors import UsageError
 from train.streams import say
-from train.sweep.fork_server import ForkServer
+from train.sweep.fork_server import ForkServer, Worker
 
 TOOL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
@@ -59,44 +59,74 @@ def is_there(tool: str, environment: Mapping[str, str] = os.environ) -> bool:
     return PIPES in environment or _run(tool, environment, "get_server_list\n") == 0
 
 
-@contextmanager
-def service(wanted: bool | None, variables: Mapping[str, str], fork_server: ForkServer) -> Iterator[Mapping[str, str]]:
-    """Provide MPS to the jobs of a sweep inside the block: give the variables that make a job a client, none without MPS.
+class Service:
+    """MPS for the jobs of a sweep. Making one starts a daemon, and a worker that tries whether CUDA works under it.
 
-    `wanted`: None uses it where it works; UsageError if it is wanted and does not. A daemon that is there already is left alone,
-    and the jobs are its clients without our doing. `variables`: those by which a job sees its GPU.
+    A daemon that is there already is left alone, and the jobs are its clients without our doing. `variables`: those by which a
+    job sees its GPU. `ending`: what ends the daemon; as a context manager, it does so when it is left.
     """
-    tool = None if wanted is False else find_tool()
-    if tool is None or is_there(tool):
-        yield {}
-        return
-    with daemon(tool, variables, fork_server.at_end) as client:
-        problem = "its daemon does not start" if client is None else _problem(variables, client, fork_server)
-        if problem and wanted:
+
+    def __init__(self, variables: Mapping[str, str], fork_server: ForkServer) -> None:
+        self._variables, self._fork_server = variables, fork_server
+        self._client: Mapping[str, str] | None = None
+        tool = find_tool()
+        self._is_ours = tool is not None and not is_there(tool)
+        with ExitStack() as stack:
+            if tool is not None and self._is_ours:
+                self._client = stack.enter_context(daemon(tool, variables, fork_server.at_end))
+            if self._client is not None:
+                self._trial = self._start_trial(self._client)
+            self.ending = stack.pop_all()
+
+    def client(self, is_wanted: bool) -> Mapping[str, str]:
+        """Return the variables that make a job a client, none without MPS. UsageError if it is wanted and does not work."""
+        problem = self._problem() if self._is_ours else ""
+        if problem and is_wanted:
             raise UsageError(f"hydra.launcher.mps=true: {problem}. Leave the key out: runs then share a GPU in turn.")
         if problem:
             say(f"MPS is not used: {problem}")
+        return {} if problem or self._client is None else self._client
+
+    def _problem(self) -> str:
+        """Return why jobs are no clients of the daemon; empty if all is well.
+
+        A run on a machine whose CUDA fails would be made on the CPU, with MPS and without."""
+        if self._client is None:
+            return "its daemon does not start"
+        is_broken = not self._works(self._trial) and self._works(self._start_trial({}))
+        return "CUDA does not work under it here" if is_broken else ""
+
+    def _start_trial(self, client: Mapping[str, str]) -> Worker:
+        return self._fork_server.start(f"{__name__}:uses_gpu", environment={**self._variables, **client})
+
+    def _works(self, trial: Worker) -> bool:
+        """Return whether a worker could use its GPU."""
+        if trial.exit_code is None and not self._fork_server.wait(END_S, [trial]):
+            trial.signal(signal.SIGKILL)
+            self._fork_server.wait(among=[trial])
+        return trial.value is True
+
+
+@contextmanager
+def service(
+    wanted: bool | None, variables: Mapping[str, str], fork_server: ForkServer, begun: Service | None = None
+) -> Iterator[Mapping[str, str]]:
+    """Provide MPS to the jobs of a sweep inside the block: give the variables that make a job a client, none without MPS.
+
+    `wanted`: None uses it where it works; UsageError if it is wanted and does not. `begun`: one that was begun earlier, if any.
+    """
+    if wanted is False:
+        if begun is not None:
+            begun.ending.close()
+        yield {}
+        return
+    mine = begun or Service(variables, fork_server)
+    with mine.ending:
         try:
-            yield {} if problem or client is None else client
+            yield mine.client(bool(wanted))
         except BaseException:
             fork_server.close()  # the daemon waits for its clients
             raise
-
-
-def _problem(variables: Mapping[str, str], client: Mapping[str, str], fork_server: ForkServer) -> str:
-    """Return what is wrong if a process can use its GPU only when it is no client; empty if all is well.
-
-    A run on a machine whose CUDA fails would be made on the CPU."""
-    broken = not _uses_gpu({**variables, **client}, fork_server) and _uses_gpu(variables, fork_server)
-    return "CUDA does not work under it here" if broken else ""
-
-
-def _uses_gpu(environment: Mapping[str, str], fork_server: ForkServer) -> bool:
-    worker = fork_server.start(f"{__name__}:uses_gpu", environment=environment)
-    if not fork_server.wait(END_S):
-        worker.signal(signal.SIGKILL)
-        fork_server.wait()
-    return worker.value is True
 
 
 def _at_once(wait: Callable[[], object]) -> None:

@@ -39,10 +39,9 @@ from train.sweep.jobs import (
     note_sharers,
     resolve_outcome,
 )
-from train.sweep.mps import service
+from train.sweep.mps import Service, service
 from train.sweep.progress import rows_of
 from train.sweep.reuse import set_aside
-from train.sweep.server_process import kill_server
 from train.sweep.stop import SignalCounter
 from train.text import plural
 
@@ -59,7 +58,7 @@ class LaunchRequest:
     """What Hydra passes to a launcher.
 
     `task`: the task function as `module:function`. `fork_server`: one that is already running; its owner closes it.
-    `needed_bytes`: the GPU memory of a run; None: unknown."""
+    `needed_bytes`: the GPU memory of a run; None: unknown. `mps`: NVIDIA's service, if it was begun earlier."""
 
     loader: ConfigLoader
     master: DictConfig
@@ -67,6 +66,7 @@ class LaunchRequest:
     settings: PoolSettings
     fork_server: ForkServer | None = None
     needed_bytes: int | None = None
+    mps: Service | None = None
 
     @property
     def on_error(self) -> Literal["continue", "stop"]:
@@ -90,7 +90,7 @@ def launch(request: LaunchRequest, job_overrides: Sequence[Sequence[str]], initi
     jobs = [Job(initial_index + row.number - 1, list(job), row) for job, row in zip(job_overrides, rows, strict=True)]
     with nullcontext(request.fork_server) if request.fork_server else ForkServer(allocation.threads) as fork_server:
         wanted = request.settings.mps if allocation.shared else False
-        with service(wanted, allocation.slots[0].environment, fork_server) as mps:
+        with service(wanted, allocation.slots[0].environment, fork_server, request.mps) as mps:
             pool = Pool(request, jobs, replace(allocation, mps=mps), fork_server, display_for(sys.stdout))
             pool.run()
         fork_server.at_end(pool.drawings.complete)
@@ -112,9 +112,8 @@ class Pool:
         display: Display,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.request, self.settings = request, request.settings
+        self.request, self.settings, self.fork_server = request, request.settings, fork_server
         self.jobs, self.allocation, self.display, self.clock = jobs, allocation, display, clock
-        self.fork_server = fork_server
         self.compositions = Compositions(request.loader, request.master)
         self.waiting = deque(jobs)
         self.running: dict[Worker, Job] = {}
@@ -283,7 +282,7 @@ class Pool:
                 self.send(job, signal.SIGKILL)
         self.drawings.kill(now)
         if now >= self.give_up_at:
-            kill_server()
+            self.fork_server.kill()
 
     def send(self, job: Job, number: int) -> None:
         assert job.worker is not None

@@ -101,6 +101,8 @@ class Sweep:
         configs = {arm.id: arm.config for arm in (*composed.arms, *composed.reserve)}
         check_analysis(composed, self.study, self.report)
         environment = allocation.slots[0].environment
+        if self.is_pool and allocation.may_use_mps and not self.settings.dry_run:
+            self.launcher.begin_mps(environment, fork_server)  # pyright: ignore[reportAttributeAccessIssue]
         checks = check_arms(configs, fork_server, environment, with_memory=allocation.gpus > 0, typed=typed)
         plan = composed.with_inputs(checks.inputs).without_arms(checks.impossible)
         for refusal in checks.unread:
