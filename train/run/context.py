@@ -14,7 +14,7 @@ from importlib import metadata
 from train.run.signals import held_signals
 
 DRIVER = "libcuda.so.1"
-_FIRST = re.compile(r"auto|cuda(:(?P<number>\d+))?")
+_ONE_GPU = re.compile(r"auto|cuda(:(?P<number>\d+))?")
 _begun = set[int]()
 
 
@@ -23,7 +23,7 @@ def begin_context(device: str, devices: int = 1) -> None:
 
     The end of the process waits for the thread, as the driver is not to be left in the middle of it.
     """
-    chosen = _FIRST.fullmatch(device)
+    chosen = _ONE_GPU.fullmatch(device)
     if chosen is None or devices > 1 or _is_without_cuda():
         return
     number = int(chosen["number"] or 0)
