@@ -111,7 +111,7 @@ class MeasurementBuffer:
         self._tables.append(table)
 
     def send(self, layers: Iterable[str], world: World = ALONE) -> Callable[[], Observation]:
-        """Begin to copy all that was added since the last call to the host, in one piece; return what waits for it. Clears the buffer.
+        """Begin to copy all that was added since the last call to the host, in one piece, and return what waits for it.
 
         The layers of a statistic come in the order of `layers`. `world`: the ranks that measured parts of a batch, of which this
         is one collective.
