@@ -18,9 +18,10 @@ class AblationSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Create the sweep and its launcher. UsageError for a wrong key of either."""
+        from train.command import as_typed
         from train.sweep.server_process import begin_imports
 
-        begin_imports(config.hydra.overrides.task)
+        begin_imports(as_typed(config.hydra.overrides.task))
         from train.sweep.sweeper import build_sweep
 
         launcher = Plugins.instance().instantiate_launcher(
