@@ -79,19 +79,19 @@ def test_refused_sweep_leaves_no_process_that_goes_on_importing(tmp_path: Path) 
     assert result.returncode == 2
     assert output.read_text().startswith("train: hydra.launcher.retries=-1")
     deadline = time.monotonic() + 1
-    while (left := processes_with(f"{MARK}={tmp_path}")) and time.monotonic() < deadline:
+    while (left := fork_servers_with(f"{MARK}={tmp_path}")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
 
 
-def processes_with(variable: str) -> list[str]:
-    """Return the living processes with a variable in their environment. A zombie has none."""
+def fork_servers_with(variable: str) -> list[str]:
+    """Return the living fork servers with a variable in their environment. A zombie has none."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
+            variables, command = (entry / "environ").read_bytes().split(b"\0"), (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if variable.encode() in variables:
+        if variable.encode() in variables and b"forkserver" in command:
             found.append(entry.name)
     return found
