@@ -55,9 +55,9 @@ def train_in(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) 
         order = (arguments, str(folder), *map(str, files), address)
         variables = ENVIRONMENT | {"COLUMNS": "100"} | environment
         worker = fork_server.start("tests.harness:run_command_in_worker", order, environment=variables)
-        if not fork_server.wait(timeout):
+        if not fork_server.wait(timeout, [worker]):
             worker.signal(signal.SIGKILL)
-            fork_server.wait()
+            fork_server.wait(among=[worker])
             raise subprocess.TimeoutExpired(["train", *arguments], timeout)
         stdout, stderr = (file.read_text(encoding="utf-8") for file in files)
         return subprocess.CompletedProcess(["train", *arguments], worker.exit_code or 0, stdout, stderr)

@@ -22,7 +22,7 @@ from train.errors import UsageError
 from train.store.lock import is_held
 from train.store.run_folder import RunFolder
 from train.sweep.devices import cpu_cores
-from train.sweep.fork_server import ForkServer
+from train.sweep.fork_server import ForkServer, Worker
 from train.sweep.jobs import note_sharers
 from train.sweep.mps import PIPES, Service, daemon, find_tool, is_there, service
 
@@ -120,6 +120,23 @@ def test_service_is_tried_while_other_workers_end(gpu: FakeGpu, fork_server: For
     assert not fork_server.workers
 
 
+def test_trial_that_fails_is_repeated_before_mps_is_blamed(
+    gpu: FakeGpu, fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have had the GPU for itself, as one that checks the arms."""
+    trials: list[bool] = []
+    start = fork_server.start
+
+    def noted(call: str, environment: dict[str, str]) -> Worker:
+        trials.append(PIPES in environment)
+        return start(call, environment=environment)
+
+    monkeypatch.setattr(fork_server, "start", noted)
+    with service(None, {"CUDA_VISIBLE_DEVICES": str(NOWHERE)}, fork_server) as client:
+        assert client[PIPES] == gpu.calls("start")[0][0]
+    assert trials == [True, True, False]
+
+
 def test_service_that_was_begun_in_vain_ends(gpu: FakeGpu, fork_server: ForkServer) -> None:
     """Its runs turned out to be too large to share a GPU."""
     begun = Service({}, fork_server)
@@ -127,6 +144,7 @@ def test_service_that_was_begun_in_vain_ends(gpu: FakeGpu, fork_server: ForkServ
     with service(False, {}, fork_server, begun) as client:
         assert not client
         wait_until(lambda: gpu.left_nothing(pid), 10)
+    assert fork_server.wait(30), "the trial has no other to wait for it"
 
 
 def test_service_leaves_a_running_daemon_alone(gpu: FakeGpu, fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,8 +93,8 @@ class Service:
         A run on a machine whose CUDA fails would be made on the CPU, with MPS and without."""
         if self._client is None:
             return "its daemon does not start"
-        is_broken = not self._works(self._trial) and self._works(self._start_trial({}))
-        return "CUDA does not work under it here" if is_broken else ""
+        works = self._works(self._trial) or self._works(self._start_trial(self._client))  # another process may have had the GPU
+        return "CUDA does not work under it here" if not works and self._works(self._start_trial({})) else ""
 
     def _start_trial(self, client: Mapping[str, str]) -> Worker:
         return self._fork_server.start(f"{__name__}:uses_gpu", environment={**self._variables, **client})
