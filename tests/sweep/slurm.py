@@ -182,8 +182,14 @@ def queue(slurm: dict[str, str]) -> list[str]:
 
 
 def release(slurm: dict[str, str]) -> None:
-    """Start what waits: a job that was queued again would wait for two minutes."""
-    for job in queue(slurm):
+    """Start what waits: a job that was queued again would wait for two minutes.
+
+    Not in the second in which it was queued again: its node then refuses it, "Job credential revoked", and Slurm gives it up.
+    """
+    waiting = ask(slurm, "squeue", "--me", "--array", "--noheader", "--states=PENDING", "--format=%i").split()
+    if waiting:
+        time.sleep(2)
+    for job in waiting:
         subprocess.run(
             ["scontrol", "update", f"JobId={job}", "StartTime=now"], env=os.environ | slurm, capture_output=True, check=False
         )
