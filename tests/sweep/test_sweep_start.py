@@ -68,6 +68,26 @@ def test_fork_server_imports_torch_while_the_command_imports_its_own(tmp_path: P
     assert run_program(SEEN_WHEN_IMPORTED, "", refused, tmp_path) == ["True"]
 
 
+@pytest.mark.long
+def test_fork_server_that_replaces_another_imports_as_much(tmp_path: Path) -> None:
+    program = (
+        "import os\n"
+        "from train.sweep.fork_server import ForkServer\n"
+        "from train.sweep.server_process import begin_imports, server_pid\n"
+        "begin_imports(['data=cifar10'])\n"
+        "with ForkServer(threads=1) as fork_server:\n"
+        "    for _ in range(2):\n"
+        "        fork_server.start('builtins:eval', '\"torchvision\" in __import__(\"sys\").modules')\n"
+        "        print(fork_server.wait()[0].value)\n"
+        "        fork_server.kill()\n"
+        "        os.waitid(os.P_PID, server_pid(), os.WEXITED | os.WNOWAIT)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert result.stdout == "True\nTrue\n"
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
 def test_refused_sweep_leaves_no_process_that_goes_on_importing(tmp_path: Path) -> None:
     """It would hold the outputs of the command, for which a pipe would wait."""

@@ -195,16 +195,16 @@ class ForkServer:
         while self.workers and time.monotonic() < deadline and not self._is_stopped():
             self.wait(0.1)
         if self.workers:
-            kill_server()
+            self.kill()
         self._reap(list(self.workers))
 
     def end_waiting(self) -> None:
         """Kill the server, and so all workers, if it keeps this process waiting: it is stopped, or a start does not return."""
         if self._is_starting or self._is_stopped():
-            kill_server()
+            self.kill()
 
     def kill(self) -> None:
-        """Kill the server, and so all workers."""
+        """Kill the server, and so all workers: every call that waits for one returns at once."""
         kill_server()
 
     def _is_stopped(self) -> bool:

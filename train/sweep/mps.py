@@ -70,9 +70,11 @@ class Service:
         self._variables, self._fork_server = variables, fork_server
         self._client: Mapping[str, str] | None = None
         tool = find_tool()
-        self._is_ours = tool is not None and not is_there(tool)
+        if tool is not None and is_there(tool):
+            tool = None
+        self._is_ours = tool is not None
         with ExitStack() as stack:
-            if tool is not None and self._is_ours:
+            if tool is not None:
                 self._client = stack.enter_context(daemon(tool, variables, fork_server.at_end))
             if self._client is not None:
                 self._trial = self._start_trial(self._client)

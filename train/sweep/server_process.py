@@ -16,6 +16,8 @@ from train.run.signals import HELD_SIGNALS
 PRELOAD = "train.sweep.preload"
 TORCHVISION_CHOICES = ("torchvision", "cifar", "fashion_mnist", "svhn", "imagenet")
 """Words in overrides that choose a part of torchvision. The fork server then imports it once for all jobs: a second each."""
+_more_modules: dict[str, None] = {}
+"""What the server imports besides PRELOAD."""
 
 
 def begin_imports(overrides: Iterable[str]) -> None:
@@ -32,11 +34,11 @@ def begin_imports(overrides: Iterable[str]) -> None:
 def ensure_server(modules: Sequence[str] = ()) -> None:
     """Start the server unless it runs. Returns before its imports are done. OSError when it cannot be started.
 
-    `modules`: what it is to import besides `train.sweep.preload`.
+    `modules`: what it is to import besides `train.sweep.preload`, and so is one that replaces it.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        [*modules, PRELOAD]
-    )  # anew: the pool of decoders sets its own
+    _more_modules.update(dict.fromkeys(modules))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*_more_modules, PRELOAD])  # anew: the pool that decodes images sets its own
     environment = dict(os.environ)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     # Python 3.11 starts it with the current folder on its path, where a file could shadow a module, and without our path.
